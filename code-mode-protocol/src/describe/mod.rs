@@ -1,0 +1,27 @@
+//! What a model is told: the `exec` and `wait` tools, and every nested tool as a
+//! TypeScript declaration.
+//!
+//! All text is a function of the definitions alone, so that an unchanged set of
+//! tools gives an unchanged prompt.
+
+mod schema;
+mod text;
+
+pub use schema::type_of;
+pub use text::{declaration, exec_tool, tool_section, wait_tool};
+
+/// The MCP types that [`declaration`] names, as TypeScript. A prompt has them
+/// once, before the first declaration that needs them.
+pub const MCP_TYPES: &str = "\
+type ContentBlock =
+  | { type: \"text\"; text: string; }
+  | { type: \"image\"; data: string; mimeType: string; }
+  | { type: \"audio\"; data: string; mimeType: string; }
+  | { type: \"resource_link\"; uri: string; name: string; mimeType?: string; }
+  | { type: \"resource\"; resource: { uri: string; mimeType?: string; text?: string; blob?: string; }; };
+type CallToolResult<T = { [key: string]: unknown; }> = {
+  content: Array<ContentBlock>;
+  structuredContent?: T;
+  isError?: boolean;
+  _meta?: { [key: string]: unknown; };
+};";

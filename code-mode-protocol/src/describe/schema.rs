@@ -1,0 +1,397 @@
+//! JSON Schema as a TypeScript type.
+//!
+//! No schema may cost a tool: what cannot be understood becomes `unknown`, a
+//! recursive reference is followed a second time and then ends in `unknown`, and
+//! so does everything past a fixed number of nodes or levels.
+
+use serde_json::{Map, Value};
+
+/// A reference is expanded while it stands on the path fewer times than this.
+const REF_REPEATS: usize = 2;
+/// Levels of nesting before `unknown`.
+const MAX_DEPTH: usize = 40;
+/// Nodes of one type before `unknown`; references can multiply without end.
+const MAX_NODES: usize = 4_000;
+
+/// The TypeScript type of a JSON Schema.
+///
+/// Properties are sorted by name; an object has a line for each where one of
+/// them has a description, which stands above it as a comment. Anything that is
+/// no schema is `unknown`.
+///
+/// ```
+/// # use code_mode_protocol::describe::type_of;
+/// let schema = serde_json::json!({
+///     "type": "object",
+///     "properties": { "n": { "type": ["integer", "null"] }, "tag": { "const": "a" } },
+///     "required": ["tag"],
+/// });
+/// assert_eq!(type_of(&schema), r#"{ n?: number | null; tag: "a"; }"#);
+/// ```
+pub fn type_of(schema: &Value) -> String {
+    Renderer {
+        root: schema,
+        path: Vec::new(),
+        depth: 0,
+        nodes: 0,
+    }
+    .schema(schema)
+    .0
+}
+
+/// How tightly a type's text binds, lowest first; what binds less than its
+/// surroundings need stands in parentheses.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Binding {
+    Union,
+    Intersection,
+    Single,
+}
+
+struct Renderer<'a> {
+    root: &'a Value,
+    /// The references that led here.
+    path: Vec<&'a str>,
+    depth: usize,
+    nodes: usize,
+}
+
+type Rendered = (String, Binding);
+
+fn single(text: impl Into<String>) -> Rendered {
+    (text.into(), Binding::Single)
+}
+
+fn unknown() -> Rendered {
+    single("unknown")
+}
+
+/// Joins distinct alternatives or parts.
+fn join(mut parts: Vec<Rendered>, binding: Binding, separator: &str) -> Rendered {
+    if parts.len() == 1 {
+        return parts.remove(0);
+    }
+    let mut texts: Vec<String> = Vec::new();
+    for (text, inner) in parts {
+        let text = if inner < binding {
+            format!("({text})")
+        } else {
+            text
+        };
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    match texts.len() {
+        0 => unknown(),
+        1 => single(texts.remove(0)),
+        _ => (texts.join(separator), binding),
+    }
+}
+
+fn union(parts: Vec<Rendered>) -> Rendered {
+    if parts.iter().any(|(text, _)| text == "unknown") {
+        return unknown();
+    }
+    join(parts, Binding::Union, " | ")
+}
+
+impl<'a> Renderer<'a> {
+    fn schema(&mut self, schema: &'a Value) -> Rendered {
+        self.nodes += 1;
+        if self.depth >= MAX_DEPTH || self.nodes > MAX_NODES {
+            return unknown();
+        }
+        self.depth += 1;
+        let rendered = match schema {
+            Value::Object(map) => self.map(map),
+            Value::Bool(false) => single("never"),
+            _ => unknown(),
+        };
+        self.depth -= 1;
+        rendered
+    }
+
+    fn map(&mut self, map: &'a Map<String, Value>) -> Rendered {
+        if let Some(Value::String(reference)) = map.get("$ref") {
+            return self.reference(reference);
+        }
+        if let Some(value) = map.get("const") {
+            return single(value.to_string());
+        }
+        if let Some(Value::Array(values)) = map.get("enum") {
+            return union(values.iter().map(|v| single(v.to_string())).collect());
+        }
+        let mut parts = Vec::new();
+        for key in ["anyOf", "oneOf"] {
+            if let Some(Value::Array(alternatives)) = map.get(key) {
+                parts.push(union(alternatives.iter().map(|s| self.schema(s)).collect()));
+            }
+        }
+        if let Some(Value::Array(all)) = map.get("allOf") {
+            parts.extend(all.iter().map(|s| self.schema(s)));
+        }
+        parts.retain(|(text, _)| text != "unknown");
+        let shaped = ["properties", "additionalProperties", "items", "prefixItems"]
+            .iter()
+            .any(|key| map.contains_key(*key));
+        if shaped || parts.is_empty() {
+            parts.insert(0, self.typed(map));
+            if parts.len() > 1 {
+                parts.retain(|(text, _)| text != "unknown");
+            }
+        }
+        join(parts, Binding::Intersection, " & ")
+    }
+
+    fn typed(&mut self, map: &'a Map<String, Value>) -> Rendered {
+        match map.get("type") {
+            Some(Value::String(name)) => self.named(name, map),
+            Some(Value::Array(names)) => union(
+                names
+                    .iter()
+                    .map(|name| match name {
+                        Value::String(name) => self.named(name, map),
+                        _ => unknown(),
+                    })
+                    .collect(),
+            ),
+            _ if map.contains_key("properties") || map.contains_key("additionalProperties") => {
+                self.object(map)
+            }
+            _ if map.contains_key("items") || map.contains_key("prefixItems") => self.array(map),
+            _ => unknown(),
+        }
+    }
+
+    fn named(&mut self, name: &str, map: &'a Map<String, Value>) -> Rendered {
+        match name {
+            "string" | "boolean" | "null" | "number" => single(name),
+            "integer" => single("number"),
+            "array" => self.array(map),
+            "object" => self.object(map),
+            _ => unknown(),
+        }
+    }
+
+    fn array(&mut self, map: &'a Map<String, Value>) -> Rendered {
+        let (tuple, rest) = match (map.get("prefixItems"), map.get("items")) {
+            (Some(Value::Array(tuple)), rest) => (Some(tuple), rest),
+            (_, Some(Value::Array(tuple))) => (Some(tuple), map.get("additionalItems")),
+            (_, items) => (None, items),
+        };
+        let Some(tuple) = tuple else {
+            let (item, _) = rest.map_or_else(unknown, |items| self.schema(items));
+            return single(format!("Array<{item}>"));
+        };
+        let mut members: Vec<String> = tuple.iter().map(|item| self.schema(item).0).collect();
+        match rest {
+            // A tuple is closed unless its schema says what follows.
+            None | Some(Value::Bool(_)) => {}
+            Some(rest) => members.push(format!("...Array<{}>", self.schema(rest).0)),
+        }
+        single(format!("[{}]", members.join(", ")))
+    }
+
+    fn object(&mut self, map: &'a Map<String, Value>) -> Rendered {
+        let no_properties = Map::new();
+        let properties = match map.get("properties") {
+            Some(Value::Object(properties)) => Some(properties),
+            _ => None,
+        };
+        let required: Vec<&str> = match map.get("required") {
+            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        };
+        let mut names: Vec<&String> = properties.unwrap_or(&no_properties).keys().collect();
+        names.sort();
+        let mut members = Vec::new();
+        let mut commented = false;
+        for name in names {
+            let Some(property) = properties.and_then(|p| p.get(name)) else {
+                continue;
+            };
+            let comment = comment_lines(property);
+            commented |= !comment.is_empty();
+            let optional = if required.contains(&name.as_str()) {
+                ""
+            } else {
+                "?"
+            };
+            let (text, _) = self.schema(property);
+            members.push((
+                comment,
+                format!("{}{optional}: {text};", property_name(name)),
+            ));
+        }
+        match map.get("additionalProperties") {
+            None if members.is_empty() => members.push((vec![], index_of("unknown"))),
+            None | Some(Value::Bool(false)) => {}
+            Some(additional) => {
+                let (text, _) = self.schema(additional);
+                members.push((vec![], index_of(&text)));
+            }
+        }
+        if members.is_empty() {
+            return single("{}");
+        }
+        if !commented {
+            let members: Vec<String> = members.into_iter().map(|(_, m)| m).collect();
+            return single(format!("{{ {} }}", members.join(" ")));
+        }
+        let mut text = String::from("{\n");
+        for (comment, member) in members {
+            for line in comment {
+                text.push_str(&format!("  // {line}\n"));
+            }
+            text.push_str(&format!("  {member}\n"));
+        }
+        text.push('}');
+        single(text)
+    }
+
+    fn reference(&mut self, reference: &'a str) -> Rendered {
+        let target = match reference.strip_prefix('#') {
+            Some(pointer) => self.root.pointer(pointer),
+            None => None,
+        };
+        let repeats = self.path.iter().filter(|r| **r == reference).count();
+        match target {
+            Some(target) if repeats < REF_REPEATS => {
+                self.path.push(reference);
+                let rendered = self.schema(target);
+                self.path.pop();
+                rendered
+            }
+            _ => unknown(),
+        }
+    }
+}
+
+fn index_of(text: &str) -> String {
+    format!("[key: string]: {text};")
+}
+
+fn property_name(name: &str) -> String {
+    let mut chars = name.chars();
+    let identifier = chars
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_' || c == '$')
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$');
+    if identifier {
+        name.to_owned()
+    } else {
+        Value::from(name).to_string()
+    }
+}
+
+/// The lines of a schema's description. Every character that ends a line in
+/// TypeScript does so here, so that no description leaves its comment.
+fn comment_lines(schema: &Value) -> Vec<&str> {
+    match schema.get("description").and_then(Value::as_str) {
+        Some(text) if !text.trim().is_empty() => text
+            .trim()
+            .split(['\n', '\r', '\u{2028}', '\u{2029}'])
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn unions_intersections_and_tuples_keep_their_meaning() {
+        for (schema, expected) in [
+            (json!({"type": ["string", "null"]}), "string | null"),
+            (
+                json!({"anyOf": [{"type": "string"}, {"type": "number"}]}),
+                "string | number",
+            ),
+            (
+                json!({"oneOf": [{"type": "string"}, {"type": "string"}]}),
+                "string",
+            ),
+            (
+                json!({"allOf": [{"anyOf": [{"type": "string"}, {"type": "number"}]}, {"properties": {"a": {}}}]}),
+                "(string | number) & { a?: unknown; }",
+            ),
+            (
+                json!({"type": "object", "properties": {"a": {"type": "string"}}, "anyOf": [{"required": ["a"]}]}),
+                "{ a?: string; }",
+            ),
+            (
+                json!({"type": "array", "prefixItems": [{"type": "string"}, {"type": "number"}]}),
+                "[string, number]",
+            ),
+            (
+                json!({"type": "array", "items": [{"type": "string"}, {}]}),
+                "[string, unknown]",
+            ),
+            (
+                json!({"type": "array", "prefixItems": [{"type": "string"}], "items": {"type": "null"}}),
+                "[string, ...Array<null>]",
+            ),
+            (
+                json!({"type": "array", "items": {"type": ["string", "null"]}}),
+                "Array<string | null>",
+            ),
+            (json!({"type": "array"}), "Array<unknown>"),
+            (
+                json!({"type": "object", "additionalProperties": false}),
+                "{}",
+            ),
+            (json!(true), "unknown"),
+            (json!(false), "never"),
+        ] {
+            assert_eq!(type_of(&schema), expected, "{schema}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_schema_is_unknown_and_costs_nothing_else() {
+        for schema in [
+            json!(null),
+            json!(7),
+            json!("string"),
+            json!({"type": 5}),
+            json!({"type": "quux"}),
+            json!({"$ref": "#/nowhere"}),
+            json!({"$ref": "https://example.com/schema"}),
+            json!({"$ref": "#"}),
+            json!({"enum": "no"}),
+        ] {
+            assert_eq!(type_of(&schema), "unknown", "{schema}");
+        }
+        let broken = json!({"type": "object", "properties": {"a": 5, "b": {"type": "array", "items": 7}}, "required": 3});
+        assert_eq!(type_of(&broken), "{ a?: unknown; b?: Array<unknown>; }");
+    }
+
+    #[test]
+    fn references_that_multiply_give_finite_output() {
+        let mut defs = Map::new();
+        for i in 0..60 {
+            let next = json!({"$ref": format!("#/$defs/d{}", i + 1)});
+            defs.insert(
+                format!("d{i}"),
+                json!({"type": "object", "properties": {"a": next, "b": next, "c": next}}),
+            );
+        }
+        let schema = json!({"$defs": defs, "$ref": "#/$defs/d0"});
+        assert!(type_of(&schema).len() < 100_000);
+    }
+
+    #[test]
+    fn a_description_cannot_leave_its_comment() {
+        let schema = json!({"type": "object", "properties": {
+            "a": {"type": "string", "description": "one\rtwo\u{2028}three\n\n*/ four"}}});
+        assert_eq!(
+            type_of(&schema),
+            "{\n  // one\n  // two\n  // three\n  // */ four\n  a?: string;\n}"
+        );
+    }
+}

@@ -1,0 +1,115 @@
+//! Length-prefixed frames: 4 bytes of little-endian length, then that many bytes.
+//!
+//! Both wires use them: bincode messages between the provider and a worker
+//! ([`native`](crate::native)), JSON on the stdio wire ([`stdio`](crate::stdio)).
+
+use std::io;
+use std::marker::PhantomData;
+
+use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
+
+/// The largest frame either wire can be set to: 1 GiB.
+pub const MAX_FRAME_BYTES: usize = 1 << 30;
+
+/// The framing of both wires, refusing frames past `max_frame_bytes` (at most
+/// [`MAX_FRAME_BYTES`]) before any of their content is buffered.
+pub fn codec(max_frame_bytes: usize) -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder()
+        .little_endian()
+        .length_field_type::<u32>()
+        .max_frame_length(max_frame_bytes.min(MAX_FRAME_BYTES))
+        .new_codec()
+}
+
+/// Why a frame could not be sent or understood.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The connection failed, ended inside a frame, or a frame is too large.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The content is not a message of the wire.
+    #[error("malformed message: {0}")]
+    Malformed(String),
+}
+
+/// bincode messages in frames. `Rx` is what is decoded; anything serialisable
+/// can be encoded.
+#[derive(Debug)]
+pub struct MessageCodec<Rx> {
+    frames: LengthDelimitedCodec,
+    received: PhantomData<fn() -> Rx>,
+}
+
+impl<Rx> MessageCodec<Rx> {
+    /// A codec for frames up to `max_frame_bytes`.
+    pub fn new(max_frame_bytes: usize) -> Self {
+        Self {
+            frames: codec(max_frame_bytes),
+            received: PhantomData,
+        }
+    }
+
+    /// Sets another bound, for the frames from here on.
+    pub fn set_max_frame_bytes(&mut self, max_frame_bytes: usize) {
+        self.frames
+            .set_max_frame_length(max_frame_bytes.min(MAX_FRAME_BYTES));
+    }
+}
+
+/// The limit makes bincode check a length it reads against what a frame can hold
+/// before it allocates that much.
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<MAX_FRAME_BYTES>()
+}
+
+/// The content of a frame that carries `message`.
+///
+/// # Errors
+/// [`FrameError::Malformed`] where the message cannot be serialised; none of the
+/// native wire's own messages can fail so.
+pub fn encode<T: Serialize>(message: &T) -> Result<Bytes, FrameError> {
+    bincode::serde::encode_to_vec(message, config())
+        .map(Bytes::from)
+        .map_err(|e| FrameError::Malformed(e.to_string()))
+}
+
+/// The message a frame's content carries.
+///
+/// # Errors
+/// [`FrameError::Malformed`] where it carries none, or more than one.
+pub fn decode<T: DeserializeOwned>(content: &[u8]) -> Result<T, FrameError> {
+    let (message, read) = bincode::serde::decode_from_slice(content, config())
+        .map_err(|e| FrameError::Malformed(e.to_string()))?;
+    if read != content.len() {
+        return Err(FrameError::Malformed(format!(
+            "{} bytes after the message",
+            content.len() - read
+        )));
+    }
+    Ok(message)
+}
+
+impl<Rx: DeserializeOwned> Decoder for MessageCodec<Rx> {
+    type Item = Rx;
+    type Error = FrameError;
+
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Rx>, FrameError> {
+        match self.frames.decode(src)? {
+            Some(content) => decode(&content).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Encodes content that [`encode`] made, so that a message that turns out too
+/// large can be answered before it is on its way.
+impl<Rx> Encoder<Bytes> for MessageCodec<Rx> {
+    type Error = FrameError;
+
+    fn encode(&mut self, content: Bytes, dst: &mut BytesMut) -> Result<(), FrameError> {
+        Ok(self.frames.encode(content, dst)?)
+    }
+}

@@ -1,0 +1,40 @@
+//! The vocabulary of code-mode: what an agent core, the provider and a worker
+//! say to each other.
+//!
+//! Nothing here knows V8, processes or sockets. The crate holds
+//!
+//! - the types of a session: [`ExecuteRequest`], [`CellResponse`],
+//!   [`ToolDefinition`], [`ContentItem`], [`Limits`], ...;
+//! - the traits an agent core programs against: [`CodeModeSessionProvider`],
+//!   [`CodeModeSession`] and [`CodeModeSessionDelegate`];
+//! - what a model is told: [`describe`];
+//! - what a caller does around a cell: [`pragma`] and [`truncate`];
+//! - the wires: [`frame`], [`native`] and [`stdio`].
+
+pub mod describe;
+pub mod frame;
+pub mod native;
+pub mod pragma;
+pub mod stdio;
+pub mod truncate;
+
+mod content;
+mod ids;
+mod json;
+mod limits;
+mod request;
+mod session;
+mod tool;
+
+pub use content::{ContentItem, ImageDetail};
+pub use ids::{CellId, RuntimeToolCallId};
+pub use json::{InvalidJson, Json};
+pub use limits::{Limit, LimitExceeded, Limits};
+pub use request::{
+    CellResponse, ExecuteRequest, PendingOutcome, SourcePosition, WaitOutcome, WaitRequest,
+};
+pub use session::{
+    BoxFuture, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider, NestedToolCall,
+    SessionError, StartedCell, StartedPendingCell, cell_not_found,
+};
+pub use tool::{ToolDefinition, ToolKind, ToolName, ToolSet, normalize_tool_name};

@@ -1,0 +1,191 @@
+//! Requests of an agent core to a session, and what comes back.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::{CellId, ContentItem, ToolSet};
+
+/// Run one cell.
+#[derive(Clone, Debug)]
+pub struct ExecuteRequest {
+    /// The agent core's name for the model's call; notifications carry it.
+    pub tool_call_id: String,
+    /// The tools the cell may call.
+    pub enabled_tools: ToolSet,
+    /// Raw JavaScript, evaluated as an async ES module.
+    pub source: String,
+    /// How long the first observation lasts; default
+    /// [`Limits::DEFAULT_YIELD_TIME`](crate::Limits::DEFAULT_YIELD_TIME).
+    pub yield_time: Option<Duration>,
+    /// A budget for the output that the caller applies (see
+    /// [`truncate`](crate::truncate)); a session carries it and does not look.
+    pub max_output_tokens: Option<u64>,
+    /// Cancelled by the caller to end this request's observation with what there
+    /// is. It never touches the cell.
+    pub yield_now: CancellationToken,
+}
+
+impl ExecuteRequest {
+    /// A request to run `source` with no tools and every default.
+    pub fn new(tool_call_id: impl Into<String>, source: impl Into<String>) -> Self {
+        Self {
+            tool_call_id: tool_call_id.into(),
+            enabled_tools: ToolSet::from([]),
+            source: source.into(),
+            yield_time: None,
+            max_output_tokens: None,
+            yield_now: CancellationToken::new(),
+        }
+    }
+}
+
+/// Observe a cell.
+#[derive(Clone, Debug)]
+pub struct WaitRequest {
+    /// Which.
+    pub cell_id: CellId,
+    /// How long the observation lasts; default
+    /// [`Limits::DEFAULT_YIELD_TIME`](crate::Limits::DEFAULT_YIELD_TIME).
+    pub yield_time: Option<Duration>,
+    /// As in [`ExecuteRequest::yield_now`].
+    pub yield_now: CancellationToken,
+}
+
+impl WaitRequest {
+    /// A request to observe `cell_id` for the default time.
+    pub fn new(cell_id: CellId) -> Self {
+        Self {
+            cell_id,
+            yield_time: None,
+            yield_now: CancellationToken::new(),
+        }
+    }
+}
+
+/// What one observation of a cell returned: the items since the last one, and
+/// how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CellResponse {
+    /// The cell goes on.
+    Yielded {
+        /// Which cell.
+        cell_id: CellId,
+        /// Output since the last observation.
+        content_items: Vec<ContentItem>,
+    },
+    /// The cell was terminated.
+    Terminated {
+        /// Which cell.
+        cell_id: CellId,
+        /// Output since the last observation.
+        content_items: Vec<ContentItem>,
+    },
+    /// The cell ended by itself, or was ended by a limit or by the loss of its
+    /// process.
+    Result {
+        /// Which cell.
+        cell_id: CellId,
+        /// Output since the last observation.
+        content_items: Vec<ContentItem>,
+        /// Why it failed; `None` where it completed.
+        error_text: Option<String>,
+        /// Where in the source it failed, if that is known.
+        error_position: Option<SourcePosition>,
+        /// How long the result waited for an observer after the cell had ended.
+        buffered_for: Duration,
+    },
+}
+
+/// A place in a cell's source, both counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourcePosition {
+    /// Line.
+    pub line: u32,
+    /// Column, in UTF-16 units.
+    pub column: u32,
+}
+
+impl CellResponse {
+    /// A `Result` with no output.
+    pub fn failed(cell_id: CellId, error_text: impl Into<String>) -> Self {
+        Self::Result {
+            cell_id,
+            content_items: Vec::new(),
+            error_text: Some(error_text.into()),
+            error_position: None,
+            buffered_for: Duration::ZERO,
+        }
+    }
+
+    /// Which cell this is of.
+    pub fn cell_id(&self) -> &CellId {
+        match self {
+            Self::Yielded { cell_id, .. }
+            | Self::Terminated { cell_id, .. }
+            | Self::Result { cell_id, .. } => cell_id,
+        }
+    }
+
+    /// The output.
+    pub fn content_items(&self) -> &[ContentItem] {
+        match self {
+            Self::Yielded { content_items, .. }
+            | Self::Terminated { content_items, .. }
+            | Self::Result { content_items, .. } => content_items,
+        }
+    }
+
+    /// The output, to change it in place.
+    pub fn content_items_mut(&mut self) -> &mut Vec<ContentItem> {
+        match self {
+            Self::Yielded { content_items, .. }
+            | Self::Terminated { content_items, .. }
+            | Self::Result { content_items, .. } => content_items,
+        }
+    }
+
+    /// Whether the cell has ended.
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::Yielded { .. })
+    }
+}
+
+/// What `wait` and `terminate` return.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WaitOutcome {
+    /// The cell was there.
+    LiveCell(CellResponse),
+    /// It was not: a `Result` whose error text is
+    /// [`cell_not_found`](crate::cell_not_found).
+    MissingCell(CellResponse),
+}
+
+impl WaitOutcome {
+    /// The response, whichever it is.
+    pub fn into_response(self) -> CellResponse {
+        match self {
+            Self::LiveCell(response) | Self::MissingCell(response) => response,
+        }
+    }
+}
+
+/// What `execute_to_pending` and `wait_to_pending` return.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PendingOutcome {
+    /// The cell has no immediately runnable work and is frozen: neither a timer
+    /// nor a tool's answer is let in until the next `wait_to_pending`, and a
+    /// plain `wait` sets it free.
+    Pending {
+        /// Which cell.
+        cell_id: CellId,
+        /// Output since the last observation.
+        content_items: Vec<ContentItem>,
+        /// Tool calls that have no answer yet, or one not let in yet, in order
+        /// of the calls: `tool-1`, ...
+        pending_tool_call_ids: Vec<String>,
+    },
+    /// The observation ended for another reason.
+    Observed(WaitOutcome),
+}

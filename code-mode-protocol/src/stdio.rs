@@ -1,0 +1,709 @@
+//! The messages of the stdio wire, version 1: JSON objects in
+//! [frames](crate::frame) of at most 64 MiB.
+//!
+//! The wire is that of the Codex CLI's code-mode host. Field names are camelCase
+//! in the envelope and snake_case in the payloads; an unknown message type,
+//! method or field is an error. Every message is read in one pass, and a tool's
+//! result and the tool definitions stay text until somebody needs them.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::{CellResponse, ContentItem, Json, NestedToolCall, ToolKind, ToolName, WaitOutcome};
+
+/// The version this module speaks.
+pub const VERSION: u64 = 1;
+
+/// The largest frame: 64 MiB.
+pub const MAX_FRAME_BYTES: usize = 64 << 20;
+
+/// The capabilities this program knows, sorted.
+pub const CAPABILITIES: [&str; 4] = [
+    "bounded-output-v1",
+    "delegate-capacity-4096",
+    "session-cell-execution-resource-limits",
+    "yield-observation",
+];
+
+/// A message of a client is not one of the wire.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// Not JSON, or a field has the wrong type or is unknown.
+    #[error("invalid message: {0}")]
+    Json(#[from] serde_json::Error),
+    /// An unknown `type`.
+    #[error("unknown message type `{0}`")]
+    UnknownType(String),
+    /// An unknown `method`.
+    #[error("unknown method `{0}`")]
+    UnknownMethod(String),
+    /// A field is missing.
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    /// A field stands where it means nothing.
+    #[error("unknown field `{0}`")]
+    Unexpected(&'static str),
+    /// An id is the empty string.
+    #[error("`{0}` is empty")]
+    EmptyId(&'static str),
+}
+
+/// A message from the client.
+#[derive(Debug)]
+pub enum ClientMessage<'a> {
+    /// `connection/hello`.
+    Hello(Hello),
+    /// `operation/request`.
+    Request {
+        /// The client's name for it.
+        id: u64,
+        /// What it asks.
+        operation: Operation<'a>,
+    },
+    /// `operation/yield`: ends the observation of a request.
+    Yield {
+        /// The execute or wait.
+        id: u64,
+    },
+    /// `operation/cancel`: drops a request.
+    Cancel {
+        /// Which.
+        id: u64,
+    },
+    /// `delegate/response`: answers a callback.
+    DelegateResponse {
+        /// The callback.
+        id: u64,
+        /// Its answer.
+        answer: DelegateAnswer,
+    },
+}
+
+/// The first message.
+#[derive(Debug)]
+pub struct Hello {
+    /// Versions the client speaks.
+    pub supported_versions: Vec<u64>,
+    /// Capabilities it cannot do without.
+    pub required_capabilities: Vec<String>,
+    /// Capabilities it can use.
+    pub optional_capabilities: Vec<String>,
+}
+
+/// What a request asks.
+#[derive(Debug)]
+pub enum Operation<'a> {
+    /// `session/open`.
+    Open {
+        /// The client's name for the session.
+        session_id: String,
+        /// Limits of its cells.
+        limits: CellExecutionLimits,
+    },
+    /// `session/execute`.
+    Execute {
+        /// Which session.
+        session_id: String,
+        /// For notifications.
+        tool_call_id: String,
+        /// Tool definitions, unread.
+        enabled_tools: &'a RawValue,
+        /// The source.
+        source: String,
+        /// How long to observe.
+        yield_time: Option<Duration>,
+        /// The output budget.
+        max_output_tokens: Option<u64>,
+    },
+    /// `session/wait`.
+    Wait {
+        /// Which session.
+        session_id: String,
+        /// Which cell.
+        cell_id: String,
+        /// How long to observe.
+        yield_time: Option<Duration>,
+    },
+    /// `session/terminate`.
+    Terminate {
+        /// Which session.
+        session_id: String,
+        /// Which cell.
+        cell_id: String,
+    },
+    /// `session/shutdown`.
+    Shutdown {
+        /// Which session.
+        session_id: String,
+    },
+}
+
+/// `cellExecutionLimits` of a `session/open`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CellExecutionLimits {
+    /// The longest observation, in milliseconds.
+    pub max_yield_time_ms: Option<u64>,
+    /// The heap of one cell, in bytes.
+    pub max_heap_size_bytes: Option<u64>,
+}
+
+/// The answer to a callback.
+#[derive(Debug, PartialEq, Eq)]
+pub enum DelegateAnswer {
+    /// `tool/result`.
+    ToolResult(Json),
+    /// `notification/delivered`.
+    NotificationDelivered,
+    /// The client refused or failed.
+    Error(String),
+}
+
+/// Every field any message can have. Which of them a message may have and must
+/// have is decided once its type is known, so that the order of fields does not
+/// matter and one pass is enough.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Envelope<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    id: Option<u64>,
+    #[serde(borrow)]
+    request: Option<RequestFields<'a>>,
+    result: Option<ResultFields<'a>>,
+    supported_versions: Option<Vec<u64>>,
+    required_capabilities: Option<Vec<String>>,
+    optional_capabilities: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RequestFields<'a> {
+    #[serde(borrow)]
+    method: Cow<'a, str>,
+    session_id: Option<String>,
+    cell_id: Option<String>,
+    cell_execution_limits: Option<CellExecutionLimits>,
+    #[serde(borrow)]
+    request: Option<PayloadFields<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PayloadFields<'a> {
+    tool_call_id: Option<String>,
+    #[serde(borrow)]
+    enabled_tools: Option<&'a RawValue>,
+    source: Option<String>,
+    yield_time_ms: Option<u64>,
+    max_output_tokens: Option<u64>,
+    cell_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResultFields<'a> {
+    #[serde(borrow)]
+    status: Cow<'a, str>,
+    value: Option<ValueFields<'a>>,
+    message: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ValueFields<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(default, deserialize_with = "present")]
+    result: Option<Json>,
+}
+
+/// Tells a `null` from a missing field.
+fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Json>, D::Error> {
+    Json::deserialize(d).map(Some)
+}
+
+fn required<T>(field: Option<T>, name: &'static str) -> Result<T, MessageError> {
+    field.ok_or(MessageError::Missing(name))
+}
+
+fn id(field: Option<String>, name: &'static str) -> Result<String, MessageError> {
+    let id = required(field, name)?;
+    if id.is_empty() {
+        return Err(MessageError::EmptyId(name));
+    }
+    Ok(id)
+}
+
+macro_rules! no_others {
+    ($fields:ident: $($field:ident = $name:literal),* $(,)?) => {
+        $(if $fields.$field.is_some() { return Err(MessageError::Unexpected($name)); })*
+    };
+}
+
+impl<'a> ClientMessage<'a> {
+    /// Reads one frame's content.
+    ///
+    /// # Errors
+    /// [`MessageError`]; by the protocol it ends the connection.
+    pub fn parse(content: &'a [u8]) -> Result<Self, MessageError> {
+        let mut m: Envelope<'a> = serde_json::from_slice(content)?;
+        let message = match m.kind.as_ref() {
+            "connection/hello" => Self::Hello(Hello {
+                supported_versions: required(m.supported_versions.take(), "supportedVersions")?,
+                required_capabilities: m.required_capabilities.take().unwrap_or_default(),
+                optional_capabilities: m.optional_capabilities.take().unwrap_or_default(),
+            }),
+            "operation/request" => Self::Request {
+                id: required(m.id.take(), "id")?,
+                operation: Operation::from_fields(required(m.request.take(), "request")?)?,
+            },
+            "operation/yield" => Self::Yield {
+                id: required(m.id.take(), "id")?,
+            },
+            "operation/cancel" => Self::Cancel {
+                id: required(m.id.take(), "id")?,
+            },
+            "delegate/response" => Self::DelegateResponse {
+                id: required(m.id.take(), "id")?,
+                answer: DelegateAnswer::from_fields(required(m.result.take(), "result")?)?,
+            },
+            other => return Err(MessageError::UnknownType(other.to_owned())),
+        };
+        no_others!(m: id = "id", request = "request", result = "result",
+            supported_versions = "supportedVersions",
+            required_capabilities = "requiredCapabilities",
+            optional_capabilities = "optionalCapabilities");
+        Ok(message)
+    }
+}
+
+impl<'a> Operation<'a> {
+    fn from_fields(mut r: RequestFields<'a>) -> Result<Self, MessageError> {
+        let mut session_id = || id(r.session_id.take(), "sessionId");
+        let operation = match r.method.as_ref() {
+            "session/open" => Self::Open {
+                session_id: session_id()?,
+                limits: r.cell_execution_limits.take().unwrap_or_default(),
+            },
+            "session/execute" => {
+                let session_id = session_id()?;
+                let mut p = required(r.request.take(), "request")?;
+                no_others!(p: cell_id = "cell_id");
+                Self::Execute {
+                    session_id,
+                    tool_call_id: required(p.tool_call_id.take(), "tool_call_id")?,
+                    enabled_tools: required(p.enabled_tools, "enabled_tools")?,
+                    source: required(p.source.take(), "source")?,
+                    yield_time: p.yield_time_ms.map(Duration::from_millis),
+                    max_output_tokens: p.max_output_tokens,
+                }
+            }
+            "session/wait" => {
+                let session_id = session_id()?;
+                let mut p = required(r.request.take(), "request")?;
+                no_others!(p: tool_call_id = "tool_call_id", enabled_tools = "enabled_tools",
+                    source = "source", max_output_tokens = "max_output_tokens");
+                Self::Wait {
+                    session_id,
+                    cell_id: id(p.cell_id.take(), "cell_id")?,
+                    yield_time: p.yield_time_ms.map(Duration::from_millis),
+                }
+            }
+            "session/terminate" => Self::Terminate {
+                session_id: session_id()?,
+                cell_id: id(r.cell_id.take(), "cellId")?,
+            },
+            "session/shutdown" => Self::Shutdown {
+                session_id: session_id()?,
+            },
+            other => return Err(MessageError::UnknownMethod(other.to_owned())),
+        };
+        no_others!(r: cell_id = "cellId", cell_execution_limits = "cellExecutionLimits",
+            request = "request");
+        Ok(operation)
+    }
+}
+
+impl DelegateAnswer {
+    fn from_fields(r: ResultFields<'_>) -> Result<Self, MessageError> {
+        match r.status.as_ref() {
+            "ok" => {
+                no_others!(r: message = "message");
+                let value = required(r.value, "value")?;
+                match value.kind.as_ref() {
+                    "tool/result" => Ok(Self::ToolResult(required(value.result, "result")?)),
+                    "notification/delivered" => {
+                        no_others!(value: result = "result");
+                        Ok(Self::NotificationDelivered)
+                    }
+                    other => Err(MessageError::UnknownType(other.to_owned())),
+                }
+            }
+            "error" => {
+                no_others!(r: value = "value");
+                Ok(Self::Error(required(r.message, "message")?))
+            }
+            other => Err(MessageError::UnknownType(other.to_owned())),
+        }
+    }
+}
+
+/// A message to the client.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all_fields = "camelCase")]
+pub enum HostMessage<'a> {
+    /// The handshake succeeded.
+    #[serde(rename = "connection/ready")]
+    Ready {
+        /// The version both speak.
+        selected_version: u64,
+        /// The capabilities asked for that this program knows, sorted.
+        capabilities: Vec<&'static str>,
+    },
+    /// The handshake failed.
+    #[serde(rename = "connection/rejected")]
+    Rejected {
+        /// Why.
+        reason: Rejection,
+    },
+    /// Answers a request.
+    #[serde(rename = "operation/response")]
+    Response {
+        /// The request.
+        id: u64,
+        /// Its outcome.
+        result: Outcome<Value>,
+    },
+    /// The first observation of an execute.
+    #[serde(rename = "execute/initialResponse")]
+    InitialResponse {
+        /// The execute.
+        id: u64,
+        /// The observation.
+        result: Outcome<TimedResponse>,
+    },
+    /// A callback.
+    #[serde(rename = "delegate/request")]
+    DelegateRequest {
+        /// The callback's name.
+        id: u64,
+        /// Which session.
+        session_id: &'a str,
+        /// What is wanted.
+        request: DelegateRequest<'a>,
+    },
+    /// A callback is no longer wanted.
+    #[serde(rename = "delegate/cancel")]
+    DelegateCancel {
+        /// Which.
+        id: u64,
+    },
+    /// A cell is gone.
+    #[serde(rename = "cell/closed")]
+    CellClosed {
+        /// Its session.
+        session_id: &'a str,
+        /// Which.
+        cell_id: &'a str,
+    },
+}
+
+/// Why a handshake failed.
+#[derive(Debug, Serialize)]
+#[serde(
+    tag = "type",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum Rejection {
+    /// The first message is no hello.
+    InvalidHello {
+        /// What was expected.
+        message: &'static str,
+    },
+    /// No version in common.
+    NoCompatibleVersion {
+        /// What this program speaks.
+        supported_versions: [u64; 1],
+    },
+    /// A required capability is unknown here.
+    MissingRequiredCapability {
+        /// The first such.
+        capability: String,
+    },
+}
+
+/// A callback's content.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all_fields = "camelCase")]
+pub enum DelegateRequest<'a> {
+    /// A tool call.
+    #[serde(rename = "tool/invoke")]
+    InvokeTool {
+        /// The call.
+        invocation: Invocation<'a>,
+    },
+    /// A notification.
+    #[serde(rename = "notification/send")]
+    Notify {
+        /// The `tool_call_id` of the cell's execute.
+        call_id: &'a str,
+        /// The cell.
+        cell_id: &'a str,
+        /// What it says.
+        text: &'a str,
+    },
+}
+
+/// A tool call on the wire.
+#[derive(Debug, Serialize)]
+pub struct Invocation<'a> {
+    cell_id: &'a str,
+    runtime_tool_call_id: String,
+    tool_name: &'a ToolName,
+    tool_kind: ToolKind,
+    input: Option<&'a Json>,
+}
+
+impl<'a> From<&'a NestedToolCall> for Invocation<'a> {
+    fn from(call: &'a NestedToolCall) -> Self {
+        Self {
+            cell_id: call.cell_id.as_str(),
+            runtime_tool_call_id: call.runtime_tool_call_id.to_string(),
+            tool_name: &call.tool_name,
+            tool_kind: call.tool_kind,
+            input: call.input.as_ref(),
+        }
+    }
+}
+
+/// A result or an error message.
+#[derive(Debug, Serialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum Outcome<T> {
+    /// It worked.
+    Ok {
+        /// What came of it.
+        value: T,
+    },
+    /// It did not.
+    Error {
+        /// Why.
+        message: String,
+    },
+}
+
+impl<T, E: ToString> From<Result<T, E>> for Outcome<T> {
+    fn from(result: Result<T, E>) -> Self {
+        match result {
+            Ok(value) => Self::Ok { value },
+            Err(error) => Self::Error {
+                message: error.to_string(),
+            },
+        }
+    }
+}
+
+/// The value of an `operation/response`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all_fields = "camelCase")]
+pub enum Value {
+    /// Of `session/open`.
+    #[serde(rename = "session/ready")]
+    SessionReady {
+        /// Which.
+        session_id: String,
+    },
+    /// Of `session/execute`.
+    #[serde(rename = "execution/started")]
+    ExecutionStarted {
+        /// The new cell.
+        cell_id: String,
+    },
+    /// Of `session/wait` and `session/terminate`.
+    #[serde(rename = "wait/completed")]
+    WaitCompleted {
+        /// What was observed.
+        outcome: TimedOutcome,
+    },
+    /// Of `session/shutdown`.
+    #[serde(rename = "session/closed")]
+    SessionClosed {
+        /// Which.
+        session_id: String,
+    },
+}
+
+/// A response and how long this program had the request.
+#[derive(Debug)]
+pub struct TimedResponse {
+    /// The response.
+    pub response: CellResponse,
+    /// From reading the request to having the response.
+    pub host_duration: Duration,
+}
+
+/// An outcome and how long this program had the request.
+#[derive(Debug)]
+pub struct TimedOutcome {
+    /// The outcome.
+    pub outcome: WaitOutcome,
+    /// From reading the request to having the outcome.
+    pub host_duration: Duration,
+}
+
+#[derive(Serialize)]
+enum ResponseFields<'a> {
+    Yielded(Fields<'a>),
+    Terminated(Fields<'a>),
+    Result(ResultResponseFields<'a>),
+}
+
+#[derive(Serialize)]
+struct Fields<'a> {
+    cell_id: &'a str,
+    content_items: &'a [ContentItem],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code_mode_host_duration_ns: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct ResultResponseFields<'a> {
+    #[serde(flatten)]
+    fields: Fields<'a>,
+    error_text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_buffered_for_ns: Option<u64>,
+}
+
+impl<'a> ResponseFields<'a> {
+    fn new(response: &'a CellResponse, duration: Option<Duration>) -> Self {
+        let fields = Fields {
+            cell_id: response.cell_id().as_str(),
+            content_items: response.content_items(),
+            code_mode_host_duration_ns: duration.map(nanoseconds),
+        };
+        match response {
+            CellResponse::Yielded { .. } => Self::Yielded(fields),
+            CellResponse::Terminated { .. } => Self::Terminated(fields),
+            CellResponse::Result {
+                error_text,
+                buffered_for,
+                ..
+            } => Self::Result(ResultResponseFields {
+                fields,
+                error_text: error_text.as_deref(),
+                result_buffered_for_ns: duration.map(|_| nanoseconds(*buffered_for)),
+            }),
+        }
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Serialize for TimedResponse {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ResponseFields::new(&self.response, Some(self.host_duration)).serialize(serializer)
+    }
+}
+
+impl Serialize for TimedOutcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        enum OutcomeFields<'a> {
+            LiveCell(ResponseFields<'a>),
+            MissingCell(ResponseFields<'a>),
+        }
+        match &self.outcome {
+            WaitOutcome::LiveCell(response) => {
+                OutcomeFields::LiveCell(ResponseFields::new(response, Some(self.host_duration)))
+            }
+            WaitOutcome::MissingCell(response) => {
+                OutcomeFields::MissingCell(ResponseFields::new(response, None))
+            }
+        }
+        .serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(json: &str) -> String {
+        match ClientMessage::parse(json.as_bytes()) {
+            Ok(message) => panic!("accepted {json} as {message:?}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn fields_may_come_in_any_order() {
+        let json = r#"{"request":{"request":{"yield_time_ms":5,"cell_id":"1"},
+            "sessionId":"s","method":"session/wait"},"id":3,"type":"operation/request"}"#;
+        let Ok(ClientMessage::Request {
+            id: 3,
+            operation: Operation::Wait { cell_id, .. },
+        }) = ClientMessage::parse(json.as_bytes())
+        else {
+            panic!("not understood");
+        };
+        assert_eq!(cell_id, "1");
+    }
+
+    #[test]
+    fn a_tools_result_of_null_is_a_result_and_a_missing_one_is_not() {
+        let json = r#"{"type":"delegate/response","id":1,"result":{"status":"ok",
+            "value":{"type":"tool/result","result":null}}}"#;
+        let Ok(ClientMessage::DelegateResponse { answer, .. }) =
+            ClientMessage::parse(json.as_bytes())
+        else {
+            panic!("not understood");
+        };
+        assert_eq!(answer, DelegateAnswer::ToolResult(Json::null()));
+        assert_eq!(
+            error(
+                r#"{"type":"delegate/response","id":1,"result":{"status":"ok","value":{"type":"tool/result"}}}"#
+            ),
+            "`result` is missing"
+        );
+    }
+
+    #[test]
+    fn what_a_message_must_not_have_is_named() {
+        assert_eq!(error(r#"{"type":"what"}"#), "unknown message type `what`");
+        assert_eq!(
+            error(r#"{"type":"operation/cancel","id":1,"request":{"method":"x"}}"#),
+            "unknown field `request`"
+        );
+        assert_eq!(
+            error(r#"{"type":"operation/request","id":9,"request":{"method":"session/dance"}}"#),
+            "unknown method `session/dance`"
+        );
+        assert_eq!(
+            error(
+                r#"{"type":"operation/request","id":1,"request":{"method":"session/open","sessionId":""}}"#
+            ),
+            "`sessionId` is empty"
+        );
+        assert!(
+            error(r#"{"type":"connection/hello","supportedVersions":[1],"x":1}"#)
+                .contains("unknown field `x`")
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60)
+        ) {
+            let _ = ClientMessage::parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Tools as an agent core defines them.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Json;
+
+/// What an agent core calls a tool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolName {
+    /// The name within its namespace.
+    pub name: String,
+    /// For example `mcp__server` for the tools of an MCP server.
+    #[serde(default)]
+    pub namespace: Option<String>,
+}
+
+/// What a tool takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ToolKind {
+    /// A JSON value, as its input schema says.
+    Function,
+    /// Free text.
+    Freeform,
+}
+
+/// One tool that a cell may call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolDefinition {
+    /// The name a cell reaches it by, once [normalised](normalize_tool_name).
+    pub name: String,
+    /// The name its invocations carry.
+    pub tool_name: ToolName,
+    /// What it does, for a model.
+    pub description: String,
+    /// What it takes.
+    pub kind: ToolKind,
+    /// JSON Schema of the input.
+    #[serde(default)]
+    pub input_schema: Option<Json>,
+    /// JSON Schema of the result.
+    #[serde(default)]
+    pub output_schema: Option<Json>,
+}
+
+/// The tools of one `execute`, in definition order. Shared, because an agent
+/// core hands over the same definitions time and again: the provider sends them
+/// to a worker only when they changed.
+pub type ToolSet = Arc<[ToolDefinition]>;
+
+/// The property of `tools` that a tool of this name is reached by: every
+/// character outside `[A-Za-z0-9_$]`, and a leading digit, becomes `_`.
+///
+/// ```
+/// # use code_mode_protocol::normalize_tool_name;
+/// assert_eq!(normalize_tool_name("read-file.v2"), "read_file_v2");
+/// assert_eq!(normalize_tool_name("1st"), "_st");
+/// ```
+pub fn normalize_tool_name(name: &str) -> String {
+    let mut normalized: String = name
+        .chars()
+        .enumerate()
+        .map(|(i, c)| match c {
+            '0'..='9' if i > 0 => c,
+            'a'..='z' | 'A'..='Z' | '_' | '$' => c,
+            _ => '_',
+        })
+        .collect();
+    if normalized.is_empty() {
+        normalized.push('_');
+    }
+    normalized
+}
