@@ -25,6 +25,7 @@ mod limits;
 mod request;
 mod session;
 mod tool;
+mod unclaimed;
 
 pub use content::{ContentItem, ImageDetail};
 pub use ids::{CellId, RuntimeToolCallId};
@@ -38,3 +39,4 @@ pub use session::{
     SessionError, StartedCell, StartedPendingCell, cell_not_found,
 };
 pub use tool::{ToolDefinition, ToolKind, ToolName, ToolSet, normalize_tool_name};
+pub use unclaimed::Unclaimed;

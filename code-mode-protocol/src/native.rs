@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CellId, Limits, PendingOutcome, SessionError, ToolDefinition, ToolKind, WaitOutcome};
+use crate::{CellId, Limits, PendingOutcome, SessionError, ToolDefinition, ToolKind};
 
 /// The version of the wire this crate speaks.
 pub const VERSION: u32 = 1;
@@ -151,7 +151,7 @@ pub enum FromWorker {
         /// The request.
         request: u64,
         /// Its outcome.
-        outcome: Result<Outcome, SessionError>,
+        outcome: Result<PendingOutcome, SessionError>,
     },
     /// A cell calls a tool.
     ToolCall {
@@ -202,15 +202,6 @@ pub enum FromWorker {
         /// `None` where the worker knows no such probe.
         outcome: Option<String>,
     },
-}
-
-/// What a request came to.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Outcome {
-    /// Of an execute, a wait or a terminate.
-    Observed(WaitOutcome),
-    /// Of a request with `to_pending`.
-    Pending(PendingOutcome),
 }
 
 /// What a worker says of itself.

@@ -1,0 +1,184 @@
+// The part of a cell's globals that is JavaScript. Evaluated once, when the
+// startup snapshot is made; the function below is called with the native hooks
+// and returns what the runtime needs to hold on to.
+//
+// Everything it uses later is taken now, so that a cell may overwrite any global
+// or prototype without breaking or hijacking a helper. `await` on a promise and
+// object literals need no such care; method calls on built-ins do.
+(function (hooks) {
+  "use strict";
+  const { refuse, toolNames, hasTool, toolFunction } = hooks;
+  const PromiseCtor = Promise;
+  const MapCtor = Map;
+  const ProxyCtor = Proxy;
+  const iterator = Symbol.iterator;
+  const mapForEach = Map.prototype.forEach;
+  const {
+    apply,
+    defineProperty,
+    deleteProperty,
+    get,
+    getOwnPropertyDescriptor,
+    has,
+    ownKeys,
+    preventExtensions,
+    set,
+  } = Reflect;
+
+  for (const name of ["console", "SharedArrayBuffer", "WebAssembly"]) {
+    delete globalThis[name];
+  }
+
+  const define = (object, name, value, enumerable) =>
+    defineProperty(object, name, {
+      __proto__: null,
+      value,
+      writable: true,
+      enumerable,
+      configurable: true,
+    });
+
+  // Prototypes of the errors that helpers and tools throw. They are real errors;
+  // only their text is the bare message.
+  function errorPrototype(name, methods) {
+    const prototype = { __proto__: Error.prototype };
+    const constructor = {
+      [name]: function () {
+        refuse(`${name} cannot be constructed`);
+      },
+    }[name];
+    define(constructor, "prototype", prototype, false);
+    define(prototype, "constructor", constructor, false);
+    define(prototype, "name", name, false);
+    define(prototype, "message", "", false);
+    for (const key of ownKeys(methods)) {
+      define(prototype, key, methods[key], false);
+    }
+    return prototype;
+  }
+  const helperErrorPrototype = errorPrototype("HelperError", {
+    toString() {
+      return this.message;
+    },
+  });
+  const toolErrorPrototype = errorPrototype("ToolError", {
+    toString() {
+      return this.message;
+    },
+    toJSON() {
+      return this.message;
+    },
+  });
+
+  // `tools`: every function is made when it is first asked for by name, and all
+  // of them when the object is looked at in any other way, so that from the
+  // outside it is an ordinary object with a property for each tool.
+  function makeTools() {
+    const target = {};
+    // Functions made so far; `null` once `target` has them all.
+    let made = { __proto__: null };
+    const one = (name) => {
+      let tool = made[name];
+      if (tool === undefined) {
+        tool = toolFunction(name);
+        if (tool !== undefined) made[name] = tool;
+      }
+      return tool;
+    };
+    const all = () => {
+      if (made !== null) {
+        const names = toolNames();
+        for (let i = 0; i < names.length; i++) {
+          define(target, names[i], one(names[i]), true);
+        }
+        made = null;
+      }
+      return target;
+    };
+    return new ProxyCtor(target, {
+      __proto__: null,
+      get(_, key, receiver) {
+        if (made !== null && typeof key === "string") {
+          const tool = one(key);
+          if (tool !== undefined) return tool;
+        }
+        return get(target, key, receiver);
+      },
+      has: (_, key) =>
+        (made !== null && typeof key === "string" && hasTool(key)) ||
+        has(target, key),
+      set: (_, key, value, receiver) => set(all(), key, value, receiver),
+      deleteProperty: (_, key) => deleteProperty(all(), key),
+      defineProperty: (_, key, descriptor) =>
+        defineProperty(all(), key, descriptor),
+      getOwnPropertyDescriptor: (_, key) =>
+        getOwnPropertyDescriptor(all(), key),
+      ownKeys: () => ownKeys(all()),
+      preventExtensions: () => preventExtensions(all()),
+    });
+  }
+
+  function as_settled(promises) {
+    // A linked list of results; `head` is the last one handed out.
+    let head = { __proto__: null, next: null };
+    let tail = head;
+    let wake = null;
+    let total = 0;
+    const push = (result) => {
+      tail = tail.next = { __proto__: null, result, next: null };
+      if (wake !== null) wake();
+    };
+    const watch = async (index, promise) => {
+      total++;
+      try {
+        const value = await promise;
+        push({ index, status: "fulfilled", value });
+      } catch (reason) {
+        push({ index, status: "rejected", reason });
+      }
+    };
+    if (promises instanceof MapCtor) {
+      apply(mapForEach, promises, [(promise, key) => void watch(key, promise)]);
+    } else if (
+      promises === undefined ||
+      promises === null ||
+      typeof promises[iterator] !== "function"
+    ) {
+      refuse("as_settled expects an iterable or a Map of promises");
+    } else {
+      let index = 0;
+      for (const promise of promises) watch(index++, promise);
+    }
+    return (async function* () {
+      for (let given = 0; given < total; given++) {
+        if (head.next === null) {
+          await new PromiseCtor((resolve) => {
+            wake = resolve;
+          });
+          wake = null;
+        }
+        head = head.next;
+        yield head.result;
+      }
+    })();
+  }
+
+  async function stream_settled(promises, f) {
+    if (typeof f !== "function") {
+      refuse("stream_settled expects a function callback");
+    }
+    for await (const result of as_settled(promises)) await f(result);
+  }
+
+  define(globalThis, "as_settled", as_settled, true);
+  define(globalThis, "stream_settled", stream_settled, true);
+
+  return {
+    __proto__: null,
+    helperErrorPrototype,
+    toolErrorPrototype,
+    makeTools,
+    // Called natively so that a termination that was asked for is noticed.
+    noop() {},
+  };
+});

@@ -1,0 +1,222 @@
+//! How the context of a cell is made, as the startup snapshot holds it.
+//!
+//! This file is compiled twice: into the build script, which makes the snapshot,
+//! and into the library, which makes isolates from it. Both must agree on the
+//! order of [`Callbacks::external_references`] and on V8's flags.
+
+use std::borrow::Cow;
+use std::ffi::c_void;
+
+use v8::MapFnTo;
+
+const BOOTSTRAP_JS: &str = include_str!("bootstrap.js");
+
+/// The flags that V8 runs with, chosen by measurement (`docs/PERFORMANCE.md`).
+const V8_FLAGS: &str = "--no-flush-bytecode --stack-size=900";
+
+/// A native function of the bootstrap, as the data of its JavaScript function.
+/// Numbers from [`FIRST_TOOL`] on are tools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Native {
+    Text,
+    Image,
+    Audio,
+    Content,
+    GeneratedImage,
+    Store,
+    Load,
+    Notify,
+    YieldControl,
+    Exit,
+    SetTimeout,
+    ClearTimeout,
+    /// `(message)`: throws a helper's error.
+    Refuse,
+    /// `()`: the names of all tools, in order and each once.
+    ToolNames,
+    /// `(name)`: whether there is such a tool.
+    HasTool,
+    /// `(name)`: the tool's function.
+    ToolFunction,
+}
+
+/// See [`Native`].
+#[allow(dead_code, reason = "the build script has no use for it")]
+pub(crate) const FIRST_TOOL: u32 = 64;
+
+/// The native functions that are globals of a cell, with their `length`.
+const GLOBALS: &[(&str, Native, i32)] = &[
+    ("text", Native::Text, 1),
+    ("image", Native::Image, 2),
+    ("audio", Native::Audio, 1),
+    ("content", Native::Content, 1),
+    ("generatedImage", Native::GeneratedImage, 1),
+    ("store", Native::Store, 2),
+    ("load", Native::Load, 1),
+    ("notify", Native::Notify, 1),
+    ("yield_control", Native::YieldControl, 0),
+    ("exit", Native::Exit, 0),
+    ("setTimeout", Native::SetTimeout, 2),
+    ("clearTimeout", Native::ClearTimeout, 1),
+];
+
+/// The native functions that only `bootstrap.js` sees.
+const HOOKS: &[(&str, Native)] = &[
+    ("refuse", Native::Refuse),
+    ("toolNames", Native::ToolNames),
+    ("hasTool", Native::HasTool),
+    ("toolFunction", Native::ToolFunction),
+];
+
+/// The globals that are made when first read.
+pub(crate) const LAZY_GLOBALS: [&str; 2] = ["tools", "ALL_TOOLS"];
+
+impl Native {
+    /// Every function, by its number.
+    #[allow(dead_code, reason = "the build script has no use for it")]
+    pub(crate) const ALL: [Self; 16] = [
+        Self::Text,
+        Self::Image,
+        Self::Audio,
+        Self::Content,
+        Self::GeneratedImage,
+        Self::Store,
+        Self::Load,
+        Self::Notify,
+        Self::YieldControl,
+        Self::Exit,
+        Self::SetTimeout,
+        Self::ClearTimeout,
+        Self::Refuse,
+        Self::ToolNames,
+        Self::HasTool,
+        Self::ToolFunction,
+    ];
+}
+
+/// The program's two functions that a context refers to: the native function
+/// behind every helper and tool, and the getter of [`LAZY_GLOBALS`].
+#[derive(Clone, Copy)]
+pub(crate) struct Callbacks<N, L> {
+    pub(crate) native: N,
+    pub(crate) lazy: L,
+}
+
+impl<N, L> Callbacks<N, L>
+where
+    N: MapFnTo<v8::FunctionCallback> + Copy,
+    L: MapFnTo<v8::AccessorNameGetterCallback> + Copy,
+{
+    /// What a snapshot refers to outside itself, by place.
+    pub(crate) fn external_references(self) -> Cow<'static, [v8::ExternalReference]> {
+        Cow::Owned(vec![
+            v8::ExternalReference {
+                function: self.native.map_fn_to(),
+            },
+            v8::ExternalReference {
+                pointer: self.lazy.map_fn_to() as *const () as *mut c_void,
+            },
+        ])
+    }
+}
+
+/// Starts V8 in this process. Call once.
+pub(crate) fn initialize_v8() {
+    // The data is of the ICU that V8 was built with; a mismatch is a mistake of
+    // the build and shows in every locale-dependent test.
+    let _ = v8::icu::set_common_data_78(deno_core_icudata::ICU_DATA);
+    v8::V8::set_flags_from_string(V8_FLAGS);
+    let platform = v8::new_default_platform(1, false).make_shared();
+    v8::V8::initialize_platform(platform);
+    v8::V8::initialize();
+}
+
+/// A snapshot of a cell's context, or `None` where V8 makes none.
+pub(crate) fn create_snapshot<N, L>(callbacks: Callbacks<N, L>) -> Option<Vec<u8>>
+where
+    N: MapFnTo<v8::FunctionCallback> + Copy,
+    L: MapFnTo<v8::AccessorNameGetterCallback> + Copy,
+{
+    let mut isolate =
+        v8::Isolate::snapshot_creator(Some(callbacks.external_references()), None);
+    {
+        v8::scope!(let scope, &mut isolate);
+        let context = v8::Context::new(scope, v8::ContextOptions::default());
+        let internals = {
+            let scope = &mut v8::ContextScope::new(scope, context);
+            install(scope, context, callbacks)?
+        };
+        scope.set_default_context(context);
+        scope.add_context_data(context, internals);
+    }
+    let blob = isolate.create_blob(v8::FunctionCodeHandling::Keep)?;
+    Some(blob.to_vec())
+}
+
+/// Makes a plain context that of a cell; returns what `bootstrap.js` returns.
+fn install<'s, N, L>(
+    scope: &mut v8::PinScope<'s, '_>,
+    context: v8::Local<'s, v8::Context>,
+    callbacks: Callbacks<N, L>,
+) -> Option<v8::Local<'s, v8::Object>>
+where
+    N: MapFnTo<v8::FunctionCallback> + Copy,
+    L: MapFnTo<v8::AccessorNameGetterCallback> + Copy,
+{
+    let native_function = callbacks.native;
+    let global = context.global(scope);
+    let hooks = v8::Object::new(scope);
+    for (name, native) in HOOKS {
+        set_native(scope, hooks, name, *native, 0, native_function)?;
+    }
+    let source = v8::String::new(scope, BOOTSTRAP_JS)?;
+    let name = v8::String::new(scope, "code-mode:bootstrap")?;
+    let origin = v8::ScriptOrigin::new(
+        scope,
+        name.into(),
+        0,
+        0,
+        false,
+        -1,
+        None,
+        false,
+        false,
+        false,
+        None,
+    );
+    let script = v8::Script::compile(scope, source, Some(&origin))?;
+    let bootstrap = script.run(scope)?;
+    let bootstrap = v8::Local::<v8::Function>::try_from(bootstrap).ok()?;
+    // `as_settled` and `stream_settled` become globals before the natives, and
+    // all of them after the language's own.
+    for name in LAZY_GLOBALS {
+        let key = v8::String::new(scope, name)?;
+        global.set_lazy_data_property(scope, key.into(), callbacks.lazy)?;
+    }
+    for (name, native, length) in GLOBALS {
+        set_native(scope, global, name, *native, *length, native_function)?;
+    }
+    let internals = bootstrap.call(scope, global.into(), &[hooks.into()])?;
+    internals.to_object(scope)
+}
+
+fn set_native(
+    scope: &mut v8::PinScope,
+    object: v8::Local<v8::Object>,
+    name: &str,
+    native: Native,
+    length: i32,
+    callback: impl MapFnTo<v8::FunctionCallback>,
+) -> Option<()> {
+    let key = v8::String::new(scope, name)?;
+    let number = v8::Integer::new_from_unsigned(scope, native as u32);
+    let function = v8::Function::builder(callback)
+        .data(number.into())
+        .length(length)
+        .constructor_behavior(v8::ConstructorBehavior::Throw)
+        .build(scope)?;
+    function.set_name(key);
+    object.create_data_property(scope, key.into(), function.into())?;
+    Some(())
+}

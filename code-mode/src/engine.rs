@@ -1,0 +1,125 @@
+//! V8 in this process, and isolates from the startup snapshot.
+
+use std::sync::{Arc, OnceLock};
+
+use v8::MapFnTo;
+
+use crate::bootstrap::{self, Callbacks};
+use crate::natives::{lazy_global, native};
+use crate::pool::Pool;
+
+/// The startup snapshot, made by the build script; empty where the build was for
+/// another target.
+static SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/snapshot.bin"));
+
+/// The program's side of what a snapshot refers to.
+fn callbacks() -> Callbacks<
+    impl MapFnTo<v8::FunctionCallback> + Copy,
+    impl MapFnTo<v8::AccessorNameGetterCallback> + Copy,
+> {
+    Callbacks {
+        native,
+        lazy: lazy_global,
+    }
+}
+
+/// V8 and the pool of ready isolates of this process.
+///
+/// V8 can be started once in a process and never again; all engines are handles
+/// to one.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) pool: Arc<Pool>,
+}
+
+impl Engine {
+    /// The engine of this process; starts V8 at the first call.
+    pub fn new() -> Self {
+        static ENGINE: OnceLock<Engine> = OnceLock::new();
+        ENGINE
+            .get_or_init(|| {
+                v8::V8::set_entropy_source(|buffer| getrandom::fill(buffer).is_ok());
+                bootstrap::initialize_v8();
+                Self {
+                    pool: Arc::new(Pool::new()),
+                }
+            })
+            .clone()
+    }
+
+    /// V8's version, for example `15.2.0`.
+    pub fn v8_version() -> &'static str {
+        v8::V8::get_version()
+    }
+
+    /// Has `isolates` made ready in the background, ahead of the first cell.
+    pub fn prewarm(&self, isolates: usize) {
+        self.pool.prewarm(isolates);
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The blob that isolates start from.
+fn snapshot() -> &'static [u8] {
+    static MADE_NOW: OnceLock<Vec<u8>> = OnceLock::new();
+    if SNAPSHOT.is_empty() {
+        MADE_NOW.get_or_init(|| bootstrap::create_snapshot(callbacks()).unwrap_or_default())
+    } else {
+        SNAPSHOT
+    }
+}
+
+/// An isolate with a cell's context in it, used by nobody yet.
+pub(crate) struct ReadyIsolate {
+    // Fields drop in order: the context before its isolate.
+    pub(crate) context: v8::Global<v8::Context>,
+    pub(crate) internals: v8::Global<v8::Object>,
+    pub(crate) isolate: v8::OwnedIsolate,
+}
+
+/// Old generation an isolate is made with; each cell's own limit is set when it
+/// starts, and can only be lower than this.
+pub(crate) const MAX_OLD_GENERATION: usize = 3 << 30;
+/// Cells are short: a small young generation touches fewer pages.
+const MAX_YOUNG_GENERATION: usize = 16 << 20;
+
+impl ReadyIsolate {
+    /// Makes one on the calling thread, where it must be used.
+    pub(crate) fn new() -> Self {
+        let params = v8::CreateParams::default()
+            .snapshot_blob(v8::StartupData::from(snapshot()))
+            .external_references(callbacks().external_references())
+            .allow_atomics_wait(false)
+            .set_max_old_generation_size_in_bytes(MAX_OLD_GENERATION)
+            .set_max_young_generation_size_in_bytes(MAX_YOUNG_GENERATION);
+        let mut isolate = v8::Isolate::new(params);
+        isolate.set_microtasks_policy(v8::MicrotasksPolicy::Explicit);
+        let (context, internals) = {
+            v8::scope!(let scope, &mut isolate);
+            let context = v8::Context::new(scope, v8::ContextOptions::default());
+            let scope = &mut v8::ContextScope::new(scope, context);
+            // Without it a context that goes into a snapshot does not bootstrap,
+            // so this global is the one to remove afterwards.
+            if let Some(atomics) = v8::String::new(scope, "Atomics") {
+                context.global(scope).delete(scope, atomics.into());
+            }
+            let internals = scope
+                .get_context_data_from_snapshot_once::<v8::Object>(0)
+                .unwrap_or_else(|_| v8::Object::new(scope));
+            (
+                v8::Global::new(scope, context),
+                v8::Global::new(scope, internals),
+            )
+        };
+        Self {
+            context,
+            internals,
+            isolate,
+        }
+    }
+}

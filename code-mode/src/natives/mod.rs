@@ -1,0 +1,195 @@
+//! The native half of a cell's globals.
+//!
+//! One callback serves them all: the data of each JavaScript function is its
+//! [`Native`] number, or that of a tool. So the startup snapshot refers to one
+//! address for functions and one for lazy globals.
+
+mod control;
+mod display;
+mod media;
+mod storage;
+mod timers;
+mod tools;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use code_mode_protocol::{LimitExceeded, RuntimeToolCallId};
+
+pub(crate) use display::{error_text, helper_error, message_position};
+pub(crate) use timers::Timers;
+pub(crate) use tools::answer;
+
+use crate::bootstrap::{FIRST_TOOL, LAZY_GLOBALS, Native};
+use crate::cell::{CellShared, Event, Stop};
+use crate::{StoredValues, ToolTable};
+
+/// What the native functions of one cell work on; in a slot of its isolate.
+pub(crate) struct CellState {
+    pub(crate) shared: Arc<CellShared>,
+    pub(crate) events: tokio::sync::mpsc::UnboundedSender<Event>,
+    pub(crate) tools: Arc<ToolTable>,
+    pub(crate) internals: v8::Global<v8::Object>,
+    pub(crate) timers: RefCell<Timers>,
+    pub(crate) calls: RefCell<HashMap<RuntimeToolCallId, PendingCall>>,
+    pub(crate) last_call: Cell<u32>,
+    /// Where the last `yield_control()` stood in the output.
+    pub(crate) last_yield: Cell<u64>,
+    /// The session's values when the cell started, and what it wrote since.
+    pub(crate) stored: RefCell<StoredValues>,
+    /// What it wrote since.
+    pub(crate) written: RefCell<StoredValues>,
+}
+
+/// A tool call without an answer.
+pub(crate) struct PendingCall {
+    pub(crate) resolver: v8::Global<v8::PromiseResolver>,
+    /// Of its input, counted against the cell until the answer.
+    pub(crate) bytes: usize,
+}
+
+impl CellState {
+    fn send(&self, event: Event) {
+        // The actor outlives the isolate's run; where it is gone all the same
+        // (its runtime was dropped), nobody is left to tell.
+        let _ = self.events.send(event);
+    }
+}
+
+/// Why a native function did not return a value.
+pub(crate) enum Refusal {
+    /// An exception is on its way already.
+    Thrown,
+    /// Throw a helper's error with this text.
+    Error(String),
+    /// The cell is over.
+    Stop(Stop),
+}
+
+impl From<&str> for Refusal {
+    fn from(message: &str) -> Self {
+        Self::Error(message.to_owned())
+    }
+}
+
+impl From<LimitExceeded> for Refusal {
+    fn from(limit: LimitExceeded) -> Self {
+        Self::Stop(Stop::Limit(limit))
+    }
+}
+
+/// A value, or why there is none.
+type Answer<T = ()> = Result<T, Refusal>;
+
+/// A step of V8's API that failed because JavaScript threw.
+fn thrown<T>(value: Option<T>) -> Answer<T> {
+    value.ok_or(Refusal::Thrown)
+}
+
+/// The callback behind every native function and tool.
+pub(crate) fn native<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    args: v8::FunctionCallbackArguments<'s>,
+    mut returned: v8::ReturnValue<v8::Value>,
+) {
+    let Some(state) = scope.get_slot::<Rc<CellState>>().cloned() else {
+        return;
+    };
+    // A termination is noticed by JavaScript at its next check, which may come
+    // after another call of a helper; that one must do nothing.
+    let answer = match state.shared.stopped() {
+        Some(reason) => Err(Refusal::Stop(reason)),
+        None => call(scope, &state, &args),
+    };
+    match answer {
+        Ok(Some(value)) => returned.set(value),
+        Ok(None) | Err(Refusal::Thrown) => {}
+        Err(Refusal::Error(message)) => display::throw_helper_error(scope, &state, &message),
+        Err(Refusal::Stop(reason)) => {
+            state.shared.stop(reason);
+            scope.terminate_execution();
+            notice_termination(scope, &state);
+        }
+    }
+}
+
+/// Runs a function that does nothing: on entering JavaScript V8 notices that it
+/// is to terminate, and the exception that nothing catches is on its way.
+fn notice_termination(scope: &mut v8::PinScope, state: &CellState) {
+    let internals = v8::Local::new(scope, &state.internals);
+    if let Some(noop) = display::internal_function(scope, internals, "noop") {
+        let receiver = v8::undefined(scope);
+        let _ = noop.call(scope, receiver.into(), &[]);
+    }
+}
+
+fn call<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments<'s>,
+) -> Answer<Option<v8::Local<'s, v8::Value>>> {
+    let number = args.data().uint32_value(scope).unwrap_or(u32::MAX);
+    if let Some(tool) = number.checked_sub(FIRST_TOOL) {
+        return tools::invoke(scope, state, tool, args).map(Some);
+    }
+    let Some(native) = Native::ALL.get(number as usize) else {
+        return Ok(None);
+    };
+    match native {
+        Native::Text => display::text(scope, state, args)?,
+        Native::Image => media::image(scope, state, args)?,
+        Native::Audio => media::audio(scope, state, args)?,
+        Native::Content => media::content(scope, state, args)?,
+        Native::GeneratedImage => media::generated_image(scope, state, args)?,
+        Native::Store => storage::store(scope, state, args)?,
+        Native::Load => return storage::load(scope, state, args),
+        Native::Notify => control::notify(scope, state, args)?,
+        Native::YieldControl => control::yield_control(state),
+        Native::Exit => control::exit()?,
+        Native::SetTimeout => return timers::set_timeout(scope, state, args).map(Some),
+        Native::ClearTimeout => timers::clear_timeout(state, args),
+        Native::Refuse => {
+            let message = args.get(0).to_rust_string_lossy(scope);
+            return Err(Refusal::Error(message));
+        }
+        Native::ToolNames => return tools::names(scope, state).map(Some),
+        Native::HasTool => return Ok(Some(tools::has(scope, state, args))),
+        Native::ToolFunction => return tools::function(scope, state, args),
+    }
+    Ok(None)
+}
+
+/// The getter of the globals that are made when first read.
+pub(crate) fn lazy_global<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    name: v8::Local<'s, v8::Name>,
+    _: v8::PropertyCallbackArguments<'s>,
+    mut returned: v8::ReturnValue<v8::Value>,
+) {
+    let Some(state) = scope.get_slot::<Rc<CellState>>().cloned() else {
+        return;
+    };
+    let name = name.to_rust_string_lossy(scope);
+    let value = if name == LAZY_GLOBALS[0] {
+        tools::object(scope, &state)
+    } else {
+        tools::listing(scope, &state)
+    };
+    if let Some(value) = value {
+        returned.set(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_native_function_stands_at_its_number() {
+        for (number, native) in (0u32..).zip(Native::ALL) {
+            assert_eq!(native as u32, number);
+        }
+    }
+}

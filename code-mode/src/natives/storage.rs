@@ -1,0 +1,58 @@
+//! `store` and `load`.
+
+use std::sync::Arc;
+
+use code_mode_protocol::Limit;
+
+use super::{Answer, CellState, Refusal, thrown};
+
+/// `store(key, value)`: serialised now, the session's when the cell completes.
+pub(super) fn store(
+    scope: &mut v8::PinScope,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments,
+) -> Answer {
+    let key = key(scope, args.get(0), "store")?;
+    let json = thrown(v8::json::stringify(scope, args.get(1)))?;
+    let limit = state.shared.limits.max_stored_bytes;
+    if state.stored.borrow().bytes_with(&key, json.length()) > limit {
+        let exceeded = Limit::StoredBytes.exceeded(limit as u64);
+        return Err(Refusal::Error(format!("Unable to store {key:?}: {exceeded}")));
+    }
+    let json = json.to_rust_string_lossy(scope);
+    // What JSON cannot express gives this word, which is no JSON.
+    if json == "undefined" {
+        return Err(Refusal::Error(format!(
+            "Unable to store {key:?}. Only plain serializable objects can be stored."
+        )));
+    }
+    let json: Arc<str> = json.into();
+    state.stored.borrow_mut().set(&key, json.clone());
+    state.written.borrow_mut().set(&key, json);
+    Ok(())
+}
+
+/// `load(key)`: what this cell stored, else what the session held when it
+/// started.
+pub(super) fn load<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments<'s>,
+) -> Answer<Option<v8::Local<'s, v8::Value>>> {
+    let key = key(scope, args.get(0), "load")?;
+    let json = {
+        let stored = state.stored.borrow();
+        let Some(json) = stored.get(&key) else {
+            return Ok(None);
+        };
+        thrown(v8::String::new(scope, json))?
+    };
+    thrown(v8::json::parse(scope, json)).map(Some)
+}
+
+fn key(scope: &mut v8::PinScope, key: v8::Local<v8::Value>, helper: &str) -> Answer<String> {
+    if key.is_symbol() {
+        return Err(Refusal::Error(format!("{helper} key must be a string")));
+    }
+    Ok(thrown(key.to_string(scope))?.to_rust_string_lossy(scope))
+}

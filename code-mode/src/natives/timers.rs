@@ -1,0 +1,113 @@
+//! `setTimeout` and `clearTimeout`.
+//!
+//! Timers live in their cell's own loop, as a deadline on its command channel.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::time::{Duration, Instant};
+
+use code_mode_protocol::Limit;
+
+use super::{Answer, CellState, Refusal};
+
+/// Timers of one cell that have not run.
+#[derive(Default)]
+pub(crate) struct Timers {
+    last_id: u32,
+    /// By deadline, then by id: equal delays fire in order.
+    order: BinaryHeap<Reverse<(Instant, u32)>>,
+    callbacks: HashMap<u32, v8::Global<v8::Function>>,
+}
+
+impl Timers {
+    /// When the next one is due.
+    pub(crate) fn next_deadline(&mut self) -> Option<Instant> {
+        while let Some(Reverse((deadline, id))) = self.order.peek() {
+            if self.callbacks.contains_key(id) {
+                return Some(*deadline);
+            }
+            self.order.pop();
+        }
+        None
+    }
+
+    /// Takes the next one that is due by `now`.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<v8::Global<v8::Function>> {
+        if self.next_deadline()? > now {
+            return None;
+        }
+        let Reverse((_, id)) = self.order.pop()?;
+        self.callbacks.remove(&id)
+    }
+
+    fn set(&mut self, callback: v8::Global<v8::Function>, deadline: Instant) -> u32 {
+        self.last_id += 1;
+        self.callbacks.insert(self.last_id, callback);
+        self.order.push(Reverse((deadline, self.last_id)));
+        self.last_id
+    }
+
+    fn clear(&mut self, id: u32) {
+        self.callbacks.remove(&id);
+        // Cleared timers stay in the order until they are due; a cell that sets
+        // and clears in a loop must not grow it without end.
+        if self.order.len() > 2 * self.callbacks.len() + 64 {
+            let callbacks = &self.callbacks;
+            self.order.retain(|Reverse((_, id))| callbacks.contains_key(id));
+        }
+    }
+}
+
+/// `setTimeout(callback, ms?)`
+pub(super) fn set_timeout<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments<'s>,
+) -> Answer<v8::Local<'s, v8::Value>> {
+    let callback = v8::Local::<v8::Function>::try_from(args.get(0))
+        .map_err(|_| Refusal::from("setTimeout expects a function callback"))?;
+    let delay = super::thrown(args.get(1).number_value(scope))?;
+    let max = state.shared.limits.max_pending_timers;
+    let mut timers = state.timers.borrow_mut();
+    if timers.callbacks.len() >= max {
+        return Err(Limit::PendingTimers.exceeded(max as u64).into());
+    }
+    let callback = v8::Global::new(scope, callback);
+    let id = timers.set(callback, Instant::now() + duration(delay));
+    Ok(v8::Integer::new_from_unsigned(scope, id).into())
+}
+
+/// `clearTimeout(id?)`
+pub(super) fn clear_timeout(state: &CellState, args: &v8::FunctionCallbackArguments) {
+    if let Ok(id) = v8::Local::<v8::Number>::try_from(args.get(0))
+        && id.value() >= 1.0
+        && id.value() <= f64::from(u32::MAX)
+    {
+        state.timers.borrow_mut().clear(id.value() as u32);
+    }
+}
+
+/// A delay in milliseconds; what is no delay is none, and what is too long to
+/// count is a year.
+fn duration(ms: f64) -> Duration {
+    const YEAR_MS: f64 = 365.0 * 86_400_000.0;
+    if ms > 0.0 {
+        Duration::from_secs_f64(ms.min(YEAR_MS) / 1000.0)
+    } else {
+        Duration::ZERO
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_delays_are_zero_or_a_year() {
+        for ms in [0.0, -0.0, -5.0, f64::NAN, f64::NEG_INFINITY] {
+            assert_eq!(duration(ms), Duration::ZERO);
+        }
+        assert_eq!(duration(1.5), Duration::from_micros(1500));
+        assert_eq!(duration(f64::INFINITY), Duration::from_secs(365 * 86_400));
+    }
+}

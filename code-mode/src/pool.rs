@@ -1,0 +1,238 @@
+//! Threads with a ready isolate each.
+//!
+//! Making an isolate with its context takes most of a millisecond, so it is done
+//! ahead of time: threads park with one that nobody has used, and a cell starts
+//! by waking one of them. After its cell the isolate is disposed of and its
+//! thread makes the next. An isolate is never used twice.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::cell::{End, Event, Job, ScriptError};
+use crate::engine::ReadyIsolate;
+use crate::runtime;
+
+/// Ready isolates kept while cells come often.
+const MAX_READY: usize = 8;
+/// Ready isolates kept while they come seldom.
+const MIN_READY: usize = 1;
+/// Isolates made at the same time; more only get into each other's way in the
+/// kernel.
+const MAX_WARMING: usize = 2;
+/// How long a ready isolate beyond the first, or a thread without one, waits for
+/// work before it goes.
+const IDLE: Duration = Duration::from_secs(10);
+/// How long the last ready isolate waits.
+const LAST_IDLE: Duration = Duration::from_secs(300);
+/// JavaScript may use just under 1 MB of it; native code beneath needs room too.
+const STACK_BYTES: usize = 4 << 20;
+
+/// The pool. Dropping it lets parked threads go when they next wake.
+pub(crate) struct Pool {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Where to send a job so that a ready isolate runs it; last in, first out,
+    /// so that surplus ones grow idle.
+    ready: Vec<Parked<Box<Job>>>,
+    /// Threads with no isolate, to be told to make one.
+    idle: Vec<Parked<()>>,
+    /// Isolates being made.
+    warming: usize,
+    /// Jobs for which no isolate was ready.
+    backlog: VecDeque<Job>,
+    /// How many ready isolates to keep, by recent use.
+    target: usize,
+    next_id: u64,
+}
+
+struct Parked<T> {
+    id: u64,
+    wake: Sender<T>,
+}
+
+impl State {
+    fn wanted(&self) -> usize {
+        (self.target + self.backlog.len()).saturating_sub(self.ready.len() + self.warming)
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Arc::new(Mutex::new(State {
+                target: MIN_READY,
+                ..State::default()
+            })),
+        }
+    }
+
+    /// Keeps at least this many isolates ready, from now on until they are idle.
+    pub(crate) fn prewarm(&self, isolates: usize) {
+        let mut state = lock(&self.state);
+        state.target = state.target.max(isolates.min(MAX_READY));
+        refill(&self.state, state);
+    }
+
+    /// Runs a job on a ready isolate, or on the next one that is made.
+    pub(crate) fn run(&self, job: Job) {
+        let mut state = lock(&self.state);
+        let mut job = Box::new(job);
+        while let Some(ready) = state.ready.pop() {
+            match ready.wake.send(job) {
+                Ok(()) => {
+                    if state.ready.is_empty() {
+                        // Twice as many next time: cells come faster than
+                        // isolates.
+                        state.target = (state.target * 2).min(MAX_READY);
+                        refill(&self.state, state);
+                    }
+                    // Otherwise this cell's own thread makes the next when it is
+                    // done, and nothing competes with the cell until then.
+                    return;
+                }
+                // Its thread has just given up waiting.
+                Err(unsent) => job = unsent.0,
+            }
+        }
+        state.target = (state.target * 2).min(MAX_READY);
+        state.backlog.push_back(*job);
+        refill(&self.state, state);
+    }
+}
+
+/// Has isolates made where more are wanted.
+fn refill(shared: &Arc<Mutex<State>>, mut state: MutexGuard<'_, State>) {
+    while state.warming < MAX_WARMING && state.wanted() > 0 {
+        state.warming += 1;
+        let woken = loop {
+            match state.idle.pop() {
+                Some(idle) if idle.wake.send(()).is_ok() => break true,
+                Some(_) => {}
+                None => break false,
+            }
+        };
+        if !woken {
+            let shared_ = shared.clone();
+            let spawned = std::thread::Builder::new()
+                .name("code-mode-cell".to_owned())
+                .stack_size(STACK_BYTES)
+                .spawn(move || thread(&shared_));
+            if let Err(error) = spawned {
+                state.warming -= 1;
+                tracing::error!(%error, "no thread for a cell");
+                // With threads running, one of them takes the job when its cell
+                // ends; with none, nobody would.
+                if state.warming == 0 && state.ready.is_empty() {
+                    for job in state.backlog.drain(..) {
+                        refuse(&job, &error);
+                    }
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn refuse(job: &Job, error: &std::io::Error) {
+    let _ = job.events.send(Event::Ended(End {
+        error: Some(ScriptError {
+            text: format!("no thread for the cell: {error}"),
+            position: None,
+        }),
+        writes: Vec::new(),
+    }));
+}
+
+/// The life of one thread: make an isolate, wait for a job, run it, again.
+fn thread(shared: &Arc<Mutex<State>>) {
+    loop {
+        let isolate = ReadyIsolate::new();
+        let Some(job) = next_job(shared) else {
+            drop(isolate);
+            if next_isolate(shared) {
+                continue;
+            }
+            return;
+        };
+        runtime::run(isolate, job);
+        if !next_isolate(shared) {
+            return;
+        }
+    }
+}
+
+/// A job for the isolate the calling thread just made; `None` once it has
+/// waited too long.
+fn next_job(shared: &Arc<Mutex<State>>) -> Option<Job> {
+    let (id, woken) = {
+        let mut state = lock(shared);
+        state.warming -= 1;
+        if let Some(job) = state.backlog.pop_front() {
+            refill(shared, state);
+            return Some(job);
+        }
+        let (wake, woken) = channel();
+        let id = state.id();
+        state.ready.push(Parked { id, wake });
+        refill(shared, state);
+        (id, woken)
+    };
+    let mut waited_for = IDLE;
+    loop {
+        match woken.recv_timeout(waited_for) {
+            Ok(job) => return Some(*job),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let mut state = lock(shared);
+        if state.ready.len() <= MIN_READY && waited_for < LAST_IDLE {
+            waited_for = LAST_IDLE;
+            continue;
+        }
+        return retire(&mut state, id, &woken);
+    }
+}
+
+/// Takes the calling thread's isolate off the list; a job may have come just
+/// before.
+fn retire(state: &mut State, id: u64, woken: &Receiver<Box<Job>>) -> Option<Job> {
+    state.ready.retain(|parked| parked.id != id);
+    state.target = state.ready.len().max(MIN_READY);
+    woken.try_recv().ok().map(|job| *job)
+}
+
+/// Whether the calling thread, which has no isolate, is to make one; waits a
+/// while for that to be wanted.
+fn next_isolate(shared: &Arc<Mutex<State>>) -> bool {
+    let (id, woken) = {
+        let mut state = lock(shared);
+        if state.warming < MAX_WARMING && state.wanted() > 0 {
+            state.warming += 1;
+            return true;
+        }
+        let (wake, woken) = channel();
+        let id = state.id();
+        state.idle.push(Parked { id, wake });
+        (id, woken)
+    };
+    if woken.recv_timeout(IDLE).is_ok() {
+        return true;
+    }
+    let mut state = lock(shared);
+    state.idle.retain(|parked| parked.id != id);
+    woken.try_recv().is_ok()
+}

@@ -1,0 +1,434 @@
+//! One cell in its isolate, on its thread: from source to end.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Instant;
+
+use code_mode_protocol::{Limit, RuntimeToolCallId};
+
+use crate::cell::{CellShared, Command, End, Event, Job, ScriptError, Stop};
+use crate::engine::ReadyIsolate;
+use crate::natives::{self, CellState};
+use crate::{cpu, StoredValues};
+
+/// The name of a cell's module, as stack frames show it.
+const MODULE_NAME: &str = "exec_main.mjs";
+
+/// Runs a cell to its end and reports it. The isolate is used up.
+pub(crate) fn run(ready: ReadyIsolate, job: Job) {
+    let ReadyIsolate {
+        context,
+        internals,
+        mut isolate,
+    } = ready;
+    let shared = job.shared.clone();
+    let events = job.events.clone();
+    let _span = job.span.clone().entered();
+    let heap = HeapGuard::install(&mut isolate, &shared);
+    shared.set_isolate(isolate.thread_safe_handle(), cpu::thread_time());
+    let state = Rc::new(CellState {
+        shared: shared.clone(),
+        events: job.events,
+        tools: job.tools,
+        internals,
+        timers: RefCell::default(),
+        calls: RefCell::default(),
+        last_call: Cell::new(0),
+        last_yield: Cell::new(u64::MAX),
+        stored: RefCell::new(job.stored),
+        written: RefCell::new(StoredValues::default()),
+    });
+    isolate.set_slot(state.clone());
+    isolate.set_host_import_module_dynamically_callback(import_dynamically);
+    let _ = events.send(Event::Started);
+    let outcome = {
+        v8::scope!(let scope, &mut isolate);
+        let context = v8::Local::new(scope, &context);
+        let scope = &mut v8::ContextScope::new(scope, context);
+        Run {
+            state: &state,
+            commands: &job.commands,
+            freezing: job.to_pending,
+            held: VecDeque::new(),
+        }
+        .to_end(scope, &job.source)
+    };
+    let written = state.written.take();
+    let writes = written
+        .iter()
+        .map(|(key, json)| (key.to_owned(), Arc::from(json)))
+        .collect();
+    let error = match shared.stopped() {
+        None => outcome.err(),
+        Some(Stop::Exit | Stop::Terminated) => None,
+        Some(Stop::Limit(limit)) => Some(ScriptError {
+            text: limit.to_string(),
+            position: None,
+        }),
+    };
+    let _ = events.send(Event::Ended(End { error, writes }));
+    // Handles into the heap go before the heap.
+    isolate.remove_slot::<Rc<CellState>>();
+    drop(state);
+    drop(context);
+    drop(heap);
+    drop(isolate);
+}
+
+/// A cell while it runs.
+struct Run<'a> {
+    state: &'a CellState,
+    commands: &'a Receiver<Command>,
+    /// Whether to freeze when no work is left.
+    freezing: bool,
+    /// What came while frozen.
+    held: VecDeque<Command>,
+}
+
+/// What to do after waiting.
+enum Next {
+    /// Let JavaScript run.
+    Work,
+    /// The cell was stopped, or nobody is left to tell it anything.
+    Over,
+}
+
+impl Run<'_> {
+    /// Runs the module until its promise settles or the cell is stopped.
+    fn to_end(&mut self, scope: &mut v8::PinScope, source: &str) -> Result<(), ScriptError> {
+        if self.state.shared.stopped().is_some() {
+            return Ok(());
+        }
+        let promise = evaluate(scope, self.state, source)?;
+        let Some(promise) = promise else {
+            return Ok(());
+        };
+        let promise = v8::Local::new(scope, promise);
+        loop {
+            settle(scope);
+            if self.state.shared.stopped().is_some() {
+                return Ok(());
+            }
+            match promise.state() {
+                v8::PromiseState::Fulfilled => return Ok(()),
+                v8::PromiseState::Rejected => {
+                    let reason = promise.result(scope);
+                    return Err(natives::error_text(scope, reason));
+                }
+                v8::PromiseState::Pending => {}
+            }
+            match self.wait(scope)? {
+                Next::Work => {}
+                Next::Over => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for something to happen, and lets it in.
+    fn wait(&mut self, scope: &mut v8::PinScope) -> Result<Next, ScriptError> {
+        if self.freezing {
+            let mut ids: Vec<_> = self.state.calls.borrow().keys().copied().collect();
+            ids.sort();
+            let _ = self.state.events.send(Event::Frozen(ids));
+            if let Next::Over = self.stay_frozen() {
+                return Ok(Next::Over);
+            }
+        }
+        let mut command = self.next_command();
+        let mut answered = false;
+        loop {
+            match command {
+                Ok(Command::ToolAnswer { id, result }) => {
+                    natives::answer(scope, self.state, id, result);
+                    answered = true;
+                }
+                Ok(Command::RunFreely) => self.freezing = false,
+                Ok(Command::Resume) => self.freezing = true,
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(Next::Over),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.run_due_timers(scope)?;
+                    return Ok(Next::Work);
+                }
+            }
+            // What is there already goes in together, before the next turn.
+            command = match self.held.pop_front() {
+                Some(command) => Ok(command),
+                None => match self.commands.try_recv() {
+                    Ok(command) => Ok(command),
+                    Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+                    Err(TryRecvError::Empty) if answered => return Ok(Next::Work),
+                    Err(TryRecvError::Empty) => self.next_command(),
+                },
+            };
+        }
+    }
+
+    /// The next command, or a timeout when a timer is due.
+    fn next_command(&mut self) -> Result<Command, RecvTimeoutError> {
+        if let Some(command) = self.held.pop_front() {
+            return Ok(command);
+        }
+        match self.state.timers.borrow_mut().next_deadline() {
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.commands.recv_timeout(left)
+            }
+            None => self
+                .commands
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
+    /// Keeps what comes for later, until the cell is resumed.
+    fn stay_frozen(&mut self) -> Next {
+        loop {
+            match self.commands.recv() {
+                Ok(Command::Resume) => return Next::Work,
+                Ok(Command::RunFreely) => {
+                    self.freezing = false;
+                    return Next::Work;
+                }
+                Ok(Command::Stop) | Err(_) => return Next::Over,
+                Ok(answer) => self.held.push_back(answer),
+            }
+        }
+    }
+
+    /// Runs every timer that is due, each with the turn it starts.
+    fn run_due_timers(&mut self, scope: &mut v8::PinScope) -> Result<(), ScriptError> {
+        let now = Instant::now();
+        loop {
+            let due = self.state.timers.borrow_mut().take_due(now);
+            let Some(callback) = due else {
+                return Ok(());
+            };
+            v8::scope!(let scope, scope);
+            v8::tc_scope!(let scope, scope);
+            let callback = v8::Local::new(scope, callback);
+            let receiver = v8::undefined(scope);
+            if callback.call(scope, receiver.into(), &[]).is_none()
+                && let Some(error) = scope.exception()
+                && !scope.has_terminated()
+            {
+                return Err(natives::error_text(scope, error));
+            }
+            if self.state.shared.stopped().is_some() {
+                return Ok(());
+            }
+            settle(scope);
+        }
+    }
+}
+
+/// Runs what is immediately runnable: microtasks, and tasks that V8 posts to
+/// itself (finalization callbacks for one).
+fn settle(scope: &mut v8::PinScope) {
+    scope.perform_microtask_checkpoint();
+    let platform = v8::V8::get_current_platform();
+    while v8::Platform::pump_message_loop(&platform, scope, false) {
+        scope.perform_microtask_checkpoint();
+    }
+}
+
+/// Compiles and evaluates the module; `None` where it was stopped.
+fn evaluate(
+    scope: &mut v8::PinScope,
+    state: &CellState,
+    source: &str,
+) -> Result<Option<v8::Global<v8::Promise>>, ScriptError> {
+    v8::tc_scope!(let scope, scope);
+    let evaluated = (|| {
+        // V8 takes a hash-bang only as the very first character.
+        let source = source.strip_prefix('\u{feff}').unwrap_or(source);
+        let source = v8::String::new(scope, source)?;
+        let name = v8::String::new(scope, MODULE_NAME)?;
+        let origin = v8::ScriptOrigin::new(
+            scope,
+            name.into(),
+            0,
+            0,
+            false,
+            -1,
+            None,
+            false,
+            false,
+            true,
+            None,
+        );
+        let mut source = v8::script_compiler::Source::new(source, Some(&origin));
+        let module = v8::script_compiler::compile_module(scope, &mut source)?;
+        module.instantiate_module(scope, refuse_import)?;
+        let promise = module.evaluate(scope)?;
+        v8::Local::<v8::Promise>::try_from(promise).ok()
+    })();
+    match evaluated {
+        Some(promise) => {
+            promise.mark_as_handled();
+            Ok(Some(v8::Global::new(scope, promise)))
+        }
+        None if state.shared.stopped().is_some() || scope.has_terminated() => Ok(None),
+        None => Err(failed_to_start(scope)),
+    }
+}
+
+/// Why a module could not be compiled or instantiated: a `SyntaxError` without
+/// its frames, which would only name V8's own.
+fn failed_to_start(
+    scope: &mut v8::PinnedRef<'_, v8::TryCatch<'_, '_, v8::HandleScope<'_>>>,
+) -> ScriptError {
+    let position = match scope.message() {
+        Some(message) => natives::message_position(scope, message),
+        None => None,
+    };
+    let Some(error) = scope.exception() else {
+        return ScriptError {
+            text: "the source is too large for V8".to_owned(),
+            position: None,
+        };
+    };
+    let text = match natives::error_text(scope, error).text {
+        text if text.starts_with("SyntaxError: ") => {
+            text.lines().next().unwrap_or(&text).to_owned()
+        }
+        text => text,
+    };
+    ScriptError { text, position }
+}
+
+fn throw(scope: &mut v8::PinScope, message: &str) {
+    let Some(state) = scope.get_slot::<Rc<CellState>>().cloned() else {
+        return;
+    };
+    if let Some(error) = natives::helper_error(scope, &state, message) {
+        scope.throw_exception(error);
+    }
+}
+
+fn refuse_import<'s>(
+    context: v8::Local<'s, v8::Context>,
+    specifier: v8::Local<'s, v8::String>,
+    _attributes: v8::Local<'s, v8::FixedArray>,
+    _referrer: v8::Local<'s, v8::Module>,
+) -> Option<v8::Local<'s, v8::Module>> {
+    // SAFETY: V8 calls this on the isolate's thread with the context that is
+    // being instantiated, which is what a callback scope is made from.
+    v8::callback_scope!(unsafe scope, context);
+    let specifier = specifier.to_rust_string_lossy(scope);
+    throw(scope, &format!("Unsupported import in exec: {specifier}"));
+    None
+}
+
+fn import_dynamically<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    _host_defined_options: v8::Local<'s, v8::Data>,
+    _resource_name: v8::Local<'s, v8::Value>,
+    _specifier: v8::Local<'s, v8::String>,
+    _attributes: v8::Local<'s, v8::FixedArray>,
+) -> Option<v8::Local<'s, v8::Promise>> {
+    let state = scope.get_slot::<Rc<CellState>>().cloned()?;
+    let resolver = v8::PromiseResolver::new(scope)?;
+    let error = natives::helper_error(scope, &state, "unsupported import in exec")?;
+    resolver.reject(scope, error);
+    Some(resolver.get_promise(scope))
+}
+
+/// The heap limit of one cell in its isolate.
+struct HeapGuard {
+    // Boxed, because V8 holds its address.
+    _watch: Box<HeapWatch>,
+}
+
+struct HeapWatch {
+    shared: Arc<CellShared>,
+    /// Room for the stack to unwind in once the limit is hit; V8 ends the process
+    /// where there is none.
+    extensions: Cell<u32>,
+}
+
+/// How often the limit is raised while a stopped cell unwinds.
+const MAX_EXTENSIONS: u32 = 8;
+
+impl HeapGuard {
+    fn install(isolate: &mut v8::OwnedIsolate, shared: &Arc<CellShared>) -> Self {
+        let watch = Box::new(HeapWatch {
+            shared: shared.clone(),
+            extensions: Cell::new(0),
+        });
+        let data = std::ptr::from_ref(&*watch).cast_mut().cast::<c_void>();
+        // The isolate was made for the largest limit; removing a callback is
+        // V8's way to lower it.
+        isolate.add_near_heap_limit_callback(near_heap_limit, data);
+        isolate.remove_near_heap_limit_callback(near_heap_limit, shared.limits.heap_bytes());
+        isolate.add_near_heap_limit_callback(near_heap_limit, data);
+        isolate.add_gc_epilogue_callback(after_gc, data, v8::GCType::kGCTypeAll);
+        Self { _watch: watch }
+    }
+}
+
+/// V8 is about to run out of the cell's heap.
+unsafe extern "C" fn near_heap_limit(data: *mut c_void, current: usize, initial: usize) -> usize {
+    // SAFETY: `data` is the watch that `HeapGuard::install` registered; the guard
+    // lives as long as the isolate that calls this.
+    let watch = unsafe { &*data.cast::<HeapWatch>() };
+    let limit = watch.shared.limits.heap_bytes() as u64;
+    watch.shared.stop(Stop::Limit(Limit::Heap.exceeded(limit)));
+    let extensions = watch.extensions.get();
+    watch.extensions.set(extensions + 1);
+    if extensions < MAX_EXTENSIONS {
+        current + (initial / 4).max(16 << 20)
+    } else {
+        current
+    }
+}
+
+/// Counts what the heap's own limit leaves out: array buffers and external
+/// strings.
+unsafe extern "C" fn after_gc(
+    isolate: v8::UnsafeRawIsolatePtr,
+    _kind: v8::GCType,
+    _flags: v8::GCCallbackFlags,
+    data: *mut c_void,
+) {
+    // SAFETY: as in `near_heap_limit`.
+    let watch = unsafe { &*data.cast::<HeapWatch>() };
+    // SAFETY: V8 passes the isolate that just collected, on its own thread.
+    let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
+    let statistics = isolate.get_heap_statistics();
+    let used = statistics.used_heap_size() + statistics.external_memory();
+    let limit = watch.shared.limits.heap_bytes();
+    if used > limit {
+        let exceeded = Limit::Heap.exceeded(limit as u64);
+        watch.shared.stop(Stop::Limit(exceeded));
+    }
+}
+
+/// Has the isolate's thread compare the processor time it has used with the
+/// cell's limit, at the next point where V8 can be interrupted.
+pub(crate) fn check_cpu_time(shared: &CellShared) {
+    if let Some(isolate) = shared.isolate() {
+        let data = std::ptr::from_ref(shared).cast_mut().cast();
+        isolate.request_interrupt(cpu_time_check, data);
+    }
+}
+
+unsafe extern "C" fn cpu_time_check(_: v8::UnsafeRawIsolatePtr, data: *mut c_void) {
+    // SAFETY: `data` is the `CellShared` of the cell whose isolate is running this;
+    // `run` holds it until that isolate is disposed of.
+    let shared = unsafe { &*data.cast::<CellShared>() };
+    if let Some(limit) = shared.limits.max_cpu_time
+        && cpu::thread_time().saturating_sub(shared.cpu_at_start()) >= limit
+    {
+        let exceeded = Limit::CpuTime.exceeded(limit.as_millis() as u64);
+        shared.stop(Stop::Limit(exceeded));
+    }
+}
+
+/// A call's id, for the list of what a frozen cell waits for.
+pub(crate) fn names(ids: &[RuntimeToolCallId]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
+}
