@@ -9,6 +9,8 @@ use std::marker::PhantomData;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
 /// The largest frame either wire can be set to: 1 GiB.
@@ -102,6 +104,36 @@ impl<Rx: DeserializeOwned> Decoder for MessageCodec<Rx> {
             None => Ok(None),
         }
     }
+}
+
+/// Writes frames of these contents until the sending side is gone, whatever is
+/// waiting together in one write.
+///
+/// # Errors
+/// Of `writer`, and where a content does not fit a frame of `max_frame_bytes`.
+pub async fn write_frames<W: AsyncWrite + Unpin>(
+    mut contents: UnboundedReceiver<Bytes>,
+    mut writer: W,
+    max_frame_bytes: usize,
+) -> io::Result<()> {
+    const AT_ONCE: usize = 64;
+    const KEEP: usize = 1 << 20;
+    let mut codec = codec(max_frame_bytes);
+    let mut waiting = Vec::with_capacity(AT_ONCE);
+    let mut buffer = BytesMut::new();
+    while contents.recv_many(&mut waiting, AT_ONCE).await > 0 {
+        for content in waiting.drain(..) {
+            codec.encode(content, &mut buffer)?;
+        }
+        writer.write_all(&buffer).await?;
+        writer.flush().await?;
+        if buffer.capacity() > KEEP {
+            buffer = BytesMut::new();
+        } else {
+            buffer.clear();
+        }
+    }
+    Ok(())
 }
 
 /// Encodes content that [`encode`] made, so that a message that turns out too

@@ -52,6 +52,14 @@ impl Engine {
         v8::V8::get_version()
     }
 
+    /// Sets the time zone that cells see, by its IANA name; one that ICU does not
+    /// know is ignored. Where nothing is set, ICU looks at the system's files,
+    /// which a sandboxed process cannot read. Call after [`new`](Self::new) and
+    /// before the first cell.
+    pub fn set_time_zone(name: &str) {
+        let _ = v8::icu::set_default_time_zone(name);
+    }
+
     /// Has `isolates` made ready in the background, ahead of the first cell.
     pub fn prewarm(&self, isolates: usize) {
         self.pool.prewarm(isolates);

@@ -1,0 +1,120 @@
+//! Options that several commands share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use code_mode_host::{ProviderOptions, Sandbox, WorkerSource};
+use code_mode_protocol::Limits;
+
+/// How workers run.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Runtime")]
+pub(crate) struct RuntimeArgs {
+    /// Refuse to run where a layer of the sandbox is missing
+    #[arg(long, conflicts_with = "no_sandbox")]
+    pub(crate) require_sandbox: bool,
+    /// Run workers without the operating system's sandbox (to measure its cost)
+    #[arg(long)]
+    pub(crate) no_sandbox: bool,
+    /// Start workers from this program instead of this one
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "worker_socket")]
+    pub(crate) worker_program: Option<PathBuf>,
+    /// Use the worker that listens on this socket (`code-mode worker --listen`)
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) worker_socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+}
+
+impl RuntimeArgs {
+    /// The options of a provider.
+    pub(crate) fn provider_options(&self) -> ProviderOptions {
+        let sandbox = match (self.require_sandbox, self.no_sandbox) {
+            (true, _) => Sandbox::Required,
+            (_, true) => Sandbox::Off,
+            _ => Sandbox::BestEffort,
+        };
+        let worker = match (&self.worker_program, &self.worker_socket) {
+            (Some(program), _) => WorkerSource::Program(program.clone()),
+            (_, Some(socket)) => WorkerSource::Socket(socket.clone()),
+            // This program is one, whatever name it goes by.
+            _ => match std::env::current_exe() {
+                Ok(program) => WorkerSource::Program(program),
+                Err(_) => WorkerSource::Find,
+            },
+        };
+        ProviderOptions {
+            worker,
+            sandbox,
+            limits: self.limits.limits(),
+            ..ProviderOptions::default()
+        }
+    }
+}
+
+/// What a cell may use. An option left out has its default; `code-mode doctor`
+/// lists the values in force.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Memory of one cell
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_heap_bytes: Option<usize>,
+    /// Processor time of one cell (0: no limit)
+    #[arg(long, value_name = "MS")]
+    pub(crate) max_cpu_time_ms: Option<u64>,
+    /// Time from the start of one cell to its end (0: no limit)
+    #[arg(long, value_name = "MS")]
+    pub(crate) max_wall_time_ms: Option<u64>,
+    /// Longest observation (0: no limit)
+    #[arg(long, value_name = "MS")]
+    pub(crate) max_yield_time_ms: Option<u64>,
+    /// Output of one cell not yet observed
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_output_bytes: Option<usize>,
+    /// Live cells of one session
+    #[arg(long, value_name = "N")]
+    pub(crate) max_live_cells: Option<usize>,
+    /// Tool calls and notifications of one cell without an answer
+    #[arg(long, value_name = "N")]
+    pub(crate) max_pending_tool_calls: Option<usize>,
+    /// Timers of one cell that have not run
+    #[arg(long, value_name = "N")]
+    pub(crate) max_pending_timers: Option<usize>,
+    /// Stored values of one session
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_stored_bytes: Option<usize>,
+    /// One source, tool input or tool result
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_frame_bytes: Option<usize>,
+}
+
+impl LimitArgs {
+    /// The limits that the options make.
+    pub(crate) fn limits(&self) -> Limits {
+        let default = Limits::default();
+        let time = |ms: Option<u64>, default: Option<Duration>| match ms {
+            None => default,
+            Some(0) => None,
+            Some(ms) => Some(Duration::from_millis(ms)),
+        };
+        Limits {
+            max_heap_bytes: self.max_heap_bytes.unwrap_or(default.max_heap_bytes),
+            max_cpu_time: time(self.max_cpu_time_ms, default.max_cpu_time),
+            max_wall_time: time(self.max_wall_time_ms, default.max_wall_time),
+            max_yield_time: time(self.max_yield_time_ms, default.max_yield_time),
+            max_output_bytes: self.max_output_bytes.unwrap_or(default.max_output_bytes),
+            max_live_cells: self.max_live_cells.unwrap_or(default.max_live_cells),
+            max_pending_tool_calls: self
+                .max_pending_tool_calls
+                .unwrap_or(default.max_pending_tool_calls),
+            max_pending_timers: self.max_pending_timers.unwrap_or(default.max_pending_timers),
+            max_stored_bytes: self.max_stored_bytes.unwrap_or(default.max_stored_bytes),
+            max_frame_bytes: self
+                .max_frame_bytes
+                .unwrap_or(default.max_frame_bytes)
+                .min(code_mode_protocol::frame::MAX_FRAME_BYTES / 2),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The layers on Linux.
+
+mod files;
+mod probes;
+mod process;
+mod seccomp;
+
+use code_mode_protocol::native::SandboxLayer;
+
+pub(crate) use probes::{PROBES, probe};
+pub(crate) use seccomp::filter_system_calls;
+
+/// Takes away everything outside this process. Called while it has one thread:
+/// most of it holds for the calling thread and those it starts.
+///
+/// `namespaces` is what the provider said of the namespaces it started this
+/// process in.
+pub(crate) fn lock_in(namespaces: Option<&str>) -> Vec<SandboxLayer> {
+    let in_namespaces = namespaces == Some("held");
+    vec![
+        process::no_new_privileges(),
+        process::not_dumpable(),
+        process::descriptors(),
+        process::namespaces(namespaces),
+        files::empty_root(in_namespaces),
+        process::capabilities(),
+        process::resource_limits(in_namespaces),
+        files::landlock(),
+    ]
+}

@@ -1,0 +1,110 @@
+//! What the process itself may still become, see or use up.
+
+use std::io;
+
+use code_mode_protocol::native::SandboxLayer;
+use rlimit::Resource;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::super::{holds, missing};
+
+pub(super) fn no_new_privileges() -> SandboxLayer {
+    let name = "no new privileges";
+    match rustix::thread::set_no_new_privs(true) {
+        Ok(()) => holds(name, "no program it could start would have more rights"),
+        Err(error) => missing(name, error.to_string()),
+    }
+}
+
+pub(super) fn not_dumpable() -> SandboxLayer {
+    let name = "not dumpable";
+    let set = rustix::process::set_dumpable_behavior(
+        rustix::process::DumpableBehavior::NotDumpable,
+    );
+    match set {
+        Ok(()) => holds(name, "no core files, and no debugger of the same user"),
+        Err(error) => missing(name, error.to_string()),
+    }
+}
+
+/// Closes every descriptor but the connection (standard input) and standard
+/// error; standard output becomes standard error, so that nothing breaks that
+/// prints.
+pub(super) fn descriptors() -> SandboxLayer {
+    let name = "descriptors";
+    // SAFETY: both calls change descriptors of this process only, and nothing in
+    // it owns one above 2 yet: it has one thread, which has opened none to keep.
+    let closed = unsafe {
+        libc::dup2(2, 1);
+        libc::syscall(
+            libc::SYS_close_range,
+            3 as libc::c_uint,
+            libc::c_uint::MAX,
+            0 as libc::c_uint,
+        )
+    };
+    if closed == 0 {
+        holds(name, "none but the connection and standard error")
+    } else {
+        missing(name, io::Error::last_os_error().to_string())
+    }
+}
+
+pub(super) fn namespaces(state: Option<&str>) -> SandboxLayer {
+    let name = "namespaces";
+    match state {
+        Some("held") => holds(name, "user, PID, mount, network, IPC and UTS of its own"),
+        Some(why) => missing(name, why),
+        None => missing(name, "this worker was not started by a provider"),
+    }
+}
+
+/// Gives up every capability, which within its own user namespace it has.
+pub(super) fn capabilities() -> SandboxLayer {
+    let name = "capabilities";
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    match rustix::thread::set_capabilities(None, none) {
+        Ok(()) => holds(name, "none"),
+        Err(error) => missing(name, error.to_string()),
+    }
+}
+
+/// Descriptors a worker needs: the connection, standard error, and those of its
+/// event loop.
+const MAX_DESCRIPTORS: u64 = 64;
+/// Threads a worker may have: one for each live cell and each ready isolate.
+const MAX_THREADS: u64 = 32_768;
+
+/// Limits its resources. Threads count as processes of the user; only in a user
+/// namespace of its own are they this process's alone.
+pub(super) fn resource_limits(in_namespaces: bool) -> SandboxLayer {
+    let name = "resource limits";
+    let mut limits = vec![
+        (Resource::CORE, 0),
+        (Resource::FSIZE, 0),
+        (Resource::MEMLOCK, 0),
+        (Resource::NOFILE, MAX_DESCRIPTORS),
+    ];
+    if in_namespaces {
+        limits.push((Resource::NPROC, MAX_THREADS));
+    }
+    for (resource, limit) in limits {
+        let set = rlimit::getrlimit(resource)
+            .and_then(|(_, hard)| rlimit::setrlimit(resource, limit.min(hard), limit.min(hard)));
+        if let Err(error) = set {
+            return missing(name, format!("{}: {error}", resource.as_name()));
+        }
+    }
+    holds(
+        name,
+        if in_namespaces {
+            "on processes, descriptors, file size, locked memory and core files"
+        } else {
+            "on descriptors, file size, locked memory and core files"
+        },
+    )
+}

@@ -1,0 +1,26 @@
+//! Where there is no sandbox for workers yet: macOS, Windows, the BSDs.
+
+use code_mode_protocol::native::SandboxLayer;
+
+use super::{Expected, missing};
+
+/// No native probes without a sandbox to test.
+pub(crate) const PROBES: &[(&str, Expected)] = &[];
+
+pub(crate) fn lock_in(_: Option<&str>) -> Vec<SandboxLayer> {
+    vec![missing(
+        "process",
+        format!("there is no worker sandbox for {}", std::env::consts::OS),
+    )]
+}
+
+pub(crate) fn filter_system_calls() -> SandboxLayer {
+    missing(
+        "seccomp",
+        format!("there is none on {}", std::env::consts::OS),
+    )
+}
+
+pub(crate) fn probe(_: &str) -> Option<String> {
+    None
+}

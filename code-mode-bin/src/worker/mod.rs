@@ -1,0 +1,175 @@
+//! `code-mode worker`: one session's cells, in a process that locked itself in.
+
+mod callbacks;
+mod server;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use interprocess::local_socket::tokio::Stream;
+
+use crate::sandbox;
+
+/// The options of `code-mode worker`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Listen on this socket for one provider of the same user, instead of
+    /// serving the connection on standard input
+    #[arg(long, value_name = "SOCKET")]
+    listen: Option<PathBuf>,
+    /// Connect to this local socket instead (where standard input cannot be one)
+    #[arg(long, value_name = "NAME", hide = true, conflicts_with = "listen")]
+    connect: Option<String>,
+    /// End where a layer of the sandbox is missing
+    #[arg(long, conflicts_with = "no_sandbox")]
+    require_sandbox: bool,
+    /// Do not lock the process in (to measure what that costs)
+    #[arg(long)]
+    no_sandbox: bool,
+    /// `held` where the provider started this process in namespaces of its own,
+    /// else why not
+    #[arg(long, value_name = "STATE", hide = true)]
+    namespaces: Option<String>,
+    /// Try what the sandbox forbids when the provider asks for it (for tests)
+    #[arg(long, hide = true)]
+    probe: bool,
+}
+
+/// Exit status where the process cannot serve.
+const CANNOT_SERVE: u8 = 3;
+
+/// Serves one session, then ends the process.
+pub(crate) fn main(args: Args) -> ExitCode {
+    match serve(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("code-mode worker: {error}");
+            ExitCode::from(CANNOT_SERVE)
+        }
+    }
+}
+
+fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    let stream = transport::open(args)?;
+    // What must be read from the file system is read now.
+    let time_zone = sandbox::time_zone();
+    let mut layers = if args.no_sandbox {
+        sandbox::turned_off()
+    } else {
+        sandbox::lock_in(args.namespaces.as_deref())
+    };
+    let engine = code_mode::Engine::new();
+    code_mode::Engine::set_time_zone(&time_zone);
+    if !args.no_sandbox {
+        layers.push(sandbox::filter_system_calls());
+    }
+    engine.prewarm(1);
+    // One thread carries all messages; JavaScript runs on others.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let served = runtime.block_on(async {
+        let stream = transport::into_async(stream)?;
+        server::serve(stream, engine, layers, args.require_sandbox, args.probe).await;
+        Ok::<(), std::io::Error>(())
+    });
+    // Threads may still run JavaScript, and V8 does not take its own end well
+    // while they do: the process goes at once.
+    sandbox::exit_now(i32::from(served.is_err()))
+}
+
+#[cfg(unix)]
+mod transport {
+    use std::io;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use interprocess::os::unix::uds_local_socket::tokio::Stream as UnixLocalStream;
+
+    use super::{Args, Stream};
+
+    /// The connection to the provider: on standard input, or the first that a
+    /// process of the same user makes to the socket.
+    pub(super) fn open(args: &Args) -> io::Result<OwnedFd> {
+        let Some(path) = &args.listen else {
+            return io::stdin().as_fd().try_clone_to_owned();
+        };
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        let stream = loop {
+            let (stream, _) = listener.accept()?;
+            if is_own(&stream) {
+                break stream;
+            }
+            tracing::warn!("a stranger connected to the socket and was turned away");
+        };
+        // One session, so nobody else is to find the socket.
+        std::fs::remove_file(path)?;
+        Ok(stream.into())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn is_own(stream: &UnixStream) -> bool {
+        rustix::net::sockopt::socket_peercred(stream)
+            .is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+    }
+
+    /// Elsewhere the socket's permissions keep others away.
+    #[cfg(not(target_os = "linux"))]
+    fn is_own(_: &UnixStream) -> bool {
+        true
+    }
+
+    pub(super) fn into_async(stream: OwnedFd) -> io::Result<Stream> {
+        let stream = UnixStream::from(stream);
+        stream.set_nonblocking(true)?;
+        Ok(UnixLocalStream::try_from(OwnedFd::from(stream))?.into())
+    }
+}
+
+#[cfg(not(unix))]
+mod transport {
+    use std::io;
+
+    use interprocess::local_socket::tokio::prelude::*;
+    use interprocess::local_socket::{
+        GenericFilePath, GenericNamespaced, ListenerOptions, Name, ToFsName, ToNsName,
+    };
+
+    use super::{Args, Stream};
+
+    pub(super) enum Transport {
+        Listen(Name<'static>),
+        Connect(Name<'static>),
+    }
+
+    pub(super) fn open(args: &Args) -> io::Result<Transport> {
+        match (&args.listen, &args.connect) {
+            (Some(path), _) => Ok(Transport::Listen(
+                path.clone().to_fs_name::<GenericFilePath>()?,
+            )),
+            (_, Some(name)) => Ok(Transport::Connect(
+                name.clone().to_ns_name::<GenericNamespaced>()?,
+            )),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "needs --listen SOCKET on this platform",
+            )),
+        }
+    }
+
+    pub(super) fn into_async(transport: Transport) -> io::Result<Stream> {
+        let runtime = tokio::runtime::Handle::current();
+        match transport {
+            Transport::Listen(name) => {
+                let listener = ListenerOptions::new().name(name).create_tokio()?;
+                futures::executor::block_on(listener.accept())
+            }
+            Transport::Connect(name) => {
+                let _in_runtime = runtime.enter();
+                futures::executor::block_on(Stream::connect(name))
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The worker's side of the native wire.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use code_mode::{CellSpec, Engine, Observe, Reply, Session, ToolTable};
+use code_mode_protocol::frame::{self, MessageCodec};
+use code_mode_protocol::native::{self, FromWorker, SandboxLayer, ToWorker, WorkerInfo};
+use futures::StreamExt;
+use interprocess::local_socket::tokio::Stream;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio_util::codec::FramedRead;
+use tokio_util::sync::CancellationToken;
+
+use super::callbacks::{Outbound, WireCallbacks};
+use crate::sandbox;
+
+/// How the observation of a request can be ended from outside.
+#[derive(Clone, Default)]
+struct Handles {
+    yield_now: CancellationToken,
+    dropped: CancellationToken,
+}
+
+type Requests = Arc<Mutex<HashMap<u64, Handles>>>;
+
+/// Serves the provider at the other end until it goes away or the session is
+/// shut down.
+pub(super) async fn serve(
+    stream: Stream,
+    engine: Engine,
+    layers: Vec<SandboxLayer>,
+    require_sandbox: bool,
+    probe: bool,
+) {
+    let (receive, send) = tokio::io::split(stream);
+    let (queue, contents) = unbounded_channel();
+    let writer = tokio::spawn(frame::write_frames(contents, send, frame::MAX_FRAME_BYTES));
+    let outbound = Outbound(queue);
+    let mut inbound = FramedRead::new(receive, MessageCodec::<ToWorker>::new(frame::MAX_FRAME_BYTES));
+    let info = WorkerInfo {
+        version: native::VERSION,
+        capabilities: native::CAPABILITIES.iter().map(ToString::to_string).collect(),
+        v8_version: Engine::v8_version().to_owned(),
+        sandbox: layers,
+    };
+    let greeting = match inbound.next().await {
+        Some(Ok(message)) => greet(&message, info, require_sandbox),
+        Some(Err(error)) => Err(error.to_string()),
+        None => return,
+    };
+    match greeting {
+        Ok(info) => outbound.send(&FromWorker::Ready(info)),
+        Err(reason) => {
+            tracing::error!(reason, "the provider was refused");
+            outbound.send(&FromWorker::Rejected { reason });
+            drop(outbound);
+            let _ = writer.await;
+            return;
+        }
+    }
+    let mut server = Server {
+        callbacks: Arc::new(WireCallbacks::new(outbound.clone())),
+        outbound,
+        engine,
+        session: None,
+        tools: (0, Arc::default()),
+        requests: Requests::default(),
+        probe,
+    };
+    loop {
+        match inbound.next().await {
+            Some(Ok(ToWorker::Shutdown)) => {
+                if let Some(session) = &server.session {
+                    session.stop().await;
+                }
+                server.outbound.send(&FromWorker::ShutDown);
+                drop(server);
+                // The session's own handles to the queue go with its last task.
+                tokio::select! {
+                    _ = writer => {}
+                    () = async { while inbound.next().await.is_some_and(|m| m.is_ok()) {} } => {}
+                }
+                return;
+            }
+            Some(Ok(message)) => {
+                if let Err(error) = server.receive(message) {
+                    tracing::error!(error, "the provider broke the protocol");
+                    return;
+                }
+            }
+            Some(Err(error)) => {
+                tracing::error!(%error, "the connection to the provider failed");
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+/// Checks a greeting against what this worker is.
+fn greet(
+    message: &ToWorker,
+    info: WorkerInfo,
+    require_sandbox: bool,
+) -> Result<WorkerInfo, String> {
+    let ToWorker::Hello {
+        versions,
+        required_capabilities,
+    } = message
+    else {
+        return Err("the first message must be a greeting".to_owned());
+    };
+    if !versions.contains(&native::VERSION) {
+        return Err(format!(
+            "no version in common: this worker speaks {}",
+            native::VERSION
+        ));
+    }
+    if let Some(unknown) = required_capabilities
+        .iter()
+        .find(|wanted| !native::CAPABILITIES.contains(&wanted.as_str()))
+    {
+        return Err(format!("unknown capability {unknown}"));
+    }
+    let missing = info.missing_layers();
+    if require_sandbox && !missing.is_empty() {
+        return Err(missing.join("; "));
+    }
+    Ok(info)
+}
+
+struct Server {
+    callbacks: Arc<WireCallbacks>,
+    outbound: Outbound,
+    engine: Engine,
+    session: Option<Session>,
+    tools: (u64, Arc<ToolTable>),
+    requests: Requests,
+    probe: bool,
+}
+
+impl Server {
+    fn session(&self) -> Result<&Session, &'static str> {
+        self.session.as_ref().ok_or("no session is open")
+    }
+
+    fn receive(&mut self, message: ToWorker) -> Result<(), &'static str> {
+        match message {
+            ToWorker::Hello { .. } => return Err("a second greeting"),
+            ToWorker::Open { limits, stored } => {
+                if self.session.is_some() {
+                    return Err("a second session");
+                }
+                self.session = Some(Session::with_callbacks(
+                    self.engine.clone(),
+                    self.callbacks.clone(),
+                    limits,
+                    stored.into_iter().collect(),
+                ));
+            }
+            ToWorker::Tools { id, tools } => self.tools = (id, Arc::new(ToolTable::new(tools))),
+            ToWorker::Execute {
+                request,
+                cell_id,
+                tool_call_id: _,
+                tools,
+                source,
+                yield_time,
+                to_pending,
+            } => {
+                if tools != self.tools.0 {
+                    return Err("an execute with tools that were not defined");
+                }
+                let session = self.session()?;
+                let handles = self.handles(request);
+                let spec = CellSpec {
+                    cell_id: Some(cell_id),
+                    source,
+                    tools: self.tools.1.clone(),
+                    first: Observe {
+                        yield_time,
+                        to_pending,
+                        yield_now: handles.yield_now,
+                        dropped: handles.dropped,
+                        reply: self.reply(request),
+                    },
+                };
+                if let Err(error) = session.start(spec) {
+                    self.reply(request)(Err(error));
+                }
+            }
+            ToWorker::Wait {
+                request,
+                cell_id,
+                yield_time,
+                to_pending,
+            } => {
+                let handles = self.handles(request);
+                let observe = Observe {
+                    yield_time,
+                    to_pending,
+                    yield_now: handles.yield_now,
+                    dropped: handles.dropped,
+                    reply: self.reply(request),
+                };
+                self.session()?.observe(&cell_id, observe);
+            }
+            ToWorker::Terminate { request, cell_id } => {
+                self.session()?
+                    .terminate_with(&cell_id, self.reply(request));
+            }
+            ToWorker::YieldNow { request } => {
+                if let Some(handles) = self.known(request) {
+                    handles.yield_now.cancel();
+                }
+            }
+            ToWorker::Cancel { request } => {
+                if let Some(handles) = self.forget(request) {
+                    handles.dropped.cancel();
+                }
+            }
+            ToWorker::ToolResult { call, result } => self.callbacks.answered(call, result),
+            ToWorker::Notified { call } => self.callbacks.answered(call, Ok(String::new())),
+            ToWorker::Probe { name } if self.probe => {
+                let outcome = sandbox::probe(&name);
+                self.outbound.send(&FromWorker::Probed { name, outcome });
+            }
+            ToWorker::Probe { .. } => return Err("a probe of a worker that was not started for it"),
+            // Taken by `serve` itself.
+            ToWorker::Shutdown => {}
+        }
+        Ok(())
+    }
+
+    fn handles(&self, request: u64) -> Handles {
+        let handles = Handles::default();
+        self.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(request, handles.clone());
+        handles
+    }
+
+    fn known(&self, request: u64) -> Option<Handles> {
+        self.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&request)
+            .cloned()
+    }
+
+    fn forget(&self, request: u64) -> Option<Handles> {
+        self.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&request)
+    }
+
+    /// Sends the outcome of a request.
+    fn reply(&self, request: u64) -> Reply {
+        let (outbound, requests) = (self.outbound.clone(), self.requests.clone());
+        Box::new(move |outcome| {
+            requests
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&request);
+            outbound.send(&FromWorker::Answer { request, outcome });
+        })
+    }
+}

@@ -1,0 +1,107 @@
+//! A connection to a worker that has said what it is.
+
+use std::io;
+
+use bytes::Bytes;
+use code_mode_protocol::frame::{self, FrameError, MessageCodec};
+use code_mode_protocol::native::{self, FromWorker, ToWorker, WorkerInfo};
+use futures::StreamExt;
+use interprocess::local_socket::tokio::Stream;
+use tokio::io::ReadHalf;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio_util::codec::FramedRead;
+
+/// What a worker may send before its session, and so its frame limit, is known.
+const HANDSHAKE_BYTES: usize = 64 << 10;
+
+/// A worker is there but cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The connection failed.
+    #[error("the connection to the worker failed: {0}")]
+    Io(#[from] io::Error),
+    /// It sent what is no message.
+    #[error("the worker broke the protocol: {0}")]
+    Frame(#[from] FrameError),
+    /// It ended before it was ready; what it said on standard error is logged.
+    #[error("the worker ended before it was ready")]
+    Ended,
+    /// It did not answer in time.
+    #[error("the worker did not answer the greeting in time")]
+    TimedOut,
+    /// It refuses to serve this provider.
+    #[error("the worker refuses: {0}")]
+    Rejected(String),
+    /// It answered the greeting with something else.
+    #[error("the worker answered the greeting with another message")]
+    Unexpected,
+}
+
+/// Messages to a worker. They are queued and never waited for; what bounds the
+/// queue are the limits on what a session may have in flight.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbound(UnboundedSender<Bytes>);
+
+impl Outbound {
+    /// Queues a message. Where the worker is gone it is lost, and so is the
+    /// worker: its supervisor answers for it.
+    pub(crate) fn send(&self, message: &ToWorker) {
+        if let Ok(content) = frame::encode(message) {
+            self.send_encoded(content);
+        }
+    }
+
+    pub(crate) fn send_encoded(&self, content: Bytes) {
+        let _ = self.0.send(content);
+    }
+}
+
+/// A worker that is ready for a session.
+pub(crate) struct Connection {
+    pub(crate) inbound: FramedRead<ReadHalf<Stream>, MessageCodec<FromWorker>>,
+    pub(crate) outbound: Outbound,
+    pub(crate) info: WorkerInfo,
+}
+
+impl Connection {
+    /// Greets the worker at the other end.
+    pub(crate) async fn open(stream: Stream) -> Result<Self, ConnectionError> {
+        let (receive, send) = tokio::io::split(stream);
+        let (queue, contents) = unbounded_channel();
+        // Ends when the queue's last sender is gone; its failure shows as the end
+        // of the inbound side.
+        tokio::spawn(frame::write_frames(contents, send, frame::MAX_FRAME_BYTES));
+        let outbound = Outbound(queue);
+        outbound.send(&ToWorker::Hello {
+            versions: vec![native::VERSION],
+            required_capabilities: native::CAPABILITIES
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        });
+        let mut inbound = FramedRead::new(receive, MessageCodec::new(HANDSHAKE_BYTES));
+        match inbound.next().await {
+            Some(Ok(FromWorker::Ready(info))) if info.version == native::VERSION => Ok(Self {
+                inbound,
+                outbound,
+                info,
+            }),
+            Some(Ok(FromWorker::Ready(info))) => Err(ConnectionError::Rejected(format!(
+                "it chose version {} of the wire",
+                info.version
+            ))),
+            Some(Ok(FromWorker::Rejected { reason })) => Err(ConnectionError::Rejected(reason)),
+            Some(Ok(_)) => Err(ConnectionError::Unexpected),
+            Some(Err(error)) => Err(error.into()),
+            None => Err(ConnectionError::Ended),
+        }
+    }
+
+    /// Takes frames up to this size from here on, and some more for what is
+    /// around the payload that the limit is about.
+    pub(crate) fn set_max_frame_bytes(&mut self, max: usize) {
+        self.inbound
+            .decoder_mut()
+            .set_max_frame_bytes(max.saturating_add(HANDSHAKE_BYTES));
+    }
+}

@@ -1,0 +1,385 @@
+//! Workers on Linux: in namespaces of their own where the kernel lets an
+//! ordinary user have them, known by a process descriptor, killed with this
+//! process.
+//!
+//! A worker is made by `clone` with the namespaces' flags, so that it is the
+//! first process of its PID namespace without another in between. Its parent
+//! death signal follows the *thread* that made it, so one thread that lives as
+//! long as this process makes all of them.
+
+use std::ffi::{CString, OsStr};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use rustix::pipe::PipeFlags;
+use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+
+use super::{ExitReason, SpawnError, Started, arguments, environment, refused};
+use crate::{ProviderOptions, Sandbox};
+
+/// The namespaces of a worker.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS;
+
+/// Starts a worker, connected by a socket pair that no other process has an end
+/// of.
+pub(crate) async fn start(
+    program: &Path,
+    options: &ProviderOptions,
+) -> Result<Started, SpawnError> {
+    let error = |error| refused(program, error);
+    let (ours, theirs) = UnixStream::pair().map_err(error)?;
+    let (stderr, stderr_in) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| error(e.into()))?;
+    let mut namespaces = options.sandbox != Sandbox::Off;
+    let mut missing = None;
+    let child = loop {
+        let mut args = arguments(options);
+        match &missing {
+            _ if options.sandbox == Sandbox::Off => {}
+            None => args.push("--namespaces=held".into()),
+            Some(why) => args.push(format!("--namespaces={why}").into()),
+        }
+        let spec = Spec {
+            program: c_string(program.as_os_str()).map_err(error)?,
+            arguments: [program.as_os_str().to_owned()]
+                .iter()
+                .chain(&args)
+                .map(|argument| c_string(argument))
+                .collect::<Result<_, _>>()
+                .map_err(error)?,
+            environment: environment()
+                .iter()
+                .map(|(name, value)| {
+                    let mut pair = name.clone();
+                    pair.push("=");
+                    pair.push(value);
+                    c_string(&pair)
+                })
+                .collect::<Result<_, _>>()
+                .map_err(error)?,
+            socket: theirs.try_clone().map_err(error)?.into(),
+            stderr: stderr_in.try_clone().map_err(error)?,
+            namespaces,
+        };
+        match spawn(spec).await {
+            Ok(child) => break child,
+            Err(Failure::Namespaces(why)) if namespaces => {
+                tracing::debug!(%why, "no namespaces for workers");
+                namespaces = false;
+                missing = Some(why);
+            }
+            Err(Failure::Namespaces(why) | Failure::Process(why)) => return Err(error(why)),
+        }
+    };
+    drop((theirs, stderr_in));
+    let stderr = tokio::net::unix::pipe::Receiver::from_owned_fd(stderr).map_err(error)?;
+    super::log_stderr(stderr);
+    ours.set_nonblocking(true).map_err(error)?;
+    let socket = interprocess::os::unix::uds_local_socket::tokio::Stream::try_from(
+        OwnedFd::from(ours),
+    )
+    .map_err(error)?;
+    Ok(Started {
+        child,
+        socket: socket.into(),
+    })
+}
+
+fn c_string(text: &OsStr) -> io::Result<CString> {
+    Ok(CString::new(text.as_bytes())?)
+}
+
+/// A worker process. Dropping it kills it.
+pub(crate) struct Child {
+    pidfd: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Child {
+    fn adopt(pidfd: OwnedFd) -> io::Result<Self> {
+        // SAFETY: an `OwnedFd` keeps its descriptor open, and the same, for as
+        // long as it lives, and it is only read through the `AsyncFd`.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
+        Ok(Self { pidfd: Some(pidfd) })
+    }
+
+    /// Ends the process at once.
+    pub(crate) fn kill(&mut self) {
+        if let Some(pidfd) = &self.pidfd {
+            let _ = rustix::process::pidfd_send_signal(pidfd.get_ref(), Signal::KILL);
+        }
+    }
+
+    /// Whether it has ended; asked without waiting.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.pidfd.as_ref().is_none_or(|pidfd| {
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            !matches!(waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), look), Ok(None))
+        })
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn wait(&mut self) -> ExitReason {
+        let Some(pidfd) = &self.pidfd else {
+            return ExitReason::Unknown;
+        };
+        if pidfd.readable().await.is_err() {
+            return ExitReason::Unknown;
+        }
+        let reason = reap(pidfd.get_ref());
+        self.pidfd = None;
+        reason
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill();
+        if let Some(pidfd) = self.pidfd.take() {
+            // Waiting for a killed process takes a moment that a destructor does
+            // not have.
+            let _ = nursery().send(Task::Reap(pidfd.into_inner()));
+        }
+    }
+}
+
+fn reap(pidfd: &OwnedFd) -> ExitReason {
+    match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
+        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+            (Some(status), _) => ExitReason::Exited(status),
+            (_, Some(signal)) => ExitReason::Signalled(signal),
+            _ => ExitReason::Unknown,
+        },
+        _ => ExitReason::Unknown,
+    }
+}
+
+/// Why there is no process.
+enum Failure {
+    /// There would be one without namespaces.
+    Namespaces(io::Error),
+    Process(io::Error),
+}
+
+struct Spec {
+    program: CString,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+    /// The worker's end of the connection; its standard input.
+    socket: OwnedFd,
+    /// Where its standard error goes.
+    stderr: OwnedFd,
+    namespaces: bool,
+}
+
+enum Task {
+    Spawn(Spec, oneshot::Sender<Result<OwnedFd, Failure>>),
+    Reap(OwnedFd),
+}
+
+/// The thread that makes all workers.
+fn nursery() -> Sender<Task> {
+    static NURSERY: OnceLock<Mutex<Sender<Task>>> = OnceLock::new();
+    NURSERY
+        .get_or_init(|| {
+            let (sender, tasks) = channel();
+            let spawned = std::thread::Builder::new()
+                .name("code-mode-nursery".to_owned())
+                .spawn(move || {
+                    for task in tasks {
+                        match task {
+                            Task::Spawn(spec, reply) => {
+                                let _ = reply.send(clone_worker(&spec));
+                            }
+                            Task::Reap(pidfd) => {
+                                reap(&pidfd);
+                            }
+                        }
+                    }
+                });
+            if let Err(error) = spawned {
+                // Every spawn fails then: its reply is dropped with the channel.
+                tracing::error!(%error, "no thread to start workers from");
+            }
+            Mutex::new(sender)
+        })
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}
+
+async fn spawn(spec: Spec) -> Result<Child, Failure> {
+    let (reply, child) = oneshot::channel();
+    let gone = || Failure::Process(io::Error::other("no thread to start workers from"));
+    nursery()
+        .send(Task::Spawn(spec, reply))
+        .map_err(|_| gone())?;
+    let pidfd = child.await.map_err(|_| gone())??;
+    Child::adopt(pidfd).map_err(Failure::Process)
+}
+
+/// What the new process could not do, as the first byte of its report.
+const FAILED_NAMESPACES: u8 = 1;
+const FAILED_EXEC: u8 = 2;
+
+fn clone_worker(spec: &Spec) -> Result<OwnedFd, Failure> {
+    let (mut report, report_in) = UnixStream::pair().map_err(Failure::Process)?;
+    // Everything the child needs is made before it exists: it shares no locks
+    // with the threads it left behind, so it may not allocate.
+    let arguments = pointers(&spec.arguments);
+    let environment = pointers(&spec.environment);
+    // SAFETY: both calls take no arguments and cannot fail.
+    let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };
+    let uid_map = format!("0 {uid} 1\n");
+    let gid_map = format!("0 {gid} 1\n");
+    let plan = Plan {
+        program: &spec.program,
+        arguments: &arguments,
+        environment: &environment,
+        socket: spec.socket.as_raw_fd(),
+        stderr: spec.stderr.as_raw_fd(),
+        report: report_in.as_raw_fd(),
+        maps: spec.namespaces.then_some([
+            (c"/proc/self/setgroups", b"deny".as_slice()),
+            (c"/proc/self/uid_map", uid_map.as_bytes()),
+            (c"/proc/self/gid_map", gid_map.as_bytes()),
+        ]),
+    };
+    let mut flags = libc::CLONE_PIDFD | libc::SIGCHLD;
+    if spec.namespaces {
+        flags |= NAMESPACES;
+    }
+    let mut pidfd: RawFd = -1;
+    // SAFETY: this is `fork` with further flags: no stack is given, so the child
+    // runs on a copy of this one; the kernel writes one descriptor to `pidfd`. The
+    // child runs `become_worker`, which only makes system calls and never returns.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            libc::c_ulong::try_from(flags).unwrap_or_default(),
+            0 as libc::c_ulong,
+            &raw mut pidfd,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+        )
+    };
+    if pid == 0 {
+        become_worker(&plan);
+    }
+    if pid < 0 {
+        let error = io::Error::last_os_error();
+        return Err(if spec.namespaces {
+            Failure::Namespaces(error)
+        } else {
+            Failure::Process(error)
+        });
+    }
+    // SAFETY: the call above succeeded, so the kernel made this descriptor for
+    // this process and nothing else knows it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    drop(report_in);
+    // Ends with the child's copy of the other end: at its `execve`, or its exit.
+    let mut failure = [0; 5];
+    match report.read_exact(&mut failure) {
+        Ok(()) => {
+            reap(&pidfd);
+            let [what, errno @ ..] = failure;
+            let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
+            Err(match what {
+                FAILED_NAMESPACES => Failure::Namespaces(error),
+                _ => Failure::Process(error),
+            })
+        }
+        Err(_) => Ok(pidfd),
+    }
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings
+        .iter()
+        .map(|s| s.as_ptr())
+        .chain([std::ptr::null()])
+        .collect()
+}
+
+/// What the child is to do, made before it exists.
+struct Plan<'a> {
+    program: &'a CString,
+    arguments: &'a [*const libc::c_char],
+    environment: &'a [*const libc::c_char],
+    socket: RawFd,
+    stderr: RawFd,
+    report: RawFd,
+    maps: Option<[(&'static std::ffi::CStr, &'a [u8]); 3]>,
+}
+
+/// The life of the child until it is the worker program.
+fn become_worker(plan: &Plan<'_>) -> ! {
+    let report = |what: u8| -> ! {
+        let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+        let [a, b, c, d] = errno.to_ne_bytes();
+        let message = [what, a, b, c, d];
+        // SAFETY: `message` is valid for its length; nothing is to be done where
+        // the parent does not hear it. `_exit` runs no destructors, which belong to
+        // the parent.
+        unsafe {
+            libc::write(plan.report, message.as_ptr().cast(), message.len());
+            libc::_exit(127)
+        }
+    };
+    if let Some(maps) = &plan.maps {
+        for (path, content) in maps {
+            // SAFETY: the path is a C string and the content valid for its length.
+            let written = unsafe {
+                let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+                file >= 0
+                    && libc::write(file, content.as_ptr().cast(), content.len())
+                        == content.len() as isize
+                    && libc::close(file) == 0
+            };
+            if !written {
+                report(FAILED_NAMESPACES);
+            }
+        }
+    }
+    // SAFETY: system calls on descriptors and constants of this process; the
+    // arrays given to `execve` end in null and point to C strings that live on in
+    // this copy of the parent's memory.
+    unsafe {
+        // The worker ends with the thread that made it, and so with this program;
+        // where that has happened already, it finds its connection closed.
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        if libc::dup2(plan.socket, 0) < 0
+            || libc::dup2(plan.stderr, 1) < 0
+            || libc::dup2(plan.stderr, 2) < 0
+        {
+            report(FAILED_EXEC);
+        }
+        // Descriptors of the parent that were not meant for the worker; it closes
+        // what is left once more when it locks itself in.
+        libc::syscall(
+            libc::SYS_close_range,
+            3 as libc::c_uint,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
+        libc::execve(
+            plan.program.as_ptr(),
+            plan.arguments.as_ptr(),
+            plan.environment.as_ptr(),
+        );
+    }
+    report(FAILED_EXEC)
+}

@@ -1,0 +1,135 @@
+//! Worker processes: started, watched, killed, never left behind.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use futures::StreamExt;
+use tokio::io::AsyncRead;
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+
+use crate::{ProviderOptions, Sandbox};
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{Child, start};
+
+#[cfg(not(target_os = "linux"))]
+mod other;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use other::{Child, start};
+
+/// A worker that was started, and the private connection to it.
+pub(crate) struct Started {
+    pub(crate) child: Child,
+    pub(crate) socket: interprocess::local_socket::tokio::Stream,
+}
+
+/// A worker could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// There is no program to start.
+    #[error(
+        "the program {} was found neither beside the running program nor on PATH",
+        crate::PROGRAM_NAME
+    )]
+    NotFound,
+    /// The operating system refused.
+    #[error("cannot start {}: {error}", program.display())]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// The refusal.
+        error: io::Error,
+    },
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitReason {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By this signal.
+    Signalled(i32),
+    /// The operating system does not say.
+    Unknown,
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "exited with status {status}"),
+            Self::Signalled(signal) => match signal_name(*signal) {
+                Some(name) => write!(f, "was killed by signal {signal} ({name})"),
+                None => write!(f, "was killed by signal {signal}"),
+            },
+            Self::Unknown => write!(f, "ended"),
+        }
+    }
+}
+
+/// The names of the signals a worker dies of.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}
+
+/// The arguments of a worker.
+fn arguments(options: &ProviderOptions) -> Vec<OsString> {
+    let mut arguments = vec![OsString::from("worker")];
+    match options.sandbox {
+        Sandbox::BestEffort => {}
+        Sandbox::Required => arguments.push("--require-sandbox".into()),
+        Sandbox::Off => arguments.push("--no-sandbox".into()),
+    }
+    if options.probe {
+        arguments.push("--probe".into());
+    }
+    arguments
+}
+
+/// The environment of a worker: nothing but how much it logs.
+fn environment() -> Vec<(OsString, OsString)> {
+    ["RUST_LOG", "SystemRoot"]
+        .into_iter()
+        .filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
+        .collect()
+}
+
+/// Passes what a worker says on its standard error to the log, so that a crash
+/// of V8 does not write over the program's own standard error.
+fn log_stderr(stderr: impl AsyncRead + Unpin + Send + 'static) {
+    /// A line longer than this comes in parts.
+    const MAX_LINE: usize = 4096;
+    tokio::spawn(async move {
+        let lines = LinesCodec::new_with_max_length(MAX_LINE);
+        let mut lines = FramedRead::new(stderr, lines);
+        while let Some(line) = lines.next().await {
+            match line {
+                Ok(line) => tracing::debug!(target: "code_mode_host::worker_stderr", "{line}"),
+                Err(LinesCodecError::MaxLineLengthExceeded) => {}
+                Err(LinesCodecError::Io(_)) => return,
+            }
+        }
+    });
+}
+
+fn refused(program: &Path, error: io::Error) -> SpawnError {
+    SpawnError::Start {
+        program: program.to_owned(),
+        error,
+    }
+}
