@@ -26,6 +26,9 @@ pub enum ConnectionError {
     /// It ended before it was ready; what it said on standard error is logged.
     #[error("the worker ended before it was ready")]
     Ended,
+    /// It ended before it was ready, and this is how.
+    #[error("the worker {0} before it was ready")]
+    Died(crate::ExitReason),
     /// It did not answer in time.
     #[error("the worker did not answer the greeting in time")]
     TimedOut,
@@ -92,6 +95,9 @@ impl Connection {
             ))),
             Some(Ok(FromWorker::Rejected { reason })) => Err(ConnectionError::Rejected(reason)),
             Some(Ok(_)) => Err(ConnectionError::Unexpected),
+            Some(Err(FrameError::Io(error))) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Err(ConnectionError::Ended)
+            }
             Some(Err(error)) => Err(error.into()),
             None => Err(ConnectionError::Ended),
         }

@@ -165,6 +165,11 @@ impl Workers {
             Ok(Err(ConnectionError::Rejected(why))) if self.options.sandbox == Sandbox::Required => {
                 Err(ProviderError::Sandbox(why))
             }
+            Ok(Err(ConnectionError::Ended)) => Err(match child {
+                Some(mut child) => ConnectionError::Died(child.wait().await),
+                None => ConnectionError::Ended,
+            }
+            .into()),
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(ConnectionError::TimedOut.into()),
         }

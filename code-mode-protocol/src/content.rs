@@ -1,20 +1,17 @@
 //! What a cell puts out.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One piece of a cell's output, in the form the stdio wire and a model's
 /// function-call output use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContentItem {
     /// Text.
-    #[serde(rename = "input_text")]
     Text {
         /// The text itself.
         text: String,
     },
     /// An image.
-    #[serde(rename = "input_image")]
     Image {
         /// A `data:` URL.
         image_url: String,
@@ -22,7 +19,6 @@ pub enum ContentItem {
         detail: ImageDetail,
     },
     /// A sound.
-    #[serde(rename = "input_audio")]
     Audio {
         /// A `data:` URL.
         audio_url: String,
@@ -44,6 +40,57 @@ impl ContentItem {
             Self::Text { text } => text.len(),
             Self::Image { image_url, .. } => image_url.len(),
             Self::Audio { audio_url } => audio_url.len(),
+        }
+    }
+}
+
+/// The form in JSON: an object whose `type` says what it is.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ContentItem", tag = "type", deny_unknown_fields)]
+enum Tagged {
+    #[serde(rename = "input_text")]
+    Text { text: String },
+    #[serde(rename = "input_image")]
+    Image {
+        image_url: String,
+        detail: ImageDetail,
+    },
+    #[serde(rename = "input_audio")]
+    Audio { audio_url: String },
+}
+
+/// The form in bincode, which cannot read a tag before it knows the type.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ContentItem")]
+enum Plain {
+    Text {
+        text: String,
+    },
+    Image {
+        image_url: String,
+        detail: ImageDetail,
+    },
+    Audio {
+        audio_url: String,
+    },
+}
+
+impl Serialize for ContentItem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            Tagged::serialize(self, serializer)
+        } else {
+            Plain::serialize(self, serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ContentItem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            Tagged::deserialize(deserializer)
+        } else {
+            Plain::deserialize(deserializer)
         }
     }
 }

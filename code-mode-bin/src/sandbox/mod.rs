@@ -10,12 +10,12 @@ use code_mode_protocol::native::SandboxLayer;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{PROBES, filter_system_calls, lock_in, probe};
+pub(crate) use linux::{PROBES, filter_system_calls, limit_memory, lock_in, probe};
 
 #[cfg(not(target_os = "linux"))]
 mod none;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use none::{PROBES, filter_system_calls, lock_in, probe};
+pub(crate) use none::{PROBES, filter_system_calls, limit_memory, lock_in, probe};
 
 use code_mode_protocol::native::LayerState;
 

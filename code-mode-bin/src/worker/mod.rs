@@ -60,28 +60,36 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     };
     let engine = code_mode::Engine::new();
     code_mode::Engine::set_time_zone(&time_zone);
+    // One thread carries all messages; JavaScript runs on others. Made now, and
+    // the connection with it, because both make descriptors and set them up in
+    // ways that nothing may later.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let stream = {
+        let _in_runtime = runtime.enter();
+        transport::into_async(stream)?
+    };
     if !args.no_sandbox {
         layers.push(sandbox::filter_system_calls());
     }
     engine.prewarm(1);
-    // One thread carries all messages; JavaScript runs on others.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let served = runtime.block_on(async {
-        let stream = transport::into_async(stream)?;
-        server::serve(stream, engine, layers, args.require_sandbox, args.probe).await;
-        Ok::<(), std::io::Error>(())
-    });
+    runtime.block_on(server::serve(
+        stream,
+        engine,
+        layers,
+        args.require_sandbox,
+        args.probe,
+    ));
     // Threads may still run JavaScript, and V8 does not take its own end well
     // while they do: the process goes at once.
-    sandbox::exit_now(i32::from(served.is_err()))
+    sandbox::exit_now(0)
 }
 
 #[cfg(unix)]
 mod transport {
     use std::io;
-    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::fd::{AsFd, AsRawFd, OwnedFd};
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -89,11 +97,11 @@ mod transport {
 
     use super::{Args, Stream};
 
-    /// The connection to the provider: on standard input, or the first that a
-    /// process of the same user makes to the socket.
-    pub(super) fn open(args: &Args) -> io::Result<OwnedFd> {
+    /// Sees to it that standard input is the connection to the provider; with
+    /// `--listen` that is the first that a process of the same user makes.
+    pub(super) fn open(args: &Args) -> io::Result<()> {
         let Some(path) = &args.listen else {
-            return io::stdin().as_fd().try_clone_to_owned();
+            return Ok(());
         };
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
@@ -106,7 +114,11 @@ mod transport {
         };
         // One session, so nobody else is to find the socket.
         std::fs::remove_file(path)?;
-        Ok(stream.into())
+        // SAFETY: both descriptors are open; nothing has read standard input.
+        if unsafe { libc::dup2(stream.as_raw_fd(), 0) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
     }
 
     #[cfg(target_os = "linux")]
@@ -121,8 +133,9 @@ mod transport {
         true
     }
 
-    pub(super) fn into_async(stream: OwnedFd) -> io::Result<Stream> {
-        let stream = UnixStream::from(stream);
+    /// The connection, for the runtime that is entered.
+    pub(super) fn into_async((): ()) -> io::Result<Stream> {
+        let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         stream.set_nonblocking(true)?;
         Ok(UnixLocalStream::try_from(OwnedFd::from(stream))?.into())
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use code_mode::{CellSpec, Engine, Observe, Reply, Session, ToolTable};
 use code_mode_protocol::frame::{self, MessageCodec};
+use code_mode_protocol::Limits;
 use code_mode_protocol::native::{self, FromWorker, SandboxLayer, ToWorker, WorkerInfo};
 use futures::StreamExt;
 use interprocess::local_socket::tokio::Stream;
@@ -130,6 +131,16 @@ fn greet(
     Ok(info)
 }
 
+/// What a worker may have in all: V8's own needs, and room for several cells at
+/// their limit. V8 counts an array buffer only once it is there, so this is what
+/// one that is far too large runs into.
+fn memory(limits: &Limits) -> u64 {
+    const BASE: u64 = 2 << 30;
+    const CELLS_AT_THEIR_LIMIT: u64 = 8;
+    let cells = (limits.heap_bytes() as u64).saturating_mul(CELLS_AT_THEIR_LIMIT);
+    BASE.saturating_add(cells)
+}
+
 struct Server {
     callbacks: Arc<WireCallbacks>,
     outbound: Outbound,
@@ -152,6 +163,7 @@ impl Server {
                 if self.session.is_some() {
                     return Err("a second session");
                 }
+                sandbox::limit_memory(memory(&limits));
                 self.session = Some(Session::with_callbacks(
                     self.engine.clone(),
                     self.callbacks.clone(),

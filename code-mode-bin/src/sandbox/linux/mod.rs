@@ -7,6 +7,7 @@ mod seccomp;
 
 use code_mode_protocol::native::SandboxLayer;
 
+pub(crate) use process::limit_memory;
 pub(crate) use probes::{PROBES, probe};
 pub(crate) use seccomp::filter_system_calls;
 

@@ -108,3 +108,13 @@ pub(super) fn resource_limits(in_namespaces: bool) -> SandboxLayer {
         },
     )
 }
+
+/// Limits the memory this process may have writable, which is what stops one
+/// allocation that V8 would only count afterwards.
+pub(crate) fn limit_memory(bytes: u64) {
+    let set = rlimit::getrlimit(Resource::DATA)
+        .and_then(|(_, hard)| rlimit::setrlimit(Resource::DATA, bytes.min(hard), bytes.min(hard)));
+    if let Err(error) = set {
+        tracing::warn!(%error, "the worker's memory is not limited");
+    }
+}

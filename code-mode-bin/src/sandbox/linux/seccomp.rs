@@ -98,7 +98,6 @@ const DEADLY: &[libc::c_long] = &[
     libc::SYS_pidfd_send_signal,
     libc::SYS_kcmp,
     // Files.
-    libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_open_by_handle_at,
     libc::SYS_name_to_handle_at,
@@ -240,13 +239,20 @@ fn allowed() -> Result<Rules, Error> {
         .map(|what| rule(vec![argument(0, SeccompCmpOp::Eq, what)?]))
         .collect::<Result<_, _>>()?;
     rules.insert(libc::SYS_prctl, prctl);
-    // Reading a limit of its own: the size of a thread's stack.
+    // Reading a limit of its own, such as the size of a thread's stack, and
+    // lowering how much memory it may have, once a session says how much.
     rules.insert(
         libc::SYS_prlimit64,
-        vec![rule(vec![
-            argument(0, SeccompCmpOp::Eq, 0)?,
-            argument(2, SeccompCmpOp::Eq, 0)?,
-        ])?],
+        vec![
+            rule(vec![
+                argument(0, SeccompCmpOp::Eq, 0)?,
+                argument(2, SeccompCmpOp::Eq, 0)?,
+            ])?,
+            rule(vec![
+                argument(0, SeccompCmpOp::Eq, 0)?,
+                argument(1, SeccompCmpOp::Eq, u64::from(libc::RLIMIT_DATA))?,
+            ])?,
+        ],
     );
     // `abort` and `raise`.
     rules.insert(
@@ -272,6 +278,19 @@ fn deadly() -> Result<Rules, Error> {
             0,
             SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64),
             0,
+        )?])?],
+    );
+    // The C library counts processors by reading a file, which V8 asks it for
+    // time and again, and makes do where it cannot: with just these flags the
+    // call is refused like any other. Nothing else in a worker opens a file.
+    let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as u64;
+    rules.insert(
+        libc::SYS_openat,
+        vec![rule(vec![SeccompCondition::new(
+            2,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::Ne,
+            flags,
         )?])?],
     );
     Ok(rules)

@@ -1,0 +1,61 @@
+//! Standard input as a stream.
+//!
+//! tokio reads standard input on a thread of its own, which costs two thread
+//! switches a read. Where it is a pipe or a socket, as for every client that
+//! starts this program, the event loop can read it itself.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+type Reader = Box<dyn AsyncRead + Unpin + Send>;
+type Writer = Box<dyn AsyncWrite + Unpin + Send>;
+
+#[cfg(unix)]
+pub(super) fn standard_streams() -> (Reader, Writer) {
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::fs::FileTypeExt;
+
+    use tokio::net::unix::pipe;
+
+    let kind = |fd: std::io::Result<OwnedFd>| {
+        let file = std::fs::File::from(fd.ok()?);
+        let kind = file.metadata().ok()?.file_type();
+        Some((OwnedFd::from(file), kind))
+    };
+    let stdin = kind(std::io::stdin().as_fd().try_clone_to_owned());
+    let reader: Reader = match stdin {
+        Some((fd, kind)) if kind.is_fifo() => match pipe::Receiver::from_owned_fd(fd) {
+            Ok(pipe) => Box::new(pipe),
+            Err(_) => Box::new(tokio::io::stdin()),
+        },
+        Some((fd, kind)) if kind.is_socket() => match socket(fd) {
+            Ok(socket) => Box::new(socket),
+            Err(_) => Box::new(tokio::io::stdin()),
+        },
+        _ => Box::new(tokio::io::stdin()),
+    };
+    let stdout = kind(std::io::stdout().as_fd().try_clone_to_owned());
+    let writer: Writer = match stdout {
+        Some((fd, kind)) if kind.is_fifo() => match pipe::Sender::from_owned_fd(fd) {
+            Ok(pipe) => Box::new(pipe),
+            Err(_) => Box::new(tokio::io::stdout()),
+        },
+        Some((fd, kind)) if kind.is_socket() => match socket(fd) {
+            Ok(socket) => Box::new(socket),
+            Err(_) => Box::new(tokio::io::stdout()),
+        },
+        _ => Box::new(tokio::io::stdout()),
+    };
+    (reader, writer)
+}
+
+#[cfg(unix)]
+fn socket(fd: std::os::fd::OwnedFd) -> std::io::Result<tokio::net::UnixStream> {
+    let socket = std::os::unix::net::UnixStream::from(fd);
+    socket.set_nonblocking(true)?;
+    tokio::net::UnixStream::from_std(socket)
+}
+
+#[cfg(not(unix))]
+pub(super) fn standard_streams() -> (Reader, Writer) {
+    (Box::new(tokio::io::stdin()), Box::new(tokio::io::stdout()))
+}

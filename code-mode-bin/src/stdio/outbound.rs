@@ -1,0 +1,120 @@
+//! Messages to the client.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use code_mode_protocol::frame;
+use code_mode_protocol::stdio::{HostMessage, MAX_FRAME_BYTES};
+use serde::Serialize;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_util::codec::Encoder;
+
+/// Bytes waiting for a client that does not read, past which callbacks wait too.
+/// Answers to requests do not: each was asked for.
+const HIGH_WATER: usize = 8 << 20;
+
+/// The queue of messages to the client.
+#[derive(Clone)]
+pub(super) struct Outbound {
+    queue: UnboundedSender<Bytes>,
+    waiting: Arc<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    bytes: AtomicUsize,
+    drained: Notify,
+}
+
+/// A message does not fit a frame.
+#[derive(Debug)]
+pub(super) struct TooLarge;
+
+impl Outbound {
+    /// The queue, and what writes it out.
+    pub(super) fn new() -> (Self, OutboundWriter) {
+        let (queue, contents) = unbounded_channel();
+        let waiting = Arc::<Waiting>::default();
+        let outbound = Self {
+            queue,
+            waiting: waiting.clone(),
+        };
+        (outbound, OutboundWriter { contents, waiting })
+    }
+
+    /// Queues a message that always fits.
+    pub(super) fn send(&self, message: &HostMessage<'_>) {
+        let _ = self.try_send(message);
+    }
+
+    /// Queues a message.
+    pub(super) fn try_send(&self, message: &HostMessage<'_>) -> Result<(), TooLarge> {
+        // The wire's own messages cannot fail to serialise.
+        let Ok(content) = to_json(message) else {
+            return Ok(());
+        };
+        if content.len() > MAX_FRAME_BYTES {
+            return Err(TooLarge);
+        }
+        self.waiting
+            .bytes
+            .fetch_add(content.len(), Ordering::Relaxed);
+        let _ = self.queue.send(content);
+        Ok(())
+    }
+
+    /// Waits until the client has read most of what it was sent.
+    pub(super) async fn ready(&self) {
+        loop {
+            let drained = self.waiting.drained.notified();
+            if self.waiting.bytes.load(Ordering::Relaxed) < HIGH_WATER {
+                return;
+            }
+            drained.await;
+        }
+    }
+}
+
+fn to_json<T: Serialize>(message: &T) -> Result<Bytes, serde_json::Error> {
+    serde_json::to_vec(message).map(Bytes::from)
+}
+
+/// Writes the queue out.
+pub(super) struct OutboundWriter {
+    contents: UnboundedReceiver<Bytes>,
+    waiting: Arc<Waiting>,
+}
+
+impl OutboundWriter {
+    /// Writes until every [`Outbound`] is gone. Where the client is gone, what is
+    /// left is dropped.
+    pub(super) async fn run(mut self, mut writer: impl AsyncWrite + Unpin) {
+        const AT_ONCE: usize = 64;
+        let mut codec = frame::codec(MAX_FRAME_BYTES);
+        let mut together = Vec::with_capacity(AT_ONCE);
+        let mut buffer = BytesMut::new();
+        let mut broken = false;
+        while self.contents.recv_many(&mut together, AT_ONCE).await > 0 {
+            let mut bytes = 0;
+            for content in together.drain(..) {
+                bytes += content.len();
+                // Checked when it was queued.
+                let _ = codec.encode(content, &mut buffer);
+            }
+            if !broken {
+                broken = writer.write_all(&buffer).await.is_err() || writer.flush().await.is_err();
+            }
+            buffer.clear();
+            if buffer.capacity() > 1 << 20 {
+                buffer = BytesMut::new();
+            }
+            let left = self.waiting.bytes.fetch_sub(bytes, Ordering::Relaxed) - bytes;
+            if left < HIGH_WATER {
+                self.waiting.drained.notify_waiters();
+            }
+        }
+    }
+}
