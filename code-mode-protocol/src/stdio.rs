@@ -46,6 +46,12 @@ pub enum MessageError {
     /// A field stands where it means nothing.
     #[error("unknown field `{0}`")]
     Unexpected(&'static str),
+    /// A hello without a version.
+    #[error("at least one protocol version is required")]
+    NoVersion,
+    /// A hello that contradicts itself.
+    #[error("capability `{0}` cannot be both required and optional")]
+    RequiredAndOptional(String),
     /// An id is the empty string.
     #[error("`{0}` is empty")]
     EmptyId(&'static str),
@@ -252,11 +258,11 @@ impl<'a> ClientMessage<'a> {
     pub fn parse(content: &'a [u8]) -> Result<Self, MessageError> {
         let mut m: Envelope<'a> = serde_json::from_slice(content)?;
         let message = match m.kind.as_ref() {
-            "connection/hello" => Self::Hello(Hello {
-                supported_versions: required(m.supported_versions.take(), "supportedVersions")?,
-                required_capabilities: m.required_capabilities.take().unwrap_or_default(),
-                optional_capabilities: m.optional_capabilities.take().unwrap_or_default(),
-            }),
+            "connection/hello" => Self::Hello(Hello::new(
+                required(m.supported_versions.take(), "supportedVersions")?,
+                m.required_capabilities.take().unwrap_or_default(),
+                m.optional_capabilities.take().unwrap_or_default(),
+            )?),
             "operation/request" => Self::Request {
                 id: required(m.id.take(), "id")?,
                 operation: Operation::from_fields(required(m.request.take(), "request")?)?,
@@ -278,6 +284,29 @@ impl<'a> ClientMessage<'a> {
             required_capabilities = "requiredCapabilities",
             optional_capabilities = "optionalCapabilities");
         Ok(message)
+    }
+}
+
+impl Hello {
+    fn new(
+        supported_versions: Vec<u64>,
+        required_capabilities: Vec<String>,
+        optional_capabilities: Vec<String>,
+    ) -> Result<Self, MessageError> {
+        if supported_versions.is_empty() {
+            return Err(MessageError::NoVersion);
+        }
+        if let Some(both) = required_capabilities
+            .iter()
+            .find(|name| optional_capabilities.contains(name))
+        {
+            return Err(MessageError::RequiredAndOptional(both.clone()));
+        }
+        Ok(Self {
+            supported_versions,
+            required_capabilities,
+            optional_capabilities,
+        })
     }
 }
 

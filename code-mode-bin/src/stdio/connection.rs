@@ -20,6 +20,9 @@ use super::input::standard_streams;
 use super::outbound::Outbound;
 use super::session::{Handle, StdioSession};
 
+/// How long a client that has closed its side may take to read the rest.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Callbacks without an answer, with and without `delegate-capacity-4096`.
 const LARGE_CAPACITY: usize = 4096;
 const CAPACITY: usize = 128;
@@ -51,7 +54,8 @@ pub(super) async fn serve(
     let capabilities = match frames.next().await {
         None => return Ok(()),
         Some(first) => {
-            let (message, capabilities) = handshake::answer(&first.map_err(Broken::Frame)?);
+            let first = first.map_err(Broken::Frame)?;
+            let (message, capabilities) = handshake::answer(&first).map_err(Broken::Message)?;
             outbound.send(&message);
             capabilities
         }
@@ -88,12 +92,12 @@ pub(super) async fn serve(
             }
         }
     };
-    // The end of the input ends every session, whatever the client still reads.
+    // The end of the input ends every session. What was said before is still
+    // written, as far as the client takes it; what the sessions say of their end
+    // is for nobody.
+    connection.outbound.close();
+    let _ = tokio::time::timeout(LAST_WORDS, &mut written).await;
     provider.shutdown().await;
-    connection.tasks.close();
-    drop(connection);
-    // A client that is gone takes nothing any more.
-    let _ = tokio::time::timeout(Duration::from_millis(200), &mut written).await;
     Ok(ended?)
 }
 
@@ -269,10 +273,6 @@ impl Connection<'_> {
     async fn open(&mut self, handle: &Handle, session_id: String, asked: CellExecutionLimits) {
         if self.sessions.contains_key(&session_id) {
             let error = format!("code-mode session ID `{session_id}` is already open");
-            return handle.respond(Err(error));
-        }
-        if asked != CellExecutionLimits::default() && !self.capabilities.limits {
-            let error = "cellExecutionLimits needs the capability session-cell-execution-resource-limits";
             return handle.respond(Err(error));
         }
         let mut limits = self.limits.clone();

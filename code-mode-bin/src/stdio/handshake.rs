@@ -1,7 +1,7 @@
 //! The first message of a connection and its answer.
 
 use code_mode_protocol::stdio::{
-    CAPABILITIES, ClientMessage, Hello, HostMessage, Rejection, VERSION,
+    CAPABILITIES, ClientMessage, Hello, HostMessage, MessageError, Rejection, VERSION,
 };
 
 /// The capabilities that a connection has.
@@ -11,19 +11,20 @@ pub(super) struct Capabilities {
     pub(super) bounded_output: bool,
     /// `delegate-capacity-4096`: that many callbacks without an answer, not 128.
     pub(super) large_delegate: bool,
-    /// `session-cell-execution-resource-limits`.
-    pub(super) limits: bool,
 }
 
 /// Answers a first message: what the connection has, or `None` where it was
 /// refused.
-pub(super) fn answer(content: &[u8]) -> (HostMessage<'static>, Option<Capabilities>) {
-    let hello = match ClientMessage::parse(content) {
-        Ok(ClientMessage::Hello(hello)) => hello,
-        _ => {
-            let message = "first message must be connection/hello";
-            return (rejected(Rejection::InvalidHello { message }), None);
-        }
+///
+/// # Errors
+/// Where it is no message of the wire at all, or a hello that contradicts itself;
+/// that ends the connection without an answer, as later in it.
+pub(super) fn answer(
+    content: &[u8],
+) -> Result<(HostMessage<'static>, Option<Capabilities>), MessageError> {
+    let ClientMessage::Hello(hello) = ClientMessage::parse(content)? else {
+        let message = "first message must be connection/hello";
+        return Ok((rejected(Rejection::InvalidHello { message }), None));
     };
     let Hello {
         supported_versions,
@@ -32,18 +33,18 @@ pub(super) fn answer(content: &[u8]) -> (HostMessage<'static>, Option<Capabiliti
     } = hello;
     if !supported_versions.contains(&VERSION) {
         let supported_versions = [VERSION];
-        return (
+        return Ok((
             rejected(Rejection::NoCompatibleVersion { supported_versions }),
             None,
-        );
+        ));
     }
     let known = |name: &String| CAPABILITIES.contains(&name.as_str());
     if let Some(capability) = required_capabilities.iter().find(|name| !known(name)) {
         let capability = capability.clone();
-        return (
+        return Ok((
             rejected(Rejection::MissingRequiredCapability { capability }),
             None,
-        );
+        ));
     }
     let asked: Vec<&str> = CAPABILITIES
         .into_iter()
@@ -57,13 +58,12 @@ pub(super) fn answer(content: &[u8]) -> (HostMessage<'static>, Option<Capabiliti
     let capabilities = Capabilities {
         bounded_output: asked.contains(&"bounded-output-v1"),
         large_delegate: asked.contains(&"delegate-capacity-4096"),
-        limits: asked.contains(&"session-cell-execution-resource-limits"),
     };
     let ready = HostMessage::Ready {
         selected_version: VERSION,
         capabilities: asked,
     };
-    (ready, Some(capabilities))
+    Ok((ready, Some(capabilities)))
 }
 
 fn rejected(reason: Rejection) -> HostMessage<'static> {

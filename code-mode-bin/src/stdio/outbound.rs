@@ -11,6 +11,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::codec::Encoder;
+use tokio_util::sync::CancellationToken;
 
 /// Bytes waiting for a client that does not read, past which callbacks wait too.
 /// Answers to requests do not: each was asked for.
@@ -27,6 +28,7 @@ pub(super) struct Outbound {
 struct Waiting {
     bytes: AtomicUsize,
     drained: Notify,
+    closed: CancellationToken,
 }
 
 /// A message does not fit a frame.
@@ -66,6 +68,11 @@ impl Outbound {
         Ok(())
     }
 
+    /// Writes what is queued and takes no more.
+    pub(super) fn close(&self) {
+        self.waiting.closed.cancel();
+    }
+
     /// Waits until the client has read most of what it was sent.
     pub(super) async fn ready(&self) {
         loop {
@@ -89,15 +96,27 @@ pub(super) struct OutboundWriter {
 }
 
 impl OutboundWriter {
-    /// Writes until every [`Outbound`] is gone. Where the client is gone, what is
-    /// left is dropped.
+    /// Writes until every [`Outbound`] is gone or one is closed. Where the client
+    /// is gone, what is left is dropped.
     pub(super) async fn run(mut self, mut writer: impl AsyncWrite + Unpin) {
         const AT_ONCE: usize = 64;
         let mut codec = frame::codec(MAX_FRAME_BYTES);
         let mut together = Vec::with_capacity(AT_ONCE);
         let mut buffer = BytesMut::new();
         let mut broken = false;
-        while self.contents.recv_many(&mut together, AT_ONCE).await > 0 {
+        let closed = self.waiting.closed.clone();
+        loop {
+            let received = tokio::select! {
+                biased;
+                received = self.contents.recv_many(&mut together, AT_ONCE) => received,
+                () = closed.cancelled(), if !self.contents.is_closed() => {
+                    self.contents.close();
+                    continue;
+                }
+            };
+            if received == 0 {
+                return;
+            }
             let mut bytes = 0;
             for content in together.drain(..) {
                 bytes += content.len();
