@@ -1,4 +1,167 @@
+//! `code-mode doctor`: what this machine gives a worker.
+
 use std::process::ExitCode;
+
+use code_mode_host::{ExitReason, Provider, ProviderError};
+use code_mode_protocol::Limits;
+use code_mode_protocol::native::{LayerState, WorkerInfo};
+use serde_json::{Value, json};
+
+use crate::args::RuntimeArgs;
+use crate::sandbox::{Expected, PROBES};
+
+/// The options of `code-mode doctor`.
 #[derive(clap::Args, Debug)]
-pub(crate) struct Args {}
-pub(crate) fn main(_: Args) -> ExitCode { ExitCode::SUCCESS }
+#[command(after_help = "\
+Exit status: 0 every layer holds and every probe was refused, 1 not so, 3 no worker can be started.")]
+pub(crate) struct Args {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// The signal of a forbidden system call.
+const SIGSYS: i32 = 31;
+
+/// One forbidden thing, and what came of it.
+struct Probed {
+    name: &'static str,
+    refused: bool,
+    what: String,
+}
+
+/// Starts real workers and shows what they find.
+pub(crate) fn main(args: Args) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let examined = runtime.block_on(examine(&args.runtime));
+    let (info, probes) = match examined {
+        Ok(examined) => examined,
+        Err(error) => return failed(&error),
+    };
+    let limits = args.runtime.limits.limits();
+    if args.json {
+        println!("{:#}", as_json(&info, &limits, &probes));
+    } else {
+        print(&info, &limits, &probes);
+    }
+    let sound = info.missing_layers().is_empty() && probes.iter().all(|probe| probe.refused);
+    ExitCode::from(u8::from(!sound))
+}
+
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("code-mode doctor: {error}");
+    ExitCode::from(3)
+}
+
+async fn examine(runtime: &RuntimeArgs) -> Result<(WorkerInfo, Vec<Probed>), ProviderError> {
+    let mut options = runtime.provider_options();
+    options.probe = true;
+    options.prewarmed = 0;
+    let provider = Provider::new(options)?;
+    let (info, _) = provider.examine(None).await?;
+    let mut probes = Vec::new();
+    for (name, expected) in PROBES {
+        let (_, outcome) = provider.examine(Some(name)).await?;
+        probes.push(match outcome {
+            Err(ExitReason::Signalled(SIGSYS)) => Probed {
+                name,
+                refused: true,
+                what: "killed the process".to_owned(),
+            },
+            Err(reason) => Probed {
+                name,
+                refused: false,
+                what: format!("the process {reason}"),
+            },
+            Ok(what) => {
+                let what = what.unwrap_or_else(|| "unknown probe".to_owned());
+                Probed {
+                    name,
+                    refused: *expected == Expected::Refused && !what.starts_with("allowed"),
+                    what,
+                }
+            }
+        });
+    }
+    provider.shutdown().await;
+    Ok((info, probes))
+}
+
+fn limits_in_force(limits: &Limits) -> Vec<(&'static str, Value)> {
+    let ms = |time: Option<std::time::Duration>| match time {
+        Some(time) => json!(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        None => Value::Null,
+    };
+    vec![
+        ("max_heap_bytes", json!(limits.heap_bytes())),
+        ("max_cpu_time_ms", ms(limits.max_cpu_time)),
+        ("max_wall_time_ms", ms(limits.max_wall_time)),
+        ("max_yield_time_ms", ms(limits.max_yield_time)),
+        ("max_output_bytes", json!(limits.max_output_bytes)),
+        ("max_live_cells", json!(limits.max_live_cells)),
+        ("max_pending_tool_calls", json!(limits.max_pending_tool_calls)),
+        ("max_pending_timers", json!(limits.max_pending_timers)),
+        ("max_stored_bytes", json!(limits.max_stored_bytes)),
+        ("max_frame_bytes", json!(limits.max_frame_bytes)),
+    ]
+}
+
+fn print(info: &WorkerInfo, limits: &Limits, probes: &[Probed]) {
+    println!("code-mode {}", env!("CARGO_PKG_VERSION"));
+    println!("V8        {}", info.v8_version);
+    println!("\nSandbox of a worker");
+    for layer in &info.sandbox {
+        let (mark, what) = match &layer.state {
+            LayerState::Holds(how) => ("holds", how),
+            LayerState::Missing(why) => ("MISSING", why),
+        };
+        println!("  {:18} {mark:8} {what}", layer.name);
+    }
+    println!("\nLimits");
+    for (name, value) in limits_in_force(limits) {
+        let value = match value {
+            Value::Null => "none".to_owned(),
+            value => value.to_string(),
+        };
+        println!("  {name:24} {value:>12}");
+    }
+    println!("\nForbidden things, tried natively inside a locked-in worker");
+    for probe in probes {
+        let mark = if probe.refused { "refused" } else { "ALLOWED" };
+        println!("  {:24} {mark:8} {}", probe.name, probe.what);
+    }
+}
+
+fn as_json(info: &WorkerInfo, limits: &Limits, probes: &[Probed]) -> Value {
+    let layers: Vec<_> = info
+        .sandbox
+        .iter()
+        .map(|layer| match &layer.state {
+            LayerState::Holds(how) => json!({"name": layer.name, "holds": true, "how": how}),
+            LayerState::Missing(why) => json!({"name": layer.name, "holds": false, "why": why}),
+        })
+        .collect();
+    let probes: Vec<_> = probes
+        .iter()
+        .map(|p| json!({"name": p.name, "refused": p.refused, "what": p.what}))
+        .collect();
+    let limits: serde_json::Map<String, Value> = limits_in_force(limits)
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "v8_version": info.v8_version,
+        "sandbox": layers,
+        "limits": limits,
+        "probes": probes,
+    })
+}

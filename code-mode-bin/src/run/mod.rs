@@ -1,22 +1,293 @@
+//! `code-mode run`: one script as a cell, for a person at a shell.
+
+mod command_tool;
+mod output;
+mod script_error;
+mod store;
+mod tools_file;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use code_mode_host::{HostSession, Provider, ProviderError};
+use code_mode_protocol::{
+    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, ExecuteRequest, Json,
+    NestedToolCall, SessionError, WaitRequest, describe, pragma, truncate,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::RuntimeArgs;
+use output::Output;
+use tools_file::Tools;
+
+/// The options of `code-mode run`.
 #[derive(clap::Args, Debug)]
-pub(crate) struct Args { #[command(flatten)] runtime: crate::args::RuntimeArgs, file: std::path::PathBuf }
-struct D;
-#[async_trait::async_trait]
-impl code_mode_protocol::CodeModeSessionDelegate for D {
-    async fn invoke_tool(&self, _: code_mode_protocol::NestedToolCall, _: tokio_util::sync::CancellationToken) -> Result<code_mode_protocol::Json, String> { Err("x".into()) }
-    async fn notify(&self, _: String, _: code_mode_protocol::CellId, _: String, _: tokio_util::sync::CancellationToken) {}
-    async fn cell_closed(&self, _: code_mode_protocol::CellId) {}
+#[command(after_help = "\
+Exit status: 0 the script completed, 1 it failed, 2 wrong usage, 3 the runtime failed, 130 interrupted.
+
+Example: code-mode run --tools examples/git-history/tools.toml examples/git-history/main.js")]
+pub(crate) struct Args {
+    /// The script; `-` reads it from standard input
+    #[arg(value_name = "FILE", required_unless_present = "list_tools")]
+    script: Option<PathBuf>,
+    /// Tools the script may call, as commands of this machine (TOML)
+    #[arg(long, value_name = "FILE")]
+    tools: Option<PathBuf>,
+    /// Print what a model would be told of the runtime and the tools, and end
+    #[arg(long)]
+    list_tools: bool,
+    /// Keep stored values in this JSON file from one run to the next
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+    /// Write images and audio to files in this folder
+    #[arg(long, value_name = "DIR")]
+    media_dir: Option<PathBuf>,
+    /// Print one JSON object a line instead of text
+    #[arg(long)]
+    json: bool,
+    /// How often output is shown while the script runs (the script's own
+    /// `// @exec:` line wins)
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    yield_time_ms: u64,
+    /// Cut the output to about this many tokens
+    #[arg(long, value_name = "N")]
+    max_output_tokens: Option<u64>,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
 }
+
+/// How a run ends, other than well.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The script failed; it was told already.
+    #[error("the script failed")]
+    Script,
+    /// The command line, or a file it names.
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("{0}")]
+    Runtime(String),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Failure {
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Script => 1,
+            Self::Usage(_) => crate::WRONG_USAGE,
+            Self::Provider(_) | Self::Session(_) | Self::Runtime(_) => 3,
+            Self::Interrupted => 130,
+        })
+    }
+}
+
+/// Runs the script.
 pub(crate) fn main(args: Args) -> ExitCode {
-    use code_mode_protocol::*;
-    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    rt.block_on(async {
-        let p = code_mode_host::Provider::new(args.runtime.provider_options()).unwrap();
-        let s = p.create_session(std::sync::Arc::new(D)).await.unwrap();
-        let r = s.execute(ExecuteRequest::new("c", std::fs::read_to_string(&args.file).unwrap())).await.unwrap().initial_response.await.unwrap();
-        println!("{r:?}");
-        p.shutdown().await;
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !matches!(failure, Failure::Script) {
+                eprintln!("code-mode run: {failure}");
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let tools = match &args.tools {
+        Some(path) => Tools::read(path).map_err(|e| Failure::Usage(e.to_string()))?,
+        None => Tools::default(),
+    };
+    if args.list_tools {
+        println!("# exec\n\n{}", describe::exec_tool(&tools.definitions(), false));
+        println!("\n# wait\n\n{}", describe::wait_tool());
+        return Ok(());
+    }
+    let path = args.script.as_deref().unwrap_or(Path::new("-"));
+    let source = read_source(path)?;
+    let asked = pragma::parse(&source).map_err(|e| Failure::Usage(e.to_string()))?;
+    let stored = match &args.store {
+        Some(path) => store::read(path).map_err(|e| Failure::Usage(e.to_string()))?,
+        None => Vec::new(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Runtime(e.to_string()))?;
+    let script = Script {
+        name: match path.to_str() {
+            Some("-") | None => "<stdin>".to_owned(),
+            Some(name) => name.to_owned(),
+        },
+        source,
+        yield_time: asked
+            .yield_time
+            .unwrap_or(Duration::from_millis(args.yield_time_ms)),
+        max_output_tokens: asked.max_output_tokens.or(args.max_output_tokens),
+    };
+    let ended = runtime.block_on(in_session(args, tools, stored, script));
+    runtime.shutdown_background();
+    ended
+}
+
+fn read_source(path: &Path) -> Result<String, Failure> {
+    let read = if path == Path::new("-") {
+        let mut source = String::new();
+        std::io::stdin()
+            .read_to_string(&mut source)
+            .map(|_| source)
+    } else {
+        std::fs::read_to_string(path)
+    };
+    read.map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))
+}
+
+struct Script {
+    name: String,
+    source: String,
+    yield_time: Duration,
+    max_output_tokens: Option<u64>,
+}
+
+async fn in_session(
+    args: &Args,
+    tools: Tools,
+    stored: Vec<(String, Json)>,
+    script: Script,
+) -> Result<(), Failure> {
+    let output = Arc::new(Output::new(args.json, args.media_dir.clone()));
+    let mut options = args.runtime.provider_options();
+    // One session, so no spare worker.
+    options.prewarmed = 0;
+    let limits = options.limits.clone();
+    let provider = Provider::new(options)?;
+    let tools = Arc::new(tools);
+    let delegate = Arc::new(RunDelegate {
+        tools: tools.clone(),
+        output: output.clone(),
     });
-    ExitCode::SUCCESS
+    let session = provider.open_session(delegate, limits, stored).await?;
+    let observed = observe(&session, &tools, &output, &script).await;
+    output.finish();
+    let saved = match &args.store {
+        Some(path) => {
+            let values = session.stored_values();
+            store::write(path, &values)
+                .map_err(|error| Failure::Runtime(format!("cannot write {}: {error}", path.display())))
+        }
+        None => Ok(()),
+    };
+    provider.shutdown().await;
+    observed.and(saved)
+}
+
+/// Runs the cell to its end, showing its output as it comes.
+async fn observe(
+    session: &HostSession,
+    tools: &Tools,
+    output: &Output,
+    script: &Script,
+) -> Result<(), Failure> {
+    let mut request = ExecuteRequest::new("run", script.source.clone());
+    request.enabled_tools = tools.definitions().into();
+    request.yield_time = Some(script.yield_time);
+    let started = session.execute(request).await?;
+    let cell_id = started.cell_id;
+    let mut budget = script.max_output_tokens;
+    let mut response = tokio::select! {
+        response = started.initial_response => response?,
+        () = interrupted() => return interrupt(session, cell_id, output).await,
+    };
+    loop {
+        if let Some(budget) = &mut budget {
+            let shown: usize = response.content_items().iter().map(|i| i.bytes()).sum();
+            truncate::truncate(response.content_items_mut(), *budget);
+            *budget = budget.saturating_sub(shown.div_ceil(4) as u64);
+        }
+        output.items(response.content_items()).map_err(Failure::Runtime)?;
+        match response {
+            CellResponse::Yielded { .. } => {}
+            CellResponse::Terminated { .. } => {
+                return Err(Failure::Runtime("the cell was terminated".to_owned()));
+            }
+            CellResponse::Result {
+                error_text,
+                error_position,
+                ..
+            } => {
+                let Some(text) = error_text else {
+                    output.completed();
+                    return Ok(());
+                };
+                output.script_error(&script.name, &script.source, &text, error_position);
+                return Err(Failure::Script);
+            }
+        }
+        let mut wait = WaitRequest::new(cell_id.clone());
+        wait.yield_time = Some(script.yield_time);
+        response = tokio::select! {
+            outcome = session.wait(wait) => outcome?.into_response(),
+            () = interrupted() => return interrupt(session, cell_id, output).await,
+        };
+    }
+}
+
+/// Completes at Ctrl-C; never where that cannot be known.
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+async fn interrupt(
+    session: &HostSession,
+    cell_id: CellId,
+    output: &Output,
+) -> Result<(), Failure> {
+    let last = session.terminate(cell_id).await?.into_response();
+    output.items(last.content_items()).map_err(Failure::Runtime)?;
+    Err(Failure::Interrupted)
+}
+
+/// What a script's calls and notifications do.
+struct RunDelegate {
+    tools: Arc<Tools>,
+    output: Arc<Output>,
+}
+
+#[async_trait]
+impl CodeModeSessionDelegate for RunDelegate {
+    async fn invoke_tool(
+        &self,
+        call: NestedToolCall,
+        cancelled: CancellationToken,
+    ) -> Result<Json, String> {
+        let Some(tool) = self.tools.get(&call.tool_name) else {
+            return Err(format!("there is no tool {}", call.tool_name.name));
+        };
+        let _running = self.output.tool_runs(&tool.name);
+        tokio::select! {
+            result = command_tool::run(tool, call.input.as_ref()) => {
+                result.map_err(|error| error.to_string())
+            }
+            // Dropping the future kills the command.
+            () = cancelled.cancelled() => Err("the call was cancelled".to_owned()),
+        }
+    }
+
+    async fn notify(&self, _: String, _: CellId, text: String, _: CancellationToken) {
+        self.output.notification(&text);
+    }
+
+    async fn cell_closed(&self, _: CellId) {}
 }

@@ -1,0 +1,242 @@
+//! What a person, or a program that reads JSON lines, sees of a run.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base64::Engine;
+use code_mode_protocol::{ContentItem, SourcePosition};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::script_error;
+
+/// The two streams of a run.
+pub(crate) struct Output {
+    json: bool,
+    media_dir: Option<PathBuf>,
+    media: AtomicUsize,
+    /// On a terminal only.
+    spinner: Option<ProgressBar>,
+}
+
+/// Shows a running tool on the status line until dropped.
+pub(crate) struct Running<'a>(&'a Output);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(spinner) = &self.0.spinner {
+            spinner.set_message("running");
+        }
+    }
+}
+
+impl Output {
+    pub(crate) fn new(json: bool, media_dir: Option<PathBuf>) -> Self {
+        let spinner = (!json && std::io::stderr().is_terminal()).then(|| {
+            let spinner = ProgressBar::new_spinner().with_message("running");
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+                spinner.set_style(style);
+            }
+            spinner.enable_steady_tick(Duration::from_millis(120));
+            spinner
+        });
+        Self {
+            json,
+            media_dir,
+            media: AtomicUsize::new(0),
+            spinner,
+        }
+    }
+
+    /// Prints what the status line must not be in the way of.
+    fn print(&self, print: impl FnOnce()) {
+        match &self.spinner {
+            Some(spinner) => spinner.suspend(print),
+            None => print(),
+        }
+    }
+
+    fn line(&self, value: &Value) {
+        println!("{value}");
+    }
+
+    /// Shows items of output.
+    pub(crate) fn items(&self, items: &[ContentItem]) -> Result<(), String> {
+        for item in items {
+            let shown = match item {
+                ContentItem::Text { text } if self.json => json!({"type": "text", "text": text}),
+                ContentItem::Text { text } => {
+                    self.print(|| {
+                        let mut stdout = std::io::stdout().lock();
+                        let end = if text.ends_with('\n') { "" } else { "\n" };
+                        // A reader that went away has seen enough.
+                        let _ = write!(stdout, "{text}{end}");
+                        let _ = stdout.flush();
+                    });
+                    continue;
+                }
+                ContentItem::Image { image_url, detail } => {
+                    let mut shown = self.media("image", image_url)?;
+                    if let Some(shown) = shown.as_object_mut() {
+                        shown.insert("detail".to_owned(), json!(detail));
+                    }
+                    shown
+                }
+                ContentItem::Audio { audio_url } => self.media("audio", audio_url)?,
+            };
+            if self.json {
+                self.line(&shown);
+            } else {
+                let kind = shown["type"].as_str().unwrap_or_default();
+                let line = match shown.get("path").and_then(Value::as_str) {
+                    Some(path) => format!("[{kind}: {path}]"),
+                    None => format!(
+                        "[{kind}: {}, {} bytes; --media-dir DIR writes it to a file]",
+                        shown["media_type"].as_str().unwrap_or("unknown"),
+                        shown["bytes"]
+                    ),
+                };
+                self.print(|| println!("{line}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an image or a sound to a file, where there is a folder for it, and
+    /// says what it is.
+    fn media(&self, kind: &str, url: &str) -> Result<Value, String> {
+        let (media_type, bytes) = decode(url);
+        let Some(folder) = &self.media_dir else {
+            let mut shown = json!({"type": kind, "media_type": media_type, "bytes": bytes.len()});
+            if self.json
+                && let Some(shown) = shown.as_object_mut()
+            {
+                shown.insert(format!("{kind}_url"), json!(url));
+            }
+            return Ok(shown);
+        };
+        let number = self.media.fetch_add(1, Ordering::Relaxed) + 1;
+        let path = folder.join(format!("{kind}-{number}.{}", extension(&media_type)));
+        write(folder, &path, &bytes)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        Ok(json!({
+            "type": kind,
+            "media_type": media_type,
+            "bytes": bytes.len(),
+            "path": path.display().to_string(),
+        }))
+    }
+
+    /// Shows a notification.
+    pub(crate) fn notification(&self, text: &str) {
+        if self.json {
+            self.line(&json!({"type": "notification", "text": text}));
+        } else {
+            self.print(|| eprintln!("{text}"));
+        }
+    }
+
+    /// Shows that a tool runs.
+    pub(crate) fn tool_runs(&self, name: &str) -> Running<'_> {
+        if let Some(spinner) = &self.spinner {
+            spinner.set_message(format!("running tool {name}"));
+        }
+        Running(self)
+    }
+
+    /// Says that the script completed, where a program reads it.
+    pub(crate) fn completed(&self) {
+        if self.json {
+            self.line(&json!({"type": "result", "status": "completed"}));
+        }
+    }
+
+    /// Shows why the script failed.
+    pub(crate) fn script_error(
+        &self,
+        name: &str,
+        source: &str,
+        text: &str,
+        position: Option<SourcePosition>,
+    ) {
+        if self.json {
+            let position = position.map(|p| json!({"line": p.line, "column": p.column}));
+            self.line(&json!({
+                "type": "result",
+                "status": "failed",
+                "error": {"text": text, "position": position},
+            }));
+        }
+        self.print(|| eprint!("{}", script_error::render(name, source, text, position)));
+    }
+
+    /// Takes the status line away.
+    pub(crate) fn finish(&self) {
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
+    }
+}
+
+fn write(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(path, bytes)
+}
+
+/// The media type and content of a `data:` URL. Content that claims to be base64
+/// and is not is kept as it stands.
+fn decode(url: &str) -> (String, Vec<u8>) {
+    let rest = url.get("data:".len()..).unwrap_or_default();
+    let (header, data) = rest.split_once(',').unwrap_or(("", rest));
+    let mut fields = header.split(';');
+    let media_type = fields
+        .next()
+        .filter(|kind| !kind.is_empty())
+        .unwrap_or("text/plain")
+        .to_ascii_lowercase();
+    let bytes = if fields.any(|field| field.eq_ignore_ascii_case("base64")) {
+        base64::engine::general_purpose::STANDARD
+            .decode(data.trim())
+            .unwrap_or_else(|_| data.as_bytes().to_vec())
+    } else {
+        data.as_bytes().to_vec()
+    };
+    (media_type, bytes)
+}
+
+/// A file name's ending for a media type. Only known ones, because the type is
+/// the script's to choose.
+fn extension(media_type: &str) -> &'static str {
+    match media_type {
+        "image/png" => "png",
+        "image/jpeg" => "jpg",
+        "image/gif" => "gif",
+        "image/webp" => "webp",
+        "image/svg+xml" => "svg",
+        "audio/wav" | "audio/x-wav" | "audio/wave" => "wav",
+        "audio/mpeg" | "audio/mp3" => "mp3",
+        "audio/ogg" => "ogg",
+        "audio/flac" => "flac",
+        _ => "bin",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_url_is_its_type_and_bytes() {
+        assert_eq!(
+            decode("data:image/PNG;base64,AAEC"),
+            ("image/png".to_owned(), vec![0, 1, 2])
+        );
+        assert_eq!(decode("data:,hi"), ("text/plain".to_owned(), b"hi".to_vec()));
+        assert_eq!(
+            decode("data:audio/wav;base64,!!"),
+            ("audio/wav".to_owned(), b"!!".to_vec())
+        );
+    }
+}

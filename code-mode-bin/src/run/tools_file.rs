@@ -1,0 +1,184 @@
+//! Tools as commands of this machine, described in TOML.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use code_mode_protocol::{Json, ToolDefinition, ToolKind, ToolName};
+use serde::Deserialize;
+
+/// A file of tools.
+///
+/// ```toml
+/// [[tool]]
+/// name = "log"
+/// description = "Commits, newest first"
+/// command = ["git", "log", "--max-count={count}"]
+/// [tool.input_schema]
+/// type = "object"
+/// properties.count.type = "integer"
+/// required = ["count"]
+/// ```
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tools {
+    #[serde(default)]
+    tool: Vec<CommandTool>,
+}
+
+/// One tool.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CommandTool {
+    /// Its name within the namespace.
+    pub(crate) name: String,
+    /// Scripts reach it as `NAMESPACE__NAME`, models see it under that heading.
+    #[serde(default)]
+    pub(crate) namespace: Option<String>,
+    #[serde(default)]
+    description: String,
+    #[serde(default = "function")]
+    pub(crate) kind: ToolKind,
+    #[serde(default)]
+    input_schema: Option<toml::Table>,
+    #[serde(default)]
+    output_schema: Option<toml::Table>,
+    /// A program and its arguments, run without a shell; `{property}` in an
+    /// argument stands for that property of the input.
+    pub(crate) command: Vec<String>,
+    /// Standard output is JSON where it parses as such, not a string.
+    #[serde(default)]
+    pub(crate) json: bool,
+    /// How long the command may run; default one minute.
+    #[serde(default = "one_minute")]
+    timeout_ms: u64,
+    /// How much it may put out; default 1 MiB.
+    #[serde(default = "one_mebibyte")]
+    pub(crate) max_output_bytes: usize,
+    #[serde(skip)]
+    input_schema_json: Option<Json>,
+    #[serde(skip)]
+    output_schema_json: Option<Json>,
+}
+
+fn function() -> ToolKind {
+    ToolKind::Function
+}
+
+fn one_minute() -> u64 {
+    60_000
+}
+
+fn one_mebibyte() -> usize {
+    1 << 20
+}
+
+/// Why a tools file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ToolsError {
+    #[error("cannot read {}: {error}", path.display())]
+    Read {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    #[error("{}: {error}", path.display())]
+    Toml { path: PathBuf, error: toml::de::Error },
+    #[error("{}: tool `{name}`: {what}", path.display())]
+    Tool {
+        path: PathBuf,
+        name: String,
+        what: String,
+    },
+}
+
+impl Tools {
+    /// Reads and checks a file.
+    pub(crate) fn read(path: &Path) -> Result<Self, ToolsError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ToolsError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks the text of a file.
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, ToolsError> {
+        let mut tools: Self = toml::from_str(text).map_err(|error| ToolsError::Toml {
+            path: path.to_owned(),
+            error,
+        })?;
+        for tool in &mut tools.tool {
+            if let Err(what) = tool.check() {
+                return Err(ToolsError::Tool {
+                    path: path.to_owned(),
+                    name: tool.name.clone(),
+                    what,
+                });
+            }
+        }
+        Ok(tools)
+    }
+
+    /// What scripts and models are told.
+    pub(crate) fn definitions(&self) -> Vec<ToolDefinition> {
+        self.tool.iter().map(CommandTool::definition).collect()
+    }
+
+    /// The tool that an invocation names.
+    pub(crate) fn get(&self, name: &ToolName) -> Option<&CommandTool> {
+        // As on `tools`, the last of one name wins.
+        self.tool
+            .iter()
+            .rev()
+            .find(|tool| tool.name == name.name && tool.namespace == name.namespace)
+    }
+}
+
+impl CommandTool {
+    fn check(&mut self) -> Result<(), String> {
+        if self.name.is_empty() {
+            return Err("the name is empty".to_owned());
+        }
+        let Some(program) = self.command.first() else {
+            return Err("the command is empty".to_owned());
+        };
+        if program.is_empty() || !super::command_tool::placeholders(program)?.is_empty() {
+            return Err("the command's program cannot come from the input".to_owned());
+        }
+        for argument in &self.command {
+            super::command_tool::placeholders(argument)?;
+        }
+        let json = |schema: &Option<toml::Table>| {
+            schema
+                .as_ref()
+                .map(Json::from_value)
+                .transpose()
+                .map_err(|error| error.to_string())
+        };
+        self.input_schema_json = json(&self.input_schema)?;
+        self.output_schema_json = json(&self.output_schema)?;
+        Ok(())
+    }
+
+    fn definition(&self) -> ToolDefinition {
+        let name = match &self.namespace {
+            Some(namespace) => format!("{namespace}__{}", self.name),
+            None => self.name.clone(),
+        };
+        ToolDefinition {
+            name,
+            tool_name: ToolName {
+                name: self.name.clone(),
+                namespace: self.namespace.clone(),
+            },
+            description: self.description.clone(),
+            kind: self.kind,
+            input_schema: self.input_schema_json.clone(),
+            output_schema: self.output_schema_json.clone(),
+        }
+    }
+
+    /// How long the command may run.
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
