@@ -156,7 +156,12 @@ impl Actor {
             cpu_check: None,
             wall_deadline: None,
         };
+        let at_once = first.yield_time.is_zero();
         actor.observe(first);
+        if at_once {
+            // No time at all: nothing of the cell was seen, however fast it is.
+            actor.give(Some(0));
+        }
         let end = actor
             .while_running(&mut events, &mut requests, &cancelled)
             .await;

@@ -59,10 +59,12 @@ impl Callbacks {
             self.outbound.ready().await;
             permit
         };
+        // A call whose cell has ended meanwhile is sent all the same, if its turn
+        // has come: the client sees what the cell did, and that it is cancelled.
         let _permit = tokio::select! {
             biased;
-            () = cancelled.cancelled() => return None,
             permit = turn => permit.ok()?,
+            () = cancelled.cancelled() => return None,
         };
         let (sender, answer) = oneshot::channel();
         let id = {

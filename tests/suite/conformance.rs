@@ -1,0 +1,378 @@
+//! Recorded behaviour of the reference host, reproduced through every way in:
+//! the session in this process, the provider's worker process, and the stdio
+//! wire. Each case has a session, and each of the last a process, of its own.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use code_mode_protocol::{
+    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, ExecuteRequest, Json, Limits,
+    NestedToolCall, ToolDefinition, ToolSet, WaitOutcome, WaitRequest,
+};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::stdio_wire::Client;
+use crate::support;
+
+fn fixture() -> Value {
+    serde_json::from_str(include_str!("../fixtures/conformance.json")).expect("the fixture is JSON")
+}
+
+/// What the tools of the recording do, for both kinds of delegate.
+pub fn recorded_tool(
+    fixture: &Value,
+    name: &str,
+    namespace: Option<&str>,
+    kind: &str,
+    input: &str,
+    id: &str,
+) -> ToolAnswer {
+    match name {
+        "fail" => ToolAnswer::Now(Err("tool said no".to_owned())),
+        "slow" => ToolAnswer::After(Duration::from_millis(40), "\"slow done\"".to_owned()),
+        "nothing" => ToolAnswer::Now(Ok("null".to_owned())),
+        "never" => ToolAnswer::Never,
+        "big" => ToolAnswer::Now(Ok(json!("x".repeat(1_000_000)).to_string())),
+        "shot" => ToolAnswer::Now(Ok(fixture["shot_result"].to_string())),
+        // Written by hand, because the recording has its keys in this order.
+        _ => ToolAnswer::Now(Ok(format!(
+            r#"{{"name":{},"ns":{},"kind":{},"input":{input},"id":{}}}"#,
+            json!(name),
+            json!(namespace),
+            json!(kind),
+            json!(id)
+        ))),
+    }
+}
+
+/// See [`recorded_tool`].
+pub enum ToolAnswer {
+    Now(Result<String, String>),
+    After(Duration, String),
+    Never,
+}
+
+impl ToolAnswer {
+    /// The answer when its time has come.
+    pub async fn settle(self) -> Result<String, String> {
+        match self {
+            Self::Now(answer) => answer,
+            Self::After(delay, answer) => {
+                tokio::time::sleep(delay).await;
+                Ok(answer)
+            }
+            Self::Never => std::future::pending().await,
+        }
+    }
+}
+
+struct Recorder {
+    fixture: Value,
+    calls: AtomicUsize,
+    notifications: Mutex<Vec<String>>,
+    closed: Mutex<Vec<String>>,
+    changed: Notify,
+}
+
+#[async_trait]
+impl CodeModeSessionDelegate for Recorder {
+    async fn invoke_tool(
+        &self,
+        call: NestedToolCall,
+        cancelled: CancellationToken,
+    ) -> Result<Json, String> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let kind = serde_json::to_value(call.tool_kind).expect("a kind");
+        let answer = recorded_tool(
+            &self.fixture,
+            &call.tool_name.name,
+            call.tool_name.namespace.as_deref(),
+            kind.as_str().expect("a string"),
+            call.input.as_ref().map_or("null", Json::as_str),
+            &call.runtime_tool_call_id.to_string(),
+        );
+        tokio::select! {
+            answer = answer.settle() => {
+                answer.map(|json| Json::parse(json).expect("recorded answers are JSON"))
+            }
+            () = cancelled.cancelled() => Err("cancelled".to_owned()),
+        }
+    }
+
+    async fn notify(&self, _: String, _: CellId, text: String, _: CancellationToken) {
+        self.notifications.lock().expect("not poisoned").push(text);
+    }
+
+    async fn cell_closed(&self, cell_id: CellId) {
+        let mut closed = self.closed.lock().expect("not poisoned");
+        closed.push(cell_id.to_string());
+        self.changed.notify_one();
+    }
+}
+
+/// A response as the stdio wire writes it, less its timings.
+fn as_recorded(response: &CellResponse) -> Value {
+    let mut fields = json!({
+        "cell_id": response.cell_id(),
+        "content_items": response.content_items(),
+    });
+    let name = match response {
+        CellResponse::Yielded { .. } => "Yielded",
+        CellResponse::Terminated { .. } => "Terminated",
+        CellResponse::Result { error_text, .. } => {
+            fields["error_text"] = json!(error_text);
+            "Result"
+        }
+    };
+    json!({ name: fields })
+}
+
+fn outcome_as_recorded(outcome: &WaitOutcome) -> Value {
+    let outcome = match outcome {
+        WaitOutcome::LiveCell(response) => json!({"LiveCell": as_recorded(response)}),
+        WaitOutcome::MissingCell(response) => json!({"MissingCell": as_recorded(response)}),
+    };
+    json!({"status": "ok", "value": {"type": "wait/completed", "outcome": outcome}})
+}
+
+/// Long strings are recorded by their ends and their length.
+fn shortened(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            let length = text.chars().count();
+            if length > 3000 {
+                let head: String = text.chars().take(200).collect();
+                let tail: String = text.chars().skip(length - 200).collect();
+                *text = format!("{head}...[{length}]...{tail}");
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(shortened),
+        Value::Object(map) => map.values_mut().for_each(shortened),
+        _ => {}
+    }
+}
+
+/// The steps of a case, with the ids and times they leave open filled in.
+struct Step<'a> {
+    op: &'a str,
+    step: &'a Value,
+}
+
+impl Step<'_> {
+    fn cell(&self, last: &str) -> String {
+        match self.step["cell_id"].as_str().expect("a cell id") {
+            "LAST" => last.to_owned(),
+            id => id.to_owned(),
+        }
+    }
+}
+
+fn steps(case: &Value) -> impl Iterator<Item = Step<'_>> {
+    let steps = case["steps"].as_array().expect("steps");
+    steps.iter().map(|step| Step {
+        op: step["op"].as_str().expect("an op"),
+        step,
+    })
+}
+
+fn check(case: &Value, got: Value, failures: &mut Vec<String>) {
+    let mut got = got;
+    shortened(&mut got);
+    if got != case["expect"] {
+        failures.push(format!(
+            "{}\n  expected {}\n  got      {got}",
+            case["name"], case["expect"]
+        ));
+    }
+}
+
+fn finish(cases: usize, failures: &[String]) {
+    assert!(cases >= 100, "the fixture has its cases");
+    assert!(
+        failures.is_empty(),
+        "{} of {cases} cases differ:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+async fn run_case(fixture: &Value, case: &Value, open: &OpenSession) -> Value {
+    let recorder = Arc::new(Recorder {
+        fixture: fixture.clone(),
+        calls: AtomicUsize::new(0),
+        notifications: Mutex::default(),
+        closed: Mutex::default(),
+        changed: Notify::new(),
+    });
+    let (session, _keep) = open(recorder.clone()).await;
+    let default_tools: Vec<ToolDefinition> =
+        serde_json::from_value(fixture["enabled_tools"].clone()).expect("tools");
+    let default_tools = ToolSet::from(default_tools);
+    let mut last = String::new();
+    let mut results: Vec<Value> = Vec::new();
+    for step in steps(case) {
+        let yield_time = step.step["yield_time_ms"].as_u64().map(Duration::from_millis);
+        results.push(match step.op {
+            "execute" => {
+                let source = step.step["source"].as_str().expect("a source");
+                let mut request = ExecuteRequest::new("call-1", source);
+                request.yield_time = yield_time;
+                request.enabled_tools = match step.step.get("enabled_tools") {
+                    Some(tools) => {
+                        let tools: Vec<ToolDefinition> =
+                            serde_json::from_value(tools.clone()).expect("tools");
+                        ToolSet::from(tools)
+                    }
+                    None => default_tools.clone(),
+                };
+                let started = session.execute(request).await.expect("admitted");
+                last = started.cell_id.to_string();
+                let response = started.initial_response.await.expect("observed");
+                json!({"status": "ok", "value": as_recorded(&response)})
+            }
+            "wait" => {
+                let mut request = WaitRequest::new(CellId::from(step.cell(&last)));
+                request.yield_time = yield_time;
+                outcome_as_recorded(&session.wait(request).await.expect("observed"))
+            }
+            "terminate_if_yielded" if !was_yielded(results.last()) => json!("skipped"),
+            "terminate" | "terminate_if_yielded" => {
+                let cell_id = CellId::from(step.cell(&last));
+                outcome_as_recorded(&session.terminate(cell_id).await.expect("terminated"))
+            }
+            other => panic!("unknown step {other}"),
+        });
+    }
+    let expected = case["expect"]["closed_cells"].as_array().map_or(0, Vec::len);
+    while recorder.closed.lock().expect("not poisoned").len() < expected {
+        recorder.changed.notified().await;
+    }
+    let mut closed = recorder.closed.lock().expect("not poisoned").clone();
+    closed.sort();
+    session.shutdown().await;
+    json!({
+        "results": results,
+        "notifications": *recorder.notifications.lock().expect("not poisoned"),
+        "closed_cells": closed,
+        "tool_calls": recorder.calls.load(Ordering::SeqCst),
+    })
+}
+
+fn was_yielded(result: Option<&Value>) -> bool {
+    result.is_some_and(|result| result["value"].get("Yielded").is_some())
+}
+
+/// A session, and what must live as long as it.
+type OpenSession = dyn Fn(
+    Arc<Recorder>,
+) -> futures::future::BoxFuture<
+    'static,
+    (Arc<dyn CodeModeSession>, Option<code_mode_host::Provider>),
+>;
+
+fn run_all(open: &OpenSession) {
+    support::run(async {
+        let fixture = fixture();
+        let cases = fixture["cases"].as_array().expect("cases");
+        let mut failures = Vec::new();
+        for case in cases {
+            let got = run_case(&fixture, case, open).await;
+            check(case, got, &mut failures);
+        }
+        finish(cases.len(), &failures);
+    });
+}
+
+#[test]
+fn every_case_passes_in_process() {
+    run_all(&|recorder| {
+        Box::pin(async move {
+            let session = support::in_process(recorder, Limits::default());
+            (Arc::new(session) as Arc<dyn CodeModeSession>, None)
+        })
+    });
+}
+
+#[test]
+fn every_case_passes_in_a_worker_process() {
+    run_all(&|recorder| {
+        Box::pin(async move {
+            let support::Opened { provider, session } =
+                support::open(recorder, Limits::default()).await;
+            (session as Arc<dyn CodeModeSession>, Some(provider))
+        })
+    });
+}
+
+#[test]
+fn every_case_passes_over_the_stdio_wire() {
+    support::run(async {
+        let fixture = fixture();
+        let cases = fixture["cases"].as_array().expect("cases");
+        let mut failures = Vec::new();
+        for case in cases {
+            let got = run_case_over_stdio(&fixture, case).await;
+            check(case, got, &mut failures);
+        }
+        finish(cases.len(), &failures);
+    });
+}
+
+async fn run_case_over_stdio(fixture: &Value, case: &Value) -> Value {
+    let mut client = Client::start(&["serve"]);
+    client.recorded = Some(fixture.clone());
+    client.hello(&[], &["yield-observation"]).await;
+    client.open("s").await;
+    let mut last = String::new();
+    let mut results: Vec<Value> = Vec::new();
+    for step in steps(case) {
+        let yield_time = step.step["yield_time_ms"].clone();
+        let mut result = match step.op {
+            "execute" => {
+                let tools = step.step.get("enabled_tools").unwrap_or(&fixture["enabled_tools"]);
+                let id = client
+                    .execute("s", &step.step["source"], tools, &yield_time)
+                    .await;
+                let started = client.response(id).await;
+                last = started["value"]["cellId"].as_str().expect("an id").to_owned();
+                client.initial_response(id).await
+            }
+            "wait" => {
+                let id = client.wait("s", &step.cell(&last), &yield_time).await;
+                client.response(id).await
+            }
+            "terminate_if_yielded" if !was_yielded(results.last()) => json!("skipped"),
+            "terminate" | "terminate_if_yielded" => {
+                let id = client.terminate("s", &step.cell(&last)).await;
+                client.response(id).await
+            }
+            other => panic!("unknown step {other}"),
+        };
+        without_timings(&mut result);
+        results.push(result);
+    }
+    let expected = case["expect"]["closed_cells"].as_array().map_or(0, Vec::len);
+    client.until_closed(expected).await;
+    let mut closed = client.closed.clone();
+    closed.sort();
+    let got = json!({
+        "results": results,
+        "notifications": client.notifications,
+        "closed_cells": closed,
+        "tool_calls": client.calls,
+    });
+    client.end_of_input().await;
+    assert!(client.exit().await.success(), "{}", case["name"]);
+    got
+}
+
+fn without_timings(value: &mut Value) {
+    if let Value::Object(map) = value {
+        map.retain(|key, _| !key.ends_with("_ns"));
+        map.values_mut().for_each(without_timings);
+    }
+}

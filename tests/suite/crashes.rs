@@ -1,0 +1,325 @@
+//! A process that dies is an ordinary event: everything in flight is answered,
+//! stored values and cell ids live on, and nothing is left behind.
+#![cfg(target_os = "linux")]
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use code_mode_host::{Provider, Sandbox};
+use code_mode_protocol::{CellResponse, CodeModeSession, Limits, WaitRequest};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::support::{
+    Agent, brief, descendants, error_text, exec, open, options, program, request, run, texts,
+};
+
+fn kill(process: u32) {
+    let pid = Pid::from_raw(i32::try_from(process).expect("a pid")).expect("not zero");
+    // It may be gone already.
+    let _ = kill_process(pid, Signal::KILL);
+}
+
+/// The workers of this test, which runs in a process with other tests: those
+/// that were not there before.
+struct Workers(Vec<u32>);
+
+impl Workers {
+    fn before() -> Self {
+        Self(descendants(std::process::id()))
+    }
+
+    fn now(&self) -> Vec<u32> {
+        descendants(std::process::id())
+            .into_iter()
+            .filter(|pid| !self.0.contains(pid))
+            .collect()
+    }
+}
+
+/// Runs in a process of its own, so that its workers are known.
+fn alone(test: &str) -> bool {
+    const MARK: &str = "CODE_MODE_TEST_ALONE";
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let status = std::process::Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", test, "--nocapture"])
+        .env(MARK, "1")
+        .stdout(Stdio::null())
+        .status()
+        .expect("the test starts");
+    assert!(status.success(), "{test} failed in its own process");
+    false
+}
+
+fn options_without_spares() -> code_mode_host::ProviderOptions {
+    code_mode_host::ProviderOptions {
+        prewarmed: 0,
+        ..options()
+    }
+}
+
+/// A session whose only worker is known.
+async fn session_alone(
+    agent: Arc<Agent>,
+) -> (Provider, Arc<code_mode_host::HostSession>, Workers) {
+    let workers = Workers::before();
+    let provider = Provider::new(options_without_spares()).expect("the program is there");
+    let session = provider
+        .open_session(agent, Limits::default(), Vec::new())
+        .await
+        .expect("a worker starts");
+    assert_eq!(workers.now().len(), 1);
+    (provider, session, workers)
+}
+
+const LOST: &str = "was lost: its process was killed by signal 9 (SIGKILL)";
+
+/// Runs a cell after a kill. Its first answer may still be that the process was
+/// lost: the death and the request cross.
+async fn exec_past_loss(session: &dyn CodeModeSession, source: &str) -> CellResponse {
+    loop {
+        let response = exec(session, source).await;
+        if !error_text(&response).is_some_and(|error| error.contains(LOST)) {
+            return response;
+        }
+    }
+}
+
+#[test]
+fn killed_while_a_cell_runs_the_session_answers_and_keeps_its_values() {
+    if !alone("crashes::killed_while_a_cell_runs_the_session_answers_and_keeps_its_values") {
+        return;
+    }
+    run(async {
+        let agent = Arc::new(Agent::default());
+        let (provider, session, workers) = session_alone(agent.clone()).await;
+        exec(&*session, "store('kept', {deep: [1]})").await;
+        let running = session
+            .execute(request("notify('up'); store('kept', 0); while (true) {}"))
+            .await
+            .expect("admitted");
+        agent
+            .until(|agent| !agent.notifications.lock().expect("not poisoned").is_empty())
+            .await;
+        workers.now().into_iter().for_each(kill);
+        let response = running.initial_response.await.expect("answered");
+        let error = error_text(&response).expect("an error");
+        assert!(error.contains("exec cell 2") && error.contains(LOST), "{error}");
+        let loaded = session.execute(request("text(load('kept'))")).await.expect("admitted");
+        assert_eq!(loaded.cell_id.as_str(), "3");
+        let loaded = loaded.initial_response.await.expect("observed");
+        assert_eq!(texts(&loaded), ["{\"deep\":[1]}"]);
+        agent.until(|agent| agent.closed().len() == 3).await;
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+fn killed_while_a_cell_waits_for_a_tool_the_call_is_cancelled() {
+    if !alone("crashes::killed_while_a_cell_waits_for_a_tool_the_call_is_cancelled") {
+        return;
+    }
+    run(async {
+        let agent = Arc::new(Agent::default());
+        let (provider, session, workers) = session_alone(agent.clone()).await;
+        let waiting = session.execute(request("await tools.never()")).await.expect("admitted");
+        agent.until(|agent| agent.calls.load(Ordering::SeqCst) == 1).await;
+        workers.now().into_iter().for_each(kill);
+        let response = waiting.initial_response.await.expect("answered");
+        assert!(error_text(&response).expect("an error").contains(LOST));
+        assert_eq!(agent.cancelled.load(Ordering::SeqCst), 1);
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+fn a_lost_cell_that_nobody_observed_tells_the_next_observer() {
+    if !alone("crashes::a_lost_cell_that_nobody_observed_tells_the_next_observer") {
+        return;
+    }
+    run(async {
+        let agent = Arc::new(Agent::default());
+        let (provider, session, workers) = session_alone(agent.clone()).await;
+        let started = session.execute(brief("await tools.never()")).await.expect("admitted");
+        started.initial_response.await.expect("observed");
+        agent.until(|agent| agent.calls.load(Ordering::SeqCst) == 1).await;
+        workers.now().into_iter().for_each(kill);
+        agent
+            .until(|agent| agent.cancelled.load(Ordering::SeqCst) == 1)
+            .await;
+        let outcome = session
+            .wait(WaitRequest::new(started.cell_id.clone()))
+            .await
+            .expect("answered");
+        let response = outcome.into_response();
+        assert!(error_text(&response).expect("an error").contains(LOST));
+        agent.until(|agent| agent.closed() == ["1"]).await;
+        let again = session.wait(WaitRequest::new(started.cell_id)).await.expect("answered");
+        assert_eq!(
+            error_text(&again.into_response()),
+            Some("exec cell 1 not found")
+        );
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+fn killed_between_cells_the_next_one_runs_in_another_process() {
+    if !alone("crashes::killed_between_cells_the_next_one_runs_in_another_process") {
+        return;
+    }
+    run(async {
+        let agent = Arc::new(Agent::default());
+        let (provider, session, workers) = session_alone(agent).await;
+        exec(&*session, "store('k', 1)").await;
+        for round in 0..3 {
+            let before = workers.now();
+            before.iter().copied().for_each(kill);
+            let response = exec_past_loss(&*session, "text(load('k'))").await;
+            assert_eq!(texts(&response), ["1"], "round {round}");
+            assert!(workers.now().iter().all(|pid| !before.contains(pid)));
+        }
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+fn killed_while_it_waits_for_a_session_it_is_not_used() {
+    if !alone("crashes::killed_while_it_waits_for_a_session_it_is_not_used") {
+        return;
+    }
+    run(async {
+        let workers = Workers::before();
+        let provider = Provider::new(options()).expect("the program is there");
+        let agent = Arc::new(Agent::default());
+        let first = provider
+            .open_session(agent.clone(), Limits::default(), Vec::new())
+            .await
+            .expect("a worker starts");
+        exec(&*first, "text(1)").await;
+        // All of them: the session's, and the spare in whatever phase it is.
+        workers.now().into_iter().for_each(kill);
+        let second = provider
+            .open_session(agent, Limits::default(), Vec::new())
+            .await;
+        // A spare killed while it started is an error of the session it was for;
+        // the one after it gets another.
+        let second = match second {
+            Ok(session) => session,
+            Err(_) => provider
+                .open_session(Arc::new(Agent::default()), Limits::default(), Vec::new())
+                .await
+                .expect("a worker starts"),
+        };
+        assert_eq!(texts(&exec_past_loss(&*second, "text(2)").await), ["2"]);
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+fn a_crash_loop_is_reported_with_the_pause_before_the_next_start() {
+    if !alone("crashes::a_crash_loop_is_reported_with_the_pause_before_the_next_start") {
+        return;
+    }
+    run(async {
+        let agent = Arc::new(Agent::default());
+        let (provider, session, workers) = session_alone(agent.clone()).await;
+        let mut errors = Vec::new();
+        for n in 1..=3 {
+            let running = session.execute(request("notify(1); while (true) {}")).await.expect("admitted");
+            agent
+                .until(|agent| agent.notifications.lock().expect("not poisoned").len() == n)
+                .await;
+            workers.now().into_iter().for_each(kill);
+            let response = running.initial_response.await.expect("answered");
+            errors.push(error_text(&response).expect("an error").to_owned());
+        }
+        assert!(errors[0].ends_with(LOST), "{errors:?}");
+        assert!(
+            errors[2].ends_with("(3 processes in a row died; the next starts in 100 ms)"),
+            "{errors:?}"
+        );
+        assert_eq!(texts(&exec(&*session, "text('up again')").await), ["up again"]);
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+fn after_shutdown_no_process_is_left() {
+    if !alone("crashes::after_shutdown_no_process_is_left") {
+        return;
+    }
+    run(async {
+        let workers = Workers::before();
+        let opened = open(Arc::new(Agent::default()), Limits::default()).await;
+        exec(&*opened.session, "text(1)").await;
+        assert!(!workers.now().is_empty());
+        opened.provider.shutdown().await;
+        drop(opened);
+        // Spares are killed by their destructor and reaped behind it.
+        while !workers.now().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn when_the_parent_is_killed_no_worker_remains() {
+    run(async {
+        let mut parent = tokio::process::Command::new(program())
+            .args(["run", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program starts");
+        let mut stdin = parent.stdin.take().expect("piped");
+        tokio::io::AsyncWriteExt::write_all(&mut stdin, b"text('up'); yield_control(); while (true) {}")
+            .await
+            .expect("written");
+        drop(stdin);
+        let mut lines = BufReader::new(parent.stdout.take().expect("piped")).lines();
+        assert_eq!(lines.next_line().await.expect("read").as_deref(), Some("up"));
+        let workers = descendants(parent.id().expect("running"));
+        assert_eq!(workers.len(), 1);
+        parent.kill().await.expect("killed");
+        while workers
+            .iter()
+            .any(|pid| std::path::Path::new(&format!("/proc/{pid}/exe")).exists() && is_running(*pid))
+        {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+/// Whether a process runs: one that nobody has waited for yet does not.
+fn is_running(process: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{process}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
+}
+
+#[test]
+fn a_worker_dies_with_its_provider_even_without_a_sandbox() {
+    if !alone("crashes::a_worker_dies_with_its_provider_even_without_a_sandbox") {
+        return;
+    }
+    run(async {
+        let workers = Workers::before();
+        let mut options = options_without_spares();
+        options.sandbox = Sandbox::Off;
+        let provider = Provider::new(options).expect("the program is there");
+        let session = provider
+            .open_session(Arc::new(Agent::default()), Limits::default(), Vec::new())
+            .await
+            .expect("a worker starts");
+        exec(&*session, "text(1)").await;
+        drop((session, provider));
+        while !workers.now().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    });
+}

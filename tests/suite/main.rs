@@ -1,0 +1,15 @@
+//! What the whole promises, at the borders its users touch.
+//!
+//! The program itself is built beside this binary by `cargo test --workspace`;
+//! [`support::program`] finds it there.
+
+mod attacks;
+mod bad_input;
+mod conformance;
+mod crashes;
+mod hostile_worker;
+mod pending;
+mod run_command;
+mod sessions;
+mod stdio_wire;
+mod support;

@@ -1,0 +1,109 @@
+//! Pending mode: a cell stands still between the steps its caller asks for.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use code_mode_protocol::{
+    CellResponse, CodeModeSession, ContentItem, Limits, PendingOutcome, WaitOutcome, WaitRequest,
+};
+
+use crate::support::{Agent, in_process, open, request, run, texts};
+
+fn on_both<F>(test: impl Fn(Arc<dyn CodeModeSession>, Arc<Agent>) -> F)
+where
+    F: Future<Output = ()>,
+{
+    run(async {
+        let agent = Arc::new(Agent::default());
+        let session = Arc::new(in_process(agent.clone(), Limits::default()));
+        test(session, agent).await;
+        let agent = Arc::new(Agent::default());
+        let opened = open(agent.clone(), Limits::default()).await;
+        test(opened.session.clone(), agent).await;
+        opened.provider.shutdown().await;
+    });
+}
+
+fn pending(outcome: PendingOutcome) -> (Vec<ContentItem>, Vec<String>) {
+    match outcome {
+        PendingOutcome::Pending {
+            content_items,
+            pending_tool_call_ids,
+            ..
+        } => (content_items, pending_tool_call_ids),
+        other => panic!("not pending: {other:?}"),
+    }
+}
+
+fn completed(outcome: PendingOutcome) -> CellResponse {
+    match outcome {
+        PendingOutcome::Observed(WaitOutcome::LiveCell(response)) if response.is_final() => response,
+        other => panic!("not completed: {other:?}"),
+    }
+}
+
+#[test]
+fn a_cell_freezes_without_work_and_goes_on_when_resumed() {
+    on_both(|session, _| async move {
+        let source = "text('a'); const v = await tools.echo(1); text(v); await tools.echo(2); text('end')";
+        let started = session.execute_to_pending(request(source)).await.expect("admitted");
+        let (items, calls) = pending(started.initial_outcome.await.expect("observed"));
+        assert_eq!(items, [ContentItem::text("a")]);
+        assert_eq!(calls, ["tool-1"]);
+        let wait = || session.wait_to_pending(WaitRequest::new(started.cell_id.clone()));
+        let (items, calls) = pending(wait().await.expect("observed"));
+        assert_eq!(items, [ContentItem::text("1")]);
+        assert_eq!(calls, ["tool-2"]);
+        assert_eq!(texts(&completed(wait().await.expect("observed"))), ["end"]);
+    });
+}
+
+#[test]
+fn neither_an_answer_nor_a_timer_is_let_into_a_frozen_cell() {
+    on_both(|session, agent| async move {
+        let source = "setTimeout(() => text('timer'), 0); tools.echo().then(() => text('answer'));
+            await new Promise(() => {})";
+        let started = session.execute_to_pending(request(source)).await.expect("admitted");
+        let (items, calls) = pending(started.initial_outcome.await.expect("observed"));
+        assert_eq!(items, []);
+        assert_eq!(calls, ["tool-1"]);
+        agent.until(|agent| agent.calls.load(Ordering::SeqCst) == 1).await;
+        // What came meanwhile shows only now, in as many steps as it takes.
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            let wait = session.wait_to_pending(WaitRequest::new(started.cell_id.clone()));
+            seen.extend(pending(wait.await.expect("observed")).0);
+        }
+        assert!(seen.contains(&ContentItem::text("timer")));
+        assert!(seen.contains(&ContentItem::text("answer")));
+        session.terminate(started.cell_id).await.expect("stopped");
+    });
+}
+
+#[test]
+fn a_plain_wait_sets_a_frozen_cell_free() {
+    on_both(|session, _| async move {
+        let source = "for (let i = 0; i < 3; i++) text(await tools.echo(i))";
+        let started = session.execute_to_pending(request(source)).await.expect("admitted");
+        pending(started.initial_outcome.await.expect("observed"));
+        let outcome = session.wait(WaitRequest::new(started.cell_id)).await.expect("observed");
+        assert_eq!(texts(&outcome.into_response()), ["0", "1", "2"]);
+    });
+}
+
+#[test]
+fn a_frozen_cell_can_be_terminated() {
+    on_both(|session, agent| async move {
+        let started = session
+            .execute_to_pending(request("text('x'); await tools.never()"))
+            .await
+            .expect("admitted");
+        pending(started.initial_outcome.await.expect("observed"));
+        let outcome = session.terminate(started.cell_id).await.expect("stopped");
+        assert!(matches!(
+            outcome,
+            WaitOutcome::LiveCell(CellResponse::Terminated { .. })
+        ));
+        agent.until(|agent| agent.closed() == ["1"]).await;
+    });
+}

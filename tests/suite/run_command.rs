@@ -1,0 +1,293 @@
+//! `code-mode run` and its examples, as a person at a shell meets them.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::support::program;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn code_mode(arguments: &[&str]) -> Output {
+    Command::new(program())
+        .args(arguments)
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program starts")
+}
+
+fn script(folder: &tempfile::TempDir, name: &str, text: &str) -> String {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).expect("written");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+#[test]
+fn text_goes_to_standard_output_and_notifications_to_standard_error() {
+    let folder = folder();
+    let path = script(&folder, "a.js", "text('out'); notify('note'); text({a: 1})");
+    let output = code_mode(&["run", &path]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(stdout(&output), "out\n{\"a\":1}\n");
+    assert_eq!(stderr(&output), "note\n");
+}
+
+#[test]
+fn a_failing_script_exits_with_1_and_shows_the_line_it_points_at() {
+    let folder = folder();
+    let path = script(&folder, "a.js", "text(1);\nnull.x;\n");
+    let output = code_mode(&["run", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stdout(&output), "1\n");
+    let error = stderr(&output);
+    assert!(error.contains("TypeError: Cannot read properties of null"), "{error}");
+    assert!(error.contains("2 | null.x;"), "{error}");
+    assert!(error.contains(&format!("{path}:2:6")), "{error}");
+}
+
+#[test]
+fn a_syntax_error_shows_its_line_too() {
+    let folder = folder();
+    let path = script(&folder, "a.js", "text(1);\ntext(;\n");
+    let output = code_mode(&["run", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("2 | text(;"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_missing_script_or_a_wrong_tools_file_is_wrong_usage() {
+    let folder = folder();
+    let tools = script(&folder, "tools.toml", "[[tool]]\nname = 'x'\ncommand = ['echo', '{']\n");
+    let path = script(&folder, "a.js", "text(1)");
+    for arguments in [
+        &["run", "/nowhere/a.js"][..],
+        &["run", "--tools", "/nowhere/tools.toml", &path],
+        &["run", "--tools", &tools, &path],
+    ] {
+        let output = code_mode(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).starts_with("code-mode run: "), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_cannot_start_exits_with_3() {
+    let folder = folder();
+    let path = script(&folder, "a.js", "text(1)");
+    let output = code_mode(&["run", "--worker-program", "/nowhere/worker", &path]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("/nowhere/worker"), "{}", stderr(&output));
+}
+
+#[test]
+fn json_prints_one_object_a_line() {
+    let folder = folder();
+    let path = script(&folder, "a.js", "text('x'); notify('n'); throw new Error('e')");
+    let output = code_mode(&["run", "--json", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    let lines: Vec<Value> = stdout(&output)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let types: Vec<_> = lines.iter().map(|l| l["type"].as_str().expect("a type")).collect();
+    assert_eq!(types, ["notification", "text", "result"]);
+    assert_eq!(lines[2]["status"], "failed");
+    assert_eq!(lines[2]["error"]["position"]["line"], 1);
+}
+
+#[test]
+fn images_are_written_to_the_media_folder() {
+    let folder = folder();
+    let media = folder.path().join("media");
+    let path = script(&folder, "a.js", "image('data:image/png;base64,AAEC')");
+    let media_dir = media.to_str().expect("UTF-8");
+    let output = code_mode(&["run", "--media-dir", media_dir, &path]);
+    let file = media.join("image-1.png");
+    assert_eq!(stdout(&output), format!("[image: {}]\n", file.display()));
+    assert_eq!(std::fs::read(file).expect("written"), [0, 1, 2]);
+}
+
+#[test]
+fn stored_values_live_from_one_run_to_the_next() {
+    let folder = folder();
+    let store = folder.path().join("store.json");
+    let store = store.to_str().expect("UTF-8");
+    let path = script(
+        &folder,
+        "a.js",
+        "const n = (load('n') ?? 0) + 1; store('n', n); text(n)",
+    );
+    for n in 1..=3 {
+        let output = code_mode(&["run", "--store", store, &path]);
+        assert_eq!(stdout(&output), format!("{n}\n"));
+    }
+    std::fs::write(store, "[]").expect("written");
+    let output = code_mode(&["run", "--store", store, &path]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+const TOOLS: &str = r#"
+[[tool]]
+name = "say"
+description = "Says it"
+command = ["printf", "%s|%s", "{what}", "{n}"]
+[tool.input_schema]
+type = "object"
+properties.what.type = "string"
+properties.n.type = "integer"
+required = ["what"]
+
+[[tool]]
+name = "cat"
+namespace = "shell"
+kind = "freeform"
+json = true
+command = ["cat"]
+
+[[tool]]
+name = "fails"
+command = ["sh", "-c", "echo why >&2; exit 7"]
+
+[[tool]]
+name = "hangs"
+command = ["sleep", "1000"]
+timeout_ms = 20
+
+[[tool]]
+name = "floods"
+command = ["yes"]
+max_output_bytes = 1000
+"#;
+
+#[test]
+#[cfg(unix)]
+fn tools_are_commands_without_a_shell() {
+    let folder = folder();
+    let tools = script(&folder, "tools.toml", TOOLS);
+    let path = script(
+        &folder,
+        "a.js",
+        "text(await tools.say({what: '$(id); `x`', n: 5}));
+         text(await tools.shell__cat('free text'));
+         for (const call of [
+           () => tools.say({n: 1}), () => tools.say({what: {}, n: 1}),
+           () => tools.fails(), () => tools.hangs(), () => tools.floods(),
+         ]) await call().catch(error => text(error));",
+    );
+    let output = code_mode(&["run", "--tools", &tools, &path]);
+    assert_eq!(
+        stdout(&output).lines().collect::<Vec<_>>(),
+        [
+            "$(id); `x`|5",
+            "free text",
+            "the input lacks `what`",
+            "`what` must be a string, a number or a boolean",
+            "sh exited with status 7: why",
+            "sleep did not end within 20 ms",
+            "yes put out more than 1000 bytes",
+        ],
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn list_tools_prints_what_a_model_would_be_told() {
+    let folder = folder();
+    let tools = script(&folder, "tools.toml", TOOLS);
+    let output = code_mode(&["run", "--list-tools", "--tools", &tools]);
+    let text = stdout(&output);
+    assert!(text.contains(
+        "declare const tools: { say(args: { n?: number; what: string; }): Promise<unknown>; };"
+    ));
+    assert!(text.contains("## shell"));
+    assert!(text.contains("shell__cat(input: string)"));
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_terminates_the_cell_and_exits_with_130() {
+    use std::io::{BufRead, BufReader};
+    let folder = folder();
+    let path = script(&folder, "a.js", "text('up'); yield_control(); while (true) {}");
+    let mut child = Command::new(program())
+        .args(["run", &path])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    assert_eq!(lines.next().expect("a line").expect("text"), "up");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    assert_eq!(child.wait().expect("a status").code(), Some(130));
+}
+
+#[test]
+fn limits_of_the_command_line_hold_and_are_named() {
+    let folder = folder();
+    let path = script(&folder, "a.js", "for (;;) text('x'.repeat(100))");
+    let output = code_mode(&["run", "--max-output-bytes", "5000", "--yield-time-ms", "100000", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("output limit of 5000 bytes exceeded"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+/// Runs an example with its own tools file.
+fn example(name: &str, more: &[&str]) -> Output {
+    let main = format!("examples/{name}/main.js");
+    let tools = format!("examples/{name}/tools.toml");
+    let mut arguments = vec!["run", "--tools", &tools];
+    arguments.extend(more);
+    arguments.push(&main);
+    code_mode(&arguments)
+}
+
+#[test]
+fn the_git_history_example_reports_who_changed_what() {
+    let output = example("git-history", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.contains("commits by"), "{text}");
+    assert!(text.contains("most changed files"), "{text}");
+}
+
+#[test]
+fn the_line_count_example_reads_many_files_in_parallel() {
+    let output = example("line-count", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.contains(".rs"), "{text}");
+    assert!(text.contains("files,"), "{text}");
+}
+
+#[test]
+fn the_changed_since_example_remembers_the_last_run() {
+    let folder = folder();
+    let store = folder.path().join("seen.json");
+    let store = store.to_str().expect("UTF-8");
+    let first = example("changed-since", &["--store", store]);
+    assert_eq!(first.status.code(), Some(0), "{}", stderr(&first));
+    assert!(stdout(&first).contains("first run"), "{}", stdout(&first));
+    let second = example("changed-since", &["--store", store]);
+    assert!(stdout(&second).contains("nothing changed"), "{}", stdout(&second));
+}

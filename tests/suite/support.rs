@@ -1,0 +1,235 @@
+//! What tests share: the program, providers, delegates.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use code_mode::{Engine, Session};
+use code_mode_host::{HostSession, Provider, ProviderOptions, WorkerSource};
+use code_mode_protocol::{
+    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, ContentItem, ExecuteRequest,
+    Json, Limits, NestedToolCall, ToolDefinition, ToolKind, ToolName, ToolSet,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// The program `code-mode`, which cargo builds beside the tests.
+pub fn program() -> PathBuf {
+    let mut path = std::env::current_exe().expect("a test binary has a path");
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    let program = path.join(code_mode_host::PROGRAM_NAME);
+    assert!(
+        program.is_file(),
+        "{} is missing: build it with `cargo build --workspace`",
+        program.display()
+    );
+    program
+}
+
+/// Options for workers of the program under test.
+pub fn options() -> ProviderOptions {
+    ProviderOptions {
+        worker: WorkerSource::Program(program()),
+        ..ProviderOptions::default()
+    }
+}
+
+/// A provider and one session of it.
+pub struct Opened {
+    pub provider: Provider,
+    pub session: Arc<HostSession>,
+}
+
+/// Opens a session in a worker process.
+pub async fn open(delegate: Arc<dyn CodeModeSessionDelegate>, limits: Limits) -> Opened {
+    let provider = Provider::new(options()).expect("the program is there");
+    let session = provider
+        .open_session(delegate, limits, Vec::new())
+        .await
+        .expect("a worker starts");
+    Opened { provider, session }
+}
+
+/// A session in this process.
+pub fn in_process(delegate: Arc<dyn CodeModeSessionDelegate>, limits: Limits) -> Session {
+    Session::new(Engine::new(), delegate, limits)
+}
+
+/// Runs an async test on a runtime of several threads, as an agent core would.
+pub fn run<F: Future<Output = ()>>(test: F) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(async {
+            // A promise broken by waiting for ever fails instead.
+            tokio::time::timeout(Duration::from_secs(120), test)
+                .await
+                .expect("the test ends");
+        });
+}
+
+/// A delegate that answers by the tool's name and remembers what happened.
+#[derive(Default)]
+pub struct Agent {
+    pub calls: AtomicUsize,
+    pub cancelled: AtomicUsize,
+    pub notifications: Mutex<Vec<String>>,
+    pub closed: Mutex<Vec<String>>,
+    /// Rung at every call, notification and close.
+    pub changed: Notify,
+    /// Answers by tool name; `echo` and `never` are known without.
+    pub answers: HashMap<&'static str, Result<String, String>>,
+}
+
+impl Agent {
+    /// Waits until `reached` says so.
+    pub async fn until(&self, reached: impl Fn(&Self) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if reached(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// The cells that were closed so far.
+    pub fn closed(&self) -> Vec<String> {
+        self.closed.lock().expect("not poisoned").clone()
+    }
+}
+
+#[async_trait]
+impl CodeModeSessionDelegate for Agent {
+    async fn invoke_tool(
+        &self,
+        call: NestedToolCall,
+        cancelled: CancellationToken,
+    ) -> Result<Json, String> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.changed.notify_waiters();
+        match call.tool_name.name.as_str() {
+            "echo" => Ok(call.input.unwrap_or_else(Json::null)),
+            "never" => {
+                cancelled.cancelled().await;
+                self.cancelled.fetch_add(1, Ordering::SeqCst);
+                self.changed.notify_waiters();
+                Err("cancelled".to_owned())
+            }
+            "deaf" => std::future::pending().await,
+            name => match self.answers.get(name) {
+                Some(Ok(json)) => Json::parse(json.clone()).map_err(|e| e.to_string()),
+                Some(Err(message)) => Err(message.clone()),
+                None => Err(format!("no tool {name}")),
+            },
+        }
+    }
+
+    async fn notify(&self, _: String, _: CellId, text: String, _: CancellationToken) {
+        self.notifications.lock().expect("not poisoned").push(text);
+        self.changed.notify_waiters();
+    }
+
+    async fn cell_closed(&self, cell_id: CellId) {
+        self.closed
+            .lock()
+            .expect("not poisoned")
+            .push(cell_id.to_string());
+        self.changed.notify_waiters();
+    }
+}
+
+/// A tool definition with nothing but a name.
+pub fn tool(name: &str) -> ToolDefinition {
+    ToolDefinition {
+        name: name.to_owned(),
+        tool_name: ToolName {
+            name: name.to_owned(),
+            namespace: None,
+        },
+        description: String::new(),
+        kind: ToolKind::Function,
+        input_schema: None,
+        output_schema: None,
+    }
+}
+
+/// The tools an [`Agent`] knows.
+pub fn agent_tools() -> ToolSet {
+    ToolSet::from(["echo", "never", "deaf"].map(tool))
+}
+
+/// A request with the agent's tools.
+pub fn request(source: &str) -> ExecuteRequest {
+    let mut request = ExecuteRequest::new("call-1", source);
+    request.enabled_tools = agent_tools();
+    request
+}
+
+/// A request that is observed for a moment only.
+pub fn brief(source: &str) -> ExecuteRequest {
+    let mut request = request(source);
+    request.yield_time = Some(Duration::from_millis(1));
+    request
+}
+
+/// Runs a cell to its first response.
+pub async fn exec(session: &dyn CodeModeSession, source: &str) -> CellResponse {
+    let mut request = request(source);
+    request.yield_time = Some(Duration::from_secs(100));
+    let started = session.execute(request).await.expect("admitted");
+    started.initial_response.await.expect("observed")
+}
+
+/// The texts of a response.
+pub fn texts(response: &CellResponse) -> Vec<&str> {
+    response
+        .content_items()
+        .iter()
+        .map(|item| match item {
+            ContentItem::Text { text } => text.as_str(),
+            other => panic!("not text: {other:?}"),
+        })
+        .collect()
+}
+
+/// The error text of a result.
+pub fn error_text(response: &CellResponse) -> Option<&str> {
+    match response {
+        CellResponse::Result { error_text, .. } => error_text.as_deref(),
+        other => panic!("not a result: {other:?}"),
+    }
+}
+
+/// The processes that a process started, and theirs, which still run.
+#[cfg(target_os = "linux")]
+pub fn descendants(of: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut todo = vec![of];
+    while let Some(process) = todo.pop() {
+        let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else {
+            continue;
+        };
+        for task in tasks.flatten() {
+            let children = std::fs::read_to_string(task.path().join("children"));
+            let children: Vec<u32> = children
+                .unwrap_or_default()
+                .split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect();
+            found.extend(&children);
+            todo.extend(children);
+        }
+    }
+    found
+}
