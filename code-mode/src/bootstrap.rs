@@ -11,8 +11,13 @@ use v8::MapFnTo;
 
 const BOOTSTRAP_JS: &str = include_str!("bootstrap.js");
 
-/// The flags that V8 runs with, chosen by measurement (`docs/PERFORMANCE.md`).
-const V8_FLAGS: &str = "--no-flush-bytecode --stack-size=900";
+/// The flags that V8 runs with.
+///
+/// Cells are short. Optimising a function on another thread pays only for one
+/// that is really hot, and where it lands in the middle of a runaway recursion
+/// the stack of the error depends on when it did; so it starts later than V8's
+/// default of some hundred calls. Loops are optimised as early as ever.
+const V8_FLAGS: &str = "--stack-size=900 --invocation-count-for-maglev=20000";
 
 /// A native function of the bootstrap, as the data of its JavaScript function.
 /// Numbers from [`FIRST_TOOL`] on are tools.
