@@ -109,7 +109,9 @@ impl LimitArgs {
             max_pending_tool_calls: self
                 .max_pending_tool_calls
                 .unwrap_or(default.max_pending_tool_calls),
-            max_pending_timers: self.max_pending_timers.unwrap_or(default.max_pending_timers),
+            max_pending_timers: self
+                .max_pending_timers
+                .unwrap_or(default.max_pending_timers),
             max_stored_bytes: self.max_stored_bytes.unwrap_or(default.max_stored_bytes),
             max_frame_bytes: self
                 .max_frame_bytes

@@ -107,7 +107,10 @@ fn limits_in_force(limits: &Limits) -> Vec<(&'static str, Value)> {
         ("max_yield_time_ms", ms(limits.max_yield_time)),
         ("max_output_bytes", json!(limits.max_output_bytes)),
         ("max_live_cells", json!(limits.max_live_cells)),
-        ("max_pending_tool_calls", json!(limits.max_pending_tool_calls)),
+        (
+            "max_pending_tool_calls",
+            json!(limits.max_pending_tool_calls),
+        ),
         ("max_pending_timers", json!(limits.max_pending_timers)),
         ("max_stored_bytes", json!(limits.max_stored_bytes)),
         ("max_frame_bytes", json!(limits.max_frame_bytes)),

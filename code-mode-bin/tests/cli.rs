@@ -26,7 +26,10 @@ fn help_names_every_command_and_is_no_error() {
 fn the_version_is_the_packages() {
     let output = code_mode(&["--version"]);
     let text = String::from_utf8(output.stdout).expect("text");
-    assert_eq!(text.trim(), concat!("code-mode ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        text.trim(),
+        concat!("code-mode ", env!("CARGO_PKG_VERSION"))
+    );
 }
 
 #[test]

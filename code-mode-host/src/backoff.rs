@@ -57,7 +57,9 @@ mod tests {
             .collect();
         assert_eq!(
             pauses,
-            [0, 0, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]
+            [
+                0, 0, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000
+            ]
         );
         backoff.succeeded();
         assert_eq!(backoff.delay(), Duration::ZERO);

@@ -32,11 +32,7 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    pub(crate) fn new(
-        cell_id: CellId,
-        tool_call_id: String,
-        cancelled: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(cell_id: CellId, tool_call_id: String, cancelled: CancellationToken) -> Self {
         Self {
             cell_id,
             tool_call_id,

@@ -15,7 +15,10 @@ pub const PROGRAM_NAME: &str = if cfg!(windows) {
 /// name, which `run_as` tells).
 pub(crate) fn find() -> Option<PathBuf> {
     let running = env::current_exe().ok();
-    let beside = running.as_deref().and_then(Path::parent).map(Path::to_owned);
+    let beside = running
+        .as_deref()
+        .and_then(Path::parent)
+        .map(Path::to_owned);
     let on_path = env::var_os("PATH")
         .map(|path| env::split_paths(&path).collect::<Vec<_>>())
         .unwrap_or_default();

@@ -69,9 +69,7 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    fn ahead(
-        &self,
-    ) -> MutexGuard<'_, VecDeque<oneshot::Receiver<Result<Worker, ProviderError>>>> {
+    fn ahead(&self) -> MutexGuard<'_, VecDeque<oneshot::Receiver<Result<Worker, ProviderError>>>> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -131,10 +129,12 @@ impl Workers {
                 if self.used.swap(true, std::sync::atomic::Ordering::Relaxed) {
                     return Err(ProviderError::Used);
                 }
-                let stream = connect(path).await.map_err(|error| ProviderError::Connect {
-                    path: path.clone(),
-                    error,
-                })?;
+                let stream = connect(path)
+                    .await
+                    .map_err(|error| ProviderError::Connect {
+                        path: path.clone(),
+                        error,
+                    })?;
                 self.greet(stream, None).await?
             }
             (None, _) => return Err(SpawnError::NotFound.into()),
@@ -144,7 +144,10 @@ impl Workers {
             match self.options.sandbox {
                 Sandbox::Required => return Err(ProviderError::Sandbox(missing.join("; "))),
                 Sandbox::BestEffort => {
-                    tracing::info!("the worker's sandbox is not complete: {}", missing.join("; "));
+                    tracing::info!(
+                        "the worker's sandbox is not complete: {}",
+                        missing.join("; ")
+                    );
                 }
                 Sandbox::Off => {}
             }
@@ -162,7 +165,9 @@ impl Workers {
             Ok(Ok(connection)) => Ok(Worker { connection, child }),
             // The reason a worker refuses to lock itself in is the most useful
             // thing to say.
-            Ok(Err(ConnectionError::Rejected(why))) if self.options.sandbox == Sandbox::Required => {
+            Ok(Err(ConnectionError::Rejected(why)))
+                if self.options.sandbox == Sandbox::Required =>
+            {
                 Err(ProviderError::Sandbox(why))
             }
             Ok(Err(ConnectionError::Ended)) => Err(match child {

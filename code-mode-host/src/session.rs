@@ -79,9 +79,11 @@ impl Shared {
             }
         };
         let limits = self.options.limits.clone();
-        worker
-            .connection
-            .set_max_frame_bytes(limits.max_frame_bytes.saturating_add(limits.max_output_bytes));
+        worker.connection.set_max_frame_bytes(
+            limits
+                .max_frame_bytes
+                .saturating_add(limits.max_output_bytes),
+        );
         let outbound = worker.connection.outbound.clone();
         {
             let mut state = self.state();

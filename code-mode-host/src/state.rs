@@ -48,6 +48,8 @@ pub(crate) struct HostCell {
     tools: ToolSet,
     /// It completed and its values are the session's.
     committed: bool,
+    /// Its end was answered; only its closing is still to come.
+    ended: bool,
     /// Why it is no more, where its worker died; kept until it is observed.
     pub(crate) lost: Option<CellResponse>,
     /// Answers on their way to observers.
@@ -138,6 +140,7 @@ impl State {
                 calls,
                 tools,
                 committed: false,
+                ended: false,
                 lost: None,
                 answers: TaskTracker::new(),
             },
@@ -268,22 +271,30 @@ impl State {
     }
 
     fn answer(&mut self, request: u64, outcome: Answer) -> Result<Effect, Violation> {
-        let pending = self
-            .requests
-            .remove(&request)
-            .ok_or(Violation::UnknownRequest(request))?;
-        let outcome = match outcome {
-            Ok(outcome) => {
-                if *cell_of(&outcome) != pending.cell_id {
-                    return Err(Violation::WrongCell(pending.cell_id));
-                }
-                if is_completion(&outcome) {
-                    self.backoff.succeeded();
-                }
-                Ok(self.unclaimed.join(outcome))
-            }
-            refused => refused,
+        let cell_id = match self.requests.get(&request) {
+            Some(pending) => &pending.cell_id,
+            None => return Err(Violation::UnknownRequest(request)),
         };
+        // One that is refused stays, so that it is answered with its worker's end.
+        if let Ok(outcome) = &outcome
+            && cell_of(outcome) != cell_id
+        {
+            return Err(Violation::WrongCell(cell_id.clone()));
+        }
+        let Some(pending) = self.requests.remove(&request) else {
+            return Err(Violation::UnknownRequest(request));
+        };
+        if is_final(&outcome)
+            && let Some(cell) = self.cells.get_mut(&pending.cell_id)
+        {
+            cell.ended = true;
+        }
+        let outcome = outcome.map(|outcome| {
+            if is_completion(&outcome) {
+                self.backoff.succeeded();
+            }
+            self.unclaimed.join(outcome)
+        });
         Ok(Effect::Reply(pending.reply, outcome))
     }
 
@@ -315,13 +326,15 @@ impl State {
         self.outbound = None;
         self.last_tools = None;
         self.calls.clear();
+        let mut told = Vec::new();
         for (cell_id, cell) in &mut self.cells {
-            if cell.lost.is_none() {
+            if cell.ended {
+                told.push(cell_id.clone());
+            } else if cell.lost.is_none() {
                 cell.lost = Some(CellResponse::failed(cell_id.clone(), error_of(cell_id)));
             }
         }
         let mut replies = Vec::new();
-        let mut told = Vec::new();
         for (_, pending) in std::mem::take(&mut self.requests) {
             let lost = self
                 .cells

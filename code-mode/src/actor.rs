@@ -12,8 +12,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use code_mode_protocol::{
-    CellId, CellResponse, Limit, PendingOutcome, RuntimeToolCallId, SessionError,
-    WaitOutcome,
+    CellId, CellResponse, Limit, PendingOutcome, RuntimeToolCallId, SessionError, WaitOutcome,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{sleep_until, timeout};
@@ -88,8 +87,7 @@ pub(crate) struct Parts {
 }
 
 /// See [`Parts::commit`].
-pub(crate) type Commit =
-    Box<dyn FnOnce(Vec<(String, Arc<str>)>) -> Result<(), ScriptError> + Send>;
+pub(crate) type Commit = Box<dyn FnOnce(Vec<(String, Arc<str>)>) -> Result<(), ScriptError> + Send>;
 
 pub(crate) struct Actor {
     cell_id: CellId,
@@ -165,8 +163,12 @@ impl Actor {
         let end = actor
             .while_running(&mut events, &mut requests, &cancelled)
             .await;
-        let mut last = actor.while_settling(end, commit, &mut requests, &cancelled).await;
-        actor.until_observed(&mut last, &mut requests, &cancelled).await;
+        let mut last = actor
+            .while_settling(end, commit, &mut requests, &cancelled)
+            .await;
+        actor
+            .until_observed(&mut last, &mut requests, &cancelled)
+            .await;
         requests.close();
         while let Some(request) = requests.recv().await {
             // Asked for while the end was being told: the cell is missing.
@@ -350,7 +352,11 @@ impl Actor {
     }
 
     fn observe(&mut self, observe: Observe) {
-        if self.observer.as_ref().is_some_and(|o| !o.dropped.is_cancelled()) {
+        if self
+            .observer
+            .as_ref()
+            .is_some_and(|o| !o.dropped.is_cancelled())
+        {
             let busy = SessionError::ObserverBusy(self.cell_id.clone());
             return (observe.reply)(Err(busy));
         }
@@ -420,7 +426,9 @@ impl Actor {
         let now = tokio::time::Instant::now();
         let limits = &self.shared.limits;
         self.cpu_check = limits.max_cpu_time.and_then(|limit| now.checked_add(limit));
-        self.wall_deadline = limits.max_wall_time.and_then(|limit| now.checked_add(limit));
+        self.wall_deadline = limits
+            .max_wall_time
+            .and_then(|limit| now.checked_add(limit));
     }
 
     /// The cell may have used up its processor time by now, if it never waited.

@@ -143,8 +143,7 @@ where
     N: MapFnTo<v8::FunctionCallback> + Copy,
     L: MapFnTo<v8::AccessorNameGetterCallback> + Copy,
 {
-    let mut isolate =
-        v8::Isolate::snapshot_creator(Some(callbacks.external_references()), None);
+    let mut isolate = v8::Isolate::snapshot_creator(Some(callbacks.external_references()), None);
     {
         v8::scope!(let scope, &mut isolate);
         let context = v8::Context::new(scope, v8::ContextOptions::default());

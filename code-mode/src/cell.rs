@@ -140,7 +140,10 @@ impl CellShared {
         let rest = output.items.split_off(count);
         let taken = std::mem::replace(&mut output.items, rest);
         output.taken += count as u64;
-        output.bytes -= taken.iter().map(|i| i.bytes() + ITEM_OVERHEAD).sum::<usize>();
+        output.bytes -= taken
+            .iter()
+            .map(|i| i.bytes() + ITEM_OVERHEAD)
+            .sum::<usize>();
         taken
     }
 

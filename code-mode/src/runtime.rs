@@ -13,7 +13,7 @@ use code_mode_protocol::{Limit, RuntimeToolCallId};
 use crate::cell::{CellShared, Command, End, Event, Job, ScriptError, Stop};
 use crate::engine::ReadyIsolate;
 use crate::natives::{self, CellState};
-use crate::{cpu, StoredValues};
+use crate::{StoredValues, cpu};
 
 /// The name of a cell's module, as stack frames show it.
 const MODULE_NAME: &str = "exec_main.mjs";
@@ -55,7 +55,7 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job) {
             freezing: job.to_pending,
             held: VecDeque::new(),
         }
-        .to_end(scope, &job.source)
+        .run_to_end(scope, &job.source)
     };
     let written = state.written.take();
     let writes = written
@@ -99,7 +99,7 @@ enum Next {
 
 impl Run<'_> {
     /// Runs the module until its promise settles or the cell is stopped.
-    fn to_end(&mut self, scope: &mut v8::PinScope, source: &str) -> Result<(), ScriptError> {
+    fn run_to_end(&mut self, scope: &mut v8::PinScope, source: &str) -> Result<(), ScriptError> {
         if self.state.shared.stopped().is_some() {
             return Ok(());
         }

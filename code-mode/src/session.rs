@@ -38,12 +38,8 @@ pub trait Callbacks: Send + Sync {
     ) -> BoxFuture<Result<String, String>>;
 
     /// Delivers one notification. The future ends soon after `cancelled` fires.
-    fn notify(
-        &self,
-        cell_id: &CellId,
-        text: String,
-        cancelled: CancellationToken,
-    ) -> BoxFuture<()>;
+    fn notify(&self, cell_id: &CellId, text: String, cancelled: CancellationToken)
+    -> BoxFuture<()>;
 
     /// The cell completed, and these values are the session's now.
     fn committed(&self, cell_id: &CellId, writes: &[(String, Arc<str>)]);
@@ -97,11 +93,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn commit(
-        &self,
-        cell_id: &CellId,
-        writes: Vec<(String, Arc<str>)>,
-    ) -> Result<(), ScriptError> {
+    fn commit(&self, cell_id: &CellId, writes: Vec<(String, Arc<str>)>) -> Result<(), ScriptError> {
         if writes.is_empty() {
             return Ok(());
         }
@@ -134,11 +126,7 @@ impl Drop for Session {
 impl Session {
     /// A session whose tool calls and notifications go to an agent core's
     /// delegate.
-    pub fn new(
-        engine: Engine,
-        delegate: Arc<dyn CodeModeSessionDelegate>,
-        limits: Limits,
-    ) -> Self {
+    pub fn new(engine: Engine, delegate: Arc<dyn CodeModeSessionDelegate>, limits: Limits) -> Self {
         let delegate = Arc::new(DelegateCallbacks {
             delegate,
             cells: Mutex::default(),
@@ -340,7 +328,10 @@ impl Session {
         // `start` returns.
         let mut cells = delegate.cells();
         let cell_id = self.start(spec)?;
-        cells.insert(cell_id.clone(), (request.tool_call_id, request.enabled_tools));
+        cells.insert(
+            cell_id.clone(),
+            (request.tool_call_id, request.enabled_tools),
+        );
         Ok((cell_id, future))
     }
 }
@@ -410,9 +401,7 @@ impl CodeModeSession for Session {
         let (cell_id, future) = self.admit(request, false)?;
         Ok(StartedCell {
             cell_id,
-            initial_response: Box::pin(async move {
-                Ok(plain(future.await?).into_response())
-            }),
+            initial_response: Box::pin(async move { Ok(plain(future.await?).into_response()) }),
         })
     }
 
@@ -508,7 +497,9 @@ impl Callbacks for DelegateCallbacks {
         let (delegate, cell_id) = (self.delegate.clone(), cell_id.clone());
         Box::pin(async move {
             let tool_call_id = tool_call_id.unwrap_or_default();
-            delegate.notify(tool_call_id, cell_id, text, cancelled).await;
+            delegate
+                .notify(tool_call_id, cell_id, text, cancelled)
+                .await;
         })
     }
 

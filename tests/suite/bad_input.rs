@@ -1,1 +1,236 @@
-//! Empty.
+//! Hostile input is input: a clear error each, and nothing lost.
+
+use std::sync::Arc;
+
+use code_mode_host::{Provider, ProviderOptions, WorkerSource};
+use code_mode_protocol::frame::{self, MessageCodec};
+use code_mode_protocol::native::{FromWorker, ToWorker};
+use code_mode_protocol::{
+    CodeModeSession, CodeModeSessionProvider, Json, Limits, SessionError, ToolDefinition,
+    describe,
+};
+use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{Agent, error_text, exec, open, options, program, request, run, texts, tool};
+
+/// A worker that listens, and its socket.
+#[cfg(unix)]
+async fn listening(folder: &tempfile::TempDir) -> (tokio::process::Child, std::path::PathBuf) {
+    let socket = folder.path().join("worker.sock");
+    let child = tokio::process::Command::new(program())
+        .arg("worker")
+        .arg("--listen")
+        .arg(&socket)
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the program starts");
+    while !socket.exists() {
+        tokio::task::yield_now().await;
+    }
+    (child, socket)
+}
+
+#[cfg(unix)]
+async fn connected(
+    folder: &tempfile::TempDir,
+) -> (tokio::process::Child, tokio::net::UnixStream) {
+    let (child, socket) = listening(folder).await;
+    let stream = loop {
+        // The file is there a moment before somebody listens.
+        match tokio::net::UnixStream::connect(&socket).await {
+            Ok(stream) => break stream,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    (child, stream)
+}
+
+fn framed(message: &ToWorker) -> Vec<u8> {
+    let content = frame::encode(message).expect("encodes");
+    let mut bytes = u32::try_from(content.len()).expect("small").to_le_bytes().to_vec();
+    bytes.extend(content);
+    bytes
+}
+
+fn greeting(versions: Vec<u32>, required_capabilities: Vec<String>) -> Vec<u8> {
+    framed(&ToWorker::Hello {
+        versions,
+        required_capabilities,
+    })
+}
+
+#[test]
+#[cfg(unix)]
+fn a_worker_that_listens_serves_one_provider() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (_child, socket) = listening(&folder).await;
+        let provider = Provider::new(ProviderOptions {
+            worker: WorkerSource::Socket(socket),
+            ..options()
+        })
+        .expect("nothing to find");
+        let agent = Arc::new(Agent::default());
+        let session = loop {
+            match provider.create_session(agent.clone()).await {
+                Ok(session) => break session,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert_eq!(texts(&exec(&*session, "text(1)").await), ["1"]);
+        let second = provider.create_session(agent).await;
+        let Err(SessionError::Runtime(why)) = second else {
+            panic!("a second session in one worker");
+        };
+        assert!(why.contains("serves one session only"), "{why}");
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_socket_of_a_listening_worker_is_its_users_alone_and_gone_once_used() {
+    use std::os::unix::fs::PermissionsExt;
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (_child, socket) = listening(&folder).await;
+        let mode = || std::fs::metadata(&socket).map(|m| m.permissions().mode() & 0o777);
+        while mode().ok() != Some(0o600) {
+            tokio::task::yield_now().await;
+        }
+        let _first = tokio::net::UnixStream::connect(&socket).await.expect("accepted");
+        while socket.exists() {
+            tokio::task::yield_now().await;
+        }
+        assert!(tokio::net::UnixStream::connect(&socket).await.is_err());
+    });
+}
+
+#[test]
+#[cfg(unix)]
+fn a_wrong_handshake_is_rejected_with_the_reason() {
+    run(async {
+        for (bytes, reason) in [
+            (greeting(vec![99], vec![]), "no version in common"),
+            (greeting(vec![1], vec!["flying".to_owned()]), "unknown capability flying"),
+            (framed(&ToWorker::Shutdown), "the first message must be a greeting"),
+            (vec![3, 0, 0, 0, 0xff, 0xff, 0xff], "malformed message"),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (mut child, mut stream) = connected(&folder).await;
+            stream.write_all(&bytes).await.expect("written");
+            let codec = MessageCodec::<FromWorker>::new(1 << 16);
+            let mut messages = tokio_util::codec::FramedRead::new(stream, codec);
+            match messages.next().await {
+                Some(Ok(FromWorker::Rejected { reason: got })) => {
+                    assert!(got.contains(reason), "{got}");
+                }
+                other => panic!("{reason}: {other:?}"),
+            }
+            assert!(child.wait().await.expect("a status").success());
+        }
+    });
+}
+
+#[test]
+#[cfg(unix)]
+fn an_oversize_or_truncated_frame_ends_the_worker_and_nothing_else() {
+    run(async {
+        for bytes in [
+            0xffff_ffffu32.to_le_bytes().to_vec(),
+            vec![100, 0, 0, 0, 1, 2, 3],
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (mut child, mut stream) = connected(&folder).await;
+            stream.write_all(&greeting(vec![1], vec![])).await.expect("written");
+            stream.write_all(&bytes).await.expect("written");
+            stream.shutdown().await.expect("closed");
+            child.wait().await.expect("it ends");
+        }
+    });
+}
+
+#[test]
+fn broken_utf16_and_huge_strings_from_a_cell_are_text_or_an_error() {
+    run(async {
+        let opened = open(Arc::new(Agent::default()), Limits::default()).await;
+        let session = &*opened.session;
+        let broken = exec(session, r"text('a\ud800b'); store('\udc00', '\ud800'); text(load('\udc00').length)").await;
+        assert_eq!(texts(&broken), ["a\u{fffd}b", "1"]);
+        let huge = exec(session, "text('x'.repeat(2 ** 29 - 24))").await;
+        assert_eq!(
+            error_text(&huge),
+            Some("output limit of 16777216 bytes exceeded")
+        );
+        let huge = exec(session, "await tools.echo('x'.repeat(80 * 2 ** 20)).catch(e => text(e.message))").await;
+        let error = error_text(&huge).expect("refused at the call");
+        assert!(error.contains("frame limit of 67108864 bytes exceeded"), "{error}");
+        assert_eq!(texts(&exec(session, "text('on')").await), ["on"]);
+    });
+}
+
+#[test]
+fn a_source_or_a_result_past_the_frame_limit_is_refused_by_name() {
+    run(async {
+        let limits = Limits {
+            max_frame_bytes: 10_000,
+            ..Limits::default()
+        };
+        let mut agent = Agent::default();
+        let long = serde_json::json!("x".repeat(20_000)).to_string();
+        agent.answers.insert("long", Ok(long));
+        let opened = open(Arc::new(agent), limits).await;
+        let refused = opened.session.execute(request(&" ".repeat(20_000))).await;
+        assert_eq!(
+            refused.expect_err("too long").to_string(),
+            "frame limit of 10000 bytes exceeded"
+        );
+        let mut calls = request("await tools.long().catch(e => text(e.message))");
+        calls.enabled_tools = [tool("long")].into_iter().collect();
+        let started = opened.session.execute(calls).await.expect("admitted");
+        let response = started.initial_response.await.expect("observed");
+        assert_eq!(
+            texts(&response),
+            ["the tool's result has 20002 bytes: frame limit of 10000 bytes exceeded"]
+        );
+    });
+}
+
+#[test]
+fn of_colliding_tool_names_the_last_is_reached_and_both_are_listed() {
+    run(async {
+        let opened = open(Arc::new(Agent::default()), Limits::default()).await;
+        let mut collide = request("text(ALL_TOOLS.length); text(await tools.echo_(7)); text(Object.keys(tools))");
+        let named = |name: &str, reached: &str| ToolDefinition {
+            name: name.to_owned(),
+            ..tool(reached)
+        };
+        collide.enabled_tools = [named("echo-", "never"), named("echo.", "echo")].into_iter().collect();
+        let started = opened.session.execute(collide).await.expect("admitted");
+        let response = started.initial_response.await.expect("observed");
+        assert_eq!(texts(&response), ["2", "7", "[\"echo_\"]"]);
+    });
+}
+
+#[test]
+fn a_tool_with_a_schema_that_is_none_is_described_and_callable() {
+    run(async {
+        let odd = ToolDefinition {
+            input_schema: Some(Json::parse("[1, {\"type\": 7}]".to_owned()).expect("JSON")),
+            output_schema: Some(Json::parse("\"?\"".to_owned()).expect("JSON")),
+            ..tool("echo")
+        };
+        assert_eq!(
+            describe::declaration(&odd),
+            "declare const tools: { echo(args: unknown): Promise<unknown>; };"
+        );
+        let opened = open(Arc::new(Agent::default()), Limits::default()).await;
+        let mut call = request("text(await tools.echo('called'))");
+        call.enabled_tools = [odd].into_iter().collect();
+        let started = opened.session.execute(call).await.expect("admitted");
+        let response = started.initial_response.await.expect("observed");
+        assert_eq!(texts(&response), ["called"]);
+    });
+}

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::stdio_wire::Client;
+use crate::stdio_client::Client;
 use crate::support;
 
 fn fixture() -> Value {
@@ -215,7 +215,9 @@ async fn run_case(fixture: &Value, case: &Value, open: &OpenSession) -> Value {
     let mut last = String::new();
     let mut results: Vec<Value> = Vec::new();
     for step in steps(case) {
-        let yield_time = step.step["yield_time_ms"].as_u64().map(Duration::from_millis);
+        let yield_time = step.step["yield_time_ms"]
+            .as_u64()
+            .map(Duration::from_millis);
         results.push(match step.op {
             "execute" => {
                 let source = step.step["source"].as_str().expect("a source");
@@ -247,7 +249,9 @@ async fn run_case(fixture: &Value, case: &Value, open: &OpenSession) -> Value {
             other => panic!("unknown step {other}"),
         });
     }
-    let expected = case["expect"]["closed_cells"].as_array().map_or(0, Vec::len);
+    let expected = case["expect"]["closed_cells"]
+        .as_array()
+        .map_or(0, Vec::len);
     while recorder.closed.lock().expect("not poisoned").len() < expected {
         recorder.changed.notified().await;
     }
@@ -333,12 +337,18 @@ async fn run_case_over_stdio(fixture: &Value, case: &Value) -> Value {
         let yield_time = step.step["yield_time_ms"].clone();
         let mut result = match step.op {
             "execute" => {
-                let tools = step.step.get("enabled_tools").unwrap_or(&fixture["enabled_tools"]);
+                let tools = step
+                    .step
+                    .get("enabled_tools")
+                    .unwrap_or(&fixture["enabled_tools"]);
                 let id = client
                     .execute("s", &step.step["source"], tools, &yield_time)
                     .await;
                 let started = client.response(id).await;
-                last = started["value"]["cellId"].as_str().expect("an id").to_owned();
+                last = started["value"]["cellId"]
+                    .as_str()
+                    .expect("an id")
+                    .to_owned();
                 client.initial_response(id).await
             }
             "wait" => {
@@ -355,7 +365,9 @@ async fn run_case_over_stdio(fixture: &Value, case: &Value) -> Value {
         without_timings(&mut result);
         results.push(result);
     }
-    let expected = case["expect"]["closed_cells"].as_array().map_or(0, Vec::len);
+    let expected = case["expect"]["closed_cells"]
+        .as_array()
+        .map_or(0, Vec::len);
     client.until_closed(expected).await;
     let mut closed = client.closed.clone();
     closed.sort();

@@ -62,9 +62,7 @@ fn options_without_spares() -> code_mode_host::ProviderOptions {
 }
 
 /// A session whose only worker is known.
-async fn session_alone(
-    agent: Arc<Agent>,
-) -> (Provider, Arc<code_mode_host::HostSession>, Workers) {
+async fn session_alone(agent: Arc<Agent>) -> (Provider, Arc<code_mode_host::HostSession>, Workers) {
     let workers = Workers::before();
     let provider = Provider::new(options_without_spares()).expect("the program is there");
     let session = provider
@@ -107,8 +105,14 @@ fn killed_while_a_cell_runs_the_session_answers_and_keeps_its_values() {
         workers.now().into_iter().for_each(kill);
         let response = running.initial_response.await.expect("answered");
         let error = error_text(&response).expect("an error");
-        assert!(error.contains("exec cell 2") && error.contains(LOST), "{error}");
-        let loaded = session.execute(request("text(load('kept'))")).await.expect("admitted");
+        assert!(
+            error.contains("exec cell 2") && error.contains(LOST),
+            "{error}"
+        );
+        let loaded = session
+            .execute(request("text(load('kept'))"))
+            .await
+            .expect("admitted");
         assert_eq!(loaded.cell_id.as_str(), "3");
         let loaded = loaded.initial_response.await.expect("observed");
         assert_eq!(texts(&loaded), ["{\"deep\":[1]}"]);
@@ -125,8 +129,13 @@ fn killed_while_a_cell_waits_for_a_tool_the_call_is_cancelled() {
     run(async {
         let agent = Arc::new(Agent::default());
         let (provider, session, workers) = session_alone(agent.clone()).await;
-        let waiting = session.execute(request("await tools.never()")).await.expect("admitted");
-        agent.until(|agent| agent.calls.load(Ordering::SeqCst) == 1).await;
+        let waiting = session
+            .execute(request("await tools.never()"))
+            .await
+            .expect("admitted");
+        agent
+            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
+            .await;
         workers.now().into_iter().for_each(kill);
         let response = waiting.initial_response.await.expect("answered");
         assert!(error_text(&response).expect("an error").contains(LOST));
@@ -143,9 +152,14 @@ fn a_lost_cell_that_nobody_observed_tells_the_next_observer() {
     run(async {
         let agent = Arc::new(Agent::default());
         let (provider, session, workers) = session_alone(agent.clone()).await;
-        let started = session.execute(brief("await tools.never()")).await.expect("admitted");
+        let started = session
+            .execute(brief("await tools.never()"))
+            .await
+            .expect("admitted");
         started.initial_response.await.expect("observed");
-        agent.until(|agent| agent.calls.load(Ordering::SeqCst) == 1).await;
+        agent
+            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
+            .await;
         workers.now().into_iter().for_each(kill);
         agent
             .until(|agent| agent.cancelled.load(Ordering::SeqCst) == 1)
@@ -157,7 +171,10 @@ fn a_lost_cell_that_nobody_observed_tells_the_next_observer() {
         let response = outcome.into_response();
         assert!(error_text(&response).expect("an error").contains(LOST));
         agent.until(|agent| agent.closed() == ["1"]).await;
-        let again = session.wait(WaitRequest::new(started.cell_id)).await.expect("answered");
+        let again = session
+            .wait(WaitRequest::new(started.cell_id))
+            .await
+            .expect("answered");
         assert_eq!(
             error_text(&again.into_response()),
             Some("exec cell 1 not found")
@@ -229,7 +246,10 @@ fn a_crash_loop_is_reported_with_the_pause_before_the_next_start() {
         let (provider, session, workers) = session_alone(agent.clone()).await;
         let mut errors = Vec::new();
         for n in 1..=3 {
-            let running = session.execute(request("notify(1); while (true) {}")).await.expect("admitted");
+            let running = session
+                .execute(request("notify(1); while (true) {}"))
+                .await
+                .expect("admitted");
             agent
                 .until(|agent| agent.notifications.lock().expect("not poisoned").len() == n)
                 .await;
@@ -242,7 +262,10 @@ fn a_crash_loop_is_reported_with_the_pause_before_the_next_start() {
             errors[2].ends_with("(3 processes in a row died; the next starts in 100 ms)"),
             "{errors:?}"
         );
-        assert_eq!(texts(&exec(&*session, "text('up again')").await), ["up again"]);
+        assert_eq!(
+            texts(&exec(&*session, "text('up again')").await),
+            ["up again"]
+        );
         provider.shutdown().await;
     });
 }
@@ -278,19 +301,24 @@ fn when_the_parent_is_killed_no_worker_remains() {
             .spawn()
             .expect("the program starts");
         let mut stdin = parent.stdin.take().expect("piped");
-        tokio::io::AsyncWriteExt::write_all(&mut stdin, b"text('up'); yield_control(); while (true) {}")
-            .await
-            .expect("written");
+        tokio::io::AsyncWriteExt::write_all(
+            &mut stdin,
+            b"text('up'); yield_control(); while (true) {}",
+        )
+        .await
+        .expect("written");
         drop(stdin);
         let mut lines = BufReader::new(parent.stdout.take().expect("piped")).lines();
-        assert_eq!(lines.next_line().await.expect("read").as_deref(), Some("up"));
+        assert_eq!(
+            lines.next_line().await.expect("read").as_deref(),
+            Some("up")
+        );
         let workers = descendants(parent.id().expect("running"));
         assert_eq!(workers.len(), 1);
         parent.kill().await.expect("killed");
-        while workers
-            .iter()
-            .any(|pid| std::path::Path::new(&format!("/proc/{pid}/exe")).exists() && is_running(*pid))
-        {
+        while workers.iter().any(|pid| {
+            std::path::Path::new(&format!("/proc/{pid}/exe")).exists() && is_running(*pid)
+        }) {
             tokio::task::yield_now().await;
         }
     });
@@ -298,8 +326,13 @@ fn when_the_parent_is_killed_no_worker_remains() {
 
 /// Whether a process runs: one that nobody has waited for yet does not.
 fn is_running(process: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{process}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
+    std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .starts_with(" Z")
+    })
 }
 
 #[test]

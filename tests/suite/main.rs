@@ -11,5 +11,6 @@ mod hostile_worker;
 mod pending;
 mod run_command;
 mod sessions;
+mod stdio_client;
 mod stdio_wire;
 mod support;

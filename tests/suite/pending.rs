@@ -37,7 +37,9 @@ fn pending(outcome: PendingOutcome) -> (Vec<ContentItem>, Vec<String>) {
 
 fn completed(outcome: PendingOutcome) -> CellResponse {
     match outcome {
-        PendingOutcome::Observed(WaitOutcome::LiveCell(response)) if response.is_final() => response,
+        PendingOutcome::Observed(WaitOutcome::LiveCell(response)) if response.is_final() => {
+            response
+        }
         other => panic!("not completed: {other:?}"),
     }
 }
@@ -45,8 +47,12 @@ fn completed(outcome: PendingOutcome) -> CellResponse {
 #[test]
 fn a_cell_freezes_without_work_and_goes_on_when_resumed() {
     on_both(|session, _| async move {
-        let source = "text('a'); const v = await tools.echo(1); text(v); await tools.echo(2); text('end')";
-        let started = session.execute_to_pending(request(source)).await.expect("admitted");
+        let source =
+            "text('a'); const v = await tools.echo(1); text(v); await tools.echo(2); text('end')";
+        let started = session
+            .execute_to_pending(request(source))
+            .await
+            .expect("admitted");
         let (items, calls) = pending(started.initial_outcome.await.expect("observed"));
         assert_eq!(items, [ContentItem::text("a")]);
         assert_eq!(calls, ["tool-1"]);
@@ -63,11 +69,16 @@ fn neither_an_answer_nor_a_timer_is_let_into_a_frozen_cell() {
     on_both(|session, agent| async move {
         let source = "setTimeout(() => text('timer'), 0); tools.echo().then(() => text('answer'));
             await new Promise(() => {})";
-        let started = session.execute_to_pending(request(source)).await.expect("admitted");
+        let started = session
+            .execute_to_pending(request(source))
+            .await
+            .expect("admitted");
         let (items, calls) = pending(started.initial_outcome.await.expect("observed"));
         assert_eq!(items, []);
         assert_eq!(calls, ["tool-1"]);
-        agent.until(|agent| agent.calls.load(Ordering::SeqCst) == 1).await;
+        agent
+            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
+            .await;
         // What came meanwhile shows only now, in as many steps as it takes.
         let mut seen = Vec::new();
         while seen.len() < 2 {
@@ -84,9 +95,15 @@ fn neither_an_answer_nor_a_timer_is_let_into_a_frozen_cell() {
 fn a_plain_wait_sets_a_frozen_cell_free() {
     on_both(|session, _| async move {
         let source = "for (let i = 0; i < 3; i++) text(await tools.echo(i))";
-        let started = session.execute_to_pending(request(source)).await.expect("admitted");
+        let started = session
+            .execute_to_pending(request(source))
+            .await
+            .expect("admitted");
         pending(started.initial_outcome.await.expect("observed"));
-        let outcome = session.wait(WaitRequest::new(started.cell_id)).await.expect("observed");
+        let outcome = session
+            .wait(WaitRequest::new(started.cell_id))
+            .await
+            .expect("observed");
         assert_eq!(texts(&outcome.into_response()), ["0", "1", "2"]);
     });
 }

@@ -56,7 +56,10 @@ fn a_failing_script_exits_with_1_and_shows_the_line_it_points_at() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(stdout(&output), "1\n");
     let error = stderr(&output);
-    assert!(error.contains("TypeError: Cannot read properties of null"), "{error}");
+    assert!(
+        error.contains("TypeError: Cannot read properties of null"),
+        "{error}"
+    );
     assert!(error.contains("2 | null.x;"), "{error}");
     assert!(error.contains(&format!("{path}:2:6")), "{error}");
 }
@@ -67,13 +70,21 @@ fn a_syntax_error_shows_its_line_too() {
     let path = script(&folder, "a.js", "text(1);\ntext(;\n");
     let output = code_mode(&["run", &path]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("2 | text(;"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("2 | text(;"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
 fn a_missing_script_or_a_wrong_tools_file_is_wrong_usage() {
     let folder = folder();
-    let tools = script(&folder, "tools.toml", "[[tool]]\nname = 'x'\ncommand = ['echo', '{']\n");
+    let tools = script(
+        &folder,
+        "tools.toml",
+        "[[tool]]\nname = 'x'\ncommand = ['echo', '{']\n",
+    );
     let path = script(&folder, "a.js", "text(1)");
     for arguments in [
         &["run", "/nowhere/a.js"][..],
@@ -82,7 +93,10 @@ fn a_missing_script_or_a_wrong_tools_file_is_wrong_usage() {
     ] {
         let output = code_mode(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        assert!(stderr(&output).starts_with("code-mode run: "), "{arguments:?}");
+        assert!(
+            stderr(&output).starts_with("code-mode run: "),
+            "{arguments:?}"
+        );
     }
 }
 
@@ -92,20 +106,31 @@ fn a_worker_that_cannot_start_exits_with_3() {
     let path = script(&folder, "a.js", "text(1)");
     let output = code_mode(&["run", "--worker-program", "/nowhere/worker", &path]);
     assert_eq!(output.status.code(), Some(3));
-    assert!(stderr(&output).contains("/nowhere/worker"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("/nowhere/worker"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
 fn json_prints_one_object_a_line() {
     let folder = folder();
-    let path = script(&folder, "a.js", "text('x'); notify('n'); throw new Error('e')");
+    let path = script(
+        &folder,
+        "a.js",
+        "text('x'); notify('n'); throw new Error('e')",
+    );
     let output = code_mode(&["run", "--json", &path]);
     assert_eq!(output.status.code(), Some(1));
     let lines: Vec<Value> = stdout(&output)
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
         .collect();
-    let types: Vec<_> = lines.iter().map(|l| l["type"].as_str().expect("a type")).collect();
+    let types: Vec<_> = lines
+        .iter()
+        .map(|l| l["type"].as_str().expect("a type"))
+        .collect();
     assert_eq!(types, ["notification", "text", "result"]);
     assert_eq!(lines[2]["status"], "failed");
     assert_eq!(lines[2]["error"]["position"]["line"], 1);
@@ -225,7 +250,11 @@ fn list_tools_prints_what_a_model_would_be_told() {
 fn ctrl_c_terminates_the_cell_and_exits_with_130() {
     use std::io::{BufRead, BufReader};
     let folder = folder();
-    let path = script(&folder, "a.js", "text('up'); yield_control(); while (true) {}");
+    let path = script(
+        &folder,
+        "a.js",
+        "text('up'); yield_control(); while (true) {}",
+    );
     let mut child = Command::new(program())
         .args(["run", &path])
         .stdout(Stdio::piped())
@@ -243,7 +272,14 @@ fn ctrl_c_terminates_the_cell_and_exits_with_130() {
 fn limits_of_the_command_line_hold_and_are_named() {
     let folder = folder();
     let path = script(&folder, "a.js", "for (;;) text('x'.repeat(100))");
-    let output = code_mode(&["run", "--max-output-bytes", "5000", "--yield-time-ms", "100000", &path]);
+    let output = code_mode(&[
+        "run",
+        "--max-output-bytes",
+        "5000",
+        "--yield-time-ms",
+        "100000",
+        &path,
+    ]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         stderr(&output).contains("output limit of 5000 bytes exceeded"),
@@ -289,5 +325,9 @@ fn the_changed_since_example_remembers_the_last_run() {
     assert_eq!(first.status.code(), Some(0), "{}", stderr(&first));
     assert!(stdout(&first).contains("first run"), "{}", stdout(&first));
     let second = example("changed-since", &["--store", store]);
-    assert!(stdout(&second).contains("nothing changed"), "{}", stdout(&second));
+    assert!(
+        stdout(&second).contains("nothing changed"),
+        "{}",
+        stdout(&second)
+    );
 }

@@ -63,7 +63,8 @@ fn hundreds_of_cells_at_once_each_get_their_own_answer() {
 #[test]
 fn ten_thousand_tool_calls_at_once_complete() {
     on_both(Limits::default(), |session, agent| async move {
-        let source = "const all = await Promise.all(Array.from({length: 10000}, (_, i) => tools.echo(i)));
+        let source =
+            "const all = await Promise.all(Array.from({length: 10000}, (_, i) => tools.echo(i)));
             text(all.every((v, i) => v === i))";
         assert_eq!(texts(&exec(&*session, source).await), ["true"]);
         assert_eq!(agent.calls.load(Ordering::SeqCst), 10_000);
@@ -73,9 +74,15 @@ fn ten_thousand_tool_calls_at_once_complete() {
 #[test]
 fn terminate_stops_an_endless_loop() {
     on_both(Limits::default(), |session, agent| async move {
-        let started = session.execute(brief("text('t'); while (true) {}")).await.expect("admitted");
+        let started = session
+            .execute(brief("text('t'); while (true) {}"))
+            .await
+            .expect("admitted");
         let first = started.initial_response.await.expect("observed");
-        let outcome = session.terminate(started.cell_id.clone()).await.expect("stopped");
+        let outcome = session
+            .terminate(started.cell_id.clone())
+            .await
+            .expect("stopped");
         let WaitOutcome::LiveCell(CellResponse::Terminated { content_items, .. }) = outcome else {
             panic!("{outcome:?}");
         };
@@ -87,10 +94,18 @@ fn terminate_stops_an_endless_loop() {
 #[test]
 fn terminate_cancels_the_tool_call_a_cell_waits_for() {
     on_both(Limits::default(), |session, agent| async move {
-        let started = session.execute(brief("await tools.never()")).await.expect("admitted");
+        let started = session
+            .execute(brief("await tools.never()"))
+            .await
+            .expect("admitted");
         started.initial_response.await.expect("observed");
-        agent.until(|agent| agent.calls.load(Ordering::SeqCst) == 1).await;
-        let outcome = session.terminate(started.cell_id.clone()).await.expect("stopped");
+        agent
+            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
+            .await;
+        let outcome = session
+            .terminate(started.cell_id.clone())
+            .await
+            .expect("stopped");
         assert!(matches!(
             outcome,
             WaitOutcome::LiveCell(CellResponse::Terminated { .. })
@@ -126,7 +141,9 @@ fn output_while_nobody_observes_is_kept_for_the_next_observation() {
     on_both(Limits::default(), |session, agent| async move {
         let source = "notify('a'); await tools.never().catch(() => {}); text('never')";
         let started = session
-            .execute(brief(&format!("text(1); yield_control(); text(2); {source}")))
+            .execute(brief(&format!(
+                "text(1); yield_control(); text(2); {source}"
+            )))
             .await
             .expect("admitted");
         let first = started.initial_response.await.expect("observed");
@@ -154,9 +171,15 @@ fn a_result_nobody_observes_is_kept_until_it_is_waited_for() {
         agent
             .until(|agent| agent.notifications.lock().expect("not poisoned").len() == 1)
             .await;
-        let outcome = session.wait(wait_for(&started.cell_id, LONG)).await.expect("observed");
+        let outcome = session
+            .wait(wait_for(&started.cell_id, LONG))
+            .await
+            .expect("observed");
         assert_eq!(texts(&outcome.into_response()), ["done"]);
-        let gone = session.wait(wait_for(&started.cell_id, LONG)).await.expect("answered");
+        let gone = session
+            .wait(wait_for(&started.cell_id, LONG))
+            .await
+            .expect("answered");
         assert_eq!(
             error_text(&gone.into_response()),
             Some("exec cell 1 not found")
@@ -167,7 +190,10 @@ fn a_result_nobody_observes_is_kept_until_it_is_waited_for() {
 #[test]
 fn a_second_observer_is_refused_and_the_first_goes_on() {
     on_both(Limits::default(), |session, _| async move {
-        let started = session.execute(brief("await new Promise(() => {})")).await.expect("admitted");
+        let started = session
+            .execute(brief("await new Promise(() => {})"))
+            .await
+            .expect("admitted");
         started.initial_response.await.expect("observed");
         let first = session.wait(wait_for(&started.cell_id, 50));
         let second = session.wait(wait_for(&started.cell_id, 50));
@@ -192,7 +218,10 @@ fn an_observer_that_goes_away_loses_nothing_for_the_next() {
         drop(started.initial_response);
         let mut seen = Vec::new();
         loop {
-            let outcome = session.wait(wait_for(&started.cell_id, LONG)).await.expect("observed");
+            let outcome = session
+                .wait(wait_for(&started.cell_id, LONG))
+                .await
+                .expect("observed");
             let response = outcome.into_response();
             seen.extend(texts(&response).into_iter().map(str::to_owned));
             if response.is_final() {
@@ -238,7 +267,9 @@ fn concurrent_cells_that_write_different_keys_both_win() {
 fn a_terminated_cell_commits_nothing() {
     on_both(Limits::default(), |session, agent| async move {
         let started = session
-            .execute(brief("store('t', 1); notify('stored'); await new Promise(() => {})"))
+            .execute(brief(
+                "store('t', 1); notify('stored'); await new Promise(() => {})",
+            ))
             .await
             .expect("admitted");
         started.initial_response.await.expect("observed");
@@ -246,7 +277,10 @@ fn a_terminated_cell_commits_nothing() {
             .until(|agent| !agent.notifications.lock().expect("not poisoned").is_empty())
             .await;
         session.terminate(started.cell_id).await.expect("stopped");
-        assert_eq!(texts(&exec(&*session, "text(typeof load('t'))").await), ["undefined"]);
+        assert_eq!(
+            texts(&exec(&*session, "text(typeof load('t'))").await),
+            ["undefined"]
+        );
     });
 }
 
@@ -298,9 +332,14 @@ fn after_shutdown_no_cell_is_admitted_and_every_admitted_one_was_closed_once() {
 #[test]
 fn a_callback_that_ignores_its_cancellation_does_not_hold_shutdown_up() {
     on_both(Limits::default(), |session, agent| async move {
-        let started = session.execute(brief("await tools.deaf()")).await.expect("admitted");
+        let started = session
+            .execute(brief("await tools.deaf()"))
+            .await
+            .expect("admitted");
         started.initial_response.await.expect("observed");
-        agent.until(|agent| agent.calls.load(Ordering::SeqCst) == 1).await;
+        agent
+            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
+            .await;
         session.shutdown().await;
         agent.until(|agent| agent.closed() == ["1"]).await;
     });
@@ -311,9 +350,15 @@ fn dropping_a_session_stops_its_cells() {
     run(async {
         let agent = Arc::new(Agent::default());
         let opened = open(agent.clone(), Limits::default()).await;
-        let started = opened.session.execute(brief("await tools.never()")).await.expect("admitted");
+        let started = opened
+            .session
+            .execute(brief("await tools.never()"))
+            .await
+            .expect("admitted");
         started.initial_response.await.expect("observed");
-        agent.until(|agent| agent.calls.load(Ordering::SeqCst) == 1).await;
+        agent
+            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
+            .await;
         drop(opened.session);
         agent.until(|agent| agent.closed() == ["1"]).await;
         assert_eq!(agent.cancelled.load(Ordering::SeqCst), 1);
@@ -336,7 +381,10 @@ fn a_changed_set_of_tools_is_the_next_cells() {
             let session = session.clone();
             async move {
                 let mut with = request("text(Object.keys(tools).join())");
-                with.enabled_tools = tools.iter().map(|name| crate::support::tool(name)).collect();
+                with.enabled_tools = tools
+                    .iter()
+                    .map(|name| crate::support::tool(name))
+                    .collect();
                 let started = session.execute(with).await.expect("admitted");
                 let response = started.initial_response.await.expect("observed");
                 texts(&response).join("")

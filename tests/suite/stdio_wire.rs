@@ -1,295 +1,594 @@
 //! The stdio wire, version 1, against the real program.
 
-use std::collections::HashMap;
-use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
 
-use bytes::{Bytes, BytesMut};
-use code_mode_protocol::frame;
-use code_mode_protocol::stdio::MAX_FRAME_BYTES;
-use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::sync::mpsc;
-use tokio_util::codec::{Encoder, FramedRead, FramedWrite, LengthDelimitedCodec};
 
-use crate::conformance::recorded_tool;
+use crate::stdio_client::{Client, hello};
 use crate::support::{program, run};
 
-/// A client that answers callbacks while it waits for answers.
-pub struct Client {
-    child: Child,
-    stdin: Option<FramedWrite<ChildStdin, LengthDelimitedCodec>>,
-    stdout: FramedRead<ChildStdout, LengthDelimitedCodec>,
-    last_id: u64,
-    responses: HashMap<u64, Value>,
-    initial: HashMap<u64, Value>,
-    /// Answers of tools that take time.
-    later: (mpsc::UnboundedSender<Value>, mpsc::UnboundedReceiver<Value>),
-    /// The fixture whose tools answer; without it tools echo their input.
-    pub recorded: Option<Value>,
-    /// Whether callbacks are left without an answer.
-    pub silent: bool,
-    pub notifications: Vec<String>,
-    pub closed: Vec<String>,
-    pub calls: usize,
-    /// Every message, in order.
-    pub log: Vec<Value>,
+fn tools() -> Value {
+    json!([{"name": "echo", "tool_name": {"name": "echo", "namespace": null}, "description": "",
+        "kind": "function", "input_schema": null, "output_schema": null}])
 }
 
-impl Client {
-    /// Starts the program with these arguments.
-    pub fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new(program());
-        command.args(arguments);
-        Self::spawn(command)
-    }
+const ALL: [&str; 4] = [
+    "yield-observation",
+    "session-cell-execution-resource-limits",
+    "delegate-capacity-4096",
+    "bounded-output-v1",
+];
 
-    /// Starts a command that speaks the wire.
-    pub fn spawn(mut command: Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the program starts");
-        let codec = || frame::codec(MAX_FRAME_BYTES);
-        Self {
-            stdin: child.stdin.take().map(|s| FramedWrite::new(s, codec())),
-            stdout: FramedRead::new(child.stdout.take().expect("piped"), codec()),
-            child,
-            last_id: 0,
-            responses: HashMap::new(),
-            initial: HashMap::new(),
-            later: mpsc::unbounded_channel(),
-            recorded: None,
-            silent: false,
-            notifications: Vec::new(),
-            closed: Vec::new(),
-            calls: 0,
-            log: Vec::new(),
-        }
-    }
+async fn ready() -> Client {
+    let mut client = Client::start(&["serve", "--listen", "stdio"]);
+    client.hello(&[], &ALL).await;
+    client
+}
 
-    pub fn process_id(&self) -> u32 {
-        self.child.id().expect("still running")
-    }
+async fn opened() -> Client {
+    let mut client = ready().await;
+    client.open("s").await;
+    client
+}
 
-    pub async fn send(&mut self, message: &Value) {
-        let stdin = self.stdin.as_mut().expect("open");
-        // A program that has ended shows by its status.
-        let text = match message {
-            // Written already, where the order of keys matters.
-            Value::String(text) => text.clone(),
-            message => message.to_string(),
-        };
-        let _ = stdin.send(Bytes::from(text)).await;
-    }
+fn frame(content: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(content.len()).expect("small").to_le_bytes().to_vec();
+    frame.extend(content);
+    frame
+}
 
-    pub async fn send_bytes(&mut self, bytes: &[u8]) {
-        let stdin = self.stdin.as_mut().expect("open").get_mut();
-        let _ = stdin.write_all(bytes).await;
-        let _ = stdin.flush().await;
-    }
+fn texts(result: &Value) -> Vec<&str> {
+    let response = result["value"].as_object().expect("a response");
+    let (_, fields) = response.iter().next().expect("one variant");
+    fields["content_items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|item| item["text"].as_str().expect("text"))
+        .collect()
+}
 
-    /// The next message; `None` at the end.
-    pub async fn receive(&mut self) -> Option<Value> {
-        let frame = self.stdout.next().await?.expect("whole frames");
-        let message: Value = serde_json::from_slice(&frame).expect("JSON");
-        self.log.push(message.clone());
-        Some(message)
-    }
-
-    pub async fn hello(&mut self, required: &[&str], optional: &[&str]) -> Value {
-        self.send(&hello(required, optional)).await;
-        self.receive().await.expect("an answer to hello")
-    }
-
-    pub async fn request(&mut self, request: Value) -> u64 {
-        self.last_id += 1;
-        let id = self.last_id;
-        self.send(&json!({"type": "operation/request", "id": id, "request": request}))
+#[test]
+fn ready_has_the_known_capabilities_that_were_asked_for_sorted() {
+    run(async {
+        let mut client = Client::start(&["serve"]);
+        let answer = client
+            .hello(&["yield-observation"], &["bounded-output-v1", "unheard-of"])
             .await;
-        id
-    }
-
-    pub async fn open(&mut self, session: &str) -> Value {
-        let id = self
-            .request(json!({"method": "session/open", "sessionId": session}))
-            .await;
-        self.response(id).await
-    }
-
-    pub async fn execute(
-        &mut self,
-        session: &str,
-        source: &Value,
-        tools: &Value,
-        yield_time_ms: &Value,
-    ) -> u64 {
-        self.request(json!({"method": "session/execute", "sessionId": session, "request": {
-            "tool_call_id": "call-1", "enabled_tools": tools, "source": source,
-            "yield_time_ms": yield_time_ms, "max_output_tokens": null,
-        }}))
-        .await
-    }
-
-    pub async fn wait(&mut self, session: &str, cell: &str, yield_time_ms: &Value) -> u64 {
-        self.request(json!({"method": "session/wait", "sessionId": session,
-            "request": {"cell_id": cell, "yield_time_ms": yield_time_ms}}))
-            .await
-    }
-
-    pub async fn terminate(&mut self, session: &str, cell: &str) -> u64 {
-        self.request(json!({"method": "session/terminate", "sessionId": session, "cellId": cell}))
-            .await
-    }
-
-    /// Runs a cell to its first observation.
-    pub async fn exec(&mut self, session: &str, source: &str, tools: &Value) -> Value {
-        let id = self
-            .execute(session, &json!(source), tools, &json!(100_000))
-            .await;
-        let started = self.response(id).await;
-        assert_eq!(started["status"], "ok", "{started}");
-        self.initial_response(id).await
-    }
-
-    /// The result of the `operation/response` to a request.
-    pub async fn response(&mut self, id: u64) -> Value {
-        loop {
-            if let Some(result) = self.responses.remove(&id) {
-                return result;
-            }
-            self.step().await;
-        }
-    }
-
-    /// The result of the `execute/initialResponse` to a request.
-    pub async fn initial_response(&mut self, id: u64) -> Value {
-        loop {
-            if let Some(result) = self.initial.remove(&id) {
-                return result;
-            }
-            self.step().await;
-        }
-    }
-
-    pub async fn until_closed(&mut self, cells: usize) {
-        while self.closed.len() < cells {
-            self.step().await;
-        }
-    }
-
-    /// Takes in one message, or sends one answer of a slow tool.
-    pub async fn step(&mut self) {
-        tokio::select! {
-            answer = self.later.1.recv() => {
-                let answer = answer.expect("the sender lives");
-                self.send(&answer).await;
-            }
-            frame = self.stdout.next() => {
-                let frame = frame.expect("the program goes on").expect("whole frames");
-                let message: Value = serde_json::from_slice(&frame).expect("JSON");
-                self.log.push(message.clone());
-                self.take(message).await;
-            }
-        }
-    }
-
-    async fn take(&mut self, message: Value) {
-        let id = message["id"].as_u64().unwrap_or_default();
-        match message["type"].as_str().expect("a type") {
-            "operation/response" => {
-                self.responses.insert(id, message["result"].clone());
-            }
-            "execute/initialResponse" => {
-                self.initial.insert(id, message["result"].clone());
-            }
-            "cell/closed" => {
-                let cell = message["cellId"].as_str().expect("a cell");
-                self.closed.push(cell.to_owned());
-            }
-            "delegate/cancel" => {}
-            "delegate/request" => self.callback(id, &message["request"]).await,
-            other => panic!("unknown message {other}"),
-        }
-    }
-
-    async fn callback(&mut self, id: u64, request: &Value) {
-        if request["type"] == "notification/send" {
-            let text = request["text"].as_str().expect("text");
-            self.notifications.push(text.to_owned());
-            if !self.silent {
-                let delivered = json!({"type": "notification/delivered"});
-                self.send(&answered(id, &json!({"status": "ok", "value": delivered})))
-                    .await;
-            }
-            return;
-        }
-        self.calls += 1;
-        if self.silent {
-            return;
-        }
-        let call = &request["invocation"];
-        let Some(fixture) = &self.recorded else {
-            let value = json!({"type": "tool/result", "result": call["input"]});
-            let result = json!({"status": "ok", "value": value});
-            return self.send(&answered(id, &result)).await;
-        };
-        let answer = recorded_tool(
-            fixture,
-            call["tool_name"]["name"].as_str().expect("a name"),
-            call["tool_name"]["namespace"].as_str(),
-            call["tool_kind"].as_str().expect("a kind"),
-            &call["input"].to_string(),
-            call["runtime_tool_call_id"].as_str().expect("an id"),
+        assert_eq!(
+            answer,
+            json!({"type": "connection/ready", "selectedVersion": 1,
+                "capabilities": ["bounded-output-v1", "yield-observation"]})
         );
-        let later = self.later.0.clone();
-        tokio::spawn(async move {
-            // The result keeps the order of its keys, so it is not parsed.
-            let message = match answer.settle().await {
-                Ok(json) => format!(
-                    r#"{{"type":"delegate/response","id":{id},"result":{{"status":"ok","value":{{"type":"tool/result","result":{json}}}}}}}"#
-                ),
-                Err(text) => {
-                    answered(id, &json!({"status": "error", "message": text})).to_string()
-                }
-            };
-            let _ = later.send(Value::String(message));
-        });
-    }
+        client.end_of_input().await;
+        assert!(client.exit().await.success());
+    });
+}
 
-    pub async fn end_of_input(&mut self) {
-        self.stdin = None;
-    }
-
-    /// Waits for the program to end, and reads what it still says.
-    pub async fn exit(&mut self) -> ExitStatus {
-        while let Some(frame) = self.stdout.next().await {
-            let frame = frame.expect("whole frames");
-            self.log
-                .push(serde_json::from_slice(&frame).expect("JSON"));
+#[test]
+fn a_refused_hello_is_answered_with_the_reason_and_ends_well() {
+    run(async {
+        for (first, reason) in [
+            (
+                json!({"type": "operation/request", "id": 1, "request": {"method": "session/open", "sessionId": "s"}}),
+                json!({"type": "invalidHello", "message": "first message must be connection/hello"}),
+            ),
+            (
+                json!({"type": "connection/hello", "supportedVersions": [2, 3], "requiredCapabilities": [], "optionalCapabilities": []}),
+                json!({"type": "noCompatibleVersion", "supportedVersions": [1]}),
+            ),
+            (
+                hello(&["nope"], &[]),
+                json!({"type": "missingRequiredCapability", "capability": "nope"}),
+            ),
+        ] {
+            let mut client = Client::start(&["serve"]);
+            client.send(&first).await;
+            let answer = client.receive().await.expect("an answer");
+            assert_eq!(answer, json!({"type": "connection/rejected", "reason": reason}));
+            assert_eq!(client.exit().await.code(), Some(0));
         }
-        self.child.wait().await.expect("a status")
-    }
-
-    /// What the program wrote to standard error, once it has ended.
-    pub async fn standard_error(&mut self) -> String {
-        let mut text = String::new();
-        let mut stderr = self.child.stderr.take().expect("piped");
-        stderr.read_to_string(&mut text).await.expect("text");
-        text
-    }
+    });
 }
 
-fn answered(id: u64, result: &Value) -> Value {
-    json!({"type": "delegate/response", "id": id, "result": result})
+#[test]
+fn what_is_no_message_ends_the_connection_with_1_and_one_line_of_reason() {
+    let request = |request: Value| {
+        json!({"type": "operation/request", "id": 1, "request": request})
+            .to_string()
+            .into_bytes()
+    };
+    let broken: Vec<(Vec<u8>, &str)> = vec![
+        (frame(b"{nope"), "key must be a string"),
+        (frame(b"\xff\xfe"), "expected value"),
+        (frame(b""), "EOF"),
+        (frame(br#"{"type":"what"}"#), "unknown message type `what`"),
+        (
+            frame(&request(json!({"method": "session/dance"}))),
+            "unknown method `session/dance`",
+        ),
+        (
+            frame(&request(json!({"method": "session/open", "sessionId": "s", "x": 1}))),
+            "unknown field `x`",
+        ),
+        (
+            frame(&request(json!({"method": "session/open", "sessionId": ""}))),
+            "`sessionId` is empty",
+        ),
+        (frame(hello(&[], &[]).to_string().as_bytes()), "second connection/hello"),
+        (0x7fff_ffffu32.to_le_bytes().to_vec(), "frame size too big"),
+        (
+            frame(&request(json!({"method": "session/execute", "sessionId": "s", "request": {
+                "tool_call_id": "c", "enabled_tools": [{"name": 1}], "source": "",
+                "yield_time_ms": null, "max_output_tokens": null}}))),
+            "unknown code-mode session s",
+        ),
+    ];
+    run(async {
+        for (bytes, reason) in broken {
+            let mut client = ready().await;
+            client.send_bytes(&bytes).await;
+            if reason.starts_with("unknown code-mode session") {
+                // Not a mistake of the wire, but of the request.
+                let response = client.response(1).await;
+                assert_eq!(response, json!({"status": "error", "message": reason}));
+                continue;
+            }
+            assert_eq!(client.exit().await.code(), Some(1), "{reason}");
+            let error = client.standard_error().await;
+            assert!(error.contains(reason), "{reason}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    });
 }
 
-pub fn hello(required: &[&str], optional: &[&str]) -> Value {
-    json!({"type": "connection/hello", "supportedVersions": [1],
-        "requiredCapabilities": required, "optionalCapabilities": optional})
+#[test]
+fn a_truncated_frame_at_the_end_of_input_is_an_error() {
+    run(async {
+        let mut client = ready().await;
+        client.send_bytes(&[100, 0, 0, 0, b'{', b'}']).await;
+        client.end_of_input().await;
+        assert_eq!(client.exit().await.code(), Some(1));
+    });
+}
+
+#[test]
+fn a_repeated_request_id_ends_the_connection() {
+    run(async {
+        let mut client = opened().await;
+        let open = json!({"type": "operation/request", "id": 1,
+            "request": {"method": "session/open", "sessionId": "t"}});
+        client.send(&open).await;
+        assert_eq!(client.exit().await.code(), Some(1));
+        assert!(client.standard_error().await.contains("request id 1 was used before"));
+    });
+}
+
+#[test]
+fn request_ids_may_come_in_any_order() {
+    run(async {
+        let mut client = ready().await;
+        for (id, session) in [(7, "a"), (3, "b"), (1, "c"), (2, "d"), (900, "e"), (0, "f")] {
+            let open = json!({"type": "operation/request", "id": id,
+                "request": {"method": "session/open", "sessionId": session}});
+            client.send(&open).await;
+            assert_eq!(client.response(id).await["status"], "ok");
+        }
+    });
+}
+
+#[test]
+fn a_session_that_is_open_or_unknown_is_named_in_the_error() {
+    run(async {
+        let mut client = opened().await;
+        let error = |message: &str| json!({"status": "error", "message": message});
+        assert_eq!(
+            client.open("s").await,
+            error("code-mode session ID `s` is already open")
+        );
+        let id = client.wait("t", "1", &Value::Null).await;
+        assert_eq!(client.response(id).await, error("unknown code-mode session t"));
+        let id = client
+            .request(json!({"method": "session/shutdown", "sessionId": "t"}))
+            .await;
+        assert_eq!(client.response(id).await, error("unknown code-mode session t"));
+    });
+}
+
+#[test]
+fn a_frame_split_into_single_bytes_is_a_frame() {
+    run(async {
+        let mut client = Client::start(&["serve"]);
+        for byte in frame(hello(&[], &[]).to_string().as_bytes()) {
+            client.send_bytes(&[byte]).await;
+        }
+        let answer = client.receive().await.expect("an answer");
+        assert_eq!(answer["type"], "connection/ready");
+    });
+}
+
+#[test]
+fn many_frames_in_one_write_are_many_frames() {
+    run(async {
+        let mut client = Client::start(&["serve"]);
+        let mut bytes = frame(hello(&[], &[]).to_string().as_bytes());
+        for id in 1..=20 {
+            let open = json!({"type": "operation/request", "id": id,
+                "request": {"method": "session/open", "sessionId": id.to_string()}});
+            bytes.extend(frame(open.to_string().as_bytes()));
+        }
+        client.send_bytes(&bytes).await;
+        assert_eq!(client.receive().await.expect("ready")["type"], "connection/ready");
+        for id in 1..=20 {
+            assert_eq!(client.response(id).await["value"]["sessionId"], id.to_string());
+        }
+    });
+}
+
+#[test]
+fn started_comes_first_and_closed_last() {
+    run(async {
+        let mut client = opened().await;
+        let source = "text(await tools.echo(1)); notify('n'); yield_control(); text(2)";
+        client.exec("s", source, &tools()).await;
+        let id = client.wait("s", "1", &json!(100_000)).await;
+        client.response(id).await;
+        client.until_closed(1).await;
+        let order: Vec<&str> = client.log[2..]
+            .iter()
+            .map(|m| match m["request"]["type"].as_str() {
+                Some(callback) => callback,
+                None => m["type"].as_str().expect("a type"),
+            })
+            .collect();
+        assert_eq!(
+            order,
+            [
+                "operation/response",
+                "tool/invoke",
+                "notification/send",
+                "execute/initialResponse",
+                "operation/response",
+                "cell/closed"
+            ]
+        );
+    });
+}
+
+#[test]
+fn a_cancelled_call_is_told_before_the_answer_that_ends_its_cell() {
+    run(async {
+        let mut client = opened().await;
+        client.silent = true;
+        client.exec("s", "tools.echo({}); text('end')", &tools()).await;
+        client.until_closed(1).await;
+        let types: Vec<_> = client.log[3..].iter().map(|m| &m["type"]).collect();
+        assert_eq!(
+            types,
+            [
+                "delegate/request",
+                "delegate/cancel",
+                "execute/initialResponse",
+                "cell/closed"
+            ]
+        );
+        // An answer that crossed the cancellation is ignored.
+        let late = json!({"status": "ok", "value": {"type": "tool/result", "result": 1}});
+        client
+            .send(&json!({"type": "delegate/response", "id": 1, "result": late}))
+            .await;
+        assert_eq!(texts(&client.exec("s", "text('on')", &tools()).await), ["on"]);
+    });
+}
+
+#[test]
+fn an_observation_can_be_yielded_and_a_request_dropped_without_touching_the_cell() {
+    run(async {
+        let mut client = opened().await;
+        let id = client
+            .execute(
+                "s",
+                &json!("text('x'); notify('up'); await new Promise(() => {})"),
+                &tools(),
+                &json!(100_000),
+            )
+            .await;
+        client.response(id).await;
+        while client.notifications.is_empty() {
+            client.step().await;
+        }
+        client.send(&json!({"type": "operation/yield", "id": id})).await;
+        let yielded = client.initial_response(id).await;
+        assert_eq!(yielded["value"]["Yielded"]["content_items"][0]["text"], "x");
+        let dropped = client.wait("s", "1", &json!(100_000)).await;
+        client.send(&json!({"type": "operation/cancel", "id": dropped})).await;
+        let id = client.wait("s", "1", &json!(1)).await;
+        let outcome = client.response(id).await;
+        assert!(outcome["value"]["outcome"]["LiveCell"]["Yielded"].is_object(), "{outcome}");
+        let id = client.terminate("s", "1").await;
+        let outcome = client.response(id).await;
+        assert!(outcome["value"]["outcome"]["LiveCell"]["Terminated"].is_object());
+        client.until_closed(1).await;
+    });
+}
+
+#[test]
+fn shutdown_answers_its_cells_then_closes_them_then_itself() {
+    run(async {
+        let mut client = opened().await;
+        let id = client
+            .execute("s", &json!("notify('up'); while (true) {}"), &tools(), &json!(100_000))
+            .await;
+        client.response(id).await;
+        while client.notifications.is_empty() {
+            client.step().await;
+        }
+        let shutdown = client
+            .request(json!({"method": "session/shutdown", "sessionId": "s"}))
+            .await;
+        let closed = client.response(shutdown).await;
+        assert_eq!(closed["value"], json!({"type": "session/closed", "sessionId": "s"}));
+        let types: Vec<_> = client.log.iter().rev().take(3).map(|m| &m["type"]).collect();
+        assert_eq!(
+            types,
+            ["operation/response", "cell/closed", "execute/initialResponse"]
+        );
+        // The name is free again.
+        assert_eq!(client.open("s").await["status"], "ok");
+    });
+}
+
+#[test]
+fn the_heap_limit_of_a_session_ends_the_cell_beside_ten_healthy_sessions() {
+    run(async {
+        let mut client = ready().await;
+        let mut waiting = Vec::new();
+        for n in 0..10 {
+            let session = format!("healthy-{n}");
+            client.open(&session).await;
+            let source = format!("text({n}); await new Promise(r => setTimeout(r, 1)); text('on')");
+            waiting.push((n, client.execute(&session, &json!(source), &tools(), &json!(100_000)).await));
+        }
+        let id = client
+            .request(json!({"method": "session/open", "sessionId": "greedy",
+                "cellExecutionLimits": {"maxHeapSizeBytes": 33_554_432}}))
+            .await;
+        client.response(id).await;
+        let result = client
+            .exec("greedy", "const a = []; for (;;) a.push({x: 1})", &tools())
+            .await;
+        assert_eq!(
+            result["value"]["Result"]["error_text"],
+            "heap limit of 33554432 bytes exceeded"
+        );
+        assert_eq!(texts(&client.exec("greedy", "text('alive')", &tools()).await), ["alive"]);
+        for (n, id) in waiting {
+            let n = n.to_string();
+            assert_eq!(texts(&client.initial_response(id).await), [n.as_str(), "on"]);
+        }
+    });
+}
+
+#[test]
+fn an_absurdly_small_heap_is_raised_to_one_that_works() {
+    run(async {
+        let mut client = ready().await;
+        let id = client
+            .request(json!({"method": "session/open", "sessionId": "s",
+                "cellExecutionLimits": {"maxHeapSizeBytes": 1}}))
+            .await;
+        client.response(id).await;
+        assert_eq!(texts(&client.exec("s", "text('fits')", &tools()).await), ["fits"]);
+    });
+}
+
+#[test]
+fn the_yield_time_limit_caps_every_observation() {
+    run(async {
+        let mut client = ready().await;
+        let id = client
+            .request(json!({"method": "session/open", "sessionId": "s",
+                "cellExecutionLimits": {"maxYieldTimeMs": 5}}))
+            .await;
+        client.response(id).await;
+        let source = "text(1); await new Promise(() => {})";
+        let yielded = client.exec("s", source, &tools()).await;
+        assert!(yielded["value"]["Yielded"].is_object());
+        let id = client.wait("s", "1", &json!(u32::MAX)).await;
+        let outcome = client.response(id).await;
+        assert!(outcome["value"]["outcome"]["LiveCell"]["Yielded"].is_object());
+    });
+}
+
+#[test]
+fn output_is_cut_to_its_budget_only_where_that_was_negotiated() {
+    run(async {
+        for (capabilities, bounded) in [(&["bounded-output-v1"][..], true), (&[][..], false)] {
+            let mut client = Client::start(&["serve"]);
+            client.hello(&[], capabilities).await;
+            client.open("s").await;
+            let id = client
+                .request(json!({"method": "session/execute", "sessionId": "s", "request": {
+                    "tool_call_id": "c", "enabled_tools": [],
+                    "source": "for (let i = 0; i < 500; i++) text('word '.repeat(20) + i)",
+                    "yield_time_ms": null, "max_output_tokens": 100}}))
+                .await;
+            let result = client.initial_response(id).await;
+            let bytes: usize = texts(&result).iter().map(|text| text.len()).sum();
+            assert_eq!(bytes < 600, bounded, "{bytes}");
+        }
+    });
+}
+
+#[test]
+fn ten_thousand_parallel_tool_calls_complete() {
+    run(async {
+        for capabilities in [&["delegate-capacity-4096"][..], &[][..]] {
+            let mut client = Client::start(&["serve"]);
+            client.hello(&[], capabilities).await;
+            client.open("s").await;
+            let source = "const all = await Promise.all(Array.from({length: 10000}, (_, i) => tools.echo(i)));
+                text(all.every((v, i) => v === i))";
+            assert_eq!(texts(&client.exec("s", source, &tools()).await), ["true"]);
+            assert_eq!(client.calls, 10_000);
+        }
+    });
+}
+
+#[test]
+fn callbacks_beyond_the_capacity_wait_their_turn() {
+    run(async {
+        let mut client = Client::start(&["serve"]);
+        client.hello(&[], &[]).await;
+        client.open("s").await;
+        client.silent = true;
+        let source = "for (let i = 0; i < 200; i++) tools.echo(i); notify('all'); await new Promise(() => {})";
+        let id = client.execute("s", &json!(source), &tools(), &json!(100_000)).await;
+        client.response(id).await;
+        while client.calls < 128 {
+            client.step().await;
+        }
+        // One answer lets one more through.
+        let result = json!({"status": "ok", "value": {"type": "tool/result", "result": 1}});
+        client
+            .send(&json!({"type": "delegate/response", "id": 1, "result": result}))
+            .await;
+        while client.calls < 129 {
+            client.step().await;
+        }
+        assert!(client.notifications.is_empty());
+    });
+}
+
+#[test]
+fn two_hundred_pending_cells_on_one_connection() {
+    run(async {
+        let mut client = opened().await;
+        let mut ids = Vec::new();
+        for _ in 0..200 {
+            let source = json!("await tools.echo(1); await new Promise(() => {})");
+            ids.push(client.execute("s", &source, &tools(), &json!(1)).await);
+        }
+        for id in ids {
+            assert!(client.initial_response(id).await["value"]["Yielded"].is_object());
+        }
+        assert_eq!(texts(&client.exec("s", "text('on')", &tools()).await), ["on"]);
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_worker_that_dies_costs_its_sessions_cells_and_nothing_else() {
+    use crate::support::descendants;
+    run(async {
+        let mut client = ready().await;
+        client.open("a").await;
+        client.exec("a", "store('k', 'kept')", &tools()).await;
+        let only_a = descendants(client.process_id());
+        client.open("b").await;
+        let running = client
+            .execute("a", &json!("notify('up'); while (true) {}"), &tools(), &json!(100_000))
+            .await;
+        while client.notifications.is_empty() {
+            client.step().await;
+        }
+        // Of these one is the session's, and the other the spare that became that
+        // of `b`; the first was there first.
+        let pid = rustix::process::Pid::from_raw(
+            i32::try_from(*only_a.iter().min().expect("a worker")).expect("a pid"),
+        );
+        rustix::process::kill_process(pid.expect("not zero"), rustix::process::Signal::KILL)
+            .expect("it runs");
+        let result = client.initial_response(running).await;
+        let error = result["value"]["Result"]["error_text"].as_str().expect("an error");
+        assert!(error.contains("SIGKILL"), "{error}");
+        assert_eq!(texts(&client.exec("a", "text(load('k'))", &tools()).await), ["kept"]);
+        assert_eq!(texts(&client.exec("b", "text('b')", &tools()).await), ["b"]);
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_client_that_vanishes_leaves_no_process() {
+    use crate::support::descendants;
+    run(async {
+        let mut client = opened().await;
+        let id = client
+            .execute("s", &json!("notify('up'); while (true) {}"), &tools(), &json!(100_000))
+            .await;
+        client.response(id).await;
+        while client.notifications.is_empty() {
+            client.step().await;
+        }
+        let mut processes = descendants(client.process_id());
+        processes.push(client.process_id());
+        assert!(processes.len() >= 2);
+        client.end_of_input().await;
+        assert!(client.exit().await.success());
+        while processes
+            .iter()
+            .any(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists())
+        {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_client_that_stops_reading_is_written_to_no_further() {
+    run(async {
+        let mut client = opened().await;
+        client.open("other").await;
+        // Calls of 64 KiB, far more than a pipe and the queue before it hold; none
+        // is read for as long as the other session needs for its own cell.
+        let source = "const s = 'x'.repeat(65536); for (let i = 0; i < 1500; i++) tools.echo(s);
+            await new Promise(() => {})";
+        let flood = client.execute("s", &json!(source), &tools(), &json!(1)).await;
+        let other = client.execute("other", &json!("text('on')"), &tools(), &json!(100_000)).await;
+        let status = format!("/proc/{}/status", client.process_id());
+        let resident = || {
+            let status = std::fs::read_to_string(&status).expect("it runs");
+            let line = status.lines().find(|l| l.starts_with("VmRSS")).expect("a size");
+            line.split_whitespace().nth(1).expect("kB").parse::<u64>().expect("a number")
+        };
+        // The whole flood is 94 MiB; the program holds it once, as calls whose
+        // turn has not come, and not again as messages.
+        client.silent = true;
+        assert_eq!(texts(&client.initial_response(other).await), ["on"]);
+        assert!(resident() < 400_000, "{} kB", resident());
+        let terminate = client.terminate("s", "1").await;
+        client.initial_response(flood).await;
+        client.response(terminate).await;
+    });
+}
+
+#[test]
+#[cfg(unix)]
+fn under_the_name_of_codex_host_the_program_serves() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let link = folder.path().join("codex-code-mode-host");
+        std::os::unix::fs::symlink(program(), &link).expect("linked");
+        for arguments in [&[][..], &["--listen", "stdio"], &["--listen", "stdio://"]] {
+            let mut command = tokio::process::Command::new(&link);
+            command.args(arguments);
+            let mut client = Client::spawn(command);
+            let answer = client.hello(&[], &[]).await;
+            assert_eq!(answer["type"], "connection/ready");
+            client.open("s").await;
+            assert_eq!(texts(&client.exec("s", "text(1)", &tools()).await), ["1"]);
+        }
+    });
+}
+
+#[test]
+fn the_end_of_input_before_hello_is_no_error() {
+    let status = std::process::Command::new(program())
+        .arg("serve")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .expect("the program starts");
+    assert_eq!(status.code(), Some(0));
 }

@@ -109,7 +109,10 @@ fn run(args: &Args) -> Result<(), Failure> {
         None => Tools::default(),
     };
     if args.list_tools {
-        println!("# exec\n\n{}", describe::exec_tool(&tools.definitions(), false));
+        println!(
+            "# exec\n\n{}",
+            describe::exec_tool(&tools.definitions(), false)
+        );
         println!("\n# wait\n\n{}", describe::wait_tool());
         return Ok(());
     }
@@ -143,9 +146,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 fn read_source(path: &Path) -> Result<String, Failure> {
     let read = if path == Path::new("-") {
         let mut source = String::new();
-        std::io::stdin()
-            .read_to_string(&mut source)
-            .map(|_| source)
+        std::io::stdin().read_to_string(&mut source).map(|_| source)
     } else {
         std::fs::read_to_string(path)
     };
@@ -182,8 +183,9 @@ async fn in_session(
     let saved = match &args.store {
         Some(path) => {
             let values = session.stored_values();
-            store::write(path, &values)
-                .map_err(|error| Failure::Runtime(format!("cannot write {}: {error}", path.display())))
+            store::write(path, &values).map_err(|error| {
+                Failure::Runtime(format!("cannot write {}: {error}", path.display()))
+            })
         }
         None => Ok(()),
     };
@@ -214,7 +216,9 @@ async fn observe(
             truncate::truncate(response.content_items_mut(), *budget);
             *budget = budget.saturating_sub(shown.div_ceil(4) as u64);
         }
-        output.items(response.content_items()).map_err(Failure::Runtime)?;
+        output
+            .items(response.content_items())
+            .map_err(Failure::Runtime)?;
         match response {
             CellResponse::Yielded { .. } => {}
             CellResponse::Terminated { .. } => {
@@ -249,13 +253,11 @@ async fn interrupted() {
     }
 }
 
-async fn interrupt(
-    session: &HostSession,
-    cell_id: CellId,
-    output: &Output,
-) -> Result<(), Failure> {
+async fn interrupt(session: &HostSession, cell_id: CellId, output: &Output) -> Result<(), Failure> {
     let last = session.terminate(cell_id).await?.into_response();
-    output.items(last.content_items()).map_err(Failure::Runtime)?;
+    output
+        .items(last.content_items())
+        .map_err(Failure::Runtime)?;
     Err(Failure::Interrupted)
 }
 

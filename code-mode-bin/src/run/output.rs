@@ -233,7 +233,10 @@ mod tests {
             decode("data:image/PNG;base64,AAEC"),
             ("image/png".to_owned(), vec![0, 1, 2])
         );
-        assert_eq!(decode("data:,hi"), ("text/plain".to_owned(), b"hi".to_vec()));
+        assert_eq!(
+            decode("data:,hi"),
+            ("text/plain".to_owned(), b"hi".to_vec())
+        );
         assert_eq!(
             decode("data:audio/wav;base64,!!"),
             ("audio/wav".to_owned(), b"!!".to_vec())

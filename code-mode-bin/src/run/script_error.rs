@@ -24,7 +24,10 @@ pub(crate) fn render(
     if let Some(position) = position
         && let Some(line) = source.lines().nth(position.line.saturating_sub(1) as usize)
     {
-        let SourcePosition { line: number, column } = position;
+        let SourcePosition {
+            line: number,
+            column,
+        } = position;
         let gutter = number.to_string().len();
         // Writing to a string cannot fail.
         let _ = writeln!(rendered, "{:gutter$}--> {script}:{number}:{column}", "");

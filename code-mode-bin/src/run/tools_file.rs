@@ -81,7 +81,10 @@ pub(crate) enum ToolsError {
         error: std::io::Error,
     },
     #[error("{}: {error}", path.display())]
-    Toml { path: PathBuf, error: toml::de::Error },
+    Toml {
+        path: PathBuf,
+        error: toml::de::Error,
+    },
     #[error("{}: tool `{name}`: {what}", path.display())]
     Tool {
         path: PathBuf,

@@ -122,25 +122,29 @@ impl Observations {
     }
 }
 
-/// The request ids that were used: all up to one, which is all of them for a
-/// client that counts, and single ones beyond it.
-#[derive(Default)]
+/// The request ids that were used: all from 1 up to one, which is all of them
+/// for a client that counts, and single ones beside those.
 struct RequestIds {
-    below: u64,
-    beyond: HashSet<u64>,
+    next: u64,
+    others: HashSet<u64>,
+}
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        Self {
+            next: 1,
+            others: HashSet::new(),
+        }
+    }
 }
 
 impl RequestIds {
     fn is_new(&mut self, id: u64) -> bool {
-        if id < self.below || !self.beyond.insert(id) {
+        if (1..self.next).contains(&id) || !self.others.insert(id) {
             return false;
         }
-        if self.below == 0 && id == 1 {
-            // Most clients count from 1.
-            self.below = 1;
-        }
-        while self.beyond.remove(&self.below) {
-            self.below += 1;
+        while self.others.remove(&self.next) {
+            self.next += 1;
         }
         true
     }
@@ -216,13 +220,7 @@ impl Connection<'_> {
                     return Ok(());
                 };
                 let tools = session.tools(enabled_tools).map_err(Broken::Tools)?;
-                let run = session.execute(
-                    handle.clone(),
-                    tool_call_id,
-                    tools,
-                    source,
-                    yield_time,
-                );
+                let run = session.execute(handle.clone(), tool_call_id, tools, source, yield_time);
                 self.observe(&handle, run);
             }
             Operation::Wait {
@@ -281,8 +279,11 @@ impl Connection<'_> {
         }
         if let Some(ms) = asked.max_yield_time_ms {
             let asked = Duration::from_millis(ms);
-            limits.max_yield_time =
-                Some(limits.max_yield_time.map_or(asked, |known| known.min(asked)));
+            limits.max_yield_time = Some(
+                limits
+                    .max_yield_time
+                    .map_or(asked, |known| known.min(asked)),
+            );
         }
         let operations = Operations::default();
         let delegate = Arc::new(SessionDelegate {
@@ -290,7 +291,10 @@ impl Connection<'_> {
             callbacks: self.callbacks.clone(),
             operations: operations.clone(),
         });
-        let opened = self.provider.open_session(delegate, limits, Vec::new()).await;
+        let opened = self
+            .provider
+            .open_session(delegate, limits, Vec::new())
+            .await;
         handle.respond(match opened {
             Ok(host) => {
                 let session = StdioSession::new(host, operations);

@@ -133,7 +133,11 @@ impl CodeModeSessionDelegate for SessionDelegate {
         let request = DelegateRequest::InvokeTool {
             invocation: (&call).into(),
         };
-        match self.callbacks.ask(&self.session_id, request, cancelled).await {
+        match self
+            .callbacks
+            .ask(&self.session_id, request, cancelled)
+            .await
+        {
             Some(DelegateAnswer::ToolResult(result)) => Ok(result),
             Some(DelegateAnswer::Error(message)) => Err(message),
             Some(DelegateAnswer::NotificationDelivered) => {
@@ -155,7 +159,10 @@ impl CodeModeSessionDelegate for SessionDelegate {
             cell_id: cell_id.as_str(),
             text: &text,
         };
-        let answer = self.callbacks.ask(&self.session_id, request, cancelled).await;
+        let answer = self
+            .callbacks
+            .ask(&self.session_id, request, cancelled)
+            .await;
         if let Some(DelegateAnswer::Error(message)) = answer {
             tracing::warn!("the client did not take a notification: {message}");
         }

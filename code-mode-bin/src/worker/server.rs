@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use code_mode::{CellSpec, Engine, Observe, Reply, Session, ToolTable};
-use code_mode_protocol::frame::{self, MessageCodec};
 use code_mode_protocol::Limits;
+use code_mode_protocol::frame::{self, MessageCodec};
 use code_mode_protocol::native::{self, FromWorker, SandboxLayer, ToWorker, WorkerInfo};
 use futures::StreamExt;
 use interprocess::local_socket::tokio::Stream;
@@ -38,10 +38,16 @@ pub(super) async fn serve(
     let (queue, contents) = unbounded_channel();
     let writer = tokio::spawn(frame::write_frames(contents, send, frame::MAX_FRAME_BYTES));
     let outbound = Outbound(queue);
-    let mut inbound = FramedRead::new(receive, MessageCodec::<ToWorker>::new(frame::MAX_FRAME_BYTES));
+    let mut inbound = FramedRead::new(
+        receive,
+        MessageCodec::<ToWorker>::new(frame::MAX_FRAME_BYTES),
+    );
     let info = WorkerInfo {
         version: native::VERSION,
-        capabilities: native::CAPABILITIES.iter().map(ToString::to_string).collect(),
+        capabilities: native::CAPABILITIES
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         v8_version: Engine::v8_version().to_owned(),
         sandbox: layers,
     };
@@ -238,7 +244,9 @@ impl Server {
                 let outcome = sandbox::probe(&name);
                 self.outbound.send(&FromWorker::Probed { name, outcome });
             }
-            ToWorker::Probe { .. } => return Err("a probe of a worker that was not started for it"),
+            ToWorker::Probe { .. } => {
+                return Err("a probe of a worker that was not started for it");
+            }
             // Taken by `serve` itself.
             ToWorker::Shutdown => {}
         }

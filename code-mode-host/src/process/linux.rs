@@ -88,10 +88,9 @@ pub(crate) async fn start(
     let stderr = tokio::net::unix::pipe::Receiver::from_owned_fd(stderr).map_err(error)?;
     super::log_stderr(stderr);
     ours.set_nonblocking(true).map_err(error)?;
-    let socket = interprocess::os::unix::uds_local_socket::tokio::Stream::try_from(
-        OwnedFd::from(ours),
-    )
-    .map_err(error)?;
+    let socket =
+        interprocess::os::unix::uds_local_socket::tokio::Stream::try_from(OwnedFd::from(ours))
+            .map_err(error)?;
     Ok(Started {
         child,
         socket: socket.into(),
@@ -126,7 +125,10 @@ impl Child {
     pub(crate) fn has_ended(&mut self) -> bool {
         self.pidfd.as_ref().is_none_or(|pidfd| {
             let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-            !matches!(waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), look), Ok(None))
+            !matches!(
+                waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), look),
+                Ok(None)
+            )
         })
     }
 

@@ -60,7 +60,9 @@ impl Child {
         if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
             return ExitReason::Signalled(signal);
         }
-        status.code().map_or(ExitReason::Unknown, ExitReason::Exited)
+        status
+            .code()
+            .map_or(ExitReason::Unknown, ExitReason::Exited)
     }
 }
 

@@ -31,10 +31,12 @@ pub(super) fn pending_call(state: &CellState, bytes: usize) -> Answer {
     let limits = &state.shared.limits;
     if bytes > limits.max_frame_bytes {
         let limit = Limit::Frame.exceeded(limits.max_frame_bytes as u64);
-        return Err(Refusal::Error(format!("cannot send {bytes} bytes: {limit}")));
+        return Err(Refusal::Error(format!(
+            "cannot send {bytes} bytes: {limit}"
+        )));
     }
-    let pending = state.calls.borrow().len()
-        + state.shared.pending_notifications.load(Ordering::Relaxed);
+    let pending =
+        state.calls.borrow().len() + state.shared.pending_notifications.load(Ordering::Relaxed);
     if pending >= limits.max_pending_tool_calls {
         return Err(Limit::PendingToolCalls
             .exceeded(limits.max_pending_tool_calls as u64)

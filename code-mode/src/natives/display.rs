@@ -166,10 +166,7 @@ pub(super) fn tool_error<'s>(
 ///
 /// This runs the cell's code where the error has getters or a `toString` of its
 /// own; should that throw too, a fixed text stands in.
-pub(crate) fn error_text(
-    scope: &mut v8::PinScope,
-    error: v8::Local<v8::Value>,
-) -> ScriptError {
+pub(crate) fn error_text(scope: &mut v8::PinScope, error: v8::Local<v8::Value>) -> ScriptError {
     v8::tc_scope!(let scope, scope);
     let position = position(scope, error);
     let text = describe(scope, error)

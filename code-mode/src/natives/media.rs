@@ -53,7 +53,9 @@ pub(super) fn content(
         for i in 0..blocks.length() {
             let block = thrown(blocks.get_index(scope, i))?;
             items.push(block_item(scope, block)?);
-            state.shared.may_put_out(items.iter().map(ContentItem::bytes).sum())?;
+            state
+                .shared
+                .may_put_out(items.iter().map(ContentItem::bytes).sum())?;
         }
     } else {
         items.push(block_item(scope, args.get(0))?);
@@ -156,8 +158,7 @@ fn mcp_block(
         Some(mime) => mime,
         None => {
             let mime = thrown(property(scope, block, "mime_type"))?;
-            non_empty_string(scope, mime)
-                .unwrap_or_else(|| "application/octet-stream".to_owned())
+            non_empty_string(scope, mime).unwrap_or_else(|| "application/octet-stream".to_owned())
         }
     };
     Ok(format!("data:{mime};base64,{data}"))

@@ -17,7 +17,9 @@ pub(super) fn store(
     let limit = state.shared.limits.max_stored_bytes;
     if state.stored.borrow().bytes_with(&key, json.length()) > limit {
         let exceeded = Limit::StoredBytes.exceeded(limit as u64);
-        return Err(Refusal::Error(format!("Unable to store {key:?}: {exceeded}")));
+        return Err(Refusal::Error(format!(
+            "Unable to store {key:?}: {exceeded}"
+        )));
     }
     let json = json.to_rust_string_lossy(scope);
     // What JSON cannot express gives this word, which is no JSON.

@@ -53,7 +53,8 @@ impl Timers {
         // and clears in a loop must not grow it without end.
         if self.order.len() > 2 * self.callbacks.len() + 64 {
             let callbacks = &self.callbacks;
-            self.order.retain(|Reverse((_, id))| callbacks.contains_key(id));
+            self.order
+                .retain(|Reverse((_, id))| callbacks.contains_key(id));
         }
     }
 }

@@ -9,10 +9,7 @@ use crate::cell::Event;
 type Value<'s> = v8::Local<'s, v8::Value>;
 
 /// The object `tools`, which makes its functions when they are asked for.
-pub(super) fn object<'s>(
-    scope: &mut v8::PinScope<'s, '_>,
-    state: &CellState,
-) -> Option<Value<'s>> {
+pub(super) fn object<'s>(scope: &mut v8::PinScope<'s, '_>, state: &CellState) -> Option<Value<'s>> {
     let internals = v8::Local::new(scope, &state.internals);
     let make = internal_function(scope, internals, "makeTools")?;
     let receiver = v8::undefined(scope);
@@ -29,10 +26,7 @@ pub(super) fn listing<'s>(
 }
 
 /// Every tool's name.
-pub(super) fn names<'s>(
-    scope: &mut v8::PinScope<'s, '_>,
-    state: &CellState,
-) -> Answer<Value<'s>> {
+pub(super) fn names<'s>(scope: &mut v8::PinScope<'s, '_>, state: &CellState) -> Answer<Value<'s>> {
     let mut names: Vec<Value> = Vec::new();
     for name in state.tools.names() {
         names.push(thrown(v8::String::new(scope, name))?.into());

@@ -4,8 +4,8 @@ use std::ffi::CStr;
 
 use code_mode_protocol::native::SandboxLayer;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr,
-    RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus,
+    Scope,
 };
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
@@ -65,9 +65,10 @@ pub(super) fn landlock() -> SandboxLayer {
                 name,
                 "no files, no TCP, no abstract sockets, no signals to outside",
             ),
-            RulesetStatus::PartiallyEnforced => {
-                holds(name, "partly: this kernel's Landlock does not know all of it")
-            }
+            RulesetStatus::PartiallyEnforced => holds(
+                name,
+                "partly: this kernel's Landlock does not know all of it",
+            ),
             RulesetStatus::NotEnforced => missing(name, "this kernel has none, or it is off"),
         },
         Err(error) => missing(name, error.to_string()),

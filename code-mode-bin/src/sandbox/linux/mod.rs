@@ -7,8 +7,8 @@ mod seccomp;
 
 use code_mode_protocol::native::SandboxLayer;
 
-pub(crate) use process::limit_memory;
 pub(crate) use probes::{PROBES, probe};
+pub(crate) use process::limit_memory;
 pub(crate) use seccomp::filter_system_calls;
 
 /// Takes away everything outside this process. Called while it has one thread:

@@ -119,20 +119,32 @@ fn attempt(name: &str) -> Option<libc::c_long> {
             "socket-inet" => socket(libc::AF_INET),
             "socket-inet6" => socket(libc::AF_INET6),
             "socket-unix" => socket(libc::AF_UNIX),
-            "socket-netlink" => libc::syscall(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 0),
-            "socketpair" => {
-                libc::syscall(libc::SYS_socketpair, libc::AF_UNIX, libc::SOCK_STREAM, 0, out)
+            "socket-netlink" => {
+                libc::syscall(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 0)
             }
+            "socketpair" => libc::syscall(
+                libc::SYS_socketpair,
+                libc::AF_UNIX,
+                libc::SOCK_STREAM,
+                0,
+                out,
+            ),
             "connect" => libc::syscall(libc::SYS_connect, 0, out, 16),
             "bind" => libc::syscall(libc::SYS_bind, 0, out, 16),
             "execve" => libc::syscall(libc::SYS_execve, c"/bin/sh".as_ptr(), null, null),
-            "execveat" => libc::syscall(libc::SYS_execveat, here, c"/bin/sh".as_ptr(), null, null, 0),
+            "execveat" => {
+                libc::syscall(libc::SYS_execveat, here, c"/bin/sh".as_ptr(), null, null, 0)
+            }
             "fork" => process(fork()),
             "clone-process" => process(libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0)),
             "clone3-process" => process(libc::syscall(libc::SYS_clone3, out, 88)),
-            "ptrace-parent" => libc::syscall(libc::SYS_ptrace, libc::PTRACE_ATTACH, libc::getppid(), 0, 0),
+            "ptrace-parent" => {
+                libc::syscall(libc::SYS_ptrace, libc::PTRACE_ATTACH, libc::getppid(), 0, 0)
+            }
             "process-vm-readv" => libc::syscall(libc::SYS_process_vm_readv, 1, null, 0, null, 0, 0),
-            "process-vm-writev" => libc::syscall(libc::SYS_process_vm_writev, 1, null, 0, null, 0, 0),
+            "process-vm-writev" => {
+                libc::syscall(libc::SYS_process_vm_writev, 1, null, 0, null, 0, 0)
+            }
             "kill-parent" => libc::syscall(libc::SYS_kill, libc::getppid(), 0),
             "kill-everyone" => libc::syscall(libc::SYS_kill, -1, 0),
             "pidfd-open" => libc::syscall(libc::SYS_pidfd_open, 1, 0),
@@ -141,9 +153,23 @@ fn attempt(name: &str) -> Option<libc::c_long> {
             "userfaultfd" => libc::syscall(libc::SYS_userfaultfd, 0),
             "perf-event-open" => libc::syscall(libc::SYS_perf_event_open, out, 0, -1, -1, 0),
             "keyctl" => libc::syscall(libc::SYS_keyctl, 0, -3, 1, 0, 0),
-            "add-key" => libc::syscall(libc::SYS_add_key, c"user".as_ptr(), c"k".as_ptr(), out, 1, -3),
+            "add-key" => libc::syscall(
+                libc::SYS_add_key,
+                c"user".as_ptr(),
+                c"k".as_ptr(),
+                out,
+                1,
+                -3,
+            ),
             "init-module" => libc::syscall(libc::SYS_init_module, out, 256, c"".as_ptr()),
-            "mount" => libc::syscall(libc::SYS_mount, c"none".as_ptr(), c"/".as_ptr(), c"tmpfs".as_ptr(), 0, null),
+            "mount" => libc::syscall(
+                libc::SYS_mount,
+                c"none".as_ptr(),
+                c"/".as_ptr(),
+                c"tmpfs".as_ptr(),
+                0,
+                null,
+            ),
             "umount" => libc::syscall(libc::SYS_umount2, c"/".as_ptr(), libc::MNT_DETACH),
             "pivot-root" => libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()),
             "chroot" => libc::syscall(libc::SYS_chroot, c"/".as_ptr()),
@@ -152,7 +178,9 @@ fn attempt(name: &str) -> Option<libc::c_long> {
             "setuid-root" => libc::syscall(libc::SYS_setuid, 0),
             "setgid-root" => libc::syscall(libc::SYS_setgid, 0),
             "capset" => libc::syscall(libc::SYS_capset, out, out),
-            "seccomp-relax" => libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, out),
+            "seccomp-relax" => {
+                libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, out)
+            }
             "set-dumpable" => libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 1, 0, 0, 0),
             "raise-limits" => libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, out, null),
             "tgkill-other" => libc::syscall(libc::SYS_tgkill, libc::getppid(), libc::getppid(), 0),

@@ -18,9 +18,8 @@ pub(super) fn no_new_privileges() -> SandboxLayer {
 
 pub(super) fn not_dumpable() -> SandboxLayer {
     let name = "not dumpable";
-    let set = rustix::process::set_dumpable_behavior(
-        rustix::process::DumpableBehavior::NotDumpable,
-    );
+    let set =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     match set {
         Ok(()) => holds(name, "no core files, and no debugger of the same user"),
         Err(error) => missing(name, error.to_string()),

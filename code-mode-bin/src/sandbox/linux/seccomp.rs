@@ -187,11 +187,7 @@ fn install(architecture: TargetArch) -> Result<(), Error> {
         let filter = SeccompFilter::new(rules, otherwise, matching, architecture)?;
         Ok(BpfProgram::try_from(filter)?)
     };
-    let deadly = program(
-        deadly()?,
-        SeccompAction::Allow,
-        SeccompAction::KillProcess,
-    )?;
+    let deadly = program(deadly()?, SeccompAction::Allow, SeccompAction::KillProcess)?;
     let no_clone3 = program(
         Rules::from([(libc::SYS_clone3, vec![])]),
         SeccompAction::Allow,
