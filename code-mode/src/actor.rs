@@ -12,7 +12,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use code_mode_protocol::{
-    CellId, CellResponse, Limit, PendingOutcome, RuntimeToolCallId, SessionError, WaitOutcome,
+    BoxFuture, CellId, CellResponse, Limit, PendingOutcome, RuntimeToolCallId, SessionError,
+    WaitOutcome,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{sleep_until, timeout};
@@ -101,7 +102,7 @@ pub(crate) struct Actor {
     callbacks_cancelled: CancellationToken,
     calls: TaskTracker,
     /// Feeds the task that delivers notifications one after the other.
-    notifications: Option<UnboundedSender<String>>,
+    notifications: Option<UnboundedSender<Notification>>,
     notifier: TaskTracker,
     /// When to look at the cell's processor time again.
     cpu_check: Option<tokio::time::Instant>,
@@ -482,36 +483,43 @@ impl Actor {
     }
 
     fn notify(&mut self, text: String) {
+        let notification = Notification {
+            bytes: text.len(),
+            delivered: self
+                .callbacks
+                .notify(&self.cell_id, text, self.callbacks_cancelled.clone()),
+        };
         let sender = self.notifications.get_or_insert_with(|| {
             let (sender, receiver) = unbounded_channel();
             self.notifier.spawn(deliver(
                 receiver,
-                self.callbacks.clone(),
-                self.cell_id.clone(),
                 self.shared.clone(),
                 self.callbacks_cancelled.clone(),
             ));
             sender
         });
-        let _ = sender.send(text);
+        let _ = sender.send(notification);
     }
+}
+
+/// A notification on its way.
+struct Notification {
+    bytes: usize,
+    delivered: BoxFuture<()>,
 }
 
 /// Delivers a cell's notifications in order, until they end or are cancelled.
 async fn deliver(
-    mut texts: UnboundedReceiver<String>,
-    callbacks: Arc<dyn Callbacks>,
-    cell_id: CellId,
+    mut notifications: UnboundedReceiver<Notification>,
     shared: Arc<CellShared>,
     cancelled: CancellationToken,
 ) {
-    while let Some(text) = texts.recv().await {
+    while let Some(notification) = notifications.recv().await {
         if cancelled.is_cancelled() {
             return;
         }
-        let bytes = text.len();
-        callbacks.notify(&cell_id, text, cancelled.clone()).await;
-        shared.bytes_arrived(bytes);
+        notification.delivered.await;
+        shared.bytes_arrived(notification.bytes);
         shared.pending_notifications.fetch_sub(1, Ordering::Relaxed);
     }
 }

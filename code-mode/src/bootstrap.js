@@ -7,7 +7,7 @@
 // object literals need no such care; method calls on built-ins do.
 (function (hooks) {
   "use strict";
-  const { refuse, toolNames, hasTool, toolFunction } = hooks;
+  const { refuse, toolNames, hasTool, toolFunction, parse } = hooks;
   const PromiseCtor = Promise;
   const MapCtor = Map;
   const ProxyCtor = Proxy;
@@ -24,10 +24,6 @@
     preventExtensions,
     set,
   } = Reflect;
-
-  for (const name of ["console", "SharedArrayBuffer", "WebAssembly"]) {
-    delete globalThis[name];
-  }
 
   const define = (object, name, value, enumerable) =>
     defineProperty(object, name, {
@@ -173,8 +169,12 @@
   define(globalThis, "as_settled", as_settled, true);
   define(globalThis, "stream_settled", stream_settled, true);
 
+  const jsonParse = JSON.parse;
+  define(JSON, "parse", parse, false);
+
   return {
     __proto__: null,
+    jsonParse,
     helperErrorPrototype,
     toolErrorPrototype,
     makeTools,

@@ -44,6 +44,9 @@ pub(crate) enum Native {
     HasTool,
     /// `(name)`: the tool's function.
     ToolFunction,
+    /// `JSON.parse`, for texts that cannot exhaust the heap before anybody
+    /// notices.
+    JsonParse,
 }
 
 /// See [`Native`].
@@ -67,11 +70,12 @@ const GLOBALS: &[(&str, Native, i32)] = &[
 ];
 
 /// The native functions that only `bootstrap.js` sees.
-const HOOKS: &[(&str, Native)] = &[
-    ("refuse", Native::Refuse),
-    ("toolNames", Native::ToolNames),
-    ("hasTool", Native::HasTool),
-    ("toolFunction", Native::ToolFunction),
+const HOOKS: &[(&str, Native, i32)] = &[
+    ("refuse", Native::Refuse, 1),
+    ("toolNames", Native::ToolNames, 0),
+    ("hasTool", Native::HasTool, 1),
+    ("toolFunction", Native::ToolFunction, 1),
+    ("parse", Native::JsonParse, 2),
 ];
 
 /// The globals that are made when first read.
@@ -80,7 +84,7 @@ pub(crate) const LAZY_GLOBALS: [&str; 2] = ["tools", "ALL_TOOLS"];
 impl Native {
     /// Every function, by its number.
     #[allow(dead_code, reason = "the build script has no use for it")]
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Text,
         Self::Image,
         Self::Audio,
@@ -97,6 +101,7 @@ impl Native {
         Self::ToolNames,
         Self::HasTool,
         Self::ToolFunction,
+        Self::JsonParse,
     ];
 }
 
@@ -171,8 +176,8 @@ where
     let native_function = callbacks.native;
     let global = context.global(scope);
     let hooks = v8::Object::new(scope);
-    for (name, native) in HOOKS {
-        set_native(scope, hooks, name, *native, 0, native_function)?;
+    for (name, native, length) in HOOKS {
+        set_native(scope, hooks, name, *native, *length, native_function)?;
     }
     let source = v8::String::new(scope, BOOTSTRAP_JS)?;
     let name = v8::String::new(scope, "code-mode:bootstrap")?;

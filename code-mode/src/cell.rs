@@ -10,6 +10,7 @@ use code_mode_protocol::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::cpu::{self, ThreadClock};
 use crate::{StoredValues, ToolTable};
 
 /// What an item of output counts beyond its bytes, so that empty items have an
@@ -31,9 +32,8 @@ pub(crate) enum Stop {
 pub(crate) struct CellShared {
     pub(crate) limits: Arc<Limits>,
     stop: OnceLock<Stop>,
-    /// Set when the cell gets its isolate, with the processor time that the
-    /// isolate's thread had used before.
-    isolate: OnceLock<(v8::IsolateHandle, Duration)>,
+    /// Set when the cell gets its isolate.
+    isolate: OnceLock<Placed>,
     output: Mutex<Output>,
     /// Notifications that have no answer yet.
     pub(crate) pending_notifications: AtomicUsize,
@@ -43,6 +43,14 @@ pub(crate) struct CellShared {
     /// A yield is on its way to the actor, so that another without output in
     /// between says nothing new.
     pub(crate) yield_in_flight: AtomicBool,
+}
+
+/// Where a cell runs.
+struct Placed {
+    isolate: v8::IsolateHandle,
+    clock: Option<ThreadClock>,
+    /// What the thread had used before the cell.
+    cpu_at_start: Duration,
 }
 
 #[derive(Default)]
@@ -82,18 +90,29 @@ impl CellShared {
 
     /// Tells where the cell runs. A stop that came before is noticed by
     /// [`stopped`](Self::stopped), which is to be asked after this.
-    pub(crate) fn set_isolate(&self, isolate: v8::IsolateHandle, cpu_at_start: Duration) {
-        let _ = self.isolate.set((isolate, cpu_at_start));
+    pub(crate) fn set_isolate(&self, isolate: v8::IsolateHandle) {
+        let _ = self.isolate.set(Placed {
+            isolate,
+            clock: ThreadClock::of_this_thread(),
+            cpu_at_start: cpu::thread_time(),
+        });
     }
 
     /// The isolate, once the cell has one.
     pub(crate) fn isolate(&self) -> Option<&v8::IsolateHandle> {
-        self.isolate.get().map(|(isolate, _)| isolate)
+        self.isolate.get().map(|placed| &placed.isolate)
     }
 
-    /// What the isolate's thread had used before the cell.
-    pub(crate) fn cpu_at_start(&self) -> Duration {
-        self.isolate.get().map_or(Duration::MAX, |(_, time)| *time)
+    /// The processor time of the cell so far, if it can be read from here.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        let placed = self.isolate.get()?;
+        Some(placed.clock?.time().saturating_sub(placed.cpu_at_start))
+    }
+
+    /// The processor time of the cell so far, read on its own thread.
+    pub(crate) fn own_cpu_time(&self) -> Duration {
+        let started = self.isolate.get().map(|placed| placed.cpu_at_start);
+        cpu::thread_time().saturating_sub(started.unwrap_or(Duration::MAX))
     }
 
     fn output(&self) -> MutexGuard<'_, Output> {

@@ -45,3 +45,52 @@ pub(crate) fn thread_time() -> Duration {
     // A tick is 100 ns.
     Duration::from_nanos((ticks(kernel) + ticks(user)).saturating_mul(100))
 }
+
+/// The processor-time clock of one thread, which other threads can read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ThreadClock {
+    #[cfg(target_os = "linux")]
+    clock: libc::clockid_t,
+}
+
+impl ThreadClock {
+    /// The clock of the calling thread; `None` where it has none that others can
+    /// read.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn of_this_thread() -> Option<Self> {
+        let mut clock = 0;
+        // SAFETY: `clock` is valid for the call to write; the calling thread is a
+        // valid thread.
+        let error = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &mut clock) };
+        (error == 0).then_some(Self { clock })
+    }
+
+    /// The clock of the calling thread; `None` where it has none that others can
+    /// read.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn of_this_thread() -> Option<Self> {
+        None
+    }
+
+    /// What the thread has used so far; zero once it has ended.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn time(self) -> Duration {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: `time` is valid for the call to write; a clock whose thread has
+        // ended is an error that leaves it at zero.
+        unsafe { libc::clock_gettime(self.clock, &mut time) };
+        Duration::new(
+            u64::try_from(time.tv_sec).unwrap_or(0),
+            u32::try_from(time.tv_nsec).unwrap_or(0),
+        )
+    }
+
+    /// What the thread has used so far; zero once it has ended.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn time(self) -> Duration {
+        Duration::ZERO
+    }
+}

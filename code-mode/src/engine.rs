@@ -88,33 +88,38 @@ pub(crate) struct ReadyIsolate {
     pub(crate) context: v8::Global<v8::Context>,
     pub(crate) internals: v8::Global<v8::Object>,
     pub(crate) isolate: v8::OwnedIsolate,
+    pub(crate) heap_bytes: usize,
 }
 
-/// Old generation an isolate is made with; each cell's own limit is set when it
-/// starts, and can only be lower than this.
-pub(crate) const MAX_OLD_GENERATION: usize = 3 << 30;
 /// Cells are short: a small young generation touches fewer pages.
 const MAX_YOUNG_GENERATION: usize = 16 << 20;
 
+/// Globals that V8 adds to a context after it was made from the snapshot, or
+/// that must be in the snapshot for that to work.
+const HIDDEN_GLOBALS: [&str; 4] = ["Atomics", "SharedArrayBuffer", "WebAssembly", "console"];
+
 impl ReadyIsolate {
-    /// Makes one on the calling thread, where it must be used.
-    pub(crate) fn new() -> Self {
+    /// Makes one on the calling thread, where it must be used. Its heap limit
+    /// cannot be changed later: how much memory outside the heap V8 lets a cell
+    /// have before it collects garbage depends on it too.
+    pub(crate) fn new(heap_bytes: usize) -> Self {
         let params = v8::CreateParams::default()
             .snapshot_blob(v8::StartupData::from(snapshot()))
             .external_references(callbacks().external_references())
             .allow_atomics_wait(false)
-            .set_max_old_generation_size_in_bytes(MAX_OLD_GENERATION)
-            .set_max_young_generation_size_in_bytes(MAX_YOUNG_GENERATION);
+            .set_max_old_generation_size_in_bytes(heap_bytes)
+            .set_max_young_generation_size_in_bytes(MAX_YOUNG_GENERATION.min(heap_bytes / 4));
         let mut isolate = v8::Isolate::new(params);
         isolate.set_microtasks_policy(v8::MicrotasksPolicy::Explicit);
         let (context, internals) = {
             v8::scope!(let scope, &mut isolate);
             let context = v8::Context::new(scope, v8::ContextOptions::default());
             let scope = &mut v8::ContextScope::new(scope, context);
-            // Without it a context that goes into a snapshot does not bootstrap,
-            // so this global is the one to remove afterwards.
-            if let Some(atomics) = v8::String::new(scope, "Atomics") {
-                context.global(scope).delete(scope, atomics.into());
+            let global = context.global(scope);
+            for name in HIDDEN_GLOBALS {
+                if let Some(name) = v8::String::new(scope, name) {
+                    global.delete(scope, name.into());
+                }
             }
             let internals = scope
                 .get_context_data_from_snapshot_once::<v8::Object>(0)
@@ -128,6 +133,7 @@ impl ReadyIsolate {
             context,
             internals,
             isolate,
+            heap_bytes,
         }
     }
 }

@@ -10,6 +10,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use code_mode_protocol::Limits;
+
 use crate::cell::{End, Event, Job, ScriptError};
 use crate::engine::ReadyIsolate;
 use crate::runtime;
@@ -47,6 +49,8 @@ struct State {
     backlog: VecDeque<Job>,
     /// How many ready isolates to keep, by recent use.
     target: usize,
+    /// The heap limit of the last job, and so of the isolates made ahead.
+    heap_bytes: usize,
     next_id: u64,
 }
 
@@ -75,6 +79,7 @@ impl Pool {
         Self {
             state: Arc::new(Mutex::new(State {
                 target: MIN_READY,
+                heap_bytes: Limits::default().heap_bytes(),
                 ..State::default()
             })),
         }
@@ -90,6 +95,7 @@ impl Pool {
     /// Runs a job on a ready isolate, or on the next one that is made.
     pub(crate) fn run(&self, job: Job) {
         let mut state = lock(&self.state);
+        state.heap_bytes = job.shared.limits.heap_bytes();
         let mut job = Box::new(job);
         while let Some(ready) = state.ready.pop() {
             match ready.wake.send(job) {
@@ -160,7 +166,8 @@ fn refuse(job: &Job, error: &std::io::Error) {
 /// The life of one thread: make an isolate, wait for a job, run it, again.
 fn thread(shared: &Arc<Mutex<State>>) {
     loop {
-        let isolate = ReadyIsolate::new();
+        let heap_bytes = lock(shared).heap_bytes;
+        let mut isolate = ReadyIsolate::new(heap_bytes);
         let Some(job) = next_job(shared) else {
             drop(isolate);
             if next_isolate(shared) {
@@ -168,6 +175,12 @@ fn thread(shared: &Arc<Mutex<State>>) {
             }
             return;
         };
+        let heap_bytes = job.shared.limits.heap_bytes();
+        if isolate.heap_bytes != heap_bytes {
+            // Made for a session with another limit.
+            drop(isolate);
+            isolate = ReadyIsolate::new(heap_bytes);
+        }
         runtime::run(isolate, job);
         if !next_isolate(shared) {
             return;

@@ -6,14 +6,14 @@ use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use code_mode_protocol::{Limit, RuntimeToolCallId};
 
+use crate::StoredValues;
 use crate::cell::{CellShared, Command, End, Event, Job, ScriptError, Stop};
 use crate::engine::ReadyIsolate;
 use crate::natives::{self, CellState};
-use crate::{StoredValues, cpu};
 
 /// The name of a cell's module, as stack frames show it.
 const MODULE_NAME: &str = "exec_main.mjs";
@@ -24,12 +24,13 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job) {
         context,
         internals,
         mut isolate,
+        heap_bytes: _,
     } = ready;
     let shared = job.shared.clone();
     let events = job.events.clone();
     let _span = job.span.clone().entered();
     let heap = HeapGuard::install(&mut isolate, &shared);
-    shared.set_isolate(isolate.thread_safe_handle(), cpu::thread_time());
+    shared.set_isolate(isolate.thread_safe_handle());
     let state = Rc::new(CellState {
         shared: shared.clone(),
         events: job.events,
@@ -350,8 +351,11 @@ struct HeapWatch {
     extensions: Cell<u32>,
 }
 
-/// How often the limit is raised while a stopped cell unwinds.
-const MAX_EXTENSIONS: u32 = 8;
+/// How often the limit is raised while a stopped cell unwinds, and how far: what
+/// runs when the limit is hit may be one operation on a string as large as V8
+/// allows, which it finishes before it notices that it is to stop.
+const MAX_EXTENSIONS: u32 = 3;
+const EXTENSION: usize = 1 << 30;
 
 impl HeapGuard {
     fn install(isolate: &mut v8::OwnedIsolate, shared: &Arc<CellShared>) -> Self {
@@ -360,10 +364,6 @@ impl HeapGuard {
             extensions: Cell::new(0),
         });
         let data = std::ptr::from_ref(&*watch).cast_mut().cast::<c_void>();
-        // The isolate was made for the largest limit; removing a callback is
-        // V8's way to lower it.
-        isolate.add_near_heap_limit_callback(near_heap_limit, data);
-        isolate.remove_near_heap_limit_callback(near_heap_limit, shared.limits.heap_bytes());
         isolate.add_near_heap_limit_callback(near_heap_limit, data);
         isolate.add_gc_epilogue_callback(after_gc, data, v8::GCType::kGCTypeAll);
         Self { _watch: watch }
@@ -371,7 +371,7 @@ impl HeapGuard {
 }
 
 /// V8 is about to run out of the cell's heap.
-unsafe extern "C" fn near_heap_limit(data: *mut c_void, current: usize, initial: usize) -> usize {
+unsafe extern "C" fn near_heap_limit(data: *mut c_void, current: usize, _: usize) -> usize {
     // SAFETY: `data` is the watch that `HeapGuard::install` registered; the guard
     // lives as long as the isolate that calls this.
     let watch = unsafe { &*data.cast::<HeapWatch>() };
@@ -380,7 +380,7 @@ unsafe extern "C" fn near_heap_limit(data: *mut c_void, current: usize, initial:
     let extensions = watch.extensions.get();
     watch.extensions.set(extensions + 1);
     if extensions < MAX_EXTENSIONS {
-        current + (initial / 4).max(16 << 20)
+        current.saturating_add(EXTENSION)
     } else {
         current
     }
@@ -407,10 +407,13 @@ unsafe extern "C" fn after_gc(
     }
 }
 
-/// Has the isolate's thread compare the processor time it has used with the
-/// cell's limit, at the next point where V8 can be interrupted.
+/// Compares the processor time a cell has used with its limit: here, or, where
+/// no other thread can read it, on its own at the next point where V8 can be
+/// interrupted.
 pub(crate) fn check_cpu_time(shared: &CellShared) {
-    if let Some(isolate) = shared.isolate() {
+    if let Some(used) = shared.cpu_time() {
+        limit_cpu_time(shared, used);
+    } else if let Some(isolate) = shared.isolate() {
         let data = std::ptr::from_ref(shared).cast_mut().cast();
         isolate.request_interrupt(cpu_time_check, data);
     }
@@ -420,8 +423,12 @@ unsafe extern "C" fn cpu_time_check(_: v8::UnsafeRawIsolatePtr, data: *mut c_voi
     // SAFETY: `data` is the `CellShared` of the cell whose isolate is running this;
     // `run` holds it until that isolate is disposed of.
     let shared = unsafe { &*data.cast::<CellShared>() };
+    limit_cpu_time(shared, shared.own_cpu_time());
+}
+
+fn limit_cpu_time(shared: &CellShared, used: Duration) {
     if let Some(limit) = shared.limits.max_cpu_time
-        && cpu::thread_time().saturating_sub(shared.cpu_at_start()) >= limit
+        && used >= limit
     {
         let exceeded = Limit::CpuTime.exceeded(limit.as_millis() as u64);
         shared.stop(Stop::Limit(exceeded));

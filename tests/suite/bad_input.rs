@@ -6,8 +6,7 @@ use code_mode_host::{Provider, ProviderOptions, WorkerSource};
 use code_mode_protocol::frame::{self, MessageCodec};
 use code_mode_protocol::native::{FromWorker, ToWorker};
 use code_mode_protocol::{
-    CodeModeSession, CodeModeSessionProvider, Json, Limits, SessionError, ToolDefinition,
-    describe,
+    CodeModeSession, CodeModeSessionProvider, Json, Limits, SessionError, ToolDefinition, describe,
 };
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
@@ -33,9 +32,7 @@ async fn listening(folder: &tempfile::TempDir) -> (tokio::process::Child, std::p
 }
 
 #[cfg(unix)]
-async fn connected(
-    folder: &tempfile::TempDir,
-) -> (tokio::process::Child, tokio::net::UnixStream) {
+async fn connected(folder: &tempfile::TempDir) -> (tokio::process::Child, tokio::net::UnixStream) {
     let (child, socket) = listening(folder).await;
     let stream = loop {
         // The file is there a moment before somebody listens.
@@ -49,7 +46,10 @@ async fn connected(
 
 fn framed(message: &ToWorker) -> Vec<u8> {
     let content = frame::encode(message).expect("encodes");
-    let mut bytes = u32::try_from(content.len()).expect("small").to_le_bytes().to_vec();
+    let mut bytes = u32::try_from(content.len())
+        .expect("small")
+        .to_le_bytes()
+        .to_vec();
     bytes.extend(content);
     bytes
 }
@@ -100,7 +100,9 @@ fn the_socket_of_a_listening_worker_is_its_users_alone_and_gone_once_used() {
         while mode().ok() != Some(0o600) {
             tokio::task::yield_now().await;
         }
-        let _first = tokio::net::UnixStream::connect(&socket).await.expect("accepted");
+        let _first = tokio::net::UnixStream::connect(&socket)
+            .await
+            .expect("accepted");
         while socket.exists() {
             tokio::task::yield_now().await;
         }
@@ -114,8 +116,14 @@ fn a_wrong_handshake_is_rejected_with_the_reason() {
     run(async {
         for (bytes, reason) in [
             (greeting(vec![99], vec![]), "no version in common"),
-            (greeting(vec![1], vec!["flying".to_owned()]), "unknown capability flying"),
-            (framed(&ToWorker::Shutdown), "the first message must be a greeting"),
+            (
+                greeting(vec![1], vec!["flying".to_owned()]),
+                "unknown capability flying",
+            ),
+            (
+                framed(&ToWorker::Shutdown),
+                "the first message must be a greeting",
+            ),
             (vec![3, 0, 0, 0, 0xff, 0xff, 0xff], "malformed message"),
         ] {
             let folder = tempfile::tempdir().expect("a folder");
@@ -144,7 +152,10 @@ fn an_oversize_or_truncated_frame_ends_the_worker_and_nothing_else() {
         ] {
             let folder = tempfile::tempdir().expect("a folder");
             let (mut child, mut stream) = connected(&folder).await;
-            stream.write_all(&greeting(vec![1], vec![])).await.expect("written");
+            stream
+                .write_all(&greeting(vec![1], vec![]))
+                .await
+                .expect("written");
             stream.write_all(&bytes).await.expect("written");
             stream.shutdown().await.expect("closed");
             child.wait().await.expect("it ends");
@@ -157,16 +168,27 @@ fn broken_utf16_and_huge_strings_from_a_cell_are_text_or_an_error() {
     run(async {
         let opened = open(Arc::new(Agent::default()), Limits::default()).await;
         let session = &*opened.session;
-        let broken = exec(session, r"text('a\ud800b'); store('\udc00', '\ud800'); text(load('\udc00').length)").await;
+        let broken = exec(
+            session,
+            r"text('a\ud800b'); store('\udc00', '\ud800'); text(load('\udc00').length)",
+        )
+        .await;
         assert_eq!(texts(&broken), ["a\u{fffd}b", "1"]);
         let huge = exec(session, "text('x'.repeat(2 ** 29 - 24))").await;
         assert_eq!(
             error_text(&huge),
             Some("output limit of 16777216 bytes exceeded")
         );
-        let huge = exec(session, "await tools.echo('x'.repeat(80 * 2 ** 20)).catch(e => text(e.message))").await;
+        let huge = exec(
+            session,
+            "await tools.echo('x'.repeat(80 * 2 ** 20)).catch(e => text(e.message))",
+        )
+        .await;
         let error = error_text(&huge).expect("refused at the call");
-        assert!(error.contains("frame limit of 67108864 bytes exceeded"), "{error}");
+        assert!(
+            error.contains("frame limit of 67108864 bytes exceeded"),
+            "{error}"
+        );
         assert_eq!(texts(&exec(session, "text('on')").await), ["on"]);
     });
 }
@@ -202,12 +224,15 @@ fn a_source_or_a_result_past_the_frame_limit_is_refused_by_name() {
 fn of_colliding_tool_names_the_last_is_reached_and_both_are_listed() {
     run(async {
         let opened = open(Arc::new(Agent::default()), Limits::default()).await;
-        let mut collide = request("text(ALL_TOOLS.length); text(await tools.echo_(7)); text(Object.keys(tools))");
+        let mut collide =
+            request("text(ALL_TOOLS.length); text(await tools.echo_(7)); text(Object.keys(tools))");
         let named = |name: &str, reached: &str| ToolDefinition {
             name: name.to_owned(),
             ..tool(reached)
         };
-        collide.enabled_tools = [named("echo-", "never"), named("echo.", "echo")].into_iter().collect();
+        collide.enabled_tools = [named("echo-", "never"), named("echo.", "echo")]
+            .into_iter()
+            .collect();
         let started = opened.session.execute(collide).await.expect("admitted");
         let response = started.initial_response.await.expect("observed");
         assert_eq!(texts(&response), ["2", "7", "[\"echo_\"]"]);

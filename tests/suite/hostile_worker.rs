@@ -76,7 +76,10 @@ async fn told_after(lies: impl FnOnce(u64) -> Vec<FromWorker> + Send + 'static) 
     })
     .expect("nothing to find");
     let agent = Arc::new(Agent::default());
-    let session = provider.create_session(agent.clone()).await.expect("opened");
+    let session = provider
+        .create_session(agent.clone())
+        .await
+        .expect("opened");
     let started = session.execute(request("text(1)")).await.expect("admitted");
     let response = started.initial_response.await.expect("answered");
     let error = error_text(&response).unwrap_or("no error").to_owned();
@@ -97,7 +100,12 @@ fn violation(lies: impl FnOnce(u64) -> Vec<FromWorker> + Send + 'static, what: &
 #[test]
 fn an_answer_to_a_request_that_nobody_made() {
     violation(
-        |_| vec![FromWorker::Answer { request: 999, outcome: Ok(completed(1)) }],
+        |_| {
+            vec![FromWorker::Answer {
+                request: 999,
+                outcome: Ok(completed(1)),
+            }]
+        },
         "answered request 999",
     );
 }
@@ -105,7 +113,12 @@ fn an_answer_to_a_request_that_nobody_made() {
 #[test]
 fn a_response_of_another_cell() {
     violation(
-        |request| vec![FromWorker::Answer { request, outcome: Ok(completed(2)) }],
+        |request| {
+            vec![FromWorker::Answer {
+                request,
+                outcome: Ok(completed(2)),
+            }]
+        },
         "another cell's response",
     );
 }
@@ -115,8 +128,14 @@ fn two_answers_to_one_request() {
     run(async {
         let error = told_after(|request| {
             vec![
-                FromWorker::Answer { request, outcome: Ok(completed(1)) },
-                FromWorker::Answer { request, outcome: Ok(completed(1)) },
+                FromWorker::Answer {
+                    request,
+                    outcome: Ok(completed(1)),
+                },
+                FromWorker::Answer {
+                    request,
+                    outcome: Ok(completed(1)),
+                },
             ]
         })
         .await;
@@ -137,12 +156,18 @@ fn call(call: u64, cell: u64, tool: u32, input: &str) -> FromWorker {
 
 #[test]
 fn a_call_of_a_cell_it_does_not_run() {
-    violation(|_| vec![call(1, 7, 0, "1")], "cell 7, which it does not run");
+    violation(
+        |_| vec![call(1, 7, 0, "1")],
+        "cell 7, which it does not run",
+    );
 }
 
 #[test]
 fn a_call_of_a_tool_the_cell_does_not_have() {
-    violation(|_| vec![call(1, 1, 99, "1")], "a tool that cell 1 does not have");
+    violation(
+        |_| vec![call(1, 1, 99, "1")],
+        "a tool that cell 1 does not have",
+    );
 }
 
 #[test]
@@ -216,7 +241,11 @@ fn more_committed_values_than_a_session_may_have() {
 #[test]
 fn the_end_of_a_cell_it_does_not_run() {
     violation(
-        |_| vec![FromWorker::CellClosed { cell_id: CellId::nth(2) }],
+        |_| {
+            vec![FromWorker::CellClosed {
+                cell_id: CellId::nth(2),
+            }]
+        },
         "cell 2, which it does not run",
     );
 }
@@ -270,6 +299,10 @@ fn a_worker_that_never_greets_is_given_up() {
         let Err(error) = refused else {
             panic!("opened without a greeting");
         };
-        assert!(error.to_string().contains("did not answer the greeting in time"));
+        assert!(
+            error
+                .to_string()
+                .contains("did not answer the greeting in time")
+        );
     });
 }

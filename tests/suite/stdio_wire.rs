@@ -32,7 +32,10 @@ async fn opened() -> Client {
 }
 
 fn frame(content: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(content.len()).expect("small").to_le_bytes().to_vec();
+    let mut frame = u32::try_from(content.len())
+        .expect("small")
+        .to_le_bytes()
+        .to_vec();
     frame.extend(content);
     frame
 }
@@ -85,7 +88,10 @@ fn a_refused_hello_is_answered_with_the_reason_and_ends_well() {
             let mut client = Client::start(&["serve"]);
             client.send(&first).await;
             let answer = client.receive().await.expect("an answer");
-            assert_eq!(answer, json!({"type": "connection/rejected", "reason": reason}));
+            assert_eq!(
+                answer,
+                json!({"type": "connection/rejected", "reason": reason})
+            );
             assert_eq!(client.exit().await.code(), Some(0));
         }
     });
@@ -108,19 +114,26 @@ fn what_is_no_message_ends_the_connection_with_1_and_one_line_of_reason() {
             "unknown method `session/dance`",
         ),
         (
-            frame(&request(json!({"method": "session/open", "sessionId": "s", "x": 1}))),
+            frame(&request(
+                json!({"method": "session/open", "sessionId": "s", "x": 1}),
+            )),
             "unknown field `x`",
         ),
         (
             frame(&request(json!({"method": "session/open", "sessionId": ""}))),
             "`sessionId` is empty",
         ),
-        (frame(hello(&[], &[]).to_string().as_bytes()), "second connection/hello"),
+        (
+            frame(hello(&[], &[]).to_string().as_bytes()),
+            "second connection/hello",
+        ),
         (0x7fff_ffffu32.to_le_bytes().to_vec(), "frame size too big"),
         (
-            frame(&request(json!({"method": "session/execute", "sessionId": "s", "request": {
+            frame(&request(
+                json!({"method": "session/execute", "sessionId": "s", "request": {
                 "tool_call_id": "c", "enabled_tools": [{"name": 1}], "source": "",
-                "yield_time_ms": null, "max_output_tokens": null}}))),
+                "yield_time_ms": null, "max_output_tokens": null}}),
+            )),
             "unknown code-mode session s",
         ),
     ];
@@ -160,7 +173,12 @@ fn a_repeated_request_id_ends_the_connection() {
             "request": {"method": "session/open", "sessionId": "t"}});
         client.send(&open).await;
         assert_eq!(client.exit().await.code(), Some(1));
-        assert!(client.standard_error().await.contains("request id 1 was used before"));
+        assert!(
+            client
+                .standard_error()
+                .await
+                .contains("request id 1 was used before")
+        );
     });
 }
 
@@ -187,11 +205,17 @@ fn a_session_that_is_open_or_unknown_is_named_in_the_error() {
             error("code-mode session ID `s` is already open")
         );
         let id = client.wait("t", "1", &Value::Null).await;
-        assert_eq!(client.response(id).await, error("unknown code-mode session t"));
+        assert_eq!(
+            client.response(id).await,
+            error("unknown code-mode session t")
+        );
         let id = client
             .request(json!({"method": "session/shutdown", "sessionId": "t"}))
             .await;
-        assert_eq!(client.response(id).await, error("unknown code-mode session t"));
+        assert_eq!(
+            client.response(id).await,
+            error("unknown code-mode session t")
+        );
     });
 }
 
@@ -218,9 +242,15 @@ fn many_frames_in_one_write_are_many_frames() {
             bytes.extend(frame(open.to_string().as_bytes()));
         }
         client.send_bytes(&bytes).await;
-        assert_eq!(client.receive().await.expect("ready")["type"], "connection/ready");
+        assert_eq!(
+            client.receive().await.expect("ready")["type"],
+            "connection/ready"
+        );
         for id in 1..=20 {
-            assert_eq!(client.response(id).await["value"]["sessionId"], id.to_string());
+            assert_eq!(
+                client.response(id).await["value"]["sessionId"],
+                id.to_string()
+            );
         }
     });
 }
@@ -260,7 +290,9 @@ fn a_cancelled_call_is_told_before_the_answer_that_ends_its_cell() {
     run(async {
         let mut client = opened().await;
         client.silent = true;
-        client.exec("s", "tools.echo({}); text('end')", &tools()).await;
+        client
+            .exec("s", "tools.echo({}); text('end')", &tools())
+            .await;
         client.until_closed(1).await;
         let types: Vec<_> = client.log[3..].iter().map(|m| &m["type"]).collect();
         assert_eq!(
@@ -277,7 +309,10 @@ fn a_cancelled_call_is_told_before_the_answer_that_ends_its_cell() {
         client
             .send(&json!({"type": "delegate/response", "id": 1, "result": late}))
             .await;
-        assert_eq!(texts(&client.exec("s", "text('on')", &tools()).await), ["on"]);
+        assert_eq!(
+            texts(&client.exec("s", "text('on')", &tools()).await),
+            ["on"]
+        );
     });
 }
 
@@ -297,14 +332,21 @@ fn an_observation_can_be_yielded_and_a_request_dropped_without_touching_the_cell
         while client.notifications.is_empty() {
             client.step().await;
         }
-        client.send(&json!({"type": "operation/yield", "id": id})).await;
+        client
+            .send(&json!({"type": "operation/yield", "id": id}))
+            .await;
         let yielded = client.initial_response(id).await;
         assert_eq!(yielded["value"]["Yielded"]["content_items"][0]["text"], "x");
         let dropped = client.wait("s", "1", &json!(100_000)).await;
-        client.send(&json!({"type": "operation/cancel", "id": dropped})).await;
+        client
+            .send(&json!({"type": "operation/cancel", "id": dropped}))
+            .await;
         let id = client.wait("s", "1", &json!(1)).await;
         let outcome = client.response(id).await;
-        assert!(outcome["value"]["outcome"]["LiveCell"]["Yielded"].is_object(), "{outcome}");
+        assert!(
+            outcome["value"]["outcome"]["LiveCell"]["Yielded"].is_object(),
+            "{outcome}"
+        );
         let id = client.terminate("s", "1").await;
         let outcome = client.response(id).await;
         assert!(outcome["value"]["outcome"]["LiveCell"]["Terminated"].is_object());
@@ -317,7 +359,12 @@ fn shutdown_answers_its_cells_then_closes_them_then_itself() {
     run(async {
         let mut client = opened().await;
         let id = client
-            .execute("s", &json!("notify('up'); while (true) {}"), &tools(), &json!(100_000))
+            .execute(
+                "s",
+                &json!("notify('up'); while (true) {}"),
+                &tools(),
+                &json!(100_000),
+            )
             .await;
         client.response(id).await;
         while client.notifications.is_empty() {
@@ -327,11 +374,24 @@ fn shutdown_answers_its_cells_then_closes_them_then_itself() {
             .request(json!({"method": "session/shutdown", "sessionId": "s"}))
             .await;
         let closed = client.response(shutdown).await;
-        assert_eq!(closed["value"], json!({"type": "session/closed", "sessionId": "s"}));
-        let types: Vec<_> = client.log.iter().rev().take(3).map(|m| &m["type"]).collect();
+        assert_eq!(
+            closed["value"],
+            json!({"type": "session/closed", "sessionId": "s"})
+        );
+        let types: Vec<_> = client
+            .log
+            .iter()
+            .rev()
+            .take(3)
+            .map(|m| &m["type"])
+            .collect();
         assert_eq!(
             types,
-            ["operation/response", "cell/closed", "execute/initialResponse"]
+            [
+                "operation/response",
+                "cell/closed",
+                "execute/initialResponse"
+            ]
         );
         // The name is free again.
         assert_eq!(client.open("s").await["status"], "ok");
@@ -347,7 +407,12 @@ fn the_heap_limit_of_a_session_ends_the_cell_beside_ten_healthy_sessions() {
             let session = format!("healthy-{n}");
             client.open(&session).await;
             let source = format!("text({n}); await new Promise(r => setTimeout(r, 1)); text('on')");
-            waiting.push((n, client.execute(&session, &json!(source), &tools(), &json!(100_000)).await));
+            waiting.push((
+                n,
+                client
+                    .execute(&session, &json!(source), &tools(), &json!(100_000))
+                    .await,
+            ));
         }
         let id = client
             .request(json!({"method": "session/open", "sessionId": "greedy",
@@ -361,10 +426,16 @@ fn the_heap_limit_of_a_session_ends_the_cell_beside_ten_healthy_sessions() {
             result["value"]["Result"]["error_text"],
             "heap limit of 33554432 bytes exceeded"
         );
-        assert_eq!(texts(&client.exec("greedy", "text('alive')", &tools()).await), ["alive"]);
+        assert_eq!(
+            texts(&client.exec("greedy", "text('alive')", &tools()).await),
+            ["alive"]
+        );
         for (n, id) in waiting {
             let n = n.to_string();
-            assert_eq!(texts(&client.initial_response(id).await), [n.as_str(), "on"]);
+            assert_eq!(
+                texts(&client.initial_response(id).await),
+                [n.as_str(), "on"]
+            );
         }
     });
 }
@@ -378,7 +449,10 @@ fn an_absurdly_small_heap_is_raised_to_one_that_works() {
                 "cellExecutionLimits": {"maxHeapSizeBytes": 1}}))
             .await;
         client.response(id).await;
-        assert_eq!(texts(&client.exec("s", "text('fits')", &tools()).await), ["fits"]);
+        assert_eq!(
+            texts(&client.exec("s", "text('fits')", &tools()).await),
+            ["fits"]
+        );
     });
 }
 
@@ -408,10 +482,12 @@ fn output_is_cut_to_its_budget_only_where_that_was_negotiated() {
             client.hello(&[], capabilities).await;
             client.open("s").await;
             let id = client
-                .request(json!({"method": "session/execute", "sessionId": "s", "request": {
+                .request(
+                    json!({"method": "session/execute", "sessionId": "s", "request": {
                     "tool_call_id": "c", "enabled_tools": [],
                     "source": "for (let i = 0; i < 500; i++) text('word '.repeat(20) + i)",
-                    "yield_time_ms": null, "max_output_tokens": 100}}))
+                    "yield_time_ms": null, "max_output_tokens": 100}}),
+                )
                 .await;
             let result = client.initial_response(id).await;
             let bytes: usize = texts(&result).iter().map(|text| text.len()).sum();
@@ -443,7 +519,9 @@ fn callbacks_beyond_the_capacity_wait_their_turn() {
         client.open("s").await;
         client.silent = true;
         let source = "for (let i = 0; i < 200; i++) tools.echo(i); notify('all'); await new Promise(() => {})";
-        let id = client.execute("s", &json!(source), &tools(), &json!(100_000)).await;
+        let id = client
+            .execute("s", &json!(source), &tools(), &json!(100_000))
+            .await;
         client.response(id).await;
         while client.calls < 128 {
             client.step().await;
@@ -472,7 +550,10 @@ fn two_hundred_pending_cells_on_one_connection() {
         for id in ids {
             assert!(client.initial_response(id).await["value"]["Yielded"].is_object());
         }
-        assert_eq!(texts(&client.exec("s", "text('on')", &tools()).await), ["on"]);
+        assert_eq!(
+            texts(&client.exec("s", "text('on')", &tools()).await),
+            ["on"]
+        );
     });
 }
 
@@ -487,7 +568,12 @@ fn a_worker_that_dies_costs_its_sessions_cells_and_nothing_else() {
         let only_a = descendants(client.process_id());
         client.open("b").await;
         let running = client
-            .execute("a", &json!("notify('up'); while (true) {}"), &tools(), &json!(100_000))
+            .execute(
+                "a",
+                &json!("notify('up'); while (true) {}"),
+                &tools(),
+                &json!(100_000),
+            )
             .await;
         while client.notifications.is_empty() {
             client.step().await;
@@ -500,9 +586,14 @@ fn a_worker_that_dies_costs_its_sessions_cells_and_nothing_else() {
         rustix::process::kill_process(pid.expect("not zero"), rustix::process::Signal::KILL)
             .expect("it runs");
         let result = client.initial_response(running).await;
-        let error = result["value"]["Result"]["error_text"].as_str().expect("an error");
+        let error = result["value"]["Result"]["error_text"]
+            .as_str()
+            .expect("an error");
         assert!(error.contains("SIGKILL"), "{error}");
-        assert_eq!(texts(&client.exec("a", "text(load('k'))", &tools()).await), ["kept"]);
+        assert_eq!(
+            texts(&client.exec("a", "text(load('k'))", &tools()).await),
+            ["kept"]
+        );
         assert_eq!(texts(&client.exec("b", "text('b')", &tools()).await), ["b"]);
     });
 }
@@ -514,7 +605,12 @@ fn a_client_that_vanishes_leaves_no_process() {
     run(async {
         let mut client = opened().await;
         let id = client
-            .execute("s", &json!("notify('up'); while (true) {}"), &tools(), &json!(100_000))
+            .execute(
+                "s",
+                &json!("notify('up'); while (true) {}"),
+                &tools(),
+                &json!(100_000),
+            )
             .await;
         client.response(id).await;
         while client.notifications.is_empty() {
@@ -544,13 +640,24 @@ fn a_client_that_stops_reading_is_written_to_no_further() {
         // is read for as long as the other session needs for its own cell.
         let source = "const s = 'x'.repeat(65536); for (let i = 0; i < 1500; i++) tools.echo(s);
             await new Promise(() => {})";
-        let flood = client.execute("s", &json!(source), &tools(), &json!(1)).await;
-        let other = client.execute("other", &json!("text('on')"), &tools(), &json!(100_000)).await;
+        let flood = client
+            .execute("s", &json!(source), &tools(), &json!(1))
+            .await;
+        let other = client
+            .execute("other", &json!("text('on')"), &tools(), &json!(100_000))
+            .await;
         let status = format!("/proc/{}/status", client.process_id());
         let resident = || {
             let status = std::fs::read_to_string(&status).expect("it runs");
-            let line = status.lines().find(|l| l.starts_with("VmRSS")).expect("a size");
-            line.split_whitespace().nth(1).expect("kB").parse::<u64>().expect("a number")
+            let line = status
+                .lines()
+                .find(|l| l.starts_with("VmRSS"))
+                .expect("a size");
+            line.split_whitespace()
+                .nth(1)
+                .expect("kB")
+                .parse::<u64>()
+                .expect("a number")
         };
         // The whole flood is 94 MiB; the program holds it once, as calls whose
         // turn has not come, and not again as messages.

@@ -6,6 +6,7 @@
 
 mod control;
 mod display;
+mod json;
 mod media;
 mod storage;
 mod timers;
@@ -157,6 +158,7 @@ fn call<'s>(
         Native::ToolNames => return tools::names(scope, state).map(Some),
         Native::HasTool => return Ok(Some(tools::has(scope, state, args))),
         Native::ToolFunction => return tools::function(scope, state, args),
+        Native::JsonParse => return json::parse(scope, state, args).map(Some),
     }
     Ok(None)
 }
