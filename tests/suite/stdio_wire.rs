@@ -43,6 +43,7 @@ fn frame(content: &[u8]) -> Vec<u8> {
 fn texts(result: &Value) -> Vec<&str> {
     let response = result["value"].as_object().expect("a response");
     let (_, fields) = response.iter().next().expect("one variant");
+    assert!(!fields["error_text"].is_string(), "{result}");
     fields["content_items"]
         .as_array()
         .expect("items")

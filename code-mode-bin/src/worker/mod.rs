@@ -50,7 +50,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
 }
 
 fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
-    let stream = transport::open(args)?;
+    let endpoint = transport::open(args)?;
     // What must be read from the file system is read now.
     let time_zone = sandbox::time_zone();
     let mut layers = if args.no_sandbox {
@@ -68,7 +68,7 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         .build()?;
     let stream = {
         let _in_runtime = runtime.enter();
-        transport::into_async(stream)?
+        transport::into_async(endpoint)?
     };
     if !args.no_sandbox {
         layers.push(sandbox::filter_system_calls());
@@ -97,11 +97,15 @@ mod transport {
 
     use super::{Args, Stream};
 
+    /// Standard input, as the connection to the provider. It stays at its number
+    /// until the process has closed all others.
+    pub(super) struct OnStandardInput;
+
     /// Sees to it that standard input is the connection to the provider; with
     /// `--listen` that is the first that a process of the same user makes.
-    pub(super) fn open(args: &Args) -> io::Result<()> {
+    pub(super) fn open(args: &Args) -> io::Result<OnStandardInput> {
         let Some(path) = &args.listen else {
-            return Ok(());
+            return Ok(OnStandardInput);
         };
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
@@ -118,7 +122,7 @@ mod transport {
         if unsafe { libc::dup2(stream.as_raw_fd(), 0) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(())
+        Ok(OnStandardInput)
     }
 
     #[cfg(target_os = "linux")]
@@ -134,7 +138,7 @@ mod transport {
     }
 
     /// The connection, for the runtime that is entered.
-    pub(super) fn into_async((): ()) -> io::Result<Stream> {
+    pub(super) fn into_async(_: OnStandardInput) -> io::Result<Stream> {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         stream.set_nonblocking(true)?;
         Ok(UnixLocalStream::try_from(OwnedFd::from(stream))?.into())
