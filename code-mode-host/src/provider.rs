@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode_protocol::native::WorkerInfo;
@@ -12,7 +13,7 @@ use code_mode_protocol::{
 };
 use interprocess::local_socket::tokio::{Stream, prelude::*};
 use interprocess::local_socket::{GenericFilePath, ToFsName};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Connection, ConnectionError};
@@ -63,13 +64,24 @@ pub(crate) struct Workers {
     options: ProviderOptions,
     program: Option<PathBuf>,
     /// Being started, or ready for as long as their result is not taken.
-    ahead: Mutex<VecDeque<oneshot::Receiver<Result<Worker, ProviderError>>>>,
+    ahead: Mutex<VecDeque<Ahead>>,
     used: std::sync::atomic::AtomicBool,
     token: CancellationToken,
 }
 
+/// How long the start of a spare waits after a session took the one before: that
+/// session's first cell is to have the processors for itself.
+const REFILL_DELAY: Duration = Duration::from_millis(50);
+
+/// A worker that was started ahead, or soon will be.
+struct Ahead {
+    worker: oneshot::Receiver<Result<Worker, ProviderError>>,
+    /// A session waits for it: start now.
+    wanted: Arc<Notify>,
+}
+
 impl Workers {
-    fn ahead(&self) -> MutexGuard<'_, VecDeque<oneshot::Receiver<Result<Worker, ProviderError>>>> {
+    fn ahead(&self) -> MutexGuard<'_, VecDeque<Ahead>> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -77,11 +89,12 @@ impl Workers {
     pub(crate) async fn take(self: &Arc<Self>) -> Result<Worker, ProviderError> {
         loop {
             let ready = self.ahead().pop_front();
-            self.refill();
+            self.refill(REFILL_DELAY);
             let Some(ready) = ready else {
                 return self.start().await;
             };
-            match ready.await {
+            ready.wanted.notify_one();
+            match ready.worker.await {
                 // It may have died while it waited for a session.
                 Ok(Ok(mut worker)) => {
                     if !worker.child.as_mut().is_some_and(process::Child::has_ended) {
@@ -94,8 +107,8 @@ impl Workers {
         }
     }
 
-    /// Starts as many workers as are to be kept ready.
-    fn refill(self: &Arc<Self>) {
+    /// Starts as many workers as are to be kept ready, after a while.
+    fn refill(self: &Arc<Self>, delay: Duration) {
         if self.program.is_none() || self.token.is_cancelled() {
             return;
         }
@@ -104,7 +117,17 @@ impl Workers {
             let (ready, receiver) = oneshot::channel();
             let workers = Arc::downgrade(self);
             let token = self.token.clone();
+            let wanted = Arc::new(Notify::new());
+            ahead.push_back(Ahead {
+                worker: receiver,
+                wanted: wanted.clone(),
+            });
             tokio::spawn(async move {
+                tokio::select! {
+                    () = token.cancelled() => return,
+                    () = wanted.notified() => {}
+                    () = tokio::time::sleep(delay) => {}
+                }
                 let Some(workers) = workers.upgrade() else {
                     return;
                 };
@@ -115,7 +138,6 @@ impl Workers {
                     started = workers.start() => drop(ready.send(started)),
                 }
             });
-            ahead.push_back(receiver);
         }
     }
 
@@ -218,7 +240,7 @@ impl Provider {
             used: std::sync::atomic::AtomicBool::new(false),
             token: token.clone(),
         });
-        workers.refill();
+        workers.refill(Duration::ZERO);
         Ok(Self {
             workers,
             token,

@@ -101,9 +101,6 @@ impl Pool {
             match ready.wake.send(job) {
                 Ok(()) => {
                     if state.ready.is_empty() {
-                        // Twice as many next time: cells come faster than
-                        // isolates.
-                        state.target = (state.target * 2).min(MAX_READY);
                         refill(&self.state, state);
                     }
                     // Otherwise this cell's own thread makes the next when it is
@@ -114,6 +111,7 @@ impl Pool {
                 Err(unsent) => job = unsent.0,
             }
         }
+        // Twice as many next time: cells come faster than isolates.
         state.target = (state.target * 2).min(MAX_READY);
         state.backlog.push_back(*job);
         refill(&self.state, state);

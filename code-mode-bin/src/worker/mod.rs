@@ -60,6 +60,8 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     };
     let engine = code_mode::Engine::new();
     code_mode::Engine::set_time_zone(&time_zone);
+    // Made on another thread while this one goes on; the filter covers that too.
+    engine.prewarm(1);
     // One thread carries all messages; JavaScript runs on others. Made now, and
     // the connection with it, because both make descriptors and set them up in
     // ways that nothing may later.
@@ -73,7 +75,6 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     if !args.no_sandbox {
         layers.push(sandbox::filter_system_calls());
     }
-    engine.prewarm(1);
     runtime.block_on(server::serve(
         stream,
         engine,
