@@ -49,7 +49,7 @@ impl Outbound {
     /// Queues a message. Where the worker is gone it is lost, and so is the
     /// worker: its supervisor answers for it.
     pub(crate) fn send(&self, message: &ToWorker) {
-        if let Ok(content) = frame::encode(message) {
+        if let Ok(content) = frame::encode(message, message.payload_bytes()) {
             self.send_encoded(content);
         }
     }

@@ -67,15 +67,18 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<MAX_FRAME_BYTES>()
 }
 
-/// The content of a frame that carries `message`.
+/// The content of a frame that carries `message`, which holds about
+/// `payload_bytes` of text.
 ///
 /// # Errors
 /// [`FrameError::Malformed`] where the message cannot be serialised; none of the
 /// native wire's own messages can fail so.
-pub fn encode<T: Serialize>(message: &T) -> Result<Bytes, FrameError> {
-    bincode::serde::encode_to_vec(message, config())
-        .map(Bytes::from)
-        .map_err(|e| FrameError::Malformed(e.to_string()))
+pub fn encode<T: Serialize>(message: &T, payload_bytes: usize) -> Result<Bytes, FrameError> {
+    // Growing a buffer of megabytes step by step costs more than filling it.
+    let mut content = Vec::with_capacity(payload_bytes + 64);
+    bincode::serde::encode_into_std_write(message, &mut content, config())
+        .map_err(|e| FrameError::Malformed(e.to_string()))?;
+    Ok(Bytes::from(content))
 }
 
 /// The message a frame's content carries.
@@ -113,27 +116,71 @@ impl<Rx: DeserializeOwned> Decoder for MessageCodec<Rx> {
 /// Of `writer`, and where a content does not fit a frame of `max_frame_bytes`.
 pub async fn write_frames<W: AsyncWrite + Unpin>(
     mut contents: UnboundedReceiver<Bytes>,
-    mut writer: W,
+    writer: W,
     max_frame_bytes: usize,
 ) -> io::Result<()> {
-    const AT_ONCE: usize = 64;
-    const KEEP: usize = 1 << 20;
-    let mut codec = codec(max_frame_bytes);
-    let mut waiting = Vec::with_capacity(AT_ONCE);
-    let mut buffer = BytesMut::new();
-    while contents.recv_many(&mut waiting, AT_ONCE).await > 0 {
-        for content in waiting.drain(..) {
-            codec.encode(content, &mut buffer)?;
-        }
-        writer.write_all(&buffer).await?;
-        writer.flush().await?;
-        if buffer.capacity() > KEEP {
-            buffer = BytesMut::new();
-        } else {
-            buffer.clear();
-        }
+    let mut frames = FrameWriter::new(writer, max_frame_bytes);
+    let mut waiting = Vec::with_capacity(FrameWriter::<W>::AT_ONCE);
+    while contents
+        .recv_many(&mut waiting, FrameWriter::<W>::AT_ONCE)
+        .await
+        > 0
+    {
+        frames.write(&mut waiting).await?;
     }
     Ok(())
+}
+
+/// Writes frames: small ones together, large ones without a copy.
+#[derive(Debug)]
+pub struct FrameWriter<W> {
+    writer: W,
+    codec: LengthDelimitedCodec,
+    buffer: BytesMut,
+}
+
+impl<W: AsyncWrite + Unpin> FrameWriter<W> {
+    /// How many contents are worth waiting for together.
+    pub const AT_ONCE: usize = 64;
+    /// A content from this size on is written from where it is.
+    const LARGE: usize = 64 << 10;
+
+    /// A writer of frames up to `max_frame_bytes`.
+    pub fn new(writer: W, max_frame_bytes: usize) -> Self {
+        Self {
+            writer,
+            codec: codec(max_frame_bytes),
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// Writes these contents, in order, and leaves the list empty.
+    ///
+    /// # Errors
+    /// Of the writer, and where a content does not fit a frame.
+    pub async fn write(&mut self, contents: &mut Vec<Bytes>) -> io::Result<()> {
+        for content in contents.drain(..) {
+            if content.len() < Self::LARGE {
+                self.codec.encode(content, &mut self.buffer)?;
+                continue;
+            }
+            if content.len() > self.codec.max_frame_length() {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            let length = u32::try_from(content.len()).map_err(io::Error::other)?;
+            self.buffer.extend_from_slice(&length.to_le_bytes());
+            self.flush().await?;
+            self.writer.write_all(&content).await?;
+        }
+        self.flush().await?;
+        self.writer.flush().await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        self.writer.write_all(&self.buffer).await?;
+        self.buffer.clear();
+        Ok(())
+    }
 }
 
 /// Encodes content that [`encode`] made, so that a message that turns out too

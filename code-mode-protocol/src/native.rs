@@ -115,6 +115,32 @@ pub enum ToWorker {
     },
 }
 
+impl ToWorker {
+    /// About how many bytes of text the message holds.
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Execute { source, .. } => source.len(),
+            Self::ToolResult { result, .. } => result.as_ref().map_or_else(String::len, String::len),
+            _ => 0,
+        }
+    }
+}
+
+impl FromWorker {
+    /// About how many bytes of text the message holds.
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Self::ToolCall { input, .. } => input.as_ref().map_or(0, String::len),
+            Self::Notify { text, .. } => text.len(),
+            Self::Answer {
+                outcome: Ok(outcome),
+                ..
+            } => outcome.content_items().iter().map(|item| item.bytes() + 16).sum(),
+            _ => 0,
+        }
+    }
+}
+
 /// What a worker needs to know of a tool; its name is already normalised.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireTool {

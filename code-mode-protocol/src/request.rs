@@ -189,3 +189,15 @@ pub enum PendingOutcome {
     /// The observation ended for another reason.
     Observed(WaitOutcome),
 }
+
+impl PendingOutcome {
+    /// The output.
+    pub fn content_items(&self) -> &[ContentItem] {
+        match self {
+            Self::Pending { content_items, .. } => content_items,
+            Self::Observed(WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response)) => {
+                response.content_items()
+            }
+        }
+    }
+}

@@ -441,6 +441,40 @@ pub enum HostMessage<'a> {
     },
 }
 
+impl HostMessage<'_> {
+    /// About how many bytes of text the message holds.
+    pub fn payload_bytes(&self) -> usize {
+        let items = |response: &CellResponse| -> usize {
+            let items = response.content_items().iter();
+            items.map(|item| item.bytes() + 48).sum()
+        };
+        match self {
+            Self::DelegateRequest { request, .. } => match request {
+                DelegateRequest::InvokeTool { invocation } => {
+                    invocation.input.map_or(0, |input| input.as_str().len())
+                }
+                DelegateRequest::Notify { text, .. } => text.len(),
+            },
+            Self::InitialResponse {
+                result: Outcome::Ok { value },
+                ..
+            } => items(&value.response),
+            Self::Response {
+                result:
+                    Outcome::Ok {
+                        value: Value::WaitCompleted { outcome },
+                    },
+                ..
+            } => match &outcome.outcome {
+                WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response) => {
+                    items(response)
+                }
+            },
+            _ => 0,
+        }
+    }
+}
+
 /// Why a handshake failed.
 #[derive(Debug, Serialize)]
 #[serde(

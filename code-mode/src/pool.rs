@@ -23,8 +23,10 @@ const MIN_READY: usize = 1;
 /// Isolates made at the same time; more only get into each other's way in the
 /// kernel.
 const MAX_WARMING: usize = 2;
-/// How long a ready isolate beyond the first, or a thread without one, waits for
-/// work before it goes.
+/// How long a ready isolate beyond the first waits for work before it goes: a
+/// burst is over by then, and each is most of a megabyte.
+const SURPLUS_IDLE: Duration = Duration::from_millis(300);
+/// How long a thread without an isolate waits for work before it goes.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long the last ready isolate waits.
 const LAST_IDLE: Duration = Duration::from_secs(300);
@@ -202,7 +204,7 @@ fn next_job(shared: &Arc<Mutex<State>>) -> Option<Job> {
         refill(shared, state);
         (id, woken)
     };
-    let mut waited_for = IDLE;
+    let mut waited_for = SURPLUS_IDLE;
     loop {
         match woken.recv_timeout(waited_for) {
             Ok(job) => return Some(*job),

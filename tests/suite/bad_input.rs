@@ -45,7 +45,7 @@ async fn connected(folder: &tempfile::TempDir) -> (tokio::process::Child, tokio:
 }
 
 fn framed(message: &ToWorker) -> Vec<u8> {
-    let content = frame::encode(message).expect("encodes");
+    let content = frame::encode(message, 0).expect("encodes");
     let mut bytes = u32::try_from(content.len())
         .expect("small")
         .to_le_bytes()

@@ -28,7 +28,7 @@ fn info() -> WorkerInfo {
 }
 
 async fn say(wire: &mut Wire, message: &FromWorker) {
-    let content = frame::encode(message).expect("encodes");
+    let content = frame::encode(message, 0).expect("encodes");
     // The host may have hung up already.
     let _ = wire.send(content).await;
 }

@@ -19,7 +19,11 @@ pub(super) fn standard_streams() -> (Reader, Writer) {
     let kind = |fd: std::io::Result<OwnedFd>| {
         let file = std::fs::File::from(fd.ok()?);
         let kind = file.metadata().ok()?.file_type();
-        Some((OwnedFd::from(file), kind))
+        let fd = OwnedFd::from(file);
+        if kind.is_fifo() {
+            enlarge(&fd);
+        }
+        Some((fd, kind))
     };
     let stdin = kind(std::io::stdin().as_fd().try_clone_to_owned());
     let reader: Reader = match stdin {
@@ -47,6 +51,18 @@ pub(super) fn standard_streams() -> (Reader, Writer) {
     };
     (reader, writer)
 }
+
+/// Gives a pipe room for more than the usual 64 KiB, so that a large message does
+/// not take a thread switch for each of them. Where that is refused it works all
+/// the same.
+#[cfg(target_os = "linux")]
+fn enlarge(pipe: &std::os::fd::OwnedFd) {
+    const ROOM: usize = 1 << 20;
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, ROOM);
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn enlarge(_: &std::os::fd::OwnedFd) {}
 
 #[cfg(unix)]
 fn socket(fd: std::os::fd::OwnedFd) -> std::io::Result<tokio::net::UnixStream> {

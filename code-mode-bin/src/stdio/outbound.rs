@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::{Bytes, BytesMut};
-use code_mode_protocol::frame;
+use bytes::Bytes;
+use code_mode_protocol::frame::FrameWriter;
 use code_mode_protocol::stdio::{HostMessage, MAX_FRAME_BYTES};
-use serde::Serialize;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWrite, Sink};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio_util::codec::Encoder;
 use tokio_util::sync::CancellationToken;
 
 /// Bytes waiting for a client that does not read, past which callbacks wait too.
@@ -85,8 +83,10 @@ impl Outbound {
     }
 }
 
-fn to_json<T: Serialize>(message: &T) -> Result<Bytes, serde_json::Error> {
-    serde_json::to_vec(message).map(Bytes::from)
+fn to_json(message: &HostMessage<'_>) -> Result<Bytes, serde_json::Error> {
+    let mut content = Vec::with_capacity(message.payload_bytes() + 256);
+    serde_json::to_writer(&mut content, message)?;
+    Ok(Bytes::from(content))
 }
 
 /// Writes the queue out.
@@ -98,11 +98,10 @@ pub(super) struct OutboundWriter {
 impl OutboundWriter {
     /// Writes until every [`Outbound`] is gone or one is closed. Where the client
     /// is gone, what is left is dropped.
-    pub(super) async fn run(mut self, mut writer: impl AsyncWrite + Unpin) {
-        const AT_ONCE: usize = 64;
-        let mut codec = frame::codec(MAX_FRAME_BYTES);
+    pub(super) async fn run(mut self, writer: impl AsyncWrite + Unpin) {
+        const AT_ONCE: usize = FrameWriter::<Sink>::AT_ONCE;
+        let mut frames = FrameWriter::new(writer, MAX_FRAME_BYTES);
         let mut together = Vec::with_capacity(AT_ONCE);
-        let mut buffer = BytesMut::new();
         let mut broken = false;
         let closed = self.waiting.closed.clone();
         loop {
@@ -117,18 +116,11 @@ impl OutboundWriter {
             if received == 0 {
                 return;
             }
-            let mut bytes = 0;
-            for content in together.drain(..) {
-                bytes += content.len();
-                // Checked when it was queued.
-                let _ = codec.encode(content, &mut buffer);
-            }
-            if !broken {
-                broken = writer.write_all(&buffer).await.is_err() || writer.flush().await.is_err();
-            }
-            buffer.clear();
-            if buffer.capacity() > 1 << 20 {
-                buffer = BytesMut::new();
+            let bytes: usize = together.iter().map(Bytes::len).sum();
+            if broken {
+                together.clear();
+            } else {
+                broken = frames.write(&mut together).await.is_err();
             }
             let left = self.waiting.bytes.fetch_sub(bytes, Ordering::Relaxed) - bytes;
             if left < HIGH_WATER {

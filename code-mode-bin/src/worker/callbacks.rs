@@ -20,7 +20,7 @@ pub(super) struct Outbound(pub(super) UnboundedSender<Bytes>);
 
 impl Outbound {
     pub(super) fn send(&self, message: &FromWorker) {
-        if let Ok(content) = frame::encode(message) {
+        if let Ok(content) = frame::encode(message, message.payload_bytes()) {
             let _ = self.0.send(content);
         }
     }

@@ -33,6 +33,9 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS;
 
+/// Room in the connection to a worker, each way.
+const SOCKET_BUFFER: usize = 1 << 20;
+
 /// Starts a worker, connected by a socket pair that no other process has an end
 /// of.
 pub(crate) async fn start(
@@ -41,6 +44,11 @@ pub(crate) async fn start(
 ) -> Result<Started, SpawnError> {
     let error = |error| refused(program, error);
     let (ours, theirs) = UnixStream::pair().map_err(error)?;
+    for end in [&ours, &theirs] {
+        // As much as an ordinary user may have, so that a large message takes few
+        // turns; less works too.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER);
+    }
     let (stderr, stderr_in) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| error(e.into()))?;
     let mut namespaces = options.sandbox != Sandbox::Off;
