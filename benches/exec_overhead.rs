@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use code_mode::{Engine, Session};
 use code_mode_host::{HostSession, Provider, ProviderOptions, Sandbox, WorkerSource};
 use code_mode_protocol::{
-    CellId, CodeModeSession, CodeModeSessionDelegate, ExecuteRequest, Json, Limits,
-    NestedToolCall, ToolDefinition, ToolKind, ToolName, ToolSet,
+    CellId, CodeModeSession, CodeModeSessionDelegate, ExecuteRequest, Json, Limits, NestedToolCall,
+    ToolDefinition, ToolKind, ToolName, ToolSet,
 };
 use criterion::{BenchmarkId, Criterion};
 use tokio::runtime::Runtime;
@@ -128,9 +128,13 @@ fn way_in(criterion: &mut Criterion, name: &str, runtime: &Runtime, session: &dy
     let mut group = criterion.benchmark_group(name);
     for count in TOOLS {
         let tools = tools(count);
-        group.bench_with_input(BenchmarkId::new("warm exec, tools", count), &tools, |b, tools| {
-            b.iter(|| runtime.block_on(exec(session, HI, tools)));
-        });
+        group.bench_with_input(
+            BenchmarkId::new("warm exec, tools", count),
+            &tools,
+            |b, tools| {
+                b.iter(|| runtime.block_on(exec(session, HI, tools)));
+            },
+        );
     }
     let one = tools(1);
     group.bench_function("100 tool calls one after the other", |b| {
@@ -219,7 +223,13 @@ fn proportional_memory() -> u64 {
         total += rollup
             .unwrap_or_default()
             .lines()
-            .find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse::<u64>().ok())
+            .find_map(|line| {
+                line.strip_prefix("Pss:")?
+                    .split_whitespace()
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
             .unwrap_or(0);
         let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else {
             continue;
@@ -227,7 +237,11 @@ fn proportional_memory() -> u64 {
         for task in tasks.flatten() {
             let children = std::fs::read_to_string(task.path().join("children"));
             let children = children.unwrap_or_default();
-            todo.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            todo.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|pid| pid.parse::<u32>().ok()),
+            );
         }
     }
     total
@@ -238,7 +252,13 @@ fn peak_memory() -> u64 {
     std::fs::read_to_string("/proc/self/status")
         .unwrap_or_default()
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok())
+        .find_map(|line| {
+            line.strip_prefix("VmHWM:")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
         .unwrap_or(0)
 }
 
@@ -287,7 +307,8 @@ fn memory(scenario: &str) -> u64 {
                 if scenario == "IPC: a waiting cell, of 100" {
                     let before = proportional_memory();
                     for _ in 0..100 {
-                        let mut request = ExecuteRequest::new("bench", "await new Promise(() => {})");
+                        let mut request =
+                            ExecuteRequest::new("bench", "await new Promise(() => {})");
                         request.yield_time = Some(Duration::from_millis(1));
                         let started = session.execute(request).await.expect("admitted");
                         started.initial_response.await.expect("observed");
@@ -341,7 +362,8 @@ fn scale() {
         }
         println!("\nwarm exec beside n MB of stored values, us");
         for n in [1, 10, 100] {
-            let source = format!("for (let i = 0; i < {n}; i++) store('k' + i, 'x'.repeat(10 ** 6))");
+            let source =
+                format!("for (let i = 0; i < {n}; i++) store('k' + i, 'x'.repeat(10 ** 6))");
             exec(&*one, &source, &none).await;
             println!("  {n:>5}  {}", median_us(&one, &none).await);
         }

@@ -1,5 +1,7 @@
 //! The program `code-mode`: JavaScript cells in sandboxed worker processes.
 
+#[cfg(unix)]
+mod address_space;
 mod args;
 mod doctor;
 mod run;

@@ -120,7 +120,9 @@ impl ToWorker {
     pub fn payload_bytes(&self) -> usize {
         match self {
             Self::Execute { source, .. } => source.len(),
-            Self::ToolResult { result, .. } => result.as_ref().map_or_else(String::len, String::len),
+            Self::ToolResult { result, .. } => {
+                result.as_ref().map_or_else(String::len, String::len)
+            }
             _ => 0,
         }
     }
@@ -135,7 +137,11 @@ impl FromWorker {
             Self::Answer {
                 outcome: Ok(outcome),
                 ..
-            } => outcome.content_items().iter().map(|item| item.bytes() + 16).sum(),
+            } => outcome
+                .content_items()
+                .iter()
+                .map(|item| item.bytes() + 16)
+                .sum(),
             _ => 0,
         }
     }

@@ -195,9 +195,9 @@ impl PendingOutcome {
     pub fn content_items(&self) -> &[ContentItem] {
         match self {
             Self::Pending { content_items, .. } => content_items,
-            Self::Observed(WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response)) => {
-                response.content_items()
-            }
+            Self::Observed(
+                WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response),
+            ) => response.content_items(),
         }
     }
 }

@@ -139,7 +139,7 @@ impl Run<'_> {
                 return Ok(Next::Over);
             }
         }
-        let mut command = self.next_command();
+        let mut command = self.next_command(scope);
         let mut answered = false;
         loop {
             match command {
@@ -162,18 +162,27 @@ impl Run<'_> {
                     Ok(command) => Ok(command),
                     Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
                     Err(TryRecvError::Empty) if answered => return Ok(Next::Work),
-                    Err(TryRecvError::Empty) => self.next_command(),
+                    Err(TryRecvError::Empty) => self.next_command(scope),
                 },
             };
         }
     }
 
     /// The next command, or a timeout when a timer is due.
-    fn next_command(&mut self) -> Result<Command, RecvTimeoutError> {
+    fn next_command(&mut self, scope: &mut v8::PinScope) -> Result<Command, RecvTimeoutError> {
         if let Some(command) = self.held.pop_front() {
             return Ok(command);
         }
-        match self.state.timers.borrow_mut().next_deadline() {
+        let now = Instant::now();
+        let timer = self.state.timers.borrow_mut().next_deadline();
+        let shrink = now + SHRINK_AFTER;
+        if timer.is_none_or(|deadline| deadline > shrink) {
+            match self.commands.recv_timeout(SHRINK_AFTER) {
+                Err(RecvTimeoutError::Timeout) => shrink_heap(scope),
+                received => return received,
+            }
+        }
+        match timer {
             Some(deadline) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 self.commands.recv_timeout(left)
@@ -223,6 +232,19 @@ impl Run<'_> {
             }
             settle(scope);
         }
+    }
+}
+
+/// A cell that has waited this long may wait for a person: its heap is shrunk.
+const SHRINK_AFTER: Duration = Duration::from_millis(200);
+/// A heap larger than this is left alone: collecting it takes longer than the
+/// answer the cell waits for should.
+const SHRINK_BELOW: usize = 8 << 20;
+
+/// Gives back what the heap of a waiting cell does not need.
+fn shrink_heap(scope: &mut v8::PinScope) {
+    if scope.get_heap_statistics().used_heap_size() < SHRINK_BELOW {
+        scope.low_memory_notification();
     }
 }
 

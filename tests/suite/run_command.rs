@@ -331,3 +331,37 @@ fn the_changed_since_example_remembers_the_last_run() {
         stdout(&second)
     );
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn under_an_address_space_limit_it_works_or_says_what_it_needs() {
+    use rustix::process::{Resource, Rlimit};
+    let folder = folder();
+    let path = script(&folder, "a.js", "text('fits')");
+    for gib in [4, 16, 64, 200, 256, 300, 600, 1050, 3000] {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(program());
+        command.args(["run", &path]).stdin(Stdio::null());
+        let limit = Rlimit {
+            current: Some(gib << 30),
+            maximum: Some(gib << 30),
+        };
+        // SAFETY: between fork and exec this makes one system call and allocates
+        // nothing.
+        unsafe {
+            command.pre_exec(move || Ok(rustix::process::setrlimit(Resource::As, limit)?));
+        }
+        let output = command.output().expect("the program starts");
+        if gib >= 256 {
+            assert_eq!(stdout(&output), "fits\n", "{gib} GiB: {}", stderr(&output));
+        } else {
+            assert_eq!(output.status.code(), Some(3), "{gib} GiB");
+            let error = stderr(&output);
+            assert!(
+                error.contains("needs 56 GiB") || error.contains("needs 256 GiB"),
+                "{error}"
+            );
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+}

@@ -58,10 +58,17 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     } else {
         sandbox::lock_in(args.namespaces.as_deref())
     };
+    #[cfg(unix)]
+    let room = match crate::address_space::make_room() {
+        Ok(room) => room,
+        Err(why) => return refuse(endpoint, &why),
+    };
     let engine = code_mode::Engine::new();
     code_mode::Engine::set_time_zone(&time_zone);
     // Made on another thread while this one goes on; the filter covers that too.
     engine.prewarm(1);
+    #[cfg(unix)]
+    room.restore()?;
     // One thread carries all messages; JavaScript runs on others. Made now, and
     // the connection with it, because both make descriptors and set them up in
     // ways that nothing may later.
@@ -85,6 +92,22 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     // Threads may still run JavaScript, and V8 does not take its own end well
     // while they do: the process goes at once.
     sandbox::exit_now(0)
+}
+
+/// Answers the provider's greeting with the reason why this process cannot serve,
+/// which is where its user looks.
+#[cfg(unix)]
+fn refuse(
+    endpoint: transport::OnStandardInput,
+    why: &str,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let _in_runtime = runtime.enter();
+    let stream = transport::into_async(endpoint)?;
+    runtime.block_on(server::refuse(stream, why));
+    Err(why.into())
 }
 
 #[cfg(unix)]

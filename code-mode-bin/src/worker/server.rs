@@ -105,6 +105,21 @@ pub(super) async fn serve(
     }
 }
 
+/// Answers the first message with a refusal.
+pub(super) async fn refuse(stream: Stream, why: &str) {
+    let (receive, send) = tokio::io::split(stream);
+    let mut inbound = FramedRead::new(receive, MessageCodec::<ToWorker>::new(1 << 16));
+    if inbound.next().await.is_none() {
+        return;
+    }
+    let (queue, contents) = unbounded_channel();
+    Outbound(queue).send(&FromWorker::Rejected {
+        reason: why.to_owned(),
+    });
+    // A provider that is gone needs no reason.
+    let _ = frame::write_frames(contents, send, frame::MAX_FRAME_BYTES).await;
+}
+
 /// Checks a greeting against what this worker is.
 fn greet(
     message: &ToWorker,

@@ -1,0 +1,85 @@
+//! Address-space limits (`ulimit -v`).
+//!
+//! V8 and its allocator reserve far more addresses than they use memory, and end
+//! the process where they get none. A limit that is too low is told before that,
+//! in a sentence, with the number that is needed.
+
+use std::io;
+
+use rlimit::{Resource, getrlimit, setrlimit};
+
+const GIB: u64 = 1 << 30;
+
+/// What the allocator, which is that of V8 for the whole program, reserves before
+/// `main`.
+const PROGRAM: u64 = 56 * GIB;
+/// What a worker reserves: the heap sandbox at its smallest, and the allocator.
+const WORKER: u64 = 256 * GIB;
+/// V8 takes the largest power of two it gets for its heap sandbox, and may leave
+/// too little for the rest. A limit up to this is lowered to [`WORKER`] meanwhile.
+const AMPLE: u64 = 4096 * GIB;
+
+/// Tells why the program cannot run at all. It must not allocate, so it is called
+/// before anything does.
+#[cfg(target_os = "linux")]
+extern "C" fn check_before_main() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is valid for the call to write; `write` gets a static text and
+    // its length; `_exit` runs nothing. Nothing here allocates or needs the C library
+    // to be set up.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_AS, &mut limit) == 0 && limit.rlim_cur < PROGRAM {
+            const TEXT: &str = "code-mode: the address-space limit (ulimit -v) is too low: this program needs 56 GiB of addresses, and a worker 256 GiB; they are reserved, not used as memory\n";
+            libc::write(2, TEXT.as_ptr().cast(), TEXT.len());
+            libc::_exit(3);
+        }
+    }
+}
+
+// SAFETY: the section is an array of functions that the C runtime calls before
+// any constructor; this one takes no arguments and needs nothing of the runtime.
+#[cfg(target_os = "linux")]
+#[used]
+#[unsafe(link_section = ".preinit_array")]
+static CHECK_BEFORE_MAIN: extern "C" fn() = check_before_main;
+
+/// Room for V8's start, or why there is none.
+pub(crate) struct Room {
+    /// The limit to go back to.
+    before: Option<(u64, u64)>,
+}
+
+/// Sees to it that V8 can start under the limit that is set.
+///
+/// # Errors
+/// A sentence with the number needed, where the limit is too low.
+pub(crate) fn make_room() -> Result<Room, String> {
+    let (soft, hard) = match getrlimit(Resource::AS) {
+        Ok(limits) => limits,
+        // Nothing known, nothing to do.
+        Err(_) => return Ok(Room { before: None }),
+    };
+    if soft < WORKER {
+        return Err(format!(
+            "the address-space limit (ulimit -v) is too low: V8 needs {} GiB of addresses, reserved and not used as memory, and may have {:.1}",
+            WORKER / GIB,
+            soft as f64 / GIB as f64
+        ));
+    }
+    let before =
+        (soft < AMPLE && setrlimit(Resource::AS, WORKER, hard).is_ok()).then_some((soft, hard));
+    Ok(Room { before })
+}
+
+impl Room {
+    /// Sets the limit back, once V8 has reserved what it wants.
+    pub(crate) fn restore(self) -> io::Result<()> {
+        match self.before {
+            Some((soft, hard)) => setrlimit(Resource::AS, soft, hard),
+            None => Ok(()),
+        }
+    }
+}
