@@ -108,6 +108,8 @@ pub enum Operation<'a> {
         session_id: String,
         /// Limits of its cells.
         limits: CellExecutionLimits,
+        /// Who cuts output to its budget, where the client says so.
+        output_truncation: Option<OutputTruncation>,
     },
     /// `session/execute`.
     Execute {
@@ -132,6 +134,8 @@ pub enum Operation<'a> {
         cell_id: String,
         /// How long to observe.
         yield_time: Option<Duration>,
+        /// The output budget.
+        max_output_tokens: Option<u64>,
     },
     /// `session/terminate`.
     Terminate {
@@ -139,6 +143,8 @@ pub enum Operation<'a> {
         session_id: String,
         /// Which cell.
         cell_id: String,
+        /// The output budget.
+        max_output_tokens: Option<u64>,
     },
     /// `session/shutdown`.
     Shutdown {
@@ -155,6 +161,17 @@ pub struct CellExecutionLimits {
     pub max_yield_time_ms: Option<u64>,
     /// The heap of one cell, in bytes.
     pub max_heap_size_bytes: Option<u64>,
+}
+
+/// `outputTruncation` of a `session/open`, known with `bounded-output-v1`: who cuts
+/// a session's output to its budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputTruncation {
+    /// The client does.
+    Client,
+    /// The host does.
+    Server,
 }
 
 /// The answer to a callback.
@@ -193,6 +210,8 @@ struct RequestFields<'a> {
     session_id: Option<String>,
     cell_id: Option<String>,
     cell_execution_limits: Option<CellExecutionLimits>,
+    output_truncation: Option<OutputTruncation>,
+    max_output_tokens: Option<u64>,
     #[serde(borrow)]
     request: Option<PayloadFields<'a>>,
 }
@@ -317,6 +336,7 @@ impl<'a> Operation<'a> {
             "session/open" => Self::Open {
                 session_id: session_id()?,
                 limits: r.cell_execution_limits.take().unwrap_or_default(),
+                output_truncation: r.output_truncation.take(),
             },
             "session/execute" => {
                 let session_id = session_id()?;
@@ -340,11 +360,13 @@ impl<'a> Operation<'a> {
                     session_id,
                     cell_id: id(p.cell_id.take(), "cell_id")?,
                     yield_time: p.yield_time_ms.map(Duration::from_millis),
+                    max_output_tokens: r.max_output_tokens.take(),
                 }
             }
             "session/terminate" => Self::Terminate {
                 session_id: session_id()?,
                 cell_id: id(r.cell_id.take(), "cellId")?,
+                max_output_tokens: r.max_output_tokens.take(),
             },
             "session/shutdown" => Self::Shutdown {
                 session_id: session_id()?,
@@ -352,6 +374,7 @@ impl<'a> Operation<'a> {
             other => return Err(MessageError::UnknownMethod(other.to_owned())),
         };
         no_others!(r: cell_id = "cellId", cell_execution_limits = "cellExecutionLimits",
+            output_truncation = "outputTruncation", max_output_tokens = "maxOutputTokens",
             request = "request");
         Ok(operation)
     }

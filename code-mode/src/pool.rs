@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How long the last ready isolate waits.
 const LAST_IDLE: Duration = Duration::from_secs(300);
 /// JavaScript may use just under 1 MB of it; native code beneath needs room too.
-const STACK_BYTES: usize = 4 << 20;
+const STACK_BYTES: usize = 2 << 20;
 
 /// The pool. Dropping it lets parked threads go when they next wake.
 pub(crate) struct Pool {

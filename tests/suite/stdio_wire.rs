@@ -478,20 +478,41 @@ fn the_yield_time_limit_caps_every_observation() {
 #[test]
 fn output_is_cut_to_its_budget_only_where_that_was_negotiated() {
     run(async {
-        for (capabilities, bounded) in [(&["bounded-output-v1"][..], true), (&[][..], false)] {
+        for (capabilities, truncation, bounded) in [
+            (&["bounded-output-v1"][..], Value::Null, true),
+            (&["bounded-output-v1"][..], json!("server"), true),
+            (&["bounded-output-v1"][..], json!("client"), false),
+            (&[][..], Value::Null, false),
+        ] {
             let mut client = Client::start(&["serve"]);
             client.hello(&[], capabilities).await;
-            client.open("s").await;
+            let open =
+                json!({"method": "session/open", "sessionId": "s", "outputTruncation": truncation});
+            let id = client.request(open).await;
+            assert_eq!(client.response(id).await["status"], "ok");
             let id = client
                 .request(
                     json!({"method": "session/execute", "sessionId": "s", "request": {
                     "tool_call_id": "c", "enabled_tools": [],
                     "source": "for (let i = 0; i < 500; i++) text('word '.repeat(20) + i)",
-                    "yield_time_ms": null, "max_output_tokens": 100}}),
+                    "yield_time_ms": 0, "max_output_tokens": 100}}),
                 )
                 .await;
-            let result = client.initial_response(id).await;
-            let bytes: usize = texts(&result).iter().map(|text| text.len()).sum();
+            client.initial_response(id).await;
+            let id = client
+                .request(
+                    json!({"method": "session/wait", "sessionId": "s", "maxOutputTokens": 100,
+                    "request": {"cell_id": "1", "yield_time_ms": 100_000}}),
+                )
+                .await;
+            let result = client.response(id).await;
+            let items = &result["value"]["outcome"]["LiveCell"]["Result"]["content_items"];
+            let bytes: usize = items
+                .as_array()
+                .expect("items")
+                .iter()
+                .map(|item| item["text"].as_str().expect("text").len())
+                .sum();
             assert_eq!(bytes < 600, bounded, "{bytes}");
         }
     });

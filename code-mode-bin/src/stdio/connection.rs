@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use code_mode_host::Provider;
 use code_mode_protocol::stdio::{
-    CellExecutionLimits, ClientMessage, MAX_FRAME_BYTES, MessageError, Operation, Value,
+    CellExecutionLimits, ClientMessage, MAX_FRAME_BYTES, MessageError, Operation, OutputTruncation,
+    Value,
 };
 use code_mode_protocol::{CellId, Limits, SessionError, frame};
 use futures::StreamExt;
@@ -14,6 +15,7 @@ use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::bounded::Bounding;
 use super::delegate::{Callbacks, Operations, SessionDelegate};
 use super::handshake::{self, Capabilities};
 use super::input::standard_streams;
@@ -198,11 +200,23 @@ impl Connection<'_> {
             yield_now: CancellationToken::new(),
             cancelled: CancellationToken::new(),
             received: Instant::now(),
-            budget: None,
+            budget: (Bounding::Client, None),
         };
         match operation {
-            Operation::Open { session_id, limits } => {
-                self.open(&handle, session_id, limits).await;
+            Operation::Open {
+                session_id,
+                limits,
+                output_truncation,
+            } => {
+                // A client that negotiated bounded output and does not say who is to
+                // bound it means this program.
+                let bounding = match output_truncation {
+                    Some(OutputTruncation::Server) => Bounding::Presented,
+                    Some(OutputTruncation::Client) => Bounding::Client,
+                    None if self.capabilities.bounded_output => Bounding::Items,
+                    None => Bounding::Client,
+                };
+                self.open(&handle, session_id, limits, bounding).await;
             }
             Operation::Execute {
                 session_id,
@@ -212,13 +226,11 @@ impl Connection<'_> {
                 yield_time,
                 max_output_tokens,
             } => {
-                if self.capabilities.bounded_output {
-                    handle.budget = max_output_tokens;
-                }
                 let Some(session) = self.sessions.get_mut(&session_id) else {
                     handle.respond(Err(unknown(&session_id)));
                     return Ok(());
                 };
+                handle.budget = (session.bounding, max_output_tokens);
                 let tools = session.tools(enabled_tools).map_err(Broken::Tools)?;
                 let run = session.execute(handle.clone(), tool_call_id, tools, source, yield_time);
                 self.observe(&handle, run);
@@ -227,8 +239,10 @@ impl Connection<'_> {
                 session_id,
                 cell_id,
                 yield_time,
+                max_output_tokens,
             } => match self.sessions.get(&session_id) {
                 Some(session) => {
+                    handle.budget = (session.bounding, max_output_tokens);
                     let run = session.wait(handle.clone(), CellId::from(cell_id), yield_time);
                     self.observe(&handle, run);
                 }
@@ -237,8 +251,10 @@ impl Connection<'_> {
             Operation::Terminate {
                 session_id,
                 cell_id,
+                max_output_tokens,
             } => match self.sessions.get(&session_id) {
                 Some(session) => {
+                    handle.budget = (session.bounding, max_output_tokens);
                     let run = session.terminate(handle.clone(), CellId::from(cell_id));
                     self.observe(&handle, run);
                 }
@@ -268,7 +284,13 @@ impl Connection<'_> {
         });
     }
 
-    async fn open(&mut self, handle: &Handle, session_id: String, asked: CellExecutionLimits) {
+    async fn open(
+        &mut self,
+        handle: &Handle,
+        session_id: String,
+        asked: CellExecutionLimits,
+        bounding: Bounding,
+    ) {
         if self.sessions.contains_key(&session_id) {
             let error = format!("code-mode session ID `{session_id}` is already open");
             return handle.respond(Err(error));
@@ -297,7 +319,7 @@ impl Connection<'_> {
             .await;
         handle.respond(match opened {
             Ok(host) => {
-                let session = StdioSession::new(host, operations);
+                let session = StdioSession::new(host, operations, bounding);
                 self.sessions.insert(session_id.clone(), session);
                 Ok(Value::SessionReady { session_id })
             }

@@ -3,6 +3,7 @@
 //! An adapter over the provider: it has no rules of its own for cells, only for
 //! messages. Every session of the connection has a worker.
 
+mod bounded;
 mod connection;
 mod delegate;
 mod handshake;

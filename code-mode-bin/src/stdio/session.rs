@@ -7,11 +7,12 @@ use code_mode_host::HostSession;
 use code_mode_protocol::stdio::{HostMessage, Outcome, TimedOutcome, TimedResponse, Value};
 use code_mode_protocol::{
     CellId, CellResponse, CodeModeSession, ExecuteRequest, SessionError, ToolDefinition, ToolSet,
-    WaitOutcome, WaitRequest, truncate,
+    WaitOutcome, WaitRequest,
 };
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+use super::bounded::Bounding;
 use super::delegate::Operations;
 use super::outbound::{Outbound, TooLarge};
 
@@ -25,6 +26,8 @@ pub(super) struct StdioSession {
     /// As the client wrote them, and as they were understood: agents send the
     /// same definitions with every execute.
     tools: Option<(Box<RawValue>, ToolSet)>,
+    /// Who makes its output fit the budget of a request.
+    pub(super) bounding: Bounding,
 }
 
 /// How a request is answered and ended.
@@ -37,8 +40,8 @@ pub(super) struct Handle {
     /// `operation/cancel` for it.
     pub(super) cancelled: CancellationToken,
     pub(super) received: Instant,
-    /// Tokens of output the client wants, where this program is to cut it.
-    pub(super) budget: Option<u64>,
+    /// The tokens of output that are wanted, and who sees to it.
+    pub(super) budget: (Bounding, Option<u64>),
 }
 
 impl Handle {
@@ -91,18 +94,18 @@ impl Handle {
     }
 
     fn cut(&self, response: &mut CellResponse) {
-        if let Some(budget) = self.budget {
-            truncate::truncate(response.content_items_mut(), budget);
-        }
+        let (bounding, tokens) = self.budget;
+        bounding.apply(response, tokens);
     }
 }
 
 impl StdioSession {
-    pub(super) fn new(host: Arc<HostSession>, operations: Operations) -> Self {
+    pub(super) fn new(host: Arc<HostSession>, operations: Operations, bounding: Bounding) -> Self {
         Self {
             host,
             operations,
             tools: None,
+            bounding,
         }
     }
 

@@ -156,7 +156,7 @@ fn greet(
 /// their limit. V8 counts an array buffer only once it is there, so this is what
 /// one that is far too large runs into.
 fn memory(limits: &Limits) -> u64 {
-    const BASE: u64 = 4 << 30;
+    const BASE: u64 = 6 << 30;
     const CELLS_AT_THEIR_LIMIT: u64 = 8;
     let cells = (limits.heap_bytes() as u64).saturating_mul(CELLS_AT_THEIR_LIMIT);
     BASE.saturating_add(cells)

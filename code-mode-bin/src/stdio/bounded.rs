@@ -1,0 +1,93 @@
+//! Output as a model is shown it, where the client leaves that to the host.
+
+use code_mode_protocol::{CellResponse, ContentItem, truncate};
+
+/// The budget where a request names none.
+const DEFAULT_TOKENS: u64 = 10_000;
+const BYTES_PER_TOKEN: usize = 4;
+
+/// Who makes a session's output fit its budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bounding {
+    /// The client.
+    Client,
+    /// This program, by cutting items.
+    Items,
+    /// This program, in the form a model reads (`outputTruncation` of `server`): a
+    /// script's error is part of the output, and output of text alone that is cut
+    /// becomes one text that says so first.
+    Presented,
+}
+
+impl Bounding {
+    /// Makes a response fit.
+    pub(super) fn apply(self, response: &mut CellResponse, tokens: Option<u64>) {
+        match self {
+            Self::Client => {}
+            Self::Items => {
+                if let Some(tokens) = tokens {
+                    truncate::truncate(response.content_items_mut(), tokens);
+                }
+            }
+            Self::Presented => present(response, tokens.unwrap_or(DEFAULT_TOKENS)),
+        }
+    }
+}
+
+fn present(response: &mut CellResponse, tokens: u64) {
+    let error = match response {
+        CellResponse::Result { error_text, .. } => error_text.clone(),
+        _ => None,
+    };
+    let items = response.content_items_mut();
+    if let Some(error) = error {
+        items.push(ContentItem::text(format!("Script error:\n{error}")));
+    }
+    let texts: Option<Vec<&str>> = items
+        .iter()
+        .map(|item| match item {
+            ContentItem::Text { text } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    let Some(texts) = texts else {
+        return truncate::truncate(items, tokens);
+    };
+    let joined = texts.join("\n");
+    let budget = usize::try_from(tokens).unwrap_or(usize::MAX);
+    if joined.len() <= budget.saturating_mul(BYTES_PER_TOKEN) {
+        return;
+    }
+    let original = joined.len().div_ceil(BYTES_PER_TOKEN);
+    let lines = joined.lines().count();
+    *items = vec![ContentItem::text(joined)];
+    truncate::truncate(items, tokens);
+    if let Some(ContentItem::Text { text }) = items.first_mut() {
+        text.insert_str(
+            0,
+            &format!(
+                "Warning: truncated output (original token count: {original})\nTotal output lines: {lines}\n\n"
+            ),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use code_mode_protocol::CellId;
+
+    #[test]
+    fn an_error_is_part_of_the_output_and_what_is_cut_says_so_first() {
+        let mut response =
+            CellResponse::failed(CellId::nth(1), "Error: boom\n    at exec_main.mjs:1:17");
+        response.content_items_mut().push(ContentItem::text("a"));
+        Bounding::Presented.apply(&mut response, Some(3));
+        assert_eq!(
+            response.content_items(),
+            [ContentItem::text(
+                "Warning: truncated output (original token count: 14)\nTotal output lines: 4\n\na\nScri…11 tokens truncated…s:1:17"
+            )]
+        );
+    }
+}

@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""The published Codex CLI runs exec and wait calls through this program.
+
+    cargo build --release && tests/codex_e2e.py [target/release/code-mode]
+
+Installs the Codex CLI from npm (160 MB, once), puts this program in its host's place,
+plays its model on a local HTTP server, and compares what the model is shown with what
+it is shown through Codex's own host. Exit status 1 where that differs.
+"""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from reference_host import codex, reference_host
+
+CASES = {
+    "text and values": [("exec", "text('hello'); text({a: [1, 2]}); text(await 5)")],
+    "an error and its line": [("exec", "text('before');\nthrow new Error('boom')")],
+    "stored values": [("exec", "store('k', {n: 41})"), ("exec", "text(load('k').n + 1)")],
+    "a nested tool": [("exec", "const r = await tools.exec_command({cmd: 'echo from-the-shell'});\ntext(JSON.stringify(r).includes('from-the-shell'))")],
+    "tools are listed": [("exec", "text(ALL_TOOLS.some(t => t.name === 'exec_command'))")],
+    "yield and wait": [
+        ("exec", "// @exec: {\"yield_time_ms\": 50}\ntext('first'); await new Promise(r => setTimeout(r, 400)); text('second')"),
+        ("wait", {"cell_id": "$CELL", "yield_time_ms": 5000}),
+    ],
+    "terminate": [
+        ("exec", "// @exec: {\"yield_time_ms\": 50}\ntext('up'); while (true) {}"),
+        ("wait", {"cell_id": "$CELL", "terminate": True}),
+    ],
+}
+
+
+class Model:
+    """Asks for the calls of a case one by one, then says that it is done."""
+
+    def __init__(self, calls):
+        self.calls, self.turn, self.cell, self.outputs = calls, 0, "?", []
+
+    def reply(self, request):
+        self.outputs = [item["output"] for item in request.get("input", [])
+                        if item.get("type", "").endswith("call_output")]
+        if self.outputs and (found := re.search(r"cell ID ([\w:.-]+)", json.dumps(self.outputs[-1]))):
+            self.cell = found.group(1)
+        turn, self.turn = self.turn, self.turn + 1
+        if turn >= len(self.calls):
+            item = {"type": "message", "id": f"m{turn}", "role": "assistant",
+                    "content": [{"type": "output_text", "text": "done"}]}
+        elif self.calls[turn][0] == "exec":
+            item = {"type": "custom_tool_call", "id": f"i{turn}", "call_id": f"c{turn}",
+                    "name": "exec", "input": self.calls[turn][1]}
+        else:
+            arguments = json.dumps(self.calls[turn][1]).replace("$CELL", self.cell)
+            item = {"type": "function_call", "id": f"i{turn}", "call_id": f"c{turn}",
+                    "name": "wait", "arguments": arguments}
+        usage = {"input_tokens": 0, "input_tokens_details": None, "output_tokens": 0,
+                 "output_tokens_details": None, "total_tokens": 0}
+        events = [
+            {"type": "response.created", "response": {"id": f"r{turn}"}},
+            {"type": "response.output_item.done", "output_index": 0, "item": item},
+            {"type": "response.completed", "response": {"id": f"r{turn}", "usage": usage}},
+        ]
+        return "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events).encode()
+
+
+def run(host, calls):
+    """What the model is shown for each call, with `host` in the place of Codex's."""
+    model = Model(calls)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_):
+            pass
+
+        def answer(self, content, kind):
+            self.send_response(200)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_GET(self):
+            self.answer(b'{"models":[],"data":[]}', "application/json")
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            if self.path.endswith("/responses"):
+                self.answer(model.reply(json.loads(body)), "text/event-stream")
+            else:
+                self.answer(b"{}", "application/json")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with tempfile.TemporaryDirectory() as folder:
+        home, programs, work = (os.path.join(folder, name) for name in ("home", "bin", "work"))
+        for path in (home, programs, work):
+            os.makedirs(path)
+        program = os.path.join(programs, "codex")
+        shutil.copy(codex(), program)
+        os.symlink(os.path.abspath(host), os.path.join(programs, "codex-code-mode-host"))
+        with open(os.path.join(home, "config.toml"), "w") as config:
+            config.write(f"""
+model = "gpt-5.1-codex"
+model_provider = "local"
+approval_policy = "never"
+sandbox_mode = "danger-full-access"
+[model_providers.local]
+name = "local"
+base_url = "http://127.0.0.1:{server.server_port}/v1"
+wire_api = "responses"
+requires_openai_auth = false
+supports_websockets = false
+[features]
+code_mode = true
+code_mode_only = true
+""")
+        subprocess.run(
+            [program, "exec", "--skip-git-repo-check", "--disable", "code_mode_host_grpc", "go"],
+            cwd=work, env={"PATH": os.environ["PATH"], "HOME": home, "CODEX_HOME": home},
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=90, check=True)
+    server.shutdown()
+    return model.outputs
+
+
+def comparable(outputs):
+    """Codex shows the model how long a call took, and where its shell ran."""
+    text = json.dumps(outputs)
+    text = re.sub(r"Wall time:? [\d.]+ seconds", "Wall time", text)
+    return re.sub(r"cell ID [\w:.-]+", "cell ID", text)
+
+
+def main():
+    here = os.path.dirname(os.path.abspath(__file__))
+    ours = sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, "..", "target", "release", "code-mode")
+    failed = 0
+    for name, calls in CASES.items():
+        mine, theirs = run(ours, calls), run(reference_host(), calls)
+        # What fails to run at all must not count as alike.
+        same = comparable(mine) == comparable(theirs) and len(mine) == len(calls)
+        print(("ok    " if same else "DIFFER"), name)
+        if not same:
+            failed += 1
+            print("  ours  ", comparable(mine)[:1500])
+            print("  theirs", comparable(theirs)[:1500])
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
