@@ -18,8 +18,9 @@ use crate::runtime;
 
 /// Ready isolates kept while cells come often.
 const MAX_READY: usize = 8;
-/// Ready isolates kept while they come seldom.
-const MIN_READY: usize = 1;
+/// Ready isolates kept while they come seldom: one to take, and one more so that
+/// none need be made while the first is in use.
+const MIN_READY: usize = 2;
 /// Isolates made at the same time; more only get into each other's way in the
 /// kernel.
 const MAX_WARMING: usize = 2;
@@ -80,7 +81,7 @@ impl Pool {
     pub(crate) fn new() -> Self {
         Self {
             state: Arc::new(Mutex::new(State {
-                target: MIN_READY,
+                target: 0,
                 heap_bytes: Limits::default().heap_bytes(),
                 ..State::default()
             })),
@@ -98,17 +99,13 @@ impl Pool {
     pub(crate) fn run(&self, job: Job) {
         let mut state = lock(&self.state);
         state.heap_bytes = job.shared.limits.heap_bytes();
+        state.target = state.target.max(MIN_READY);
         let mut job = Box::new(job);
         while let Some(ready) = state.ready.pop() {
             match ready.wake.send(job) {
-                Ok(()) => {
-                    if state.ready.is_empty() {
-                        refill(&self.state, state);
-                    }
-                    // Otherwise this cell's own thread makes the next when it is
-                    // done, and nothing competes with the cell until then.
-                    return;
-                }
+                // The next is made once this cell waits or ends: until then nothing
+                // competes with it.
+                Ok(()) => return,
                 // Its thread has just given up waiting.
                 Err(unsent) => job = unsent.0,
             }
@@ -181,7 +178,7 @@ fn thread(shared: &Arc<Mutex<State>>) {
             drop(isolate);
             isolate = ReadyIsolate::new(heap_bytes);
         }
-        runtime::run(isolate, job);
+        runtime::run(isolate, job, &|| refill(shared, lock(shared)));
         if !next_isolate(shared) {
             return;
         }

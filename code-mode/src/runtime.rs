@@ -18,8 +18,9 @@ use crate::natives::{self, CellState};
 /// The name of a cell's module, as stack frames show it.
 const MODULE_NAME: &str = "exec_main.mjs";
 
-/// Runs a cell to its end and reports it. The isolate is used up.
-pub(crate) fn run(ready: ReadyIsolate, job: Job) {
+/// Runs a cell to its end and reports it. The isolate is used up. `waits` is called
+/// when the cell first waits for something, if it does.
+pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
     let ReadyIsolate {
         context,
         internals,
@@ -55,6 +56,7 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job) {
             commands: &job.commands,
             freezing: job.to_pending,
             held: VecDeque::new(),
+            waits: Some(waits),
         }
         .run_to_end(scope, &job.source)
     };
@@ -88,6 +90,8 @@ struct Run<'a> {
     freezing: bool,
     /// What came while frozen.
     held: VecDeque<Command>,
+    /// To be called at the first wait.
+    waits: Option<&'a dyn Fn()>,
 }
 
 /// What to do after waiting.
@@ -131,6 +135,9 @@ impl Run<'_> {
 
     /// Waits for something to happen, and lets it in.
     fn wait(&mut self, scope: &mut v8::PinScope) -> Result<Next, ScriptError> {
+        if let Some(waits) = self.waits.take() {
+            waits();
+        }
         if self.freezing {
             let mut ids: Vec<_> = self.state.calls.borrow().keys().copied().collect();
             ids.sort();
