@@ -185,3 +185,18 @@ impl CommandTool {
         Duration::from_millis(self.timeout_ms)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(
+            head in "(\\[\\[tool\\]\\]\nname = 'x'\n)?",
+            text in "(command = \\[('[a-z{}]{0,6}',?){0,3}\\]\n)?\\PC{0,30}"
+        ) {
+            let _ = Tools::parse(&format!("{head}{text}"), Path::new("tools.toml"));
+        }
+    }
+}
