@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use code_mode_protocol::{Json, ToolDefinition, ToolKind, ToolName, describe};
+use code_mode_protocol::{Json, ToolDefinition, ToolKind, ToolName, describe, normalize_tool_name};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -56,7 +56,8 @@ fn the_same_tools_give_the_same_text_with_each_tool_and_the_shared_types_once() 
         assert_eq!(text.matches("type CallToolResult").count(), 1);
         assert_eq!(text.matches(&format!("\n## mcp__{server}\n")).count(), 1);
         for tool in &tools {
-            assert_eq!(text.matches(&format!("### `{}`\n", tool.name)).count(), 1);
+            let name = normalize_tool_name(&tool.name);
+            assert_eq!(text.matches(&format!("### `{name}`\n")).count(), 1);
         }
     }
 }

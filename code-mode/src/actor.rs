@@ -29,6 +29,10 @@ use crate::session::Callbacks;
 /// end is reported without it.
 const CALLBACK_GRACE: Duration = Duration::from_millis(500);
 
+/// How much longer an observation lasts that would end within the first turn of its
+/// cell: what a program puts out at once is seen at once, however busy the machine.
+const FIRST_TURN_GRACE: Duration = Duration::from_millis(50);
+
 /// What to do with the outcome of a request; called exactly once.
 pub type Reply = Box<dyn FnOnce(Result<PendingOutcome, SessionError>) + Send>;
 
@@ -65,6 +69,15 @@ struct Observer {
     reply: Reply,
 }
 
+/// Where a cell is in its first turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FirstTurn {
+    Running,
+    /// The observation's time was over, and it lasts a little longer.
+    Overdue,
+    Over,
+}
+
 /// How a cell's end is told.
 struct Final {
     terminated: bool,
@@ -96,6 +109,7 @@ pub(crate) struct Actor {
     shared: Arc<CellShared>,
     commands: mpsc::Sender<Command>,
     started: bool,
+    first_turn: FirstTurn,
     observer: Option<Observer>,
     terminators: Vec<Reply>,
     /// Cancelled when answers to callbacks are no longer wanted.
@@ -146,6 +160,7 @@ impl Actor {
             shared,
             commands,
             started: false,
+            first_turn: FirstTurn::Running,
             observer: None,
             terminators: Vec::new(),
             callbacks_cancelled: CancellationToken::new(),
@@ -211,7 +226,7 @@ impl Actor {
                     },
                 },
                 () = cancelled(observer.map(|o| &o.yield_now)) => self.give(None),
-                () = at(observer.and_then(|o| o.deadline)) => self.give(None),
+                () = at(observer.and_then(|o| o.deadline)) => self.time_is_up(),
                 () = at(self.cpu_check) => self.check_cpu(),
                 () = at(self.wall_deadline) => self.wall_time_is_over(),
             }
@@ -406,9 +421,29 @@ impl Actor {
         }
     }
 
+    /// The observation's time is over.
+    fn time_is_up(&mut self) {
+        if self.first_turn == FirstTurn::Running
+            && let Some(observer) = &mut self.observer
+        {
+            self.first_turn = FirstTurn::Overdue;
+            observer.deadline = tokio::time::Instant::now().checked_add(FIRST_TURN_GRACE);
+        } else {
+            self.first_turn = FirstTurn::Over;
+            self.give(None);
+        }
+    }
+
     fn event(&mut self, event: Event) {
         match event {
             Event::Started => self.started(),
+            Event::Waiting => {
+                let overdue = self.first_turn == FirstTurn::Overdue;
+                self.first_turn = FirstTurn::Over;
+                if overdue {
+                    self.give(None);
+                }
+            }
             Event::ToolCall { id, tool, input } => self.call_tool(id, tool, input),
             Event::Notify(text) => self.notify(text),
             Event::Yield(mark) => {

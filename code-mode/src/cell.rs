@@ -187,6 +187,8 @@ impl CellShared {
 pub(crate) enum Event {
     /// The cell's JavaScript is about to run.
     Started,
+    /// Its first turn is over: it waits for something.
+    Waiting,
     /// `tools.x(input)`.
     ToolCall {
         id: RuntimeToolCallId,

@@ -137,6 +137,7 @@ impl Run<'_> {
     fn wait(&mut self, scope: &mut v8::PinScope) -> Result<Next, ScriptError> {
         if let Some(waits) = self.waits.take() {
             waits();
+            let _ = self.state.events.send(Event::Waiting);
         }
         if self.freezing {
             let mut ids: Vec<_> = self.state.calls.borrow().keys().copied().collect();
