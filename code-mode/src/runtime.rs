@@ -78,8 +78,9 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
     isolate.remove_slot::<Rc<CellState>>();
     drop(state);
     drop(context);
-    drop(heap);
     drop(isolate);
+    // V8 may collect garbage on the way out, and then looks at this.
+    drop(heap);
 }
 
 /// A cell while it runs.
