@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use code_mode_protocol::native::{ToWorker, WireTool};
 use code_mode_protocol::{
-    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, ExecuteRequest, Json, Limit,
-    PendingOutcome, SessionError, StartedCell, StartedPendingCell, WaitOutcome, WaitRequest,
+    CellId, CodeModeSession, CodeModeSessionDelegate, ExecuteRequest, Json, Limit, PendingOutcome,
+    SessionError, StartedCell, StartedPendingCell, WaitOutcome, WaitRequest,
 };
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use crate::ProviderOptions;
 use crate::calls::Calls;
 use crate::connection::Outbound;
 use crate::provider::Workers;
-use crate::state::{Answer, State, live, missing};
+use crate::state::{Answer, State};
 use crate::worker::{self, supervise};
 
 /// A session of a [`Provider`](crate::Provider).
@@ -134,7 +134,7 @@ impl Shared {
         state.admit(
             Calls::new(
                 cell_id.clone(),
-                request.tool_call_id.clone(),
+                request.tool_call_id,
                 self.token.child_token(),
             ),
             request.enabled_tools,
@@ -142,7 +142,6 @@ impl Shared {
         outbound.send(&ToWorker::Execute {
             request: id,
             cell_id: cell_id.clone(),
-            tool_call_id: request.tool_call_id,
             tools,
             source: request.source,
             yield_time: limits.yield_time(request.yield_time),
@@ -202,19 +201,19 @@ impl Shared {
     ) -> Result<Observation, PendingOutcome> {
         let mut state = self.state();
         if let Some(response) = state.unclaimed.take_final(&cell_id) {
-            return Err(live(response));
+            return Err(PendingOutcome::live(response));
         }
         let Some(cell) = state.cells.get_mut(&cell_id) else {
-            return Err(missing(&cell_id));
+            return Err(PendingOutcome::missing(&cell_id));
         };
         if let Some(lost) = cell.lost.take() {
-            let outcome = state.unclaimed.join(live(lost));
+            let outcome = state.unclaimed.join(PendingOutcome::live(lost));
             drop(state);
             worker::close(self, cell_id);
             return Err(outcome);
         }
         let Some(outbound) = state.outbound.clone() else {
-            return Err(missing(&cell_id));
+            return Err(PendingOutcome::missing(&cell_id));
         };
         let (reply, answer) = oneshot::channel();
         let id = state.request(cell_id.clone(), reply);
@@ -335,22 +334,6 @@ impl Drop for HostSession {
     }
 }
 
-/// An observation that was not made to pending has no pending outcome; its cell
-/// may have been frozen by an earlier one, which tells the same.
-fn plain(outcome: PendingOutcome) -> WaitOutcome {
-    match outcome {
-        PendingOutcome::Observed(outcome) => outcome,
-        PendingOutcome::Pending {
-            cell_id,
-            content_items,
-            ..
-        } => WaitOutcome::LiveCell(CellResponse::Yielded {
-            cell_id,
-            content_items,
-        }),
-    }
-}
-
 #[async_trait]
 impl CodeModeSession for HostSession {
     async fn execute(&self, request: ExecuteRequest) -> Result<StartedCell, SessionError> {
@@ -358,17 +341,27 @@ impl CodeModeSession for HostSession {
         Ok(StartedCell {
             cell_id,
             initial_response: Box::pin(async move {
-                Ok(plain(observation.outcome().await?).into_response())
+                Ok(observation
+                    .outcome()
+                    .await?
+                    .into_wait_outcome()
+                    .into_response())
             }),
         })
     }
 
     async fn wait(&self, request: WaitRequest) -> Result<WaitOutcome, SessionError> {
-        self.shared.observe(request, false).await.map(plain)
+        self.shared
+            .observe(request, false)
+            .await
+            .map(PendingOutcome::into_wait_outcome)
     }
 
     async fn terminate(&self, cell_id: CellId) -> Result<WaitOutcome, SessionError> {
-        self.shared.terminate(cell_id).await.map(plain)
+        self.shared
+            .terminate(cell_id)
+            .await
+            .map(PendingOutcome::into_wait_outcome)
     }
 
     async fn execute_to_pending(

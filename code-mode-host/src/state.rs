@@ -343,9 +343,9 @@ impl State {
             let outcome = match lost {
                 Some(response) => {
                     told.push(pending.cell_id);
-                    live(response)
+                    PendingOutcome::live(response)
                 }
-                None => missing(&pending.cell_id),
+                None => PendingOutcome::missing(&pending.cell_id),
             };
             replies.push((pending.reply, Ok(self.unclaimed.join(outcome))));
         }
@@ -353,20 +353,6 @@ impl State {
         told.dedup();
         (replies, told)
     }
-}
-
-/// An outcome of a cell that is there.
-pub(crate) fn live(response: CellResponse) -> PendingOutcome {
-    PendingOutcome::Observed(WaitOutcome::LiveCell(response))
-}
-
-/// The outcome for a cell that is not.
-pub(crate) fn missing(cell_id: &CellId) -> PendingOutcome {
-    let error = code_mode_protocol::cell_not_found(cell_id);
-    PendingOutcome::Observed(WaitOutcome::MissingCell(CellResponse::failed(
-        cell_id.clone(),
-        error,
-    )))
 }
 
 /// The cell an outcome is of.

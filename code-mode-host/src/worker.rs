@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use code_mode_protocol::CellId;
 use code_mode_protocol::native::{FromWorker, ToWorker};
+use code_mode_protocol::{CellId, PendingOutcome};
 use futures::StreamExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
@@ -185,7 +185,7 @@ fn hand_over(session: &Arc<Shared>, reply: oneshot::Sender<Answer>, answer: Answ
 pub(crate) fn close(session: &Arc<Shared>, cell_id: CellId) {
     let (cell, owed) = session.state().remove_cell(&cell_id);
     for reply in owed {
-        session.reply(reply, Ok(crate::state::missing(&cell_id)));
+        session.reply(reply, Ok(PendingOutcome::missing(&cell_id)));
     }
     let Some(mut cell) = cell else {
         return;

@@ -52,8 +52,6 @@ pub enum ToWorker {
         request: u64,
         /// The new cell's name.
         cell_id: CellId,
-        /// For notifications.
-        tool_call_id: String,
         /// The set of tools, defined before.
         tools: u64,
         /// The source.

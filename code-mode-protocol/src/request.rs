@@ -191,6 +191,37 @@ pub enum PendingOutcome {
 }
 
 impl PendingOutcome {
+    /// The outcome for a cell that is there.
+    pub fn live(response: CellResponse) -> Self {
+        Self::Observed(WaitOutcome::LiveCell(response))
+    }
+
+    /// The outcome for a cell that is not.
+    pub fn missing(cell_id: &CellId) -> Self {
+        let error = crate::cell_not_found(cell_id);
+        Self::Observed(WaitOutcome::MissingCell(CellResponse::failed(
+            cell_id.clone(),
+            error,
+        )))
+    }
+
+    /// What a plain observation makes of it. One that was not made to pending has no
+    /// pending outcome of its own; its cell may have been frozen by an earlier one,
+    /// which tells the same as a yield.
+    pub fn into_wait_outcome(self) -> WaitOutcome {
+        match self {
+            Self::Observed(outcome) => outcome,
+            Self::Pending {
+                cell_id,
+                content_items,
+                ..
+            } => WaitOutcome::LiveCell(CellResponse::Yielded {
+                cell_id,
+                content_items,
+            }),
+        }
+    }
+
     /// The output.
     pub fn content_items(&self) -> &[ContentItem] {
         match self {

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use code_mode_protocol::{
     BoxFuture, CellId, CellResponse, Limit, PendingOutcome, RuntimeToolCallId, SessionError,
-    WaitOutcome,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{sleep_until, timeout};
@@ -192,7 +191,7 @@ impl Actor {
                 Request::Observe(observe) => observe.reply,
                 Request::Terminate(reply) => reply,
             };
-            reply(Ok(missing(&actor.cell_id)));
+            reply(Ok(PendingOutcome::missing(&actor.cell_id)));
         }
     }
 
@@ -313,9 +312,9 @@ impl Actor {
             if let Some(only_or_last) = replies.pop() {
                 let response = self.final_response(last);
                 for reply in replies {
-                    reply(Ok(live(response.clone())));
+                    reply(Ok(PendingOutcome::live(response.clone())));
                 }
-                only_or_last(Ok(live(response)));
+                only_or_last(Ok(PendingOutcome::live(response)));
                 return;
             }
             tokio::select! {
@@ -414,7 +413,7 @@ impl Actor {
     fn give(&mut self, mark: Option<u64>) {
         if let Some(observer) = self.observer.take() {
             let content_items = self.shared.take_output(mark);
-            (observer.reply)(Ok(live(CellResponse::Yielded {
+            (observer.reply)(Ok(PendingOutcome::live(CellResponse::Yielded {
                 cell_id: self.cell_id.clone(),
                 content_items,
             })));
@@ -557,17 +556,4 @@ async fn deliver(
         shared.bytes_arrived(notification.bytes);
         shared.pending_notifications.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn live(response: CellResponse) -> PendingOutcome {
-    PendingOutcome::Observed(WaitOutcome::LiveCell(response))
-}
-
-/// What a request for a cell that does not exist returns.
-pub(crate) fn missing(cell_id: &CellId) -> PendingOutcome {
-    let error = code_mode_protocol::cell_not_found(cell_id);
-    PendingOutcome::Observed(WaitOutcome::MissingCell(CellResponse::failed(
-        cell_id.clone(),
-        error,
-    )))
 }

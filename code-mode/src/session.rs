@@ -10,9 +10,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use code_mode_protocol::native::WireTool;
 use code_mode_protocol::{
-    BoxFuture, CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, ExecuteRequest,
-    Json, Limit, Limits, NestedToolCall, PendingOutcome, RuntimeToolCallId, SessionError,
-    StartedCell, StartedPendingCell, ToolSet, Unclaimed, WaitOutcome, WaitRequest,
+    BoxFuture, CellId, CodeModeSession, CodeModeSessionDelegate, ExecuteRequest, Json, Limit,
+    Limits, NestedToolCall, PendingOutcome, RuntimeToolCallId, SessionError, StartedCell,
+    StartedPendingCell, ToolSet, Unclaimed, WaitOutcome, WaitRequest,
 };
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::actor::{Actor, Observe, Parts, Reply, Request, missing};
+use crate::actor::{Actor, Observe, Parts, Reply, Request};
 use crate::cell::{CellShared, Job, ScriptError};
 use crate::{Engine, StoredValues, ToolTable};
 
@@ -240,7 +240,7 @@ impl Session {
             }
         };
         if let Err(Request::Observe(observe)) = sent {
-            (observe.reply)(Ok(missing(cell_id)));
+            (observe.reply)(Ok(PendingOutcome::missing(cell_id)));
         }
     }
 
@@ -259,7 +259,7 @@ impl Session {
             }
         };
         if let Err(Request::Terminate(reply)) = sent {
-            reply(Ok(missing(cell_id)));
+            reply(Ok(PendingOutcome::missing(cell_id)));
         }
     }
 
@@ -379,42 +379,28 @@ impl Drop for ObservationFuture {
     }
 }
 
-/// An observation that was not made to pending has no pending outcome; its cell
-/// may have been frozen by an earlier one, which tells the same.
-fn plain(outcome: PendingOutcome) -> WaitOutcome {
-    match outcome {
-        PendingOutcome::Observed(outcome) => outcome,
-        PendingOutcome::Pending {
-            cell_id,
-            content_items,
-            ..
-        } => WaitOutcome::LiveCell(CellResponse::Yielded {
-            cell_id,
-            content_items,
-        }),
-    }
-}
-
 #[async_trait]
 impl CodeModeSession for Session {
     async fn execute(&self, request: ExecuteRequest) -> Result<StartedCell, SessionError> {
         let (cell_id, future) = self.admit(request, false)?;
         Ok(StartedCell {
             cell_id,
-            initial_response: Box::pin(async move { Ok(plain(future.await?).into_response()) }),
+            initial_response: Box::pin(async move {
+                Ok(future.await?.into_wait_outcome().into_response())
+            }),
         })
     }
 
     async fn wait(&self, request: WaitRequest) -> Result<WaitOutcome, SessionError> {
         let (observe, future) = self.observation(request.yield_time, false, request.yield_now);
         self.observe(&request.cell_id, observe);
-        future.await.map(plain)
+        future.await.map(PendingOutcome::into_wait_outcome)
     }
 
     async fn terminate(&self, cell_id: CellId) -> Result<WaitOutcome, SessionError> {
         let (observe, future) = self.observation(None, false, CancellationToken::new());
         self.terminate_with(&cell_id, observe.reply);
-        future.await.map(plain)
+        future.await.map(PendingOutcome::into_wait_outcome)
     }
 
     async fn execute_to_pending(

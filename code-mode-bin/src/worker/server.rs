@@ -196,7 +196,6 @@ impl Server {
             ToWorker::Execute {
                 request,
                 cell_id,
-                tool_call_id: _,
                 tools,
                 source,
                 yield_time,
