@@ -126,7 +126,9 @@ impl Workers {
                 tokio::select! {
                     () = token.cancelled() => return,
                     () = wanted.notified() => {}
-                    () = tokio::time::sleep(delay) => {}
+                    // A timer of no time at all still takes a millisecond.
+                    () = tokio::time::sleep(delay), if !delay.is_zero() => {}
+                    () = std::future::ready(()), if delay.is_zero() => {}
                 }
                 let Some(workers) = workers.upgrade() else {
                     return;
@@ -302,7 +304,7 @@ impl Provider {
         let name = name.to_owned();
         connection
             .outbound
-            .send(&code_mode_protocol::native::ToWorker::Probe { name });
+            .send(code_mode_protocol::native::ToWorker::Probe { name });
         let answer = futures::StreamExt::next(&mut connection.inbound).await;
         match answer {
             Some(Ok(code_mode_protocol::native::FromWorker::Probed { outcome, .. })) => {
