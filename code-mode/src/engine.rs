@@ -60,9 +60,9 @@ impl Engine {
         let _ = v8::icu::set_default_time_zone(name);
     }
 
-    /// Has `isolates` made ready in the background, ahead of the first cell.
-    pub fn prewarm(&self, isolates: usize) {
-        self.pool.prewarm(isolates);
+    /// Has an isolate made ready in the background, ahead of the first cell.
+    pub fn prewarm(&self) {
+        self.pool.prewarm();
     }
 }
 

@@ -52,6 +52,9 @@ struct State {
     backlog: VecDeque<Job>,
     /// How many ready isolates to keep, by recent use.
     target: usize,
+    /// No cell has come to wait or end yet. The first cell usually comes while its
+    /// isolate is being made, and another made beside it would only hold it up.
+    starting: bool,
     /// The heap limit of the last job, and so of the isolates made ahead.
     heap_bytes: usize,
     next_id: u64,
@@ -63,8 +66,10 @@ struct Parked<T> {
 }
 
 impl State {
+    /// How many more isolates to make.
     fn wanted(&self) -> usize {
-        (self.target + self.backlog.len()).saturating_sub(self.ready.len() + self.warming)
+        let ahead = if self.starting { 0 } else { self.target };
+        (ahead + self.backlog.len()).saturating_sub(self.ready.len() + self.warming)
     }
 
     fn id(&mut self) -> u64 {
@@ -81,18 +86,19 @@ impl Pool {
     pub(crate) fn new() -> Self {
         Self {
             state: Arc::new(Mutex::new(State {
-                target: 0,
+                starting: true,
                 heap_bytes: Limits::default().heap_bytes(),
                 ..State::default()
             })),
         }
     }
 
-    /// Keeps at least this many isolates ready, from now on until they are idle.
-    pub(crate) fn prewarm(&self, isolates: usize) {
+    /// Makes an isolate for the first cell, if that has not been done.
+    pub(crate) fn prewarm(&self) {
         let mut state = lock(&self.state);
-        state.target = state.target.max(isolates.min(MAX_READY));
-        refill(&self.state, state);
+        if state.ready.len() + state.warming == 0 {
+            make(&self.state, &mut state);
+        }
     }
 
     /// Runs a job on a ready isolate, or on the next one that is made.
@@ -120,34 +126,38 @@ impl Pool {
 /// Has isolates made where more are wanted.
 fn refill(shared: &Arc<Mutex<State>>, mut state: MutexGuard<'_, State>) {
     while state.warming < MAX_WARMING && state.wanted() > 0 {
-        state.warming += 1;
-        let woken = loop {
-            match state.idle.pop() {
-                Some(idle) if idle.wake.send(()).is_ok() => break true,
-                Some(_) => {}
-                None => break false,
-            }
-        };
-        if !woken {
-            let shared_ = shared.clone();
-            let spawned = std::thread::Builder::new()
-                .name("code-mode-cell".to_owned())
-                .stack_size(STACK_BYTES)
-                .spawn(move || thread(&shared_));
-            if let Err(error) = spawned {
-                state.warming -= 1;
-                tracing::error!(%error, "no thread for a cell");
-                // With threads running, one of them takes the job when its cell
-                // ends; with none, nobody would.
-                if state.warming == 0 && state.ready.is_empty() {
-                    for job in state.backlog.drain(..) {
-                        refuse(&job, &error);
-                    }
-                }
-                return;
-            }
+        if !make(shared, &mut state) {
+            return;
         }
     }
+}
+
+/// Has an isolate made, on a thread that has none or on a new one.
+fn make(shared: &Arc<Mutex<State>>, state: &mut State) -> bool {
+    state.warming += 1;
+    while let Some(idle) = state.idle.pop() {
+        if idle.wake.send(()).is_ok() {
+            return true;
+        }
+    }
+    let shared_ = shared.clone();
+    let spawned = std::thread::Builder::new()
+        .name("code-mode-cell".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || thread(&shared_));
+    let Err(error) = spawned else {
+        return true;
+    };
+    state.warming -= 1;
+    tracing::error!(%error, "no thread for a cell");
+    // With threads running, one of them takes the job when its cell ends; with
+    // none, nobody would.
+    if state.warming == 0 && state.ready.is_empty() {
+        for job in state.backlog.drain(..) {
+            refuse(&job, &error);
+        }
+    }
+    false
 }
 
 fn refuse(job: &Job, error: &std::io::Error) {
@@ -178,7 +188,11 @@ fn thread(shared: &Arc<Mutex<State>>) {
             drop(isolate);
             isolate = ReadyIsolate::new(heap_bytes);
         }
-        runtime::run(isolate, job, &|| refill(shared, lock(shared)));
+        runtime::run(isolate, job, &|| {
+            let mut state = lock(shared);
+            state.starting = false;
+            refill(shared, state);
+        });
         if !next_isolate(shared) {
             return;
         }
@@ -230,6 +244,7 @@ fn retire(state: &mut State, id: u64, woken: &Receiver<Box<Job>>) -> Option<Job>
 fn next_isolate(shared: &Arc<Mutex<State>>) -> bool {
     let (id, woken) = {
         let mut state = lock(shared);
+        state.starting = false;
         if state.warming < MAX_WARMING && state.wanted() > 0 {
             state.warming += 1;
             return true;

@@ -66,7 +66,7 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let engine = code_mode::Engine::new();
     code_mode::Engine::set_time_zone(&time_zone);
     // Made on another thread while this one goes on; the filter covers that too.
-    engine.prewarm(1);
+    engine.prewarm();
     #[cfg(unix)]
     room.restore()?;
     // One thread carries all messages; JavaScript runs on others. Made now, and
