@@ -4,6 +4,8 @@
 mod address_space;
 mod args;
 mod doctor;
+#[cfg(target_os = "linux")]
+mod large_pages;
 mod run;
 mod sandbox;
 mod stdio;
