@@ -78,7 +78,7 @@ impl Calls {
                     }
                     result => result.map(Json::into_string),
                 };
-                outbound.send(&ToWorker::ToolResult { call, result });
+                outbound.send(ToWorker::ToolResult { call, result });
             }
         };
         self.tasks.spawn(task.instrument(span));
@@ -110,7 +110,7 @@ impl Calls {
                             cancelled.clone(),
                         )
                         .await;
-                    outbound.send(&ToWorker::Notified { call });
+                    outbound.send(ToWorker::Notified { call });
                 }
             });
             queue

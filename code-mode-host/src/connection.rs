@@ -2,8 +2,7 @@
 
 use std::io;
 
-use bytes::Bytes;
-use code_mode_protocol::frame::{self, FrameError, MessageCodec};
+use code_mode_protocol::frame::{self, Content, FrameError, MessageCodec};
 use code_mode_protocol::native::{self, FromWorker, ToWorker, WorkerInfo};
 use futures::StreamExt;
 use interprocess::local_socket::tokio::Stream;
@@ -43,19 +42,15 @@ pub enum ConnectionError {
 /// Messages to a worker. They are queued and never waited for; what bounds the
 /// queue are the limits on what a session may have in flight.
 #[derive(Clone, Debug)]
-pub(crate) struct Outbound(UnboundedSender<Bytes>);
+pub(crate) struct Outbound(UnboundedSender<Content>);
 
 impl Outbound {
     /// Queues a message. Where the worker is gone it is lost, and so is the
     /// worker: its supervisor answers for it.
-    pub(crate) fn send(&self, message: &ToWorker) {
-        if let Ok(content) = frame::encode(message, message.payload_bytes()) {
-            self.send_encoded(content);
+    pub(crate) fn send(&self, message: ToWorker) {
+        if let Ok(content) = message.encode() {
+            let _ = self.0.send(content);
         }
-    }
-
-    pub(crate) fn send_encoded(&self, content: Bytes) {
-        let _ = self.0.send(content);
     }
 }
 
@@ -75,7 +70,7 @@ impl Connection {
         // of the inbound side.
         tokio::spawn(frame::write_frames(contents, send, frame::MAX_FRAME_BYTES));
         let outbound = Outbound(queue);
-        outbound.send(&ToWorker::Hello {
+        outbound.send(ToWorker::Hello {
             versions: vec![native::VERSION],
             required_capabilities: native::CAPABILITIES
                 .iter()

@@ -88,7 +88,7 @@ impl Shared {
         {
             let mut state = self.state();
             let stored = state.stored();
-            outbound.send(&ToWorker::Open { limits, stored });
+            outbound.send(ToWorker::Open { limits, stored });
             state.outbound = Some(outbound.clone());
         }
         let supervisor = supervise(self.clone(), worker).instrument(self.span.clone());
@@ -128,7 +128,7 @@ impl Shared {
                 id: tools,
                 tools: request.enabled_tools.iter().map(WireTool::from).collect(),
             };
-            outbound.send(&definition);
+            outbound.send(definition);
         }
         let id = state.request(cell_id.clone(), reply);
         state.admit(
@@ -139,7 +139,7 @@ impl Shared {
             ),
             request.enabled_tools,
         );
-        outbound.send(&ToWorker::Execute {
+        outbound.send(ToWorker::Execute {
             request: id,
             cell_id: cell_id.clone(),
             tools,
@@ -217,7 +217,7 @@ impl Shared {
         };
         let (reply, answer) = oneshot::channel();
         let id = state.request(cell_id.clone(), reply);
-        outbound.send(&message(id, cell_id));
+        outbound.send(message(id, cell_id));
         drop(state);
         Ok(self.observation(id, answer, yield_now, outbound))
     }
@@ -257,7 +257,7 @@ impl Observation {
             biased;
             received = &mut self.answer => received,
             () = self.yield_now.cancelled() => {
-                self.outbound.send(&ToWorker::YieldNow { request: self.request });
+                self.outbound.send(ToWorker::YieldNow { request: self.request });
                 (&mut self.answer).await
             }
         };
@@ -277,7 +277,7 @@ impl Drop for Observation {
                 self.session.state().unclaimed.keep(outcome);
             }
         } else if self.session.state().is_open(self.request) {
-            self.outbound.send(&ToWorker::Cancel {
+            self.outbound.send(ToWorker::Cancel {
                 request: self.request,
             });
         }

@@ -60,7 +60,7 @@ pub(crate) async fn supervise(session: Arc<Shared>, worker: Worker) {
                 None => break Ended::Disconnected,
             },
             () = session.token.cancelled(), if deadline.is_none() => {
-                outbound.send(&ToWorker::Shutdown);
+                outbound.send(ToWorker::Shutdown);
                 deadline = Some(Instant::now() + session.options.stop_grace);
             }
             () = session.kill_worker.notified() => break Ended::Stuck,

@@ -13,6 +13,9 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
+pub use crate::gather::Content;
+use crate::gather::{Texts, gather};
+
 /// The largest frame either wire can be set to: 1 GiB.
 pub const MAX_FRAME_BYTES: usize = 1 << 30;
 
@@ -67,18 +70,15 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<MAX_FRAME_BYTES>()
 }
 
-/// The content of a frame that carries `message`, which holds about
-/// `payload_bytes` of text.
-///
-/// # Errors
-/// [`FrameError::Malformed`] where the message cannot be serialised; none of the
-/// native wire's own messages can fail so.
-pub fn encode<T: Serialize>(message: &T, payload_bytes: usize) -> Result<Bytes, FrameError> {
-    // Growing a buffer of megabytes step by step costs more than filling it.
-    let mut content = Vec::with_capacity(payload_bytes + 64);
-    bincode::serde::encode_into_std_write(message, &mut content, config())
-        .map_err(|e| FrameError::Malformed(e.to_string()))?;
-    Ok(Bytes::from(content))
+/// The content of a frame that carries `message`.
+pub(crate) fn encode<T: Serialize + Texts>(message: T) -> Result<Content, FrameError> {
+    gather(
+        message,
+        |message, out| match bincode::serde::encode_into_std_write(message, out, config()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(FrameError::Malformed(error.to_string())),
+        },
+    )
 }
 
 /// The message a frame's content carries.
@@ -115,7 +115,7 @@ impl<Rx: DeserializeOwned> Decoder for MessageCodec<Rx> {
 /// # Errors
 /// Of `writer`, and where a content does not fit a frame of `max_frame_bytes`.
 pub async fn write_frames<W: AsyncWrite + Unpin>(
-    mut contents: UnboundedReceiver<Bytes>,
+    mut contents: UnboundedReceiver<Content>,
     writer: W,
     max_frame_bytes: usize,
 ) -> io::Result<()> {
@@ -135,21 +135,25 @@ pub async fn write_frames<W: AsyncWrite + Unpin>(
 #[derive(Debug)]
 pub struct FrameWriter<W> {
     writer: W,
-    codec: LengthDelimitedCodec,
+    max_frame_bytes: usize,
     buffer: BytesMut,
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// How many contents are worth waiting for together.
     pub const AT_ONCE: usize = 64;
-    /// A content from this size on is written from where it is.
+    /// A part from this size on is written from where it is.
     const LARGE: usize = 64 << 10;
+
+    /// What is written at a time: a pipe is locked while it is written to, and its
+    /// reader is to take the pieces meanwhile.
+    const PIECE: usize = 64 << 10;
 
     /// A writer of frames up to `max_frame_bytes`.
     pub fn new(writer: W, max_frame_bytes: usize) -> Self {
         Self {
             writer,
-            codec: codec(max_frame_bytes),
+            max_frame_bytes: max_frame_bytes.min(MAX_FRAME_BYTES),
             buffer: BytesMut::new(),
         }
     }
@@ -158,19 +162,23 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     ///
     /// # Errors
     /// Of the writer, and where a content does not fit a frame.
-    pub async fn write(&mut self, contents: &mut Vec<Bytes>) -> io::Result<()> {
+    pub async fn write(&mut self, contents: &mut Vec<Content>) -> io::Result<()> {
         for content in contents.drain(..) {
-            if content.len() < Self::LARGE {
-                self.codec.encode(content, &mut self.buffer)?;
-                continue;
-            }
-            if content.len() > self.codec.max_frame_length() {
+            if content.len() > self.max_frame_bytes {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
             let length = u32::try_from(content.len()).map_err(io::Error::other)?;
             self.buffer.extend_from_slice(&length.to_le_bytes());
-            self.flush().await?;
-            self.writer.write_all(&content).await?;
+            for part in content.parts() {
+                if part.len() < Self::LARGE {
+                    self.buffer.extend_from_slice(part);
+                } else {
+                    self.flush().await?;
+                    for piece in part.chunks(Self::PIECE) {
+                        self.writer.write_all(piece).await?;
+                    }
+                }
+            }
         }
         self.flush().await?;
         self.writer.flush().await
@@ -183,12 +191,10 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     }
 }
 
-/// Encodes content that [`encode`] made, so that a message that turns out too
-/// large can be answered before it is on its way.
-impl<Rx> Encoder<Bytes> for MessageCodec<Rx> {
+impl<Rx> Encoder<Content> for MessageCodec<Rx> {
     type Error = FrameError;
 
-    fn encode(&mut self, content: Bytes, dst: &mut BytesMut) -> Result<(), FrameError> {
-        Ok(self.frames.encode(content, dst)?)
+    fn encode(&mut self, content: Content, dst: &mut BytesMut) -> Result<(), FrameError> {
+        Ok(self.frames.encode(Bytes::from(content), dst)?)
     }
 }

@@ -19,6 +19,7 @@ pub mod stdio;
 pub mod truncate;
 
 mod content;
+mod gather;
 mod ids;
 mod json;
 mod limits;

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::frame::{self, Content, FrameError};
+use crate::gather::{Text, Texts};
 use crate::{CellId, Limits, PendingOutcome, SessionError, ToolDefinition, ToolKind};
 
 /// The version of the wire this crate speaks.
@@ -114,33 +116,53 @@ pub enum ToWorker {
 }
 
 impl ToWorker {
-    /// About how many bytes of text the message holds.
-    pub fn payload_bytes(&self) -> usize {
+    /// The content of the frame that carries the message.
+    ///
+    /// # Errors
+    /// [`FrameError::Malformed`] where it cannot be serialised, which no message of
+    /// this type can fail to be.
+    pub fn encode(self) -> Result<Content, FrameError> {
+        frame::encode(self)
+    }
+}
+
+impl Texts for ToWorker {
+    fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text)) {
         match self {
-            Self::Execute { source, .. } => source.len(),
-            Self::ToolResult { result, .. } => {
-                result.as_ref().map_or_else(String::len, String::len)
-            }
-            _ => 0,
+            Self::Open { stored, .. } => stored.iter_mut().for_each(|(_, json)| visit(json)),
+            Self::Execute { source, .. } => visit(source),
+            Self::ToolResult { result, .. } => match result {
+                Ok(text) | Err(text) => visit(text),
+            },
+            _ => {}
         }
     }
 }
 
 impl FromWorker {
-    /// About how many bytes of text the message holds.
-    pub fn payload_bytes(&self) -> usize {
+    /// The content of the frame that carries the message.
+    ///
+    /// # Errors
+    /// [`FrameError::Malformed`] where it cannot be serialised, which no message of
+    /// this type can fail to be.
+    pub fn encode(self) -> Result<Content, FrameError> {
+        frame::encode(self)
+    }
+}
+
+impl Texts for FromWorker {
+    fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text)) {
         match self {
-            Self::ToolCall { input, .. } => input.as_ref().map_or(0, String::len),
-            Self::Notify { text, .. } => text.len(),
+            Self::ToolCall {
+                input: Some(text), ..
+            }
+            | Self::Notify { text, .. } => visit(text),
+            Self::Committed { writes, .. } => writes.iter_mut().for_each(|(_, json)| visit(json)),
             Self::Answer {
                 outcome: Ok(outcome),
                 ..
-            } => outcome
-                .content_items()
-                .iter()
-                .map(|item| item.bytes() + 16)
-                .sum(),
-            _ => 0,
+            } => outcome.texts(visit),
+            _ => {}
         }
     }
 }

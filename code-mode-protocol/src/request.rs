@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::gather::{Text, Texts};
 use crate::{CellId, ContentItem, ToolSet};
 
 /// Run one cell.
@@ -229,6 +230,40 @@ impl PendingOutcome {
             Self::Observed(
                 WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response),
             ) => response.content_items(),
+        }
+    }
+}
+
+impl Texts for CellResponse {
+    fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text)) {
+        for item in self.content_items_mut() {
+            item.texts(visit);
+        }
+        if let Self::Result {
+            error_text: Some(text),
+            ..
+        } = self
+        {
+            visit(text);
+        }
+    }
+}
+
+impl Texts for WaitOutcome {
+    fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text)) {
+        match self {
+            Self::LiveCell(response) | Self::MissingCell(response) => response.texts(visit),
+        }
+    }
+}
+
+impl Texts for PendingOutcome {
+    fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text)) {
+        match self {
+            Self::Pending { content_items, .. } => {
+                content_items.iter_mut().for_each(|item| item.texts(visit));
+            }
+            Self::Observed(outcome) => outcome.texts(visit),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use crate::gather::{Content, Text, Texts, gather};
 use crate::{CellResponse, ContentItem, Json, NestedToolCall, ToolKind, ToolName, WaitOutcome};
 
 /// The version this module speaks.
@@ -465,35 +466,38 @@ pub enum HostMessage<'a> {
 }
 
 impl HostMessage<'_> {
-    /// About how many bytes of text the message holds.
-    pub fn payload_bytes(&self) -> usize {
-        let items = |response: &CellResponse| -> usize {
-            let items = response.content_items().iter();
-            items.map(|item| item.bytes() + 48).sum()
-        };
+    /// The content of the frame that carries the message.
+    ///
+    /// # Errors
+    /// Where it cannot be serialised, which no message of this type can fail to be.
+    pub fn encode(self) -> Result<Content, serde_json::Error> {
+        gather(self, |message, out| serde_json::to_writer(out, message))
+    }
+}
+
+impl Texts for HostMessage<'_> {
+    fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text)) {
         match self {
             Self::DelegateRequest { request, .. } => match request {
                 DelegateRequest::InvokeTool { invocation } => {
-                    invocation.input.map_or(0, |input| input.as_str().len())
+                    if let Some(input) = &mut invocation.input {
+                        visit(input);
+                    }
                 }
-                DelegateRequest::Notify { text, .. } => text.len(),
+                DelegateRequest::Notify { text, .. } => visit(text),
             },
             Self::InitialResponse {
                 result: Outcome::Ok { value },
                 ..
-            } => items(&value.response),
+            } => value.response.texts(visit),
             Self::Response {
                 result:
                     Outcome::Ok {
                         value: Value::WaitCompleted { outcome },
                     },
                 ..
-            } => match &outcome.outcome {
-                WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response) => {
-                    items(response)
-                }
-            },
-            _ => 0,
+            } => outcome.outcome.texts(visit),
+            _ => {}
         }
     }
 }
@@ -541,7 +545,7 @@ pub enum DelegateRequest<'a> {
         /// The cell.
         cell_id: &'a str,
         /// What it says.
-        text: &'a str,
+        text: String,
     },
 }
 
@@ -552,17 +556,18 @@ pub struct Invocation<'a> {
     runtime_tool_call_id: String,
     tool_name: &'a ToolName,
     tool_kind: ToolKind,
-    input: Option<&'a Json>,
+    input: Option<Json>,
 }
 
-impl<'a> From<&'a NestedToolCall> for Invocation<'a> {
-    fn from(call: &'a NestedToolCall) -> Self {
+impl<'a> Invocation<'a> {
+    /// The call, whose input is taken out of it.
+    pub fn new(call: &'a mut NestedToolCall) -> Self {
         Self {
+            input: call.input.take(),
             cell_id: call.cell_id.as_str(),
             runtime_tool_call_id: call.runtime_tool_call_id.to_string(),
             tool_name: &call.tool_name,
             tool_kind: call.tool_kind,
-            input: call.input.as_ref(),
         }
     }
 }

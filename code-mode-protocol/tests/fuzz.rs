@@ -67,7 +67,7 @@ fn tool_call() -> Vec<u8> {
         tool: 0,
         input: Some("{\"a\":1}".to_owned()),
     };
-    frame::encode(&message, 0).expect("encodes").to_vec()
+    bytes::Bytes::from(message.encode().expect("encodes")).to_vec()
 }
 
 const REQUEST: &str = r#"{"type":"operation/request","id":2,"request":{"method":"session/execute","sessionId":"s","request":{"tool_call_id":"c","enabled_tools":[],"source":"text(1)","yield_time_ms":1,"max_output_tokens":null}}}"#;

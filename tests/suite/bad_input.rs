@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use code_mode_host::{Provider, ProviderOptions, WorkerSource};
-use code_mode_protocol::frame::{self, MessageCodec};
+use code_mode_protocol::frame::MessageCodec;
 use code_mode_protocol::native::{FromWorker, ToWorker};
 use code_mode_protocol::{
     CodeModeSession, CodeModeSessionProvider, Json, Limits, SessionError, ToolDefinition, describe,
@@ -44,8 +45,8 @@ async fn connected(folder: &tempfile::TempDir) -> (tokio::process::Child, tokio:
     (child, stream)
 }
 
-fn framed(message: &ToWorker) -> Vec<u8> {
-    let content = frame::encode(message, 0).expect("encodes");
+fn framed(message: ToWorker) -> Vec<u8> {
+    let content = Bytes::from(message.encode().expect("encodes"));
     let mut bytes = u32::try_from(content.len())
         .expect("small")
         .to_le_bytes()
@@ -55,7 +56,7 @@ fn framed(message: &ToWorker) -> Vec<u8> {
 }
 
 fn greeting(versions: Vec<u32>, required_capabilities: Vec<String>) -> Vec<u8> {
-    framed(&ToWorker::Hello {
+    framed(ToWorker::Hello {
         versions,
         required_capabilities,
     })
@@ -119,7 +120,7 @@ fn a_wrong_handshake_is_rejected_with_the_reason() {
                 "unknown capability flying",
             ),
             (
-                framed(&ToWorker::Shutdown),
+                framed(ToWorker::Shutdown),
                 "the first message must be a greeting",
             ),
             (vec![3, 0, 0, 0, 0xff, 0xff, 0xff], "malformed message"),

@@ -27,8 +27,8 @@ fn info() -> WorkerInfo {
     }
 }
 
-async fn say(wire: &mut Wire, message: &FromWorker) {
-    let content = frame::encode(message, 0).expect("encodes");
+async fn say(wire: &mut Wire, message: FromWorker) {
+    let content = message.encode().expect("encodes");
     // The host may have hung up already.
     let _ = wire.send(content).await;
 }
@@ -39,7 +39,7 @@ async fn greeted(listener: UnixListener) -> (Wire, u64) {
     let mut wire = Framed::new(stream, MessageCodec::new(frame::MAX_FRAME_BYTES));
     loop {
         match wire.next().await.expect("goes on").expect("a message") {
-            ToWorker::Hello { .. } => say(&mut wire, &FromWorker::Ready(info())).await,
+            ToWorker::Hello { .. } => say(&mut wire, FromWorker::Ready(info())).await,
             ToWorker::Execute { request, .. } => return (wire, request),
             _ => {}
         }
@@ -65,7 +65,7 @@ async fn told_after(lies: impl FnOnce(u64) -> Vec<FromWorker> + Send + 'static) 
     let worker = tokio::spawn(async move {
         let (mut wire, request) = greeted(listener).await;
         for lie in lies(request) {
-            say(&mut wire, &lie).await;
+            say(&mut wire, lie).await;
         }
         // Until the host hangs up.
         while let Some(Ok(_)) = wire.next().await {}

@@ -58,7 +58,7 @@ pub(super) async fn serve(
         Some(first) => {
             let first = first.map_err(Broken::Frame)?;
             let (message, capabilities) = handshake::answer(&first).map_err(Broken::Message)?;
-            outbound.send(&message);
+            outbound.send(message);
             capabilities
         }
     };

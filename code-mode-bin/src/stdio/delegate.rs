@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use code_mode_protocol::stdio::{DelegateAnswer, DelegateRequest, HostMessage};
+use code_mode_protocol::stdio::{DelegateAnswer, DelegateRequest, HostMessage, Invocation};
 use code_mode_protocol::{CellId, CodeModeSessionDelegate, Json, NestedToolCall};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -79,7 +79,7 @@ impl Callbacks {
             session_id,
             request,
         };
-        if let Err(TooLarge) = self.outbound.try_send(&message) {
+        if let Err(TooLarge) = self.outbound.try_send(message) {
             self.state().waiting.remove(&id);
             return Some(DelegateAnswer::Error(
                 "the call does not fit a frame of the stdio wire".to_owned(),
@@ -90,7 +90,7 @@ impl Callbacks {
             answer = answer => answer.ok(),
             () = cancelled.cancelled() => {
                 self.state().waiting.remove(&id);
-                self.outbound.send(&HostMessage::DelegateCancel { id });
+                self.outbound.send(HostMessage::DelegateCancel { id });
                 None
             }
         }
@@ -127,11 +127,11 @@ impl Operations {
 impl CodeModeSessionDelegate for SessionDelegate {
     async fn invoke_tool(
         &self,
-        call: NestedToolCall,
+        mut call: NestedToolCall,
         cancelled: CancellationToken,
     ) -> Result<Json, String> {
         let request = DelegateRequest::InvokeTool {
-            invocation: (&call).into(),
+            invocation: Invocation::new(&mut call),
         };
         match self
             .callbacks
@@ -157,7 +157,7 @@ impl CodeModeSessionDelegate for SessionDelegate {
         let request = DelegateRequest::Notify {
             call_id: &tool_call_id,
             cell_id: cell_id.as_str(),
-            text: &text,
+            text,
         };
         let answer = self
             .callbacks
@@ -173,7 +173,7 @@ impl CodeModeSessionDelegate for SessionDelegate {
             operations.close();
             operations.wait().await;
         }
-        self.callbacks.outbound.send(&HostMessage::CellClosed {
+        self.callbacks.outbound.send(HostMessage::CellClosed {
             session_id: &self.session_id,
             cell_id: cell_id.as_str(),
         });

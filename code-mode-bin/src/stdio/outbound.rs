@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
-use code_mode_protocol::frame::FrameWriter;
+use code_mode_protocol::frame::{Content, FrameWriter};
 use code_mode_protocol::stdio::{HostMessage, MAX_FRAME_BYTES};
 use tokio::io::{AsyncWrite, Sink};
 use tokio::sync::Notify;
@@ -18,7 +17,7 @@ const HIGH_WATER: usize = 8 << 20;
 /// The queue of messages to the client.
 #[derive(Clone)]
 pub(super) struct Outbound {
-    queue: UnboundedSender<Bytes>,
+    queue: UnboundedSender<Content>,
     waiting: Arc<Waiting>,
 }
 
@@ -46,14 +45,14 @@ impl Outbound {
     }
 
     /// Queues a message that always fits.
-    pub(super) fn send(&self, message: &HostMessage<'_>) {
+    pub(super) fn send(&self, message: HostMessage<'_>) {
         let _ = self.try_send(message);
     }
 
     /// Queues a message.
-    pub(super) fn try_send(&self, message: &HostMessage<'_>) -> Result<(), TooLarge> {
+    pub(super) fn try_send(&self, message: HostMessage<'_>) -> Result<(), TooLarge> {
         // The wire's own messages cannot fail to serialise.
-        let Ok(content) = to_json(message) else {
+        let Ok(content) = message.encode() else {
             return Ok(());
         };
         if content.len() > MAX_FRAME_BYTES {
@@ -83,15 +82,9 @@ impl Outbound {
     }
 }
 
-fn to_json(message: &HostMessage<'_>) -> Result<Bytes, serde_json::Error> {
-    let mut content = Vec::with_capacity(message.payload_bytes() + 256);
-    serde_json::to_writer(&mut content, message)?;
-    Ok(Bytes::from(content))
-}
-
 /// Writes the queue out.
 pub(super) struct OutboundWriter {
-    contents: UnboundedReceiver<Bytes>,
+    contents: UnboundedReceiver<Content>,
     waiting: Arc<Waiting>,
 }
 
@@ -116,7 +109,7 @@ impl OutboundWriter {
             if received == 0 {
                 return;
             }
-            let bytes: usize = together.iter().map(Bytes::len).sum();
+            let bytes: usize = together.iter().map(Content::len).sum();
             if broken {
                 together.clear();
             } else {

@@ -50,12 +50,12 @@ impl Handle {
             id: self.id,
             result: result.into(),
         };
-        if let Err(TooLarge) = self.outbound.try_send(&message) {
+        if let Err(TooLarge) = self.outbound.try_send(message) {
             let result = Outcome::Error {
                 message: TOO_LARGE.to_owned(),
             };
             let id = self.id;
-            self.outbound.send(&HostMessage::Response { id, result });
+            self.outbound.send(HostMessage::Response { id, result });
         }
     }
 
@@ -70,12 +70,12 @@ impl Handle {
         let id = self.id;
         let result = result.into();
         let message = HostMessage::InitialResponse { id, result };
-        if let Err(TooLarge) = self.outbound.try_send(&message) {
+        if let Err(TooLarge) = self.outbound.try_send(message) {
             let result = Outcome::Error {
                 message: TOO_LARGE.to_owned(),
             };
             self.outbound
-                .send(&HostMessage::InitialResponse { id, result });
+                .send(HostMessage::InitialResponse { id, result });
         }
     }
 

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use code_mode::Callbacks;
-use code_mode_protocol::frame;
+use code_mode_protocol::frame::Content;
 use code_mode_protocol::native::FromWorker;
 use code_mode_protocol::{BoxFuture, CellId, RuntimeToolCallId};
 use tokio::sync::mpsc::UnboundedSender;
@@ -16,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 /// Messages to the provider. They are queued and never waited for; what bounds
 /// the queue are the limits on what cells may have in flight.
 #[derive(Clone)]
-pub(super) struct Outbound(pub(super) UnboundedSender<Bytes>);
+pub(super) struct Outbound(pub(super) UnboundedSender<Content>);
 
 impl Outbound {
-    pub(super) fn send(&self, message: &FromWorker) {
-        if let Ok(content) = frame::encode(message, message.payload_bytes()) {
+    pub(super) fn send(&self, message: FromWorker) {
+        if let Ok(content) = message.encode() {
             let _ = self.0.send(content);
         }
     }
@@ -69,7 +68,7 @@ impl WireCallbacks {
         let call = self.last_call.fetch_add(1, Ordering::Relaxed) + 1;
         let (sender, answer) = oneshot::channel();
         lock(&self.waiting).insert(call, sender);
-        self.outbound.send(&message(call));
+        self.outbound.send(message(call));
         let (outbound, waiting) = (self.outbound.clone(), self.waiting.clone());
         Box::pin(async move {
             tokio::select! {
@@ -77,7 +76,7 @@ impl WireCallbacks {
                 answer = answer => answer.ok(),
                 () = cancelled.cancelled() => {
                     lock(&waiting).remove(&call);
-                    outbound.send(&FromWorker::CallCancelled { call });
+                    outbound.send(FromWorker::CallCancelled { call });
                     None
                 }
             }
@@ -127,7 +126,7 @@ impl Callbacks for WireCallbacks {
     }
 
     fn committed(&self, cell_id: &CellId, writes: &[(String, Arc<str>)]) {
-        self.outbound.send(&FromWorker::Committed {
+        self.outbound.send(FromWorker::Committed {
             cell_id: cell_id.clone(),
             writes: writes
                 .iter()
@@ -137,7 +136,7 @@ impl Callbacks for WireCallbacks {
     }
 
     fn closed(&self, cell_id: &CellId) -> BoxFuture<()> {
-        self.outbound.send(&FromWorker::CellClosed {
+        self.outbound.send(FromWorker::CellClosed {
             cell_id: cell_id.clone(),
         });
         Box::pin(std::future::ready(()))

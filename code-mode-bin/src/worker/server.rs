@@ -57,10 +57,10 @@ pub(super) async fn serve(
         None => return,
     };
     match greeting {
-        Ok(info) => outbound.send(&FromWorker::Ready(info)),
+        Ok(info) => outbound.send(FromWorker::Ready(info)),
         Err(reason) => {
             tracing::error!(reason, "the provider was refused");
-            outbound.send(&FromWorker::Rejected { reason });
+            outbound.send(FromWorker::Rejected { reason });
             drop(outbound);
             let _ = writer.await;
             return;
@@ -81,7 +81,7 @@ pub(super) async fn serve(
                 if let Some(session) = &server.session {
                     session.stop().await;
                 }
-                server.outbound.send(&FromWorker::ShutDown);
+                server.outbound.send(FromWorker::ShutDown);
                 drop(server);
                 // The session's own handles to the queue go with its last task.
                 tokio::select! {
@@ -113,7 +113,7 @@ pub(super) async fn refuse(stream: Stream, why: &str) {
         return;
     }
     let (queue, contents) = unbounded_channel();
-    Outbound(queue).send(&FromWorker::Rejected {
+    Outbound(queue).send(FromWorker::Rejected {
         reason: why.to_owned(),
     });
     // A provider that is gone needs no reason.
@@ -256,7 +256,7 @@ impl Server {
             ToWorker::Notified { call } => self.callbacks.answered(call, Ok(String::new())),
             ToWorker::Probe { name } if self.probe => {
                 let outcome = sandbox::probe(&name);
-                self.outbound.send(&FromWorker::Probed { name, outcome });
+                self.outbound.send(FromWorker::Probed { name, outcome });
             }
             ToWorker::Probe { .. } => {
                 return Err("a probe of a worker that was not started for it");
@@ -299,7 +299,7 @@ impl Server {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(&request);
-            outbound.send(&FromWorker::Answer { request, outcome });
+            outbound.send(FromWorker::Answer { request, outcome });
         })
     }
 }
