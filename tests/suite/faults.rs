@@ -16,14 +16,14 @@ use crate::support::{Agent, descendants, options, request, run};
 /// `CODE_MODE_FAULT_SEED` another seed.
 const SESSIONS: u64 = 150;
 
-fn from_environment(name: &str, default: u64) -> u64 {
+pub fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name)
         .ok()
         .and_then(|value| value.parse().ok())
         .unwrap_or(default)
 }
 
-fn count(folder: &str) -> usize {
+pub fn count(folder: &str) -> usize {
     std::fs::read_dir(folder).map_or(0, Iterator::count)
 }
 

@@ -12,6 +12,7 @@ mod hostile_worker;
 mod pending;
 mod run_command;
 mod sessions;
+mod soak;
 mod stdio_client;
 mod stdio_wire;
 mod support;
