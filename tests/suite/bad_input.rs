@@ -35,13 +35,9 @@ async fn listening(folder: &tempfile::TempDir) -> (tokio::process::Child, std::p
 #[cfg(unix)]
 async fn connected(folder: &tempfile::TempDir) -> (tokio::process::Child, tokio::net::UnixStream) {
     let (child, socket) = listening(folder).await;
-    let stream = loop {
-        // The file is there a moment before somebody listens.
-        match tokio::net::UnixStream::connect(&socket).await {
-            Ok(stream) => break stream,
-            Err(_) => tokio::task::yield_now().await,
-        }
-    };
+    let stream = tokio::net::UnixStream::connect(&socket)
+        .await
+        .expect("what is there can be connected to");
     (child, stream)
 }
 

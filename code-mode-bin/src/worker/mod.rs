@@ -116,6 +116,7 @@ mod transport {
     use std::os::fd::{AsFd, AsRawFd, OwnedFd};
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::Path;
 
     use interprocess::os::unix::uds_local_socket::tokio::Stream as UnixLocalStream;
 
@@ -131,8 +132,7 @@ mod transport {
         let Some(path) = &args.listen else {
             return Ok(OnStandardInput);
         };
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        let listener = listen(path)?;
         let stream = loop {
             let (stream, _) = listener.accept()?;
             if is_own(&stream) {
@@ -147,6 +147,20 @@ mod transport {
             return Err(io::Error::last_os_error());
         }
         Ok(OnStandardInput)
+    }
+
+    /// A socket that can be connected to, by its user alone, from the moment that
+    /// its name is there: between `bind` and `listen` it refuses, and until its
+    /// permissions are set it is anybody's.
+    fn listen(path: &Path) -> io::Result<UnixListener> {
+        let hidden = path.with_file_name(format!(".{}", std::process::id()));
+        let listener = UnixListener::bind(&hidden)?;
+        let shown = std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))
+            // Unlike a renaming, a link never takes the name of what is there.
+            .and_then(|()| std::fs::hard_link(&hidden, path));
+        std::fs::remove_file(&hidden)?;
+        shown?;
+        Ok(listener)
     }
 
     #[cfg(target_os = "linux")]
