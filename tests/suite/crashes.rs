@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{
-    Agent, brief, descendants, error_text, exec, open, options, program, request, run, texts,
+    Agent, alone, brief, descendants, error_text, exec, open, options, program, request, run, texts,
 };
 
 fn kill(process: u32) {
@@ -36,22 +36,6 @@ impl Workers {
             .filter(|pid| !self.0.contains(pid))
             .collect()
     }
-}
-
-/// Runs in a process of its own, so that its workers are known.
-fn alone(test: &str) -> bool {
-    const MARK: &str = "CODE_MODE_TEST_ALONE";
-    if std::env::var_os(MARK).is_some() {
-        return true;
-    }
-    let status = std::process::Command::new(std::env::current_exe().expect("a path"))
-        .args(["--exact", test, "--nocapture"])
-        .env(MARK, "1")
-        .stdout(Stdio::null())
-        .status()
-        .expect("the test starts");
-    assert!(status.success(), "{test} failed in its own process");
-    false
 }
 
 fn options_without_spares() -> code_mode_host::ProviderOptions {

@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use code_mode_host::Provider;
 use code_mode_protocol::{CodeModeSession, Limits, WaitRequest};
@@ -10,11 +11,21 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Agent, descendants, options, request, run};
+use crate::support::{Agent, alone, descendants, options, request, runtime};
 
-/// Sessions of the ordinary run; the variable sets another number, and
-/// `CODE_MODE_FAULT_SEED` another seed.
-const SESSIONS: u64 = 150;
+/// Sessions of the ordinary run; `CODE_MODE_FAULT_SESSIONS` sets another number,
+/// and `CODE_MODE_FAULT_SEED` another seed.
+const SESSIONS: u64 = 1_000;
+
+/// How long one step of one session may take before it counts as lost, however
+/// busy the machine.
+const LOST: Duration = Duration::from_secs(60);
+
+async fn in_time<T>(step: &str, round: u64, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LOST, work)
+        .await
+        .unwrap_or_else(|_| panic!("session {round} goes on for ever at: {step}"))
+}
 
 pub fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -29,32 +40,20 @@ pub fn count(folder: &str) -> usize {
 
 #[test]
 fn sessions_killed_in_random_phases_leave_nothing_and_answer_everything() {
-    // Its descriptors and children are counted, so it needs a process of its own.
-    const MARK: &str = "CODE_MODE_TEST_ALONE";
-    if std::env::var_os(MARK).is_none() {
-        let status = std::process::Command::new(std::env::current_exe().expect("a path"))
-            .args(["--exact", "--nocapture"])
-            .arg("faults::sessions_killed_in_random_phases_leave_nothing_and_answer_everything")
-            .env(MARK, "1")
-            .stdout(std::process::Stdio::null())
-            .status()
-            .expect("the test starts");
-        assert!(status.success());
+    if !alone("faults::sessions_killed_in_random_phases_leave_nothing_and_answer_everything") {
         return;
     }
     let seed = from_environment("CODE_MODE_FAULT_SEED", 20_261_121);
     let sessions = from_environment("CODE_MODE_FAULT_SESSIONS", SESSIONS);
-    run(async {
+    runtime().block_on(async {
         let mut random = StdRng::seed_from_u64(seed);
         let mut before = None;
         for round in 0..sessions {
             let provider = Provider::new(options()).expect("the program is there");
-            one_session(&provider, &mut random).await;
-            provider.shutdown().await;
+            one_session(&provider, round, &mut random).await;
+            in_time("shutdown of the provider", round, provider.shutdown()).await;
             drop(provider);
-            while !descendants(std::process::id()).is_empty() {
-                tokio::task::yield_now().await;
-            }
+            in_time("end of the processes", round, no_processes()).await;
             // The first rounds make threads and descriptors that stay, once.
             if round == 5 {
                 before = Some((count("/proc/self/fd"), count("/proc/self/task")));
@@ -67,12 +66,34 @@ fn sessions_killed_in_random_phases_leave_nothing_and_answer_everything() {
     });
 }
 
-async fn one_session(provider: &Provider, random: &mut StdRng) {
+async fn no_processes() {
+    while !descendants(std::process::id()).is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn a_provider_dropped_while_its_workers_start_leaves_no_process() {
+    if !alone("faults::a_provider_dropped_while_its_workers_start_leaves_no_process") {
+        return;
+    }
+    runtime().block_on(async {
+        for round in 0..100 {
+            let provider = Provider::new(options()).expect("the program is there");
+            // Each time at another moment of the start.
+            for _ in 0..round * 10 {
+                tokio::task::yield_now().await;
+            }
+            drop(provider);
+            in_time("end of the processes", round, no_processes()).await;
+        }
+    });
+}
+
+async fn one_session(provider: &Provider, round: u64, random: &mut StdRng) {
     let agent = Arc::new(Agent::default());
-    let opened = provider
-        .open_session(agent.clone(), Limits::default(), Vec::new())
-        .await;
-    let Ok(session) = opened else {
+    let opened = provider.open_session(agent.clone(), Limits::default(), Vec::new());
+    let Ok(session) = in_time("opening", round, opened).await else {
         return;
     };
     let mut admitted = 0;
@@ -87,8 +108,8 @@ async fn one_session(provider: &Provider, random: &mut StdRng) {
             "await Promise.all(Array.from({length: 200}, (_, i) => tools.echo(i)))",
         ][random.random_range(0..6)];
         let mut cell = request(source);
-        cell.yield_time = Some(std::time::Duration::from_millis(random.random_range(0..20)));
-        if let Ok(started) = session.execute(cell).await {
+        cell.yield_time = Some(Duration::from_millis(random.random_range(0..20)));
+        if let Ok(started) = in_time("execute", round, session.execute(cell)).await {
             admitted += 1;
             observations.push((
                 started.cell_id.clone(),
@@ -107,17 +128,20 @@ async fn one_session(provider: &Provider, random: &mut StdRng) {
     }
     for (cell_id, observation) in observations {
         // One answer, whatever it is.
-        let first = observation.await.expect("no panic");
+        let first = in_time("first answer", round, observation)
+            .await
+            .expect("no panic");
         if random.random_bool(0.3) {
-            let _ = session.terminate(cell_id).await;
+            let _ = in_time("terminate", round, session.terminate(cell_id)).await;
         } else if first.is_ok_and(|response| !response.is_final()) && random.random_bool(0.5) {
             let mut wait = WaitRequest::new(cell_id);
-            wait.yield_time = Some(std::time::Duration::from_millis(5));
-            let _ = session.wait(wait).await;
+            wait.yield_time = Some(Duration::from_millis(5));
+            let _ = in_time("wait", round, session.wait(wait)).await;
         }
     }
-    session.shutdown().await;
-    agent.until(|agent| agent.closed().len() >= admitted).await;
+    in_time("shutdown of the session", round, session.shutdown()).await;
+    let all_closed = agent.until(|agent| agent.closed().len() >= admitted);
+    in_time("close of the cells", round, all_closed).await;
     let mut closed = agent.closed();
     closed.sort();
     closed.dedup();

@@ -63,17 +63,38 @@ pub fn in_process(delegate: Arc<dyn CodeModeSessionDelegate>, limits: Limits) ->
 
 /// Runs an async test on a runtime of several threads, as an agent core would.
 pub fn run<F: Future<Output = ()>>(test: F) {
+    runtime().block_on(async {
+        // A promise broken by waiting for ever fails instead.
+        tokio::time::timeout(Duration::from_secs(120), test)
+            .await
+            .expect("the test ends");
+    });
+}
+
+/// Whether this process runs nothing but the test; where it does not, the test is
+/// run in one that does, so that its workers and descriptors are known.
+pub fn alone(test: &str) -> bool {
+    const MARK: &str = "CODE_MODE_TEST_ALONE";
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let status = std::process::Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", test, "--nocapture"])
+        .env(MARK, "1")
+        .stdout(std::process::Stdio::null())
+        .status()
+        .expect("the test starts");
+    assert!(status.success(), "{test} failed in its own process");
+    false
+}
+
+/// A runtime of several threads, for tests with a bound of their own.
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("a runtime")
-        .block_on(async {
-            // A promise broken by waiting for ever fails instead.
-            tokio::time::timeout(Duration::from_secs(120), test)
-                .await
-                .expect("the test ends");
-        });
 }
 
 /// A delegate that answers by the tool's name and remembers what happened.

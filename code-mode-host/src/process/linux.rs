@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
@@ -109,32 +109,63 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
     Ok(CString::new(text.as_bytes())?)
 }
 
+/// A process that was started and has not been waited for. Wherever it is
+/// dropped, on a way that nobody thought of too, it is killed and waited for.
+struct Process {
+    pidfd: Arc<OwnedFd>,
+}
+
+impl Process {
+    fn kill(&self) -> rustix::io::Result<()> {
+        rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL)
+    }
+}
+
+impl AsRawFd for Process {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pidfd.as_raw_fd()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that has been waited for can no longer be sent a signal.
+        if self.kill().is_ok() {
+            // Waiting for a killed process takes a moment that a destructor does
+            // not have.
+            let _ = nursery().send(Task::Reap(self.pidfd.clone()));
+        }
+    }
+}
+
 /// A worker process. Dropping it kills it.
 pub(crate) struct Child {
-    pidfd: Option<AsyncFd<OwnedFd>>,
+    process: Option<AsyncFd<Process>>,
 }
 
 impl Child {
-    fn adopt(pidfd: OwnedFd) -> io::Result<Self> {
-        // SAFETY: an `OwnedFd` keeps its descriptor open, and the same, for as
-        // long as it lives, and it is only read through the `AsyncFd`.
-        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
-        Ok(Self { pidfd: Some(pidfd) })
+    fn adopt(process: Process) -> io::Result<Self> {
+        // SAFETY: a `Process` keeps its descriptor open, and the same, for as long
+        // as it lives, and it is only read through the `AsyncFd`.
+        let process = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE)? };
+        Ok(Self {
+            process: Some(process),
+        })
     }
 
     /// Ends the process at once.
     pub(crate) fn kill(&mut self) {
-        if let Some(pidfd) = &self.pidfd {
-            let _ = rustix::process::pidfd_send_signal(pidfd.get_ref(), Signal::KILL);
+        if let Some(process) = &self.process {
+            let _ = process.get_ref().kill();
         }
     }
 
     /// Whether it has ended; asked without waiting.
     pub(crate) fn has_ended(&mut self) -> bool {
-        self.pidfd.as_ref().is_none_or(|pidfd| {
+        self.process.as_ref().is_none_or(|process| {
             let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
             !matches!(
-                waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), look),
+                waitid(WaitId::PidFd(process.get_ref().pidfd.as_fd()), look),
                 Ok(None)
             )
         })
@@ -142,31 +173,21 @@ impl Child {
 
     /// Waits for its end.
     pub(crate) async fn wait(&mut self) -> ExitReason {
-        let Some(pidfd) = &self.pidfd else {
+        let Some(process) = &self.process else {
             return ExitReason::Unknown;
         };
-        if pidfd.readable().await.is_err() {
+        if process.readable().await.is_err() {
             return ExitReason::Unknown;
         }
-        let reason = reap(pidfd.get_ref());
-        self.pidfd = None;
+        let reason = reap(&process.get_ref().pidfd);
+        self.process = None;
         reason
     }
 }
 
-impl Drop for Child {
-    fn drop(&mut self) {
-        self.kill();
-        if let Some(pidfd) = self.pidfd.take() {
-            // Waiting for a killed process takes a moment that a destructor does
-            // not have.
-            let _ = nursery().send(Task::Reap(pidfd.into_inner()));
-        }
-    }
-}
-
 fn reap(pidfd: &OwnedFd) -> ExitReason {
-    match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
+    let wait = || waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+    match rustix::io::retry_on_intr(wait) {
         Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
             (Some(status), _) => ExitReason::Exited(status),
             (_, Some(signal)) => ExitReason::Signalled(signal),
@@ -195,8 +216,8 @@ struct Spec {
 }
 
 enum Task {
-    Spawn(Spec, oneshot::Sender<Result<OwnedFd, Failure>>),
-    Reap(OwnedFd),
+    Spawn(Spec, oneshot::Sender<Result<Process, Failure>>),
+    Reap(Arc<OwnedFd>),
 }
 
 /// The thread that makes all workers.
@@ -211,6 +232,7 @@ fn nursery() -> Sender<Task> {
                     for task in tasks {
                         match task {
                             Task::Spawn(spec, reply) => {
+                                // Where nobody waits for it any more, it is dropped here.
                                 let _ = reply.send(clone_worker(&spec));
                             }
                             Task::Reap(pidfd) => {
@@ -236,15 +258,15 @@ async fn spawn(spec: Spec) -> Result<Child, Failure> {
     nursery()
         .send(Task::Spawn(spec, reply))
         .map_err(|_| gone())?;
-    let pidfd = child.await.map_err(|_| gone())??;
-    Child::adopt(pidfd).map_err(Failure::Process)
+    let process = child.await.map_err(|_| gone())??;
+    Child::adopt(process).map_err(Failure::Process)
 }
 
 /// What the new process could not do, as the first byte of its report.
 const FAILED_NAMESPACES: u8 = 1;
 const FAILED_EXEC: u8 = 2;
 
-fn clone_worker(spec: &Spec) -> Result<OwnedFd, Failure> {
+fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
     let (mut report, report_in) = UnixStream::pair().map_err(Failure::Process)?;
     // Everything the child needs is made before it exists: it shares no locks
     // with the threads it left behind, so it may not allocate.
@@ -312,7 +334,9 @@ fn clone_worker(spec: &Spec) -> Result<OwnedFd, Failure> {
                 _ => Failure::Process(error),
             })
         }
-        Err(_) => Ok(pidfd),
+        Err(_) => Ok(Process {
+            pidfd: Arc::new(pidfd),
+        }),
     }
 }
 
