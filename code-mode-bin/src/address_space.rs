@@ -12,6 +12,7 @@ const GIB: u64 = 1 << 30;
 
 /// What the allocator, which is that of V8 for the whole program, reserves before
 /// `main`.
+#[cfg(target_os = "linux")]
 const PROGRAM: u64 = 56 * GIB;
 /// What a worker reserves: the heap sandbox at its smallest, and the allocator.
 const WORKER: u64 = 256 * GIB;

@@ -20,6 +20,10 @@ pub(crate) use none::{PROBES, filter_system_calls, limit_memory, lock_in, probe}
 use code_mode_protocol::native::LayerState;
 
 /// What a system call that the sandbox is to refuse must meet.
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "nothing is probed elsewhere")
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     /// The process is killed.
@@ -28,6 +32,7 @@ pub(crate) enum Expected {
     Refused,
 }
 
+#[cfg(target_os = "linux")]
 fn holds(name: &str, how: impl Into<String>) -> SandboxLayer {
     SandboxLayer {
         name: name.to_owned(),

@@ -75,10 +75,7 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let stream = {
-        let _in_runtime = runtime.enter();
-        transport::into_async(endpoint)?
-    };
+    let stream = runtime.block_on(transport::into_async(endpoint))?;
     if !args.no_sandbox {
         layers.push(sandbox::filter_system_calls());
     }
@@ -104,8 +101,7 @@ fn refuse(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let _in_runtime = runtime.enter();
-    let stream = transport::into_async(endpoint)?;
+    let stream = runtime.block_on(transport::into_async(endpoint))?;
     runtime.block_on(server::refuse(stream, why));
     Err(why.into())
 }
@@ -175,8 +171,8 @@ mod transport {
         true
     }
 
-    /// The connection, for the runtime that is entered.
-    pub(super) fn into_async(_: OnStandardInput) -> io::Result<Stream> {
+    /// The connection, for the runtime that this runs on.
+    pub(super) async fn into_async(_: OnStandardInput) -> io::Result<Stream> {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         stream.set_nonblocking(true)?;
         Ok(UnixLocalStream::try_from(OwnedFd::from(stream))?.into())
@@ -214,17 +210,13 @@ mod transport {
         }
     }
 
-    pub(super) fn into_async(transport: Transport) -> io::Result<Stream> {
-        let runtime = tokio::runtime::Handle::current();
+    pub(super) async fn into_async(transport: Transport) -> io::Result<Stream> {
         match transport {
             Transport::Listen(name) => {
                 let listener = ListenerOptions::new().name(name).create_tokio()?;
-                futures::executor::block_on(listener.accept())
+                listener.accept().await
             }
-            Transport::Connect(name) => {
-                let _in_runtime = runtime.enter();
-                futures::executor::block_on(Stream::connect(name))
-            }
+            Transport::Connect(name) => Stream::connect(name).await,
         }
     }
 }

@@ -106,6 +106,7 @@ pub(super) async fn serve(
 }
 
 /// Answers the first message with a refusal.
+#[cfg(unix)]
 pub(super) async fn refuse(stream: Stream, why: &str) {
     let (receive, send) = tokio::io::split(stream);
     let mut inbound = FramedRead::new(receive, MessageCodec::<ToWorker>::new(1 << 16));
