@@ -39,9 +39,9 @@ impl RuntimeArgs {
             (Some(program), _) => WorkerSource::Program(program.clone()),
             (_, Some(socket)) => WorkerSource::Socket(socket.clone()),
             // This program is one, whatever name it goes by.
-            _ => match std::env::current_exe() {
-                Ok(program) => WorkerSource::Program(program),
-                Err(_) => WorkerSource::Find,
+            _ => match this_program() {
+                Some(program) => WorkerSource::Program(program),
+                None => WorkerSource::Find,
             },
         };
         ProviderOptions {
@@ -51,6 +51,16 @@ impl RuntimeArgs {
             ..ProviderOptions::default()
         }
     }
+}
+
+/// The file this program was started from: as the system says, or, where it does
+/// not (Linux without `/proc`), as whoever started it wrote it.
+fn this_program() -> Option<PathBuf> {
+    std::env::current_exe().ok().or_else(|| {
+        let written = PathBuf::from(std::env::args_os().next()?);
+        let is_path = written.components().count() > 1;
+        is_path.then(|| std::path::absolute(written).ok()).flatten()
+    })
 }
 
 /// What a cell may use. An option left out has its default; `code-mode doctor`

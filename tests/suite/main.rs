@@ -7,6 +7,7 @@ mod attacks;
 mod bad_input;
 mod conformance;
 mod crashes;
+mod environments;
 mod faults;
 mod hostile_worker;
 mod pending;

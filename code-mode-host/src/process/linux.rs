@@ -330,7 +330,10 @@ fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
             let [what, errno @ ..] = failure;
             let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
             Err(match what {
-                FAILED_NAMESPACES => Failure::Namespaces(error),
+                FAILED_NAMESPACES => Failure::Namespaces(io::Error::new(
+                    error.kind(),
+                    format!("cannot map its user by way of /proc: {error}"),
+                )),
                 _ => Failure::Process(error),
             })
         }
