@@ -116,8 +116,12 @@ impl Pool {
                 Err(unsent) => job = unsent.0,
             }
         }
-        // Twice as many next time: cells come faster than isolates.
-        state.target = (state.target * 2).min(MAX_READY);
+        // Cells come faster than isolates: one more next time. One for a burst,
+        // however long, because a single burst says little about the next, and what
+        // was made in vain leaves its memory with the allocators.
+        if state.backlog.is_empty() {
+            state.target = (state.target + 1).min(MAX_READY);
+        }
         state.backlog.push_back(*job);
         refill(&self.state, state);
     }
