@@ -42,6 +42,7 @@ mod natives;
 mod pool;
 mod runtime;
 mod session;
+mod stack;
 mod stored;
 mod tools;
 

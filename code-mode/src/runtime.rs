@@ -14,6 +14,7 @@ use crate::StoredValues;
 use crate::cell::{CellShared, Command, End, Event, Job, ScriptError, Stop};
 use crate::engine::ReadyIsolate;
 use crate::natives::{self, CellState};
+use crate::stack;
 
 /// The name of a cell's module, as stack frames show it.
 const MODULE_NAME: &str = "exec_main.mjs";
@@ -184,10 +185,10 @@ impl Run<'_> {
         }
         let now = Instant::now();
         let timer = self.state.timers.borrow_mut().next_deadline();
-        let shrink = now + SHRINK_AFTER;
-        if timer.is_none_or(|deadline| deadline > shrink) {
+        let shrink_at = now + SHRINK_AFTER;
+        if timer.is_none_or(|deadline| deadline > shrink_at) {
             match self.commands.recv_timeout(SHRINK_AFTER) {
-                Err(RecvTimeoutError::Timeout) => shrink_heap(scope),
+                Err(RecvTimeoutError::Timeout) => shrink(scope),
                 received => return received,
             }
         }
@@ -250,11 +251,12 @@ const SHRINK_AFTER: Duration = Duration::from_millis(200);
 /// answer the cell waits for should.
 const SHRINK_BELOW: usize = 8 << 20;
 
-/// Gives back what the heap of a waiting cell does not need.
-fn shrink_heap(scope: &mut v8::PinScope) {
+/// Gives back what a waiting cell does not need of its heap and its stack.
+fn shrink(scope: &mut v8::PinScope) {
     if scope.get_heap_statistics().used_heap_size() < SHRINK_BELOW {
         scope.low_memory_notification();
     }
+    stack::release_unused();
 }
 
 /// Runs what is immediately runnable: microtasks, and tasks that V8 posts to
