@@ -2,15 +2,15 @@
 //! wire; cold and warm; with 0, 32, 128 and 1,024 tools; tool calls; payloads; many
 //! at once; and the memory of each scenario in a fresh process.
 //!
-//! `cargo build --release && cargo bench` runs all of it. The memory of a scenario
-//! is measured in a process of its own, which this program starts with
-//! `--memory SCENARIO`.
+//! `cargo build --release && cargo bench` runs all of it. The memory and the
+//! allocations of a scenario are measured in a process of its own, which this
+//! program starts with `--memory SCENARIO` or `--allocations SCENARIO`.
 
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode::{Engine, Session};
@@ -23,6 +23,12 @@ use criterion::{BenchmarkId, Criterion};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+#[path = "allocations.rs"]
+mod allocations;
+#[path = "memory.rs"]
+mod memory;
+#[path = "scale.rs"]
+mod scale;
 #[path = "stdio.rs"]
 mod stdio;
 
@@ -213,180 +219,14 @@ fn over_stdio(criterion: &mut Criterion) {
     runtime.block_on(client.end());
 }
 
-/// Memory of a process and all its descendants in KiB, shared pages divided among
-/// those that share them.
-fn proportional_memory() -> u64 {
-    let mut total = 0;
-    let mut todo = vec![std::process::id()];
-    while let Some(process) = todo.pop() {
-        let rollup = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"));
-        total += rollup
-            .unwrap_or_default()
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix("Pss:")?
-                    .split_whitespace()
-                    .next()?
-                    .parse::<u64>()
-                    .ok()
-            })
-            .unwrap_or(0);
-        let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else {
-            continue;
-        };
-        for task in tasks.flatten() {
-            let children = std::fs::read_to_string(task.path().join("children"));
-            let children = children.unwrap_or_default();
-            todo.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|pid| pid.parse::<u32>().ok()),
-            );
-        }
-    }
-    total
-}
-
-/// The peak of this process alone in KiB.
-fn peak_memory() -> u64 {
-    std::fs::read_to_string("/proc/self/status")
-        .unwrap_or_default()
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("VmHWM:")?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        })
-        .unwrap_or(0)
-}
-
-const MEMORY: [&str; 7] = [
-    "in process: first exec, 0 tools",
-    "in process: first exec, 128 tools",
-    "in process: 100 further execs",
-    "IPC: an idle session",
-    "IPC: a session after its first exec",
-    "IPC: a waiting cell, of 100",
-    "IPC: 100 MB of stored values, a cell that loads none",
-];
-
-/// Growth of memory in one scenario, in KiB.
-fn memory(scenario: &str) -> u64 {
-    let runtime = runtime();
-    runtime.block_on(async {
-        let before = peak_memory();
-        match scenario {
-            "in process: first exec, 0 tools" | "in process: first exec, 128 tools" => {
-                let count = if scenario.contains("128") { 128 } else { 0 };
-                let session = Session::new(Engine::new(), Arc::new(Echo), Limits::default());
-                exec(&session, HI, &tools(count)).await;
-                peak_memory() - before
-            }
-            "in process: 100 further execs" => {
-                let session = Session::new(Engine::new(), Arc::new(Echo), Limits::default());
-                exec(&session, HI, &tools(0)).await;
-                let before = peak_memory();
-                for _ in 0..100 {
-                    exec(&session, HI, &tools(0)).await;
-                }
-                peak_memory() - before
-            }
-            _ => {
-                let before = proportional_memory();
-                let provider = Provider::new(options(Sandbox::BestEffort, 0)).expect("the program");
-                let session = session(&provider).await;
-                if scenario == "IPC: an idle session" {
-                    return proportional_memory().saturating_sub(before);
-                }
-                exec(&*session, HI, &tools(0)).await;
-                if scenario == "IPC: a session after its first exec" {
-                    return proportional_memory().saturating_sub(before);
-                }
-                if scenario == "IPC: a waiting cell, of 100" {
-                    let before = proportional_memory();
-                    for _ in 0..100 {
-                        let mut request =
-                            ExecuteRequest::new("bench", "await new Promise(() => {})");
-                        request.yield_time = Some(Duration::from_millis(1));
-                        let started = session.execute(request).await.expect("admitted");
-                        started.initial_response.await.expect("observed");
-                    }
-                    return proportional_memory().saturating_sub(before) / 100;
-                }
-                for i in 0..100 {
-                    let source = format!("store('k{i}', 'x'.repeat(10 ** 6))");
-                    exec(&*session, &source, &tools(0)).await;
-                }
-                let before = proportional_memory();
-                exec(&*session, HI, &tools(0)).await;
-                proportional_memory().saturating_sub(before)
-            }
-        }
-    })
-}
-
-/// How the cost of the n-th of something grows; it should not.
-fn scale() {
-    let runtime = runtime();
-    runtime.block_on(async {
-        let provider = Provider::new(options(Sandbox::BestEffort, 1)).expect("the program");
-        let median_us = async |session: &HostSession, tools: &ToolSet| {
-            let mut times = Vec::new();
-            for _ in 0..41 {
-                let start = Instant::now();
-                exec(session, HI, tools).await;
-                times.push(start.elapsed().as_micros());
-            }
-            times.sort_unstable();
-            times[20]
-        };
-        let none = tools(0);
-        println!("\nwarm exec beside n waiting cells of its worker, us");
-        let crowded = session(&provider).await;
-        let mut waiting = 0;
-        for n in [1, 10, 100, 1000] {
-            while waiting < n {
-                let mut request = ExecuteRequest::new("bench", "await new Promise(() => {})");
-                request.yield_time = Some(Duration::ZERO);
-                crowded.execute(request).await.expect("admitted");
-                waiting += 1;
-            }
-            println!("  {n:>5}  {}", median_us(&crowded, &none).await);
-        }
-        println!("\nwarm exec with n tools, us");
-        let one = session(&provider).await;
-        for n in [1, 100, 1000, 5000] {
-            println!("  {n:>5}  {}", median_us(&one, &tools(n)).await);
-        }
-        println!("\nwarm exec beside n MB of stored values, us");
-        for n in [1, 10, 100] {
-            let source =
-                format!("for (let i = 0; i < {n}; i++) store('k' + i, 'x'.repeat(10 ** 6))");
-            exec(&*one, &source, &none).await;
-            println!("  {n:>5}  {}", median_us(&one, &none).await);
-        }
-        println!("\nwarm exec in the last of n sessions, us");
-        let mut sessions = Vec::new();
-        for n in [1, 10, 50, 200] {
-            while sessions.len() < n {
-                sessions.push(session(&provider).await);
-            }
-            let last = sessions.last().expect("opened");
-            println!("  {n:>5}  {}", median_us(last, &none).await);
-        }
-        provider.shutdown().await;
-    });
-}
-
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, flag, scenario, ..] = arguments.as_slice()
-        && flag == "--memory"
-    {
-        println!("{}", memory(scenario));
-        return;
+    if let [_, flag, scenario, ..] = arguments.as_slice() {
+        match flag.as_str() {
+            "--memory" => return println!("{}", memory::memory(scenario)),
+            "--allocations" => return println!("{}", allocations::allocations(scenario)),
+            _ => {}
+        }
     }
     assert!(
         program().is_file(),
@@ -419,14 +259,20 @@ fn main() {
     over_stdio(&mut criterion);
     starts(&mut criterion);
     criterion.final_summary();
-    println!("\nGrowth of memory, each in a fresh process");
-    for scenario in MEMORY {
+    println!("\nGrowth of memory, each in a fresh process, KiB");
+    each_in_a_process("--memory", &memory::MEMORY);
+    println!("\nAllocations of this program's own code in the steady state: number, bytes");
+    each_in_a_process("--allocations", &allocations::ALLOCATIONS);
+    scale::scale();
+}
+
+fn each_in_a_process(flag: &str, scenarios: &[&str]) {
+    for scenario in scenarios {
         let output = Command::new(std::env::current_exe().expect("a path"))
-            .args(["--memory", scenario])
+            .args([flag, scenario])
             .output()
             .expect("it starts");
-        let kib = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        println!("  {scenario:56} {kib:>8} KiB");
+        let result = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        println!("  {scenario:56} {result:>16}");
     }
-    scale();
 }
