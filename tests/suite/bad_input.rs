@@ -14,15 +14,16 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::{Agent, error_text, exec, open, options, program, request, run, texts, tool};
 
-/// A worker that listens, and its socket.
+/// A worker that listens, and its socket. What it logs is in `worker.log` beside.
 #[cfg(unix)]
 async fn listening(folder: &tempfile::TempDir) -> (tokio::process::Child, std::path::PathBuf) {
     let socket = folder.path().join("worker.sock");
+    let log = std::fs::File::create(folder.path().join("worker.log")).expect("created");
     let child = tokio::process::Command::new(program())
         .arg("worker")
         .arg("--listen")
         .arg(&socket)
-        .stderr(std::process::Stdio::null())
+        .stderr(log)
         .kill_on_drop(true)
         .spawn()
         .expect("the program starts");
@@ -92,9 +93,7 @@ fn the_socket_of_a_listening_worker_is_its_users_alone_and_gone_once_used() {
         let folder = tempfile::tempdir().expect("a folder");
         let (_child, socket) = listening(&folder).await;
         let mode = || std::fs::metadata(&socket).map(|m| m.permissions().mode() & 0o777);
-        while mode().ok() != Some(0o600) {
-            tokio::task::yield_now().await;
-        }
+        assert_eq!(mode().ok(), Some(0o600));
         let _first = tokio::net::UnixStream::connect(&socket)
             .await
             .expect("accepted");
@@ -133,8 +132,26 @@ fn a_wrong_handshake_is_rejected_with_the_reason() {
                 other => panic!("{reason}: {other:?}"),
             }
             assert!(child.wait().await.expect("a status").success());
+            // The sandbox lets it write to the log it was started with.
+            let log = std::fs::read_to_string(folder.path().join("worker.log")).expect("read");
+            assert!(log.contains(reason), "{log}");
         }
     });
+}
+
+#[test]
+#[cfg(unix)]
+fn a_worker_started_by_hand_without_a_connection_says_what_it_needs() {
+    let output = std::process::Command::new(program())
+        .arg("worker")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("the program starts");
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "code-mode worker: standard input is not a provider's connection; --listen SOCKET waits for one\n"
+    );
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn refuse(
 mod transport {
     use std::io;
     use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::Path;
 
@@ -126,6 +126,13 @@ mod transport {
     /// `--listen` that is the first that a process of the same user makes.
     pub(super) fn open(args: &Args) -> io::Result<OnStandardInput> {
         let Some(path) = &args.listen else {
+            let input = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
+            if !input.metadata()?.file_type().is_socket() {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "standard input is not a provider's connection; --listen SOCKET waits for one",
+                ));
+            }
             return Ok(OnStandardInput);
         };
         let listener = listen(path)?;

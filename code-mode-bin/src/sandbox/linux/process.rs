@@ -78,13 +78,30 @@ const MAX_DESCRIPTORS: u64 = 64;
 /// Threads a worker may have: one for each live cell and each ready isolate.
 const MAX_THREADS: u64 = 32_768;
 
+/// How much a worker may add to a log that is a file.
+const MAX_LOG_BYTES: u64 = 16 << 20;
+
+/// How large a file may become by what this process writes: none but a log, which
+/// a worker with `--listen` may have for its standard error.
+fn max_file_size() -> u64 {
+    // SAFETY: the signal is only ignored, which runs no code of this process; a
+    // write past the limit then fails instead of ending the process.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    match rustix::fs::fstat(std::io::stderr()) {
+        Ok(log) if rustix::fs::FileType::from_raw_mode(log.st_mode).is_file() => {
+            u64::try_from(log.st_size).unwrap_or(0) + MAX_LOG_BYTES
+        }
+        _ => 0,
+    }
+}
+
 /// Limits its resources. Threads count as processes of the user; only in a user
 /// namespace of its own are they this process's alone.
 pub(super) fn resource_limits(in_namespaces: bool) -> SandboxLayer {
     let name = "resource limits";
     let mut limits = vec![
         (Resource::CORE, 0),
-        (Resource::FSIZE, 0),
+        (Resource::FSIZE, max_file_size()),
         (Resource::MEMLOCK, 0),
         (Resource::NOFILE, MAX_DESCRIPTORS),
     ];
