@@ -12,7 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{
-    Agent, alone, brief, descendants, error_text, exec, open, options, program, request, run, texts,
+    Agent, alone, descendants, error_text, exec, open, options, program, request, run, started,
+    texts,
 };
 
 fn kill(process: u32) {
@@ -117,9 +118,7 @@ fn killed_while_a_cell_waits_for_a_tool_the_call_is_cancelled() {
             .execute(request("await tools.never()"))
             .await
             .expect("admitted");
-        agent
-            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
-            .await;
+        agent.called_once().await;
         workers.now().into_iter().for_each(kill);
         let response = waiting.initial_response.await.expect("answered");
         assert!(error_text(&response).expect("an error").contains(LOST));
@@ -136,27 +135,21 @@ fn a_lost_cell_that_nobody_observed_tells_the_next_observer() {
     run(async {
         let agent = Arc::new(Agent::default());
         let (provider, session, workers) = session_alone(agent.clone()).await;
-        let started = session
-            .execute(brief("await tools.never()"))
-            .await
-            .expect("admitted");
-        started.initial_response.await.expect("observed");
-        agent
-            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
-            .await;
+        let cell = started(&*session, "await tools.never()").await;
+        agent.called_once().await;
         workers.now().into_iter().for_each(kill);
         agent
             .until(|agent| agent.cancelled.load(Ordering::SeqCst) == 1)
             .await;
         let outcome = session
-            .wait(WaitRequest::new(started.cell_id.clone()))
+            .wait(WaitRequest::new(cell.clone()))
             .await
             .expect("answered");
         let response = outcome.into_response();
         assert!(error_text(&response).expect("an error").contains(LOST));
         agent.until(|agent| agent.closed() == ["1"]).await;
         let again = session
-            .wait(WaitRequest::new(started.cell_id))
+            .wait(WaitRequest::new(cell))
             .await
             .expect("answered");
         assert_eq!(

@@ -1,7 +1,6 @@
 //! Pending mode: a cell stands still between the steps its caller asks for.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use code_mode_protocol::{
     CellResponse, CodeModeSession, ContentItem, Limits, PendingOutcome, WaitOutcome, WaitRequest,
@@ -76,9 +75,7 @@ fn neither_an_answer_nor_a_timer_is_let_into_a_frozen_cell() {
         let (items, calls) = pending(started.initial_outcome.await.expect("observed"));
         assert_eq!(items, []);
         assert_eq!(calls, ["tool-1"]);
-        agent
-            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
-            .await;
+        agent.called_once().await;
         // What came meanwhile shows only now, in as many steps as it takes.
         let mut seen = Vec::new();
         while seen.len() < 2 {

@@ -10,7 +10,9 @@ use code_mode_protocol::{
 };
 use futures::future::join_all;
 
-use crate::support::{Agent, brief, error_text, exec, in_process, open, request, run, texts};
+use crate::support::{
+    Agent, brief, error_text, exec, in_process, open, request, run, started, texts,
+};
 
 /// Runs a test on both kinds of session.
 fn on_both<F>(limits: Limits, test: impl Fn(Arc<dyn CodeModeSession>, Arc<Agent>) -> F)
@@ -94,18 +96,9 @@ fn terminate_stops_an_endless_loop() {
 #[test]
 fn terminate_cancels_the_tool_call_a_cell_waits_for() {
     on_both(Limits::default(), |session, agent| async move {
-        let started = session
-            .execute(brief("await tools.never()"))
-            .await
-            .expect("admitted");
-        started.initial_response.await.expect("observed");
-        agent
-            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
-            .await;
-        let outcome = session
-            .terminate(started.cell_id.clone())
-            .await
-            .expect("stopped");
+        let cell = started(&*session, "await tools.never()").await;
+        agent.called_once().await;
+        let outcome = session.terminate(cell).await.expect("stopped");
         assert!(matches!(
             outcome,
             WaitOutcome::LiveCell(CellResponse::Terminated { .. })
@@ -147,9 +140,7 @@ fn output_while_nobody_observes_is_kept_for_the_next_observation() {
             .await
             .expect("admitted");
         let first = started.initial_response.await.expect("observed");
-        agent
-            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
-            .await;
+        agent.called_once().await;
         let second = session
             .wait(wait_for(&started.cell_id, 1))
             .await
@@ -332,14 +323,8 @@ fn after_shutdown_no_cell_is_admitted_and_every_admitted_one_was_closed_once() {
 #[test]
 fn a_callback_that_ignores_its_cancellation_does_not_hold_shutdown_up() {
     on_both(Limits::default(), |session, agent| async move {
-        let started = session
-            .execute(brief("await tools.deaf()"))
-            .await
-            .expect("admitted");
-        started.initial_response.await.expect("observed");
-        agent
-            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
-            .await;
+        started(&*session, "await tools.deaf()").await;
+        agent.called_once().await;
         session.shutdown().await;
         agent.until(|agent| agent.closed() == ["1"]).await;
     });
@@ -350,15 +335,8 @@ fn dropping_a_session_stops_its_cells() {
     run(async {
         let agent = Arc::new(Agent::default());
         let opened = open(agent.clone(), Limits::default()).await;
-        let started = opened
-            .session
-            .execute(brief("await tools.never()"))
-            .await
-            .expect("admitted");
-        started.initial_response.await.expect("observed");
-        agent
-            .until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
-            .await;
+        started(&*opened.session, "await tools.never()").await;
+        agent.called_once().await;
         drop(opened.session);
         agent.until(|agent| agent.closed() == ["1"]).await;
         assert_eq!(agent.cancelled.load(Ordering::SeqCst), 1);

@@ -137,6 +137,18 @@ impl Client {
         .await
     }
 
+    /// Starts a cell that notifies once it is busy, and waits for that.
+    pub async fn busy(&mut self, session: &str, source: &str) -> u64 {
+        let forever = json!(100_000);
+        let id = self
+            .execute(session, &json!(source), &json!([]), &forever)
+            .await;
+        while self.notifications.is_empty() {
+            self.step().await;
+        }
+        id
+    }
+
     pub async fn wait(&mut self, session: &str, cell: &str, yield_time_ms: &Value) -> u64 {
         self.request(json!({"method": "session/wait", "sessionId": session,
             "request": {"cell_id": cell, "yield_time_ms": yield_time_ms}}))

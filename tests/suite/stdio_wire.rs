@@ -322,17 +322,8 @@ fn an_observation_can_be_yielded_and_a_request_dropped_without_touching_the_cell
     run(async {
         let mut client = opened().await;
         let id = client
-            .execute(
-                "s",
-                &json!("text('x'); notify('up'); await new Promise(() => {})"),
-                &tools(),
-                &json!(100_000),
-            )
+            .busy("s", "text('x'); notify('up'); await new Promise(() => {})")
             .await;
-        client.response(id).await;
-        while client.notifications.is_empty() {
-            client.step().await;
-        }
         client
             .send(&json!({"type": "operation/yield", "id": id}))
             .await;
@@ -359,18 +350,7 @@ fn an_observation_can_be_yielded_and_a_request_dropped_without_touching_the_cell
 fn shutdown_answers_its_cells_then_closes_them_then_itself() {
     run(async {
         let mut client = opened().await;
-        let id = client
-            .execute(
-                "s",
-                &json!("notify('up'); while (true) {}"),
-                &tools(),
-                &json!(100_000),
-            )
-            .await;
-        client.response(id).await;
-        while client.notifications.is_empty() {
-            client.step().await;
-        }
+        client.busy("s", "notify('up'); while (true) {}").await;
         let shutdown = client
             .request(json!({"method": "session/shutdown", "sessionId": "s"}))
             .await;
@@ -589,17 +569,7 @@ fn a_worker_that_dies_costs_its_sessions_cells_and_nothing_else() {
         client.exec("a", "store('k', 'kept')", &tools()).await;
         let only_a = descendants(client.process_id());
         client.open("b").await;
-        let running = client
-            .execute(
-                "a",
-                &json!("notify('up'); while (true) {}"),
-                &tools(),
-                &json!(100_000),
-            )
-            .await;
-        while client.notifications.is_empty() {
-            client.step().await;
-        }
+        let running = client.busy("a", "notify('up'); while (true) {}").await;
         // Of these one is the session's, and the other the spare that became that
         // of `b`; the first was there first.
         let pid = rustix::process::Pid::from_raw(
@@ -626,18 +596,7 @@ fn a_client_that_vanishes_leaves_no_process() {
     use crate::support::descendants;
     run(async {
         let mut client = opened().await;
-        let id = client
-            .execute(
-                "s",
-                &json!("notify('up'); while (true) {}"),
-                &tools(),
-                &json!(100_000),
-            )
-            .await;
-        client.response(id).await;
-        while client.notifications.is_empty() {
-            client.step().await;
-        }
+        client.busy("s", "notify('up'); while (true) {}").await;
         let mut processes = descendants(client.process_id());
         processes.push(client.process_id());
         assert!(processes.len() >= 2);

@@ -124,6 +124,12 @@ impl Agent {
         }
     }
 
+    /// Waits until a cell has called a tool, once in all.
+    pub async fn called_once(&self) {
+        self.until(|agent| agent.calls.load(Ordering::SeqCst) == 1)
+            .await;
+    }
+
     /// The cells that were closed so far.
     pub fn closed(&self) -> Vec<String> {
         self.closed.lock().expect("not poisoned").clone()
@@ -202,6 +208,13 @@ pub fn brief(source: &str) -> ExecuteRequest {
     let mut request = request(source);
     request.yield_time = Some(Duration::from_millis(1));
     request
+}
+
+/// Starts a cell, observes it for a moment and leaves it running.
+pub async fn started(session: &dyn CodeModeSession, source: &str) -> CellId {
+    let started = session.execute(brief(source)).await.expect("admitted");
+    started.initial_response.await.expect("observed");
+    started.cell_id
 }
 
 /// Runs a cell to its first response.
