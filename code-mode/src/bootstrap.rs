@@ -180,20 +180,7 @@ where
         set_native(scope, hooks, name, *native, *length, native_function)?;
     }
     let source = v8::String::new(scope, BOOTSTRAP_JS)?;
-    let name = v8::String::new(scope, "code-mode:bootstrap")?;
-    let origin = v8::ScriptOrigin::new(
-        scope,
-        name.into(),
-        0,
-        0,
-        false,
-        -1,
-        None,
-        false,
-        false,
-        false,
-        None,
-    );
+    let origin = origin(scope, "code-mode:bootstrap", false)?;
     let script = v8::Script::compile(scope, source, Some(&origin))?;
     let bootstrap = script.run(scope)?;
     let bootstrap = v8::Local::<v8::Function>::try_from(bootstrap).ok()?;
@@ -208,6 +195,28 @@ where
     }
     let internals = bootstrap.call(scope, global.into(), &[hooks.into()])?;
     internals.to_object(scope)
+}
+
+/// Where a source comes from, as stack frames name it.
+pub(crate) fn origin<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    name: &str,
+    is_module: bool,
+) -> Option<v8::ScriptOrigin<'s>> {
+    let name = v8::String::new(scope, name)?;
+    Some(v8::ScriptOrigin::new(
+        scope,
+        name.into(),
+        0,
+        0,
+        false,
+        -1,
+        None,
+        false,
+        false,
+        is_module,
+        None,
+    ))
 }
 
 fn set_native(

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use code_mode_protocol::{Limit, RuntimeToolCallId};
 
 use crate::StoredValues;
+use crate::bootstrap;
 use crate::cell::{CellShared, Command, End, Event, Job, ScriptError, Stop};
 use crate::engine::ReadyIsolate;
 use crate::natives::{self, CellState};
@@ -280,20 +281,7 @@ fn evaluate(
         // V8 takes a hash-bang only as the very first character.
         let source = source.strip_prefix('\u{feff}').unwrap_or(source);
         let source = v8::String::new(scope, source)?;
-        let name = v8::String::new(scope, MODULE_NAME)?;
-        let origin = v8::ScriptOrigin::new(
-            scope,
-            name.into(),
-            0,
-            0,
-            false,
-            -1,
-            None,
-            false,
-            false,
-            true,
-            None,
-        );
+        let origin = bootstrap::origin(scope, MODULE_NAME, true)?;
         let mut source = v8::script_compiler::Source::new(source, Some(&origin));
         let module = v8::script_compiler::compile_module(scope, &mut source)?;
         module.instantiate_module(scope, refuse_import)?;
