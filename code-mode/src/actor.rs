@@ -62,19 +62,12 @@ struct Observer {
     dropped: CancellationToken,
     to_pending: bool,
     yield_time: Duration,
+    /// Its time was over in the cell's first turn, and it lasts a little longer.
+    overdue: bool,
     /// Known once the cell runs: what an observer asked for is time of the cell,
     /// not of the queue before it.
     deadline: Option<tokio::time::Instant>,
     reply: Reply,
-}
-
-/// Where a cell is in its first turn.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum FirstTurn {
-    Running,
-    /// The observation's time was over, and it lasts a little longer.
-    Overdue,
-    Over,
 }
 
 /// How a cell's end is told.
@@ -108,7 +101,7 @@ pub(crate) struct Actor {
     shared: Arc<CellShared>,
     commands: mpsc::Sender<Command>,
     started: bool,
-    first_turn: FirstTurn,
+    in_first_turn: bool,
     observer: Option<Observer>,
     terminators: Vec<Reply>,
     /// Cancelled when answers to callbacks are no longer wanted.
@@ -159,7 +152,7 @@ impl Actor {
             shared,
             commands,
             started: false,
-            first_turn: FirstTurn::Running,
+            in_first_turn: true,
             observer: None,
             terminators: Vec::new(),
             callbacks_cancelled: CancellationToken::new(),
@@ -395,6 +388,7 @@ impl Actor {
             dropped,
             to_pending,
             yield_time,
+            overdue: false,
             deadline: None,
             reply,
         });
@@ -422,14 +416,12 @@ impl Actor {
 
     /// The observation's time is over.
     fn time_is_up(&mut self) {
-        if self.first_turn == FirstTurn::Running
-            && let Some(observer) = &mut self.observer
-        {
-            self.first_turn = FirstTurn::Overdue;
-            observer.deadline = tokio::time::Instant::now().checked_add(FIRST_TURN_GRACE);
-        } else {
-            self.first_turn = FirstTurn::Over;
-            self.give(None);
+        match &mut self.observer {
+            Some(observer) if self.in_first_turn && !observer.overdue => {
+                observer.overdue = true;
+                observer.deadline = tokio::time::Instant::now().checked_add(FIRST_TURN_GRACE);
+            }
+            _ => self.give(None),
         }
     }
 
@@ -437,9 +429,8 @@ impl Actor {
         match event {
             Event::Started => self.started(),
             Event::Waiting => {
-                let overdue = self.first_turn == FirstTurn::Overdue;
-                self.first_turn = FirstTurn::Over;
-                if overdue {
+                self.in_first_turn = false;
+                if self.observer.as_ref().is_some_and(|o| o.overdue) {
                     self.give(None);
                 }
             }

@@ -94,6 +94,36 @@ fn terminate_stops_an_endless_loop() {
 }
 
 #[test]
+fn the_end_of_the_first_turn_ends_no_observation_but_one_whose_time_is_over() {
+    on_both(Limits::default(), |session, _| async move {
+        // Its time is over when it yields, but not its grace; and the first turn goes
+        // on while the next observation begins.
+        let busy = |ms| format!("{{ const t = Date.now(); while (Date.now() - t < {ms}); }}");
+        let source = format!(
+            "{} text('before'); yield_control(); {} await tools.echo(); text('after')",
+            busy(10),
+            busy(200)
+        );
+        loop {
+            let started = session.execute(brief(&source)).await.expect("admitted");
+            let first = started.initial_response.await.expect("observed");
+            let rest = session
+                .wait(wait_for(&started.cell_id, LONG))
+                .await
+                .expect("observed")
+                .into_response();
+            if texts(&first) == ["before"] {
+                assert!(rest.is_final(), "{rest:?}");
+                assert_eq!(texts(&rest), ["after"]);
+                return;
+            }
+            // The machine was too busy for that: once more.
+            session.terminate(started.cell_id).await.expect("stopped");
+        }
+    });
+}
+
+#[test]
 fn terminate_cancels_the_tool_call_a_cell_waits_for() {
     on_both(Limits::default(), |session, agent| async move {
         let cell = started(&*session, "await tools.never()").await;
