@@ -107,6 +107,12 @@ impl Pool {
         state.heap_bytes = job.shared.limits.heap_bytes();
         state.target = state.target.max(MIN_READY);
         let mut job = Box::new(job);
+        if !state.ready.is_empty() {
+            // Said from here, because the cell's thread would have to wake the
+            // actor's for it, just when both are wanted for the cell. Where the
+            // isolate turns out to be gone, it is said once more.
+            let _ = job.events.send(Event::Started);
+        }
         while let Some(ready) = state.ready.pop() {
             match ready.wake.send(job) {
                 // The next is made once this cell waits or ends: until then nothing
@@ -211,6 +217,7 @@ fn next_job(shared: &Arc<Mutex<State>>) -> Option<Job> {
         state.warming -= 1;
         if let Some(job) = state.backlog.pop_front() {
             refill(shared, state);
+            let _ = job.events.send(Event::Started);
             return Some(job);
         }
         let (wake, woken) = channel();

@@ -48,7 +48,6 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
     });
     isolate.set_slot(state.clone());
     isolate.set_host_import_module_dynamically_callback(import_dynamically);
-    let _ = events.send(Event::Started);
     let outcome = {
         v8::scope!(let scope, &mut isolate);
         let context = v8::Local::new(scope, &context);
