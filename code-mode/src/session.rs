@@ -86,11 +86,26 @@ struct State {
     last_cell: u64,
     stored: StoredValues,
     unclaimed: Unclaimed,
+    /// The tools of the last cell and their table: they seldom change.
+    tools: Option<(ToolSet, Arc<ToolTable>)>,
 }
 
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn table(&self, tools: &ToolSet) -> Arc<ToolTable> {
+        let mut state = self.state();
+        match &state.tools {
+            Some((last, table)) if Arc::ptr_eq(last, tools) || last == tools => table.clone(),
+            _ => {
+                let table = tools.iter().map(WireTool::from).collect();
+                let table = Arc::new(ToolTable::new(table));
+                state.tools = Some((tools.clone(), table.clone()));
+                table
+            }
+        }
     }
 
     fn commit(&self, cell_id: &CellId, writes: Vec<(String, Arc<str>)>) -> Result<(), ScriptError> {
@@ -314,11 +329,10 @@ impl Session {
         to_pending: bool,
     ) -> Result<(CellId, ObservationFuture), SessionError> {
         let (first, future) = self.observation(request.yield_time, to_pending, request.yield_now);
-        let tools = request.enabled_tools.iter().map(WireTool::from).collect();
         let spec = CellSpec {
             cell_id: None,
             source: request.source,
-            tools: Arc::new(ToolTable::new(tools)),
+            tools: self.inner.table(&request.enabled_tools),
             first,
         };
         let Some(delegate) = &self.delegate else {
