@@ -10,6 +10,7 @@ mod crashes;
 mod environments;
 mod faults;
 mod hostile_worker;
+mod listening;
 mod pending;
 mod run_command;
 mod sessions;

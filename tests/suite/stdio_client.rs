@@ -72,6 +72,7 @@ impl Client {
         }
     }
 
+    #[cfg(target_os = "linux")]
     pub fn process_id(&self) -> u32 {
         self.child.id().expect("still running")
     }

@@ -73,6 +73,7 @@ pub fn run<F: Future<Output = ()>>(test: F) {
 
 /// Whether this process runs nothing but the test; where it does not, the test is
 /// run in one that does, so that its workers and descriptors are known.
+#[cfg(target_os = "linux")]
 pub fn alone(test: &str) -> bool {
     const MARK: &str = "CODE_MODE_TEST_ALONE";
     if std::env::var_os(MARK).is_some() {

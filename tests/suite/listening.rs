@@ -1,0 +1,169 @@
+//! A worker that listens on a socket meets whoever connects to it.
+#![cfg(unix)]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use code_mode_host::{Provider, ProviderOptions, WorkerSource};
+use code_mode_protocol::frame::MessageCodec;
+use code_mode_protocol::native::{FromWorker, ToWorker};
+use code_mode_protocol::{CodeModeSessionProvider, SessionError};
+use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{Agent, exec, options, program, run, texts};
+
+/// A worker that listens, and its socket. What it logs is in `worker.log` beside.
+async fn listening(folder: &tempfile::TempDir) -> (tokio::process::Child, std::path::PathBuf) {
+    let socket = folder.path().join("worker.sock");
+    let log = std::fs::File::create(folder.path().join("worker.log")).expect("created");
+    let child = tokio::process::Command::new(program())
+        .arg("worker")
+        .arg("--listen")
+        .arg(&socket)
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the program starts");
+    while !socket.exists() {
+        tokio::task::yield_now().await;
+    }
+    (child, socket)
+}
+
+async fn connected(folder: &tempfile::TempDir) -> (tokio::process::Child, tokio::net::UnixStream) {
+    let (child, socket) = listening(folder).await;
+    let stream = tokio::net::UnixStream::connect(&socket)
+        .await
+        .expect("what is there can be connected to");
+    (child, stream)
+}
+
+fn framed(message: ToWorker) -> Vec<u8> {
+    let content = Bytes::from(message.encode().expect("encodes"));
+    let mut bytes = u32::try_from(content.len())
+        .expect("small")
+        .to_le_bytes()
+        .to_vec();
+    bytes.extend(content);
+    bytes
+}
+
+fn greeting(versions: Vec<u32>, required_capabilities: Vec<String>) -> Vec<u8> {
+    framed(ToWorker::Hello {
+        versions,
+        required_capabilities,
+    })
+}
+
+#[test]
+fn a_worker_that_listens_serves_one_provider() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (_child, socket) = listening(&folder).await;
+        let provider = Provider::new(ProviderOptions {
+            worker: WorkerSource::Socket(socket),
+            ..options()
+        })
+        .expect("nothing to find");
+        let agent = Arc::new(Agent::default());
+        let session = provider
+            .create_session(agent.clone())
+            .await
+            .expect("opened");
+        assert_eq!(texts(&exec(&*session, "text(1)").await), ["1"]);
+        let second = provider.create_session(agent).await;
+        let Err(SessionError::Runtime(why)) = second else {
+            panic!("a second session in one worker");
+        };
+        assert!(why.contains("serves one session only"), "{why}");
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_socket_of_a_listening_worker_is_its_users_alone_and_gone_once_used() {
+    use std::os::unix::fs::PermissionsExt;
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (_child, socket) = listening(&folder).await;
+        let mode = || std::fs::metadata(&socket).map(|m| m.permissions().mode() & 0o777);
+        assert_eq!(mode().ok(), Some(0o600));
+        let _first = tokio::net::UnixStream::connect(&socket)
+            .await
+            .expect("accepted");
+        while socket.exists() {
+            tokio::task::yield_now().await;
+        }
+        assert!(tokio::net::UnixStream::connect(&socket).await.is_err());
+    });
+}
+
+#[test]
+fn a_wrong_handshake_is_rejected_with_the_reason() {
+    run(async {
+        for (bytes, reason) in [
+            (greeting(vec![99], vec![]), "no version in common"),
+            (
+                greeting(vec![1], vec!["flying".to_owned()]),
+                "unknown capability flying",
+            ),
+            (
+                framed(ToWorker::Shutdown),
+                "the first message must be a greeting",
+            ),
+            (vec![3, 0, 0, 0, 0xff, 0xff, 0xff], "malformed message"),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (mut child, mut stream) = connected(&folder).await;
+            stream.write_all(&bytes).await.expect("written");
+            let codec = MessageCodec::<FromWorker>::new(1 << 16);
+            let mut messages = tokio_util::codec::FramedRead::new(stream, codec);
+            match messages.next().await {
+                Some(Ok(FromWorker::Rejected { reason: got })) => {
+                    assert!(got.contains(reason), "{got}");
+                }
+                other => panic!("{reason}: {other:?}"),
+            }
+            assert!(child.wait().await.expect("a status").success());
+            // The sandbox lets it write to the log it was started with.
+            let log = std::fs::read_to_string(folder.path().join("worker.log")).expect("read");
+            assert!(log.contains(reason), "{log}");
+        }
+    });
+}
+
+#[test]
+fn a_worker_started_by_hand_without_a_connection_says_what_it_needs() {
+    let output = std::process::Command::new(program())
+        .arg("worker")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("the program starts");
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "code-mode worker: standard input is not a provider's connection; --listen SOCKET waits for one\n"
+    );
+}
+
+#[test]
+fn an_oversize_or_truncated_frame_ends_the_worker_and_nothing_else() {
+    run(async {
+        for bytes in [
+            0xffff_ffffu32.to_le_bytes().to_vec(),
+            vec![100, 0, 0, 0, 1, 2, 3],
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (mut child, mut stream) = connected(&folder).await;
+            stream
+                .write_all(&greeting(vec![1], vec![]))
+                .await
+                .expect("written");
+            stream.write_all(&bytes).await.expect("written");
+            stream.shutdown().await.expect("closed");
+            child.wait().await.expect("it ends");
+        }
+    });
+}
