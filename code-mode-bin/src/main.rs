@@ -14,7 +14,8 @@ mod worker;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
 /// Started under this name, the program is `code-mode serve`.
@@ -23,25 +24,37 @@ const CODEX_HOST_NAME: &str = "codex-code-mode-host";
 /// Exit status where the command line cannot be understood; clap's own too.
 const WRONG_USAGE: u8 = 2;
 
-/// Run JavaScript cells for an AI agent, outside its process, with no access to
-/// anything but the tools it hands in.
-#[derive(Parser)]
-#[command(name = "code-mode", version, about, max_term_width = 100)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
+const ABOUT: &str = "Run JavaScript cells for an AI agent, outside its process, with no access to \
+                     anything but the tools it hands in";
+const RUN: &str = "Run one script as a cell and print what it outputs";
+const SERVE: &str = "Serve the stdio wire (version 1) of the Codex CLI's code-mode host";
+const DOCTOR: &str = "Show the runtime, its sandbox and its limits, and test the sandbox";
+const WORKER: &str = "Run a session's cells for the provider that started this process";
 
-#[derive(Subcommand)]
-enum Command {
-    /// Run one script as a cell and print what it outputs.
-    Run(run::Args),
-    /// Serve the stdio wire (version 1) of the Codex CLI's code-mode host.
-    Serve(stdio::Args),
-    /// Show the runtime, its sandbox and its limits, and test the sandbox.
-    Doctor(doctor::Args),
-    /// Run a session's cells for the provider that started this process.
-    Worker(worker::Args),
+/// The command line. The options of a command are made only where it is the one
+/// that is meant: all of them are a good part of the time that a worker takes to
+/// start.
+fn command_line() -> Command {
+    Command::new("code-mode")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .max_term_width(100)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands([
+            Command::new("run")
+                .about(RUN)
+                .defer(|command| run::Args::augment_args(command).about(RUN)),
+            Command::new("serve")
+                .about(SERVE)
+                .defer(|command| stdio::Args::augment_args(command).about(SERVE)),
+            Command::new("doctor")
+                .about(DOCTOR)
+                .defer(|command| doctor::Args::augment_args(command).about(DOCTOR)),
+            Command::new("worker")
+                .about(WORKER)
+                .defer(|command| worker::Args::augment_args(command).about(WORKER)),
+        ])
 }
 
 fn main() -> ExitCode {
@@ -53,23 +66,29 @@ fn main() -> ExitCode {
     if started_as_codex_host {
         arguments.insert(1, "serve".into());
     }
-    let cli = match Cli::command()
+    let done = command_line()
         .try_get_matches_from(arguments)
-        .and_then(|matches| Cli::from_arg_matches(&matches))
-    {
-        Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { WRONG_USAGE } else { 0 });
-        }
-    };
+        .and_then(|matches| match matches.subcommand() {
+            Some(("run", matches)) => start(run::main, matches),
+            Some(("serve", matches)) => start(stdio::main, matches),
+            Some(("doctor", matches)) => start(doctor::main, matches),
+            Some(("worker", matches)) => start(worker::main, matches),
+            _ => Err(command_line().error(ErrorKind::MissingSubcommand, "a command is needed")),
+        });
+    done.unwrap_or_else(|error| {
+        let _ = error.print();
+        ExitCode::from(if error.use_stderr() { WRONG_USAGE } else { 0 })
+    })
+}
+
+/// Runs a command with its options.
+fn start<A: FromArgMatches>(
+    command: fn(A) -> ExitCode,
+    matches: &ArgMatches,
+) -> Result<ExitCode, clap::Error> {
+    let arguments = A::from_arg_matches(matches)?;
     log_to_stderr();
-    match cli.command {
-        Command::Run(args) => run::main(args),
-        Command::Serve(args) => stdio::main(args),
-        Command::Doctor(args) => doctor::main(args),
-        Command::Worker(args) => worker::main(args),
-    }
+    Ok(command(arguments))
 }
 
 /// Logs go to standard error, as many as `RUST_LOG` asks for; by default errors.
