@@ -18,7 +18,7 @@ import time
 
 from stdio_client import Host, tool
 
-SECONDS = 90
+SECONDS = 75
 CELLS = [
     "text('hi')",
     "store('a', {b: [1, 2, 3]}); text(load('a'))",
@@ -41,6 +41,10 @@ async def work(program):
             for source in CELLS:
                 await asyncio.sleep(0.02)
                 await host.execute(source, [tool("echo")])
+            # Cells that wait until their heaps are shrunk.
+            for _ in range(3):
+                await host.execute("await new Promise(() => {})", [tool("echo")], yield_ms=1)
+            await asyncio.sleep(0.4)
 
 
 def main():
