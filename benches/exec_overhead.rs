@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 mod allocations;
 #[path = "memory.rs"]
 mod memory;
+#[path = "../tests/suite/processes.rs"]
+mod processes;
 #[path = "scale.rs"]
 mod scale;
 #[path = "stdio.rs"]

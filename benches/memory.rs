@@ -7,55 +7,20 @@ use code_mode::{Engine, Session};
 use code_mode_host::{Provider, Sandbox};
 use code_mode_protocol::{CodeModeSession, ExecuteRequest, Limits};
 
+use crate::processes::{descendants, kib, pss_kib};
 use crate::{Echo, HI, exec, options, runtime, session, tools};
 
-/// Memory of a process and all its descendants in KiB, shared pages divided among
-/// those that share them.
+/// Memory of this process and all its descendants in KiB, shared pages divided
+/// among those that share them.
 fn proportional_memory() -> u64 {
-    let mut total = 0;
-    let mut todo = vec![std::process::id()];
-    while let Some(process) = todo.pop() {
-        let rollup = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"));
-        total += rollup
-            .unwrap_or_default()
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix("Pss:")?
-                    .split_whitespace()
-                    .next()?
-                    .parse::<u64>()
-                    .ok()
-            })
-            .unwrap_or(0);
-        let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else {
-            continue;
-        };
-        for task in tasks.flatten() {
-            let children = std::fs::read_to_string(task.path().join("children"));
-            let children = children.unwrap_or_default();
-            todo.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|pid| pid.parse::<u32>().ok()),
-            );
-        }
-    }
-    total
+    let this = std::process::id();
+    pss_kib(this) + descendants(this).into_iter().map(pss_kib).sum::<u64>()
 }
 
 /// The peak of this process alone in KiB.
 fn peak_memory() -> u64 {
-    std::fs::read_to_string("/proc/self/status")
-        .unwrap_or_default()
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("VmHWM:")?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        })
-        .unwrap_or(0)
+    let status = std::fs::read_to_string("/proc/self/status");
+    kib(&status.unwrap_or_default(), "VmHWM:").unwrap_or(0)
 }
 
 /// What [`memory`] knows.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
 pub use crate::gather::Content;
-use crate::gather::{Texts, gather};
+use crate::gather::{self, Texts, gather};
 
 /// The largest frame either wire can be set to: 1 GiB.
 pub const MAX_FRAME_BYTES: usize = 1 << 30;
@@ -142,9 +142,6 @@ pub struct FrameWriter<W> {
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// How many contents are worth waiting for together.
     pub const AT_ONCE: usize = 64;
-    /// A part from this size on is written from where it is.
-    const LARGE: usize = 64 << 10;
-
     /// What is written at a time: a pipe is locked while it is written to, and its
     /// reader is to take the pieces meanwhile.
     const PIECE: usize = 64 << 10;
@@ -170,7 +167,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             let length = u32::try_from(content.len()).map_err(io::Error::other)?;
             self.buffer.extend_from_slice(&length.to_le_bytes());
             for part in content.parts() {
-                if part.len() < Self::LARGE {
+                if part.len() < gather::LARGE {
                     self.buffer.extend_from_slice(part);
                 } else {
                     self.flush().await?;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::Json;
 
 /// A text from this size on is not copied.
-const LARGE: usize = 64 << 10;
+pub(crate) const LARGE: usize = 64 << 10;
 
 /// The content of one frame.
 #[derive(Clone, Debug, Default)]

@@ -11,9 +11,9 @@ use code_mode_protocol::{CellResponse, CodeModeSession, Limits, WaitRequest};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+use crate::processes::descendants;
 use crate::support::{
-    Agent, alone, descendants, error_text, exec, open, options, program, request, run, started,
-    texts,
+    Agent, alone, error_text, exec, open, options, program, request, run, started, texts,
 };
 
 fn kill(process: u32) {

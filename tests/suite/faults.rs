@@ -11,7 +11,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Agent, alone, descendants, options, request, runtime};
+use crate::processes::descendants;
+use crate::support::{Agent, alone, options, request, runtime};
 
 /// Sessions of the ordinary run; `CODE_MODE_FAULT_SESSIONS` sets another number,
 /// and `CODE_MODE_FAULT_SEED` another seed.

@@ -14,7 +14,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::codec::Framed;
 
-use crate::support::{Agent, error_text, request, run};
+use crate::support::{Agent, error_text, provider_at, request, run};
 
 type Wire = Framed<UnixStream, MessageCodec<ToWorker>>;
 
@@ -70,11 +70,7 @@ async fn told_after(lies: impl FnOnce(u64) -> Vec<FromWorker> + Send + 'static) 
         // Until the host hangs up.
         while let Some(Ok(_)) = wire.next().await {}
     });
-    let provider = Provider::new(ProviderOptions {
-        worker: WorkerSource::Socket(socket),
-        ..ProviderOptions::default()
-    })
-    .expect("nothing to find");
+    let provider = provider_at(socket);
     let agent = Arc::new(Agent::default());
     let session = provider
         .create_session(agent.clone())
@@ -264,11 +260,7 @@ fn a_worker_that_hangs_up_without_a_word() {
         let worker = tokio::spawn(async move {
             let _ = greeted(listener).await;
         });
-        let provider = Provider::new(ProviderOptions {
-            worker: WorkerSource::Socket(socket),
-            ..ProviderOptions::default()
-        })
-        .expect("nothing to find");
+        let provider = provider_at(socket);
         let session = provider
             .create_session(Arc::new(Agent::default()))
             .await

@@ -4,14 +4,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use code_mode_host::{Provider, ProviderOptions, WorkerSource};
 use code_mode_protocol::frame::MessageCodec;
 use code_mode_protocol::native::{FromWorker, ToWorker};
 use code_mode_protocol::{CodeModeSessionProvider, SessionError};
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{Agent, exec, options, program, run, texts};
+use crate::support::{Agent, exec, program, provider_at, run, texts};
 
 /// A worker that listens, and its socket. What it logs is in `worker.log` beside.
 async fn listening(folder: &tempfile::TempDir) -> (tokio::process::Child, std::path::PathBuf) {
@@ -61,11 +60,7 @@ fn a_worker_that_listens_serves_one_provider() {
     run(async {
         let folder = tempfile::tempdir().expect("a folder");
         let (_child, socket) = listening(&folder).await;
-        let provider = Provider::new(ProviderOptions {
-            worker: WorkerSource::Socket(socket),
-            ..options()
-        })
-        .expect("nothing to find");
+        let provider = provider_at(socket);
         let agent = Arc::new(Agent::default());
         let session = provider
             .create_session(agent.clone())

@@ -12,6 +12,8 @@ mod faults;
 mod hostile_worker;
 mod listening;
 mod pending;
+#[cfg(target_os = "linux")]
+mod processes;
 mod run_command;
 mod sessions;
 mod soak;

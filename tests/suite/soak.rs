@@ -20,7 +20,8 @@ use rand::{RngExt, SeedableRng};
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::{count, from_environment};
-use crate::support::{descendants, error_text, options, request, texts};
+use crate::processes::{descendants, pss_kib};
+use crate::support::{error_text, options, request, texts};
 
 /// Sessions that are open at a time, and cells of one that run at a time.
 const SESSIONS: u64 = 3;
@@ -197,27 +198,11 @@ struct Usage {
     threads: usize,
 }
 
-/// Memory of one process, shared pages in part.
-fn pss_kib(process: u32) -> f64 {
-    let rollup = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"));
-    rollup
-        .unwrap_or_default()
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("Pss:")?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        })
-        .unwrap_or(0.0)
-}
-
 fn usage() -> Usage {
     let this = std::process::id();
     Usage {
-        host_kib: pss_kib(this),
-        workers_kib: descendants(this).into_iter().map(pss_kib).sum(),
+        host_kib: pss_kib(this) as f64,
+        workers_kib: descendants(this).into_iter().map(pss_kib).sum::<u64>() as f64,
         descriptors: count("/proc/self/fd"),
         threads: count("/proc/self/task"),
     }

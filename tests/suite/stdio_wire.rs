@@ -562,7 +562,7 @@ fn two_hundred_pending_cells_on_one_connection() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_worker_that_dies_costs_its_sessions_cells_and_nothing_else() {
-    use crate::support::descendants;
+    use crate::processes::descendants;
     run(async {
         let mut client = ready().await;
         client.open("a").await;
@@ -593,7 +593,7 @@ fn a_worker_that_dies_costs_its_sessions_cells_and_nothing_else() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_client_that_vanishes_leaves_no_process() {
-    use crate::support::descendants;
+    use crate::processes::descendants;
     run(async {
         let mut client = opened().await;
         client.busy("s", "notify('up'); while (true) {}").await;

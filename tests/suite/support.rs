@@ -40,6 +40,16 @@ pub fn options() -> ProviderOptions {
     }
 }
 
+/// A provider whose worker is at this socket already.
+#[cfg(unix)]
+pub fn provider_at(socket: PathBuf) -> Provider {
+    Provider::new(ProviderOptions {
+        worker: WorkerSource::Socket(socket),
+        ..ProviderOptions::default()
+    })
+    .expect("nothing to find")
+}
+
 /// A provider and one session of it.
 pub struct Opened {
     pub provider: Provider,
@@ -244,27 +254,4 @@ pub fn error_text(response: &CellResponse) -> Option<&str> {
         CellResponse::Result { error_text, .. } => error_text.as_deref(),
         other => panic!("not a result: {other:?}"),
     }
-}
-
-/// The processes that a process started, and theirs, which still run.
-#[cfg(target_os = "linux")]
-pub fn descendants(of: u32) -> Vec<u32> {
-    let mut found = Vec::new();
-    let mut todo = vec![of];
-    while let Some(process) = todo.pop() {
-        let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else {
-            continue;
-        };
-        for task in tasks.flatten() {
-            let children = std::fs::read_to_string(task.path().join("children"));
-            let children: Vec<u32> = children
-                .unwrap_or_default()
-                .split_whitespace()
-                .filter_map(|pid| pid.parse().ok())
-                .collect();
-            found.extend(&children);
-            todo.extend(children);
-        }
-    }
-    found
 }
