@@ -48,7 +48,31 @@ impl Shared {
     }
 
     /// Hands an answer over; what nobody takes is kept for the next observer.
-    pub(crate) fn reply(&self, reply: oneshot::Sender<Answer>, answer: Answer) {
+    pub(crate) fn reply(self: &Arc<Self>, reply: oneshot::Sender<Answer>, answer: Answer) {
+        match answer {
+            Ok(PendingOutcome::Observed(WaitOutcome::MissingCell(missing))) => {
+                let session = self.clone();
+                self.tasks.spawn(async move {
+                    let outcome = session.too_late(missing.cell_id()).await;
+                    session.send(reply, Ok(outcome));
+                });
+            }
+            answer => self.send(reply, answer),
+        }
+    }
+
+    /// What an observer gets that came too late for its cell: nothing, unless the
+    /// observer that the cell's end is on its way to has gone.
+    async fn too_late(&self, cell_id: &CellId) -> PendingOutcome {
+        let last_answers = self.state().last_answers(cell_id);
+        if let Some(last_answers) = last_answers {
+            last_answers.wait().await;
+        }
+        let missing = PendingOutcome::missing(cell_id);
+        self.state().unclaimed.join(missing)
+    }
+
+    fn send(&self, reply: oneshot::Sender<Answer>, answer: Answer) {
         if let Err(Ok(unclaimed)) = reply.send(answer) {
             self.state().unclaimed.keep(unclaimed);
         }
@@ -167,7 +191,14 @@ impl Shared {
         });
         match observation {
             Ok(observation) => observation.outcome().await,
-            Err(outcome) => Ok(outcome),
+            Err(late) => Ok(self.outcome_of(late).await),
+        }
+    }
+
+    async fn outcome_of(&self, late: Late) -> PendingOutcome {
+        match late {
+            Late::Kept(outcome) => outcome,
+            Late::Missing(cell_id) => self.too_late(&cell_id).await,
         }
     }
 
@@ -180,7 +211,7 @@ impl Shared {
         });
         let observation = match observation {
             Ok(observation) => observation,
-            Err(outcome) => return Ok(outcome),
+            Err(late) => return Ok(self.outcome_of(late).await),
         };
         let mut outcome = std::pin::pin!(observation.outcome());
         tokio::select! {
@@ -198,22 +229,22 @@ impl Shared {
         cell_id: CellId,
         yield_now: CancellationToken,
         message: impl FnOnce(u64, CellId) -> ToWorker,
-    ) -> Result<Observation, PendingOutcome> {
+    ) -> Result<Observation, Late> {
         let mut state = self.state();
         if let Some(response) = state.unclaimed.take_final(&cell_id) {
-            return Err(PendingOutcome::live(response));
+            return Err(Late::Kept(PendingOutcome::live(response)));
         }
         let Some(cell) = state.cells.get_mut(&cell_id) else {
-            return Err(PendingOutcome::missing(&cell_id));
+            return Err(Late::Missing(cell_id));
         };
         if let Some(lost) = cell.lost.take() {
             let outcome = state.unclaimed.join(PendingOutcome::live(lost));
             drop(state);
             worker::close(self, cell_id);
-            return Err(outcome);
+            return Err(Late::Kept(outcome));
         }
         let Some(outbound) = state.outbound.clone() else {
-            return Err(PendingOutcome::missing(&cell_id));
+            return Err(Late::Missing(cell_id));
         };
         let (reply, answer) = oneshot::channel();
         let id = state.request(cell_id.clone(), reply);
@@ -238,6 +269,14 @@ impl Shared {
             done: false,
         }
     }
+}
+
+/// Why a worker need not be asked about a cell.
+enum Late {
+    /// The outcome is here.
+    Kept(PendingOutcome),
+    /// The cell has ended, or never was.
+    Missing(CellId),
 }
 
 /// A request on its way. Dropped before its answer came, it lets the worker know

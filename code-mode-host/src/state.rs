@@ -79,6 +79,8 @@ pub(crate) enum Effect {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) cells: HashMap<CellId, HostCell>,
+    /// Cells that are being closed, with their answers on their way.
+    closing: HashMap<CellId, TaskTracker>,
     requests: HashMap<u64, Pending>,
     calls: HashMap<u64, CellId>,
     last_request: u64,
@@ -117,7 +119,26 @@ impl State {
             .filter_map(|request| self.requests.remove(&request))
             .map(|pending| pending.reply)
             .collect();
-        (self.cells.remove(cell_id), owed)
+        let cell = self.cells.remove(cell_id);
+        if let Some(cell) = &cell {
+            self.closing.insert(cell_id.clone(), cell.answers.clone());
+        }
+        (cell, owed)
+    }
+
+    /// A cell is closed.
+    pub(crate) fn closed(&mut self, cell_id: &CellId) {
+        self.closing.remove(cell_id);
+    }
+
+    /// The answers on their way to observers of a cell that has ended.
+    pub(crate) fn last_answers(&self, cell_id: &CellId) -> Option<TaskTracker> {
+        match self.cells.get(cell_id) {
+            Some(cell) => Some(&cell.answers),
+            None => self.closing.get(cell_id),
+        }
+        .filter(|answers| !answers.is_empty())
+        .cloned()
     }
 
     /// Whether a request still has no answer.

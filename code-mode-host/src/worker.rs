@@ -190,14 +190,15 @@ pub(crate) fn close(session: &Arc<Shared>, cell_id: CellId) {
     let Some(mut cell) = cell else {
         return;
     };
-    let delegate = session.delegate.clone();
+    let session_ = session.clone();
     session.tasks.spawn(async move {
         if let Some(callbacks) = cell.calls.end() {
             callbacks.await;
         }
         cell.answers.close();
         cell.answers.wait().await;
-        delegate.cell_closed(cell_id).await;
+        session_.state().closed(&cell_id);
+        session_.delegate.cell_closed(cell_id).await;
     });
 }
 

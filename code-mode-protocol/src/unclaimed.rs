@@ -39,7 +39,9 @@ impl Unclaimed {
         }
     }
 
-    /// Puts what was kept for the cell in front of a new observation of it.
+    /// Puts what was kept for the cell in front of a new observation of it. One that
+    /// found no cell any more, because the end it came too late for was on its way
+    /// to an observer that had gone, gets that end.
     pub fn join(&mut self, outcome: PendingOutcome) -> PendingOutcome {
         match outcome {
             PendingOutcome::Pending {
@@ -60,7 +62,12 @@ impl Unclaimed {
             PendingOutcome::Observed(WaitOutcome::LiveCell(response)) => {
                 PendingOutcome::Observed(WaitOutcome::LiveCell(self.join_response(response)))
             }
-            missing @ PendingOutcome::Observed(WaitOutcome::MissingCell(_)) => missing,
+            PendingOutcome::Observed(WaitOutcome::MissingCell(missing)) => {
+                match self.take_final(missing.cell_id()) {
+                    Some(end) => PendingOutcome::live(end),
+                    None => PendingOutcome::Observed(WaitOutcome::MissingCell(missing)),
+                }
+            }
         }
     }
 
@@ -117,5 +124,16 @@ mod tests {
         let end = unclaimed.take_final(&CellId::nth(1)).expect("kept");
         assert_eq!(end.content_items(), [ContentItem::text("a")]);
         assert_eq!(unclaimed.take_final(&CellId::nth(1)), None);
+    }
+
+    #[test]
+    fn an_observer_that_came_too_late_gets_the_end_that_nobody_took() {
+        let mut unclaimed = Unclaimed::default();
+        let missing = PendingOutcome::missing(&CellId::nth(1));
+        assert_eq!(unclaimed.join(missing.clone()), missing);
+        let end = PendingOutcome::live(CellResponse::failed(CellId::nth(1), "boom"));
+        unclaimed.keep(end.clone());
+        assert_eq!(unclaimed.join(missing.clone()), end);
+        assert_eq!(unclaimed.join(missing.clone()), missing);
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::codec::Framed;
 
 use crate::support::{Agent, error_text, provider_at, request, run};
 
-type Wire = Framed<UnixStream, MessageCodec<ToWorker>>;
+pub type Wire = Framed<UnixStream, MessageCodec<ToWorker>>;
 
 fn info() -> WorkerInfo {
     WorkerInfo {
@@ -27,14 +27,14 @@ fn info() -> WorkerInfo {
     }
 }
 
-async fn say(wire: &mut Wire, message: FromWorker) {
+pub async fn say(wire: &mut Wire, message: FromWorker) {
     let content = message.encode().expect("encodes");
     // The host may have hung up already.
     let _ = wire.send(content).await;
 }
 
 /// A worker up to the first execute; returns that request's id.
-async fn greeted(listener: UnixListener) -> (Wire, u64) {
+pub async fn greeted(listener: UnixListener) -> (Wire, u64) {
     let (stream, _) = listener.accept().await.expect("the host connects");
     let mut wire = Framed::new(stream, MessageCodec::new(frame::MAX_FRAME_BYTES));
     loop {
