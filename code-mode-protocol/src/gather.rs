@@ -4,13 +4,21 @@
 //! a tool's input or result, output. Copied into the frame, such a text costs a
 //! second buffer as large, whose pages the kernel must make first. So a large
 //! text is taken out of its message and becomes a part of the content as it is.
+//!
+//! In JSON, a text is looked through byte by byte for what must be escaped. A large
+//! one that has nothing of the kind is taken before, and a stand-in is written.
 
 use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
 
+use serde::Serialize;
+
 use crate::Json;
+
+/// What is left where a text was taken: not empty, so that it has an address.
+const STAND_IN: &str = "-";
 
 /// A text from this size on is not copied.
 pub(crate) const LARGE: usize = 64 << 10;
@@ -60,8 +68,10 @@ impl From<Content> for Bytes {
 pub(crate) trait Text {
     /// The text.
     fn as_str(&self) -> &str;
-    /// Takes it, and leaves a short one.
+    /// Takes it, and leaves a short one that has an address of its own.
     fn take(&mut self) -> String;
+    /// Whether JSON has it between quotes as it is.
+    fn is_plain(&self) -> bool;
 }
 
 impl Text for String {
@@ -70,7 +80,17 @@ impl Text for String {
     }
 
     fn take(&mut self) -> String {
-        std::mem::take(self)
+        std::mem::replace(self, STAND_IN.to_owned())
+    }
+
+    fn is_plain(&self) -> bool {
+        // Without a way out of the middle of a piece, the compiler looks at many
+        // bytes at a time.
+        self.as_bytes().chunks(4 << 10).all(|piece| {
+            !piece.iter().fold(false, |found, byte| {
+                found | (*byte < b' ') | (*byte == b'"') | (*byte == b'\\')
+            })
+        })
     }
 }
 
@@ -81,6 +101,10 @@ impl Text for Json {
 
     fn take(&mut self) -> String {
         std::mem::replace(self, Self::null()).into_string()
+    }
+
+    fn is_plain(&self) -> bool {
+        false
     }
 }
 
@@ -96,27 +120,54 @@ pub(crate) trait Texts {
 /// # Errors
 /// Those of `write`.
 pub(crate) fn gather<T: Texts, E>(
+    message: T,
+    write: impl FnOnce(&T, &mut Gathering) -> Result<(), E>,
+) -> Result<Content, E> {
+    gathered(message, |_| false, write)
+}
+
+/// The content that is `message` in JSON.
+///
+/// # Errors
+/// Those of the message's own `Serialize`.
+pub(crate) fn gather_json<T: Texts + Serialize>(message: T) -> Result<Content, serde_json::Error> {
+    gathered(
+        message,
+        |text| text.is_plain(),
+        |message, out| serde_json::to_writer(out, message),
+    )
+}
+
+fn gathered<T: Texts, E>(
     mut message: T,
+    has_stand_in: impl Fn(&mut dyn Text) -> bool,
     write: impl FnOnce(&T, &mut Gathering) -> Result<(), E>,
 ) -> Result<Content, E> {
     let mut gathering = Gathering::default();
+    let mut taken: Vec<Option<Bytes>> = Vec::new();
     let mut room = 256;
     message.texts(&mut |text| {
-        let bytes = text.as_str().as_bytes().as_ptr_range();
-        let bytes = bytes.start.addr()..bytes.end.addr();
-        if bytes.len() < LARGE {
+        let length = text.as_str().len();
+        if length < LARGE {
             // Growing a buffer step by step costs more than filling it.
-            room += bytes.len() + 48;
-        } else {
-            gathering.large.push(bytes);
+            room += length + 48;
+            return;
         }
+        let stands_in = has_stand_in(text);
+        taken.push(stands_in.then(|| text.take().into()));
+        gathering.large.push(Large {
+            addresses: addresses(text.as_str().as_bytes()),
+            stands_in,
+        });
     });
     gathering.copied.reserve(room);
     write(&message, &mut gathering)?;
-    let mut taken = Vec::with_capacity(gathering.large.len());
+    let mut left = taken.iter_mut().filter(|taken| taken.is_none());
     message.texts(&mut |text| {
-        if text.as_str().len() >= LARGE {
-            taken.push(Bytes::from(text.take()));
+        if text.as_str().len() >= LARGE
+            && let Some(taken) = left.next()
+        {
+            *taken = Some(text.take().into());
         }
     });
     let mut content = Content::default();
@@ -125,7 +176,11 @@ pub(crate) fn gather<T: Texts, E>(
     for part in gathering.kept {
         content.push(copied.slice(from..part.after));
         from = part.after;
-        content.push(taken[part.text].slice(part.range));
+        match (&taken[part.text], part.range) {
+            (Some(text), Some(range)) => content.push(text.slice(range)),
+            (Some(text), None) => content.push(text.clone()),
+            (None, _) => {}
+        }
     }
     content.push(copied.slice(from..));
     Ok(content)
@@ -136,9 +191,20 @@ pub(crate) fn gather<T: Texts, E>(
 #[derive(Debug, Default)]
 pub(crate) struct Gathering {
     copied: Vec<u8>,
-    /// The addresses of the large texts.
-    large: Vec<Range<usize>>,
+    large: Vec<Large>,
     kept: Vec<Kept>,
+}
+
+/// A large text, or what stands in for it.
+#[derive(Debug)]
+struct Large {
+    addresses: Range<usize>,
+    stands_in: bool,
+}
+
+fn addresses(bytes: &[u8]) -> Range<usize> {
+    let range = bytes.as_ptr_range();
+    range.start.addr()..range.end.addr()
 }
 
 /// A piece of a large text that was written.
@@ -148,30 +214,32 @@ struct Kept {
     after: usize,
     /// Which of the large texts it is of.
     text: usize,
-    /// Its place there.
-    range: Range<usize>,
+    /// Its place there, where it is not the whole.
+    range: Option<Range<usize>>,
 }
 
 impl io::Write for Gathering {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let range = bytes.as_ptr_range();
-        let (start, end) = (range.start.addr(), range.end.addr());
+        let written = addresses(bytes);
         // Texts are alive and not changed while the message is written, so what lies
         // within one at that address is a piece of it.
-        let text = (bytes.len() >= LARGE)
-            .then(|| {
-                self.large
-                    .iter()
-                    .position(|text| text.start <= start && end <= text.end)
-            })
-            .flatten();
+        let text = self.large.iter().position(|text| {
+            if text.stands_in {
+                text.addresses == written
+            } else {
+                bytes.len() >= LARGE
+                    && text.addresses.start <= written.start
+                    && written.end <= text.addresses.end
+            }
+        });
         match text {
             Some(text) => {
-                let origin = self.large[text].start;
+                let large = &self.large[text];
+                let origin = large.addresses.start;
                 self.kept.push(Kept {
                     after: self.copied.len(),
                     text,
-                    range: start - origin..end - origin,
+                    range: (!large.stands_in).then(|| written.start - origin..written.end - origin),
                 });
             }
             None => self.copied.extend_from_slice(bytes),
@@ -190,6 +258,7 @@ mod tests {
 
     use super::*;
 
+    #[derive(Clone, Serialize)]
     struct Message(Vec<String>);
 
     impl Texts for Message {
@@ -236,6 +305,30 @@ mod tests {
                 .try_for_each(|text| out.write_all(text.as_bytes()))
         })
         .expect("written");
+        let large = content.parts().iter().filter(|part| part.len() >= LARGE);
+        assert_eq!(
+            large.map(|part| part.as_ptr()).collect::<Vec<_>>(),
+            addresses
+        );
+    }
+
+    #[test]
+    fn in_json_every_text_is_what_it_was() {
+        let large = |end: &str| "é".repeat(LARGE) + end;
+        let ends = ["", "\"", "\\", "\n", "\u{1f}", "\u{7f}", "-"];
+        let mut texts = ends.map(large).to_vec();
+        texts.extend(ends.map(str::to_owned));
+        let message = Message(texts);
+        let expected = serde_json::to_vec(&message).expect("written");
+        let content = gather_json(message).expect("written");
+        assert_eq!(Bytes::from(content), expected);
+    }
+
+    #[test]
+    fn a_large_text_is_not_copied_in_json_where_nothing_of_it_is_escaped() {
+        let message = Message(texts());
+        let addresses = [message.0[0].as_ptr(), message.0[2].as_ptr()];
+        let content = gather_json(message).expect("written");
         let large = content.parts().iter().filter(|part| part.len() >= LARGE);
         assert_eq!(
             large.map(|part| part.as_ptr()).collect::<Vec<_>>(),

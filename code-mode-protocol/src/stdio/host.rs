@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::gather::{Content, Text, Texts, gather};
+use crate::gather::{Content, Text, Texts, gather_json};
 use crate::{CellResponse, ContentItem, Json, NestedToolCall, ToolKind, ToolName, WaitOutcome};
 
 /// A message to the client.
@@ -73,7 +73,7 @@ impl HostMessage<'_> {
     /// # Errors
     /// Where it cannot be serialised, which no message of this type can fail to be.
     pub fn encode(self) -> Result<Content, serde_json::Error> {
-        gather(self, |message, out| serde_json::to_writer(out, message))
+        gather_json(self)
     }
 }
 
