@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Lists the functions of V8 that starts of workers and ordinary cells run, most used
-first, for the linker to place side by side (code-mode-bin/build.rs):
+"""Lists the functions of V8 that starts of workers and ordinary cells run, for the
+linker to place side by side (code-mode-bin/build.rs): what every cell runs, between
+the two that code-mode/src/hot_code.rs knows, and then the others, most used first.
 
     tests/hot_functions.py target/release/code-mode > third_party/v8/hot-functions.txt
 
@@ -19,6 +20,14 @@ import time
 from stdio_client import Host, tool
 
 SECONDS = 75
+# Runs what every cell runs, and little else.
+PLAIN_CELLS = ["text('hi')"]
+PLAIN_FIRST = "_ZN2v86Module8EvaluateENS_5LocalINS_7ContextEEE"
+PLAIN_LAST = "_ZN2v814ScriptCompiler13CompileModuleEPNS_7IsolateEPNS0_6SourceENS0_14CompileOptionsENS0_13NoCacheReasonE"
+# The function that runs a cell in an isolate that is there already, and what it does
+# when the cell has its answer.
+RUN = re.compile(r"9code_mode.*7runtime.*3run17h")
+AFTERWARDS = "_ZN2v87Isolate7DisposeEv"
 CELLS = [
     "text('hi')",
     "store('a', {b: [1, 2, 3]}); text(load('a'))",
@@ -34,41 +43,66 @@ CELLS = [
 RUST = re.compile(r"17h[0-9a-f]{16}E|^_R")
 
 
-async def work(program):
+async def work(program, cells):
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         async with Host([program, "serve"]) as host:
-            for source in CELLS:
-                await asyncio.sleep(0.02)
-                await host.execute(source, [tool("echo")])
+            for _ in range(100 if cells == "plain" else 1):
+                for source in PLAIN_CELLS if cells == "plain" else CELLS:
+                    await asyncio.sleep(0.02)
+                    await host.execute(source, [tool("echo")])
             # Cells that wait until their heaps are shrunk.
             for _ in range(3):
                 await host.execute("await new Promise(() => {})", [tool("echo")], yield_ms=1)
             await asyncio.sleep(0.4)
 
 
+def samples(program, cells):
+    """The samples of such work: name of the thread, functions from the inside out."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = os.path.join(folder, "perf.data")
+        record = ["perf", "record", "-F", "25000", "-e", "cpu-clock:u", "-o", data, "-g"]
+        subprocess.run(
+            [*record, sys.executable, __file__, "--work", program, cells], check=True, stdout=sys.stderr
+        )
+        script = ["perf", "script", "-i", data, "-F", "comm,ip,sym,dso", "--no-demangle"]
+        text = subprocess.run(script, check=True, capture_output=True, text=True).stdout
+    for block in text.split("\n\n"):
+        thread, *frames = block.strip("\n").split("\n")
+        functions = [frame.split()[1] for frame in frames if program in frame]
+        if functions:
+            yield thread, functions
+
+
+def is_of_v8(function):
+    return function.startswith("_") and not RUST.search(function)
+
+
 def main():
     if sys.argv[1:2] == ["--work"]:
-        return asyncio.run(work(sys.argv[2]))
+        return asyncio.run(work(*sys.argv[2:]))
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     program = os.path.realpath(sys.argv[1])
-    with tempfile.TemporaryDirectory() as folder:
-        samples = os.path.join(folder, "perf.data")
-        record = ["perf", "record", "-F", "25000", "-e", "cpu-clock:u", "-o", samples]
-        subprocess.run([*record, sys.executable, __file__, "--work", program], check=True, stdout=sys.stderr)
-        script = ["perf", "script", "-i", samples, "-F", "comm,ip,sym,dso", "--no-demangle"]
-        lines = subprocess.run(script, check=True, capture_output=True, text=True).stdout.splitlines()
+    plain = collections.Counter()
+    for _, functions in samples(program, "plain"):
+        inside = [place for place, function in enumerate(functions) if RUN.search(function)]
+        if inside and AFTERWARDS not in functions:
+            plain.update(set(functions[: inside[0]]))
     # What runs while a worker starts, and then what runs for cells.
     starts, cells = collections.Counter(), collections.Counter()
-    for fields in (line.split() for line in lines if program in line):
-        in_cell = fields[0].startswith("code-mode-cell")
-        (cells if in_cell else starts)[fields[2]] += 1
+    for thread, functions in samples(program, "all"):
+        (cells if thread.startswith("code-mode-cell") else starts)[functions[0]] += 1
+    listed = [function for function, _ in plain.most_common() if is_of_v8(function)]
+    ends = PLAIN_FIRST, PLAIN_LAST
+    listed = [PLAIN_FIRST, *(function for function in listed if function not in ends), PLAIN_LAST]
+    known = set(listed)
     for these, others in ((starts, cells), (cells, starts)):
         for function, count in these.most_common():
             of_these = count > others[function] or (count == others[function] and these is starts)
-            if of_these and function.startswith("_") and not RUST.search(function):
-                print(function)
+            if of_these and is_of_v8(function) and function not in known:
+                listed.append(function)
+    print("\n".join(listed))
 
 
 if __name__ == "__main__":

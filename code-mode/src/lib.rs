@@ -38,6 +38,7 @@ mod bootstrap;
 mod cell;
 mod cpu;
 mod engine;
+mod hot_code;
 mod natives;
 mod pool;
 mod runtime;

@@ -8,12 +8,13 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use code_mode_protocol::Limits;
 
 use crate::cell::{End, Event, Job, ScriptError};
 use crate::engine::ReadyIsolate;
+use crate::hot_code;
 use crate::runtime;
 
 /// Ready isolates kept while cells come often.
@@ -226,10 +227,16 @@ fn next_job(shared: &Arc<Mutex<State>>) -> Option<Job> {
         refill(shared, state);
         (id, woken)
     };
+    let parked_at = Instant::now();
     let mut waited_for = SURPLUS_IDLE;
     loop {
         match woken.recv_timeout(waited_for) {
-            Ok(job) => return Some(*job),
+            Ok(job) => {
+                if parked_at.elapsed() >= hot_code::COLD_AFTER {
+                    hot_code::fetch();
+                }
+                return Some(*job);
+            }
             Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => {}
         }
