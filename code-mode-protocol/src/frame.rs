@@ -155,6 +155,12 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         }
     }
 
+    /// What is written to. Between two calls of [`write`](Self::write) it has whole
+    /// frames.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.writer
+    }
+
     /// Writes these contents, in order, and leaves the list empty.
     ///
     /// # Errors

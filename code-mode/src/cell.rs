@@ -11,7 +11,8 @@ use code_mode_protocol::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::cpu::{self, ThreadClock};
-use crate::{StoredValues, ToolTable};
+use crate::driven::Driven;
+use crate::{Callbacks, StoredValues, ToolTable};
 
 /// What an item of output counts beyond its bytes, so that empty items have an
 /// end too.
@@ -244,6 +245,9 @@ pub(crate) struct Job {
     pub(crate) stored: StoredValues,
     pub(crate) shared: Arc<CellShared>,
     pub(crate) events: UnboundedSender<Event>,
+    /// Who takes the events.
+    pub(crate) actor: Arc<Driven>,
+    pub(crate) callbacks: Arc<dyn Callbacks>,
     pub(crate) commands: mpsc::Receiver<Command>,
     /// Whether to freeze when there is no work.
     pub(crate) to_pending: bool,

@@ -37,6 +37,7 @@ mod actor;
 mod bootstrap;
 mod cell;
 mod cpu;
+mod driven;
 mod engine;
 mod hot_code;
 mod natives;

@@ -14,6 +14,7 @@ use code_mode_protocol::{
     Limits, NestedToolCall, PendingOutcome, RuntimeToolCallId, SessionError, StartedCell,
     StartedPendingCell, ToolSet, Unclaimed, WaitOutcome, WaitRequest,
 };
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use tracing::Instrument;
 
 use crate::actor::{Actor, Observe, Parts, Reply, Request};
 use crate::cell::{CellShared, Job, ScriptError};
+use crate::driven::Driven;
 use crate::{Engine, StoredValues, ToolTable};
 
 /// What the cells of a session reach outside it: a delegate that speaks JSON
@@ -46,6 +48,12 @@ pub trait Callbacks: Send + Sync {
 
     /// The cell is gone; called last, exactly once for each admitted cell.
     fn closed(&self, cell_id: &CellId) -> BoxFuture<()>;
+
+    /// Calls `work`, in which methods of this trait and [`Reply`]s are called. What
+    /// they send may be kept until its end, to go together.
+    fn together(&self, work: &mut dyn FnMut()) {
+        work();
+    }
 }
 
 /// A cell to admit.
@@ -204,7 +212,10 @@ impl Session {
             (cell_id, state.stored.clone())
         };
         let span = tracing::info_span!(parent: &inner.span, "cell", cell = %cell_id);
+        let driven = Driven::new(Handle::current());
         inner.engine.pool.run(Job {
+            actor: driven.clone(),
+            callbacks: inner.callbacks.clone(),
             source: spec.source,
             tools: spec.tools,
             stored,
@@ -229,14 +240,13 @@ impl Session {
             },
         });
         let (inner_, id) = (inner.clone(), cell_id.clone());
-        inner.actors.spawn(
-            async move {
-                actor.await;
-                inner_.state().cells.remove(&id);
-                inner_.callbacks.closed(&id).await;
-            }
-            .instrument(span),
-        );
+        let life = async move {
+            actor.await;
+            inner_.state().cells.remove(&id);
+            inner_.callbacks.closed(&id).await;
+        };
+        let task = driven.task(Box::pin(life.instrument(span)));
+        inner.actors.spawn(task);
         Ok(cell_id)
     }
 

@@ -5,25 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use code_mode::Callbacks;
-use code_mode_protocol::frame::Content;
 use code_mode_protocol::native::FromWorker;
 use code_mode_protocol::{BoxFuture, CellId, RuntimeToolCallId};
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// Messages to the provider. They are queued and never waited for; what bounds
-/// the queue are the limits on what cells may have in flight.
-#[derive(Clone)]
-pub(super) struct Outbound(pub(super) UnboundedSender<Content>);
-
-impl Outbound {
-    pub(super) fn send(&self, message: FromWorker) {
-        if let Ok(content) = message.encode() {
-            let _ = self.0.send(content);
-        }
-    }
-}
+use super::outbound::Outbound;
 
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<String, String>>>>>;
 
@@ -140,5 +127,9 @@ impl Callbacks for WireCallbacks {
             cell_id: cell_id.clone(),
         });
         Box::pin(std::future::ready(()))
+    }
+
+    fn together(&self, work: &mut dyn FnMut()) {
+        self.outbound.together(work);
     }
 }

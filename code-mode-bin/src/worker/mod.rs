@@ -1,6 +1,7 @@
 //! `code-mode worker`: one session's cells, in a process that locked itself in.
 
 mod callbacks;
+mod outbound;
 mod server;
 
 use std::path::PathBuf;
@@ -178,6 +179,14 @@ mod transport {
         true
     }
 
+    /// Writes to the connection what fits without waiting.
+    pub(super) fn write_now(bytes: &[u8]) -> io::Result<usize> {
+        // SAFETY: the bytes are there for reading; standard input is a socket.
+        let written =
+            unsafe { libc::send(0, bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT) };
+        usize::try_from(written).map_err(|_| io::Error::last_os_error())
+    }
+
     /// The connection, for the runtime that this runs on.
     pub(super) async fn into_async(_: OnStandardInput) -> io::Result<Stream> {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -215,6 +224,11 @@ mod transport {
                 "needs --listen SOCKET on this platform",
             )),
         }
+    }
+
+    /// Here only the connection's own task writes.
+    pub(super) fn write_now(_: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     pub(super) async fn into_async(transport: Transport) -> io::Result<Stream> {

@@ -9,11 +9,12 @@ use code_mode_protocol::frame::{self, MessageCodec};
 use code_mode_protocol::native::{self, FromWorker, SandboxLayer, ToWorker, WorkerInfo};
 use futures::StreamExt;
 use interprocess::local_socket::tokio::Stream;
-use tokio::sync::mpsc::unbounded_channel;
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 
-use super::callbacks::{Outbound, WireCallbacks};
+use super::callbacks::WireCallbacks;
+use super::outbound::Outbound;
+use super::transport;
 use crate::sandbox;
 
 /// How the observation of a request can be ended from outside.
@@ -35,9 +36,8 @@ pub(super) async fn serve(
     probe: bool,
 ) {
     let (receive, send) = tokio::io::split(stream);
-    let (queue, contents) = unbounded_channel();
-    let writer = tokio::spawn(frame::write_frames(contents, send, frame::MAX_FRAME_BYTES));
-    let outbound = Outbound(queue);
+    let (outbound, writer) = Outbound::new(transport::write_now);
+    let writer = tokio::spawn(writer.run(send));
     let mut inbound = FramedRead::new(
         receive,
         MessageCodec::<ToWorker>::new(frame::MAX_FRAME_BYTES),
@@ -113,12 +113,13 @@ pub(super) async fn refuse(stream: Stream, why: &str) {
     if inbound.next().await.is_none() {
         return;
     }
-    let (queue, contents) = unbounded_channel();
-    Outbound(queue).send(FromWorker::Rejected {
+    let (outbound, writer) = Outbound::new(transport::write_now);
+    outbound.send(FromWorker::Rejected {
         reason: why.to_owned(),
     });
+    drop(outbound);
     // A provider that is gone needs no reason.
-    let _ = frame::write_frames(contents, send, frame::MAX_FRAME_BYTES).await;
+    let _ = writer.run(send).await;
 }
 
 /// Checks a greeting against what this worker is.

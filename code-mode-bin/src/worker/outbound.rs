@@ -1,0 +1,264 @@
+//! Messages to the provider.
+//!
+//! One task writes them, as a rule. What a cell's thread has to say at the cell's end
+//! it writes itself, if nothing else is on its way: waking the task first would be
+//! the longer part.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use code_mode_protocol::frame::{self, Content, FrameWriter};
+use code_mode_protocol::native::FromWorker;
+use tokio::io::{AsyncWrite, AsyncWriteExt, Sink};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// What is larger is left to the task, which does not copy it.
+const MAX_DIRECT_BYTES: usize = 16 << 10;
+
+/// The queue of messages to the provider. They are never waited for; what bounds
+/// the queue are the limits on what cells may have in flight.
+#[derive(Clone)]
+pub(super) struct Outbound {
+    queue: UnboundedSender<Content>,
+    way: Arc<Way>,
+}
+
+/// The way to the provider, which one thread at a time takes.
+struct Way {
+    /// Messages that are queued or being written by the task.
+    queued: AtomicUsize,
+    turn: Mutex<Turn>,
+    /// Writes what it can without waiting.
+    write: Box<Write>,
+}
+
+type Write = dyn Fn(&[u8]) -> io::Result<usize> + Send + Sync;
+
+#[derive(Default)]
+struct Turn {
+    /// The task writes.
+    taken: bool,
+    /// The end of a frame whose beginning was written directly.
+    rest: Vec<u8>,
+}
+
+impl Way {
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+thread_local! {
+    /// What this thread keeps to send it together.
+    static KEPT: RefCell<Option<Vec<Content>>> = const { RefCell::new(None) };
+}
+
+impl Outbound {
+    /// The queue, and what writes it out. `write` writes to the same connection what
+    /// it can without waiting.
+    pub(super) fn new(
+        write: impl Fn(&[u8]) -> io::Result<usize> + Send + Sync + 'static,
+    ) -> (Self, OutboundWriter) {
+        let (queue, contents) = unbounded_channel();
+        let way = Arc::new(Way {
+            queued: AtomicUsize::new(0),
+            turn: Mutex::default(),
+            write: Box::new(write),
+        });
+        let writer = OutboundWriter {
+            contents,
+            way: way.clone(),
+        };
+        (Self { queue, way }, writer)
+    }
+
+    pub(super) fn send(&self, message: FromWorker) {
+        let Ok(content) = message.encode() else {
+            return;
+        };
+        let not_kept = KEPT.with_borrow_mut(|kept| match kept {
+            Some(kept) => {
+                kept.push(content);
+                None
+            }
+            None => Some(content),
+        });
+        if let Some(content) = not_kept {
+            self.queue(content);
+        }
+    }
+
+    fn queue(&self, content: Content) {
+        self.way.queued.fetch_add(1, Ordering::SeqCst);
+        let _ = self.queue.send(content);
+    }
+
+    /// Sends what `work` sends once it is done, from this thread if that is possible
+    /// without waiting.
+    pub(super) fn together(&self, work: &mut dyn FnMut()) {
+        KEPT.set(Some(Vec::new()));
+        work();
+        let kept = KEPT.take().unwrap_or_default();
+        if !self.write_now(&kept) {
+            kept.into_iter().for_each(|content| self.queue(content));
+        }
+    }
+
+    /// Writes these messages, unless others are on their way or they are large.
+    fn write_now(&self, contents: &[Content]) -> bool {
+        let bytes: usize = contents.iter().map(Content::len).sum();
+        if bytes > MAX_DIRECT_BYTES {
+            return false;
+        }
+        let mut turn = match self.way.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        // What the same cell sent before was queued before, so it is seen here.
+        if turn.taken || !turn.rest.is_empty() || self.way.queued.load(Ordering::SeqCst) > 0 {
+            return false;
+        }
+        let mut frames = Vec::with_capacity(bytes + 4 * contents.len());
+        for content in contents {
+            content.append_frame(&mut frames);
+        }
+        // The task meets the same error and deals with it.
+        let written = (self.way.write)(&frames).unwrap_or(0);
+        if written == 0 {
+            return false;
+        }
+        turn.rest = frames.split_off(written);
+        if !turn.rest.is_empty() {
+            // Nothing to write but the rest.
+            self.queue(Content::default());
+        }
+        true
+    }
+}
+
+/// Writes the queue out.
+pub(super) struct OutboundWriter {
+    contents: UnboundedReceiver<Content>,
+    way: Arc<Way>,
+}
+
+impl OutboundWriter {
+    /// Writes until every [`Outbound`] is gone or the connection fails.
+    pub(super) async fn run(mut self, writer: impl AsyncWrite + Unpin) -> io::Result<()> {
+        const AT_ONCE: usize = FrameWriter::<Sink>::AT_ONCE;
+        let mut frames = FrameWriter::new(writer, frame::MAX_FRAME_BYTES);
+        let mut waiting = Vec::with_capacity(AT_ONCE);
+        loop {
+            let received = self.contents.recv_many(&mut waiting, AT_ONCE).await;
+            if received == 0 {
+                return Ok(());
+            }
+            let rest = {
+                let mut turn = self.way.turn();
+                turn.taken = true;
+                std::mem::take(&mut turn.rest)
+            };
+            frames.get_mut().write_all(&rest).await?;
+            waiting.retain(|content| !content.is_empty());
+            frames.write(&mut waiting).await?;
+            self.way.queued.fetch_sub(received, Ordering::SeqCst);
+            self.way.turn().taken = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use code_mode_protocol::CellId;
+
+    use super::*;
+
+    /// A connection that takes so many bytes directly.
+    fn outbound(takes: usize) -> (Outbound, OutboundWriter, Arc<Mutex<Vec<u8>>>) {
+        let taken = Arc::<Mutex<Vec<u8>>>::default();
+        let taken_ = taken.clone();
+        let (outbound, writer) = Outbound::new(move |bytes| {
+            let bytes = &bytes[..takes.min(bytes.len())];
+            taken_.lock().expect("not poisoned").extend(bytes);
+            Ok(bytes.len())
+        });
+        (outbound, writer, taken)
+    }
+
+    fn message(cell: u64) -> FromWorker {
+        FromWorker::CellClosed {
+            cell_id: CellId::nth(cell),
+        }
+    }
+
+    fn frames(cells: &[u64]) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for cell in cells {
+            let content = message(*cell).encode().expect("encodes");
+            content.append_frame(&mut frames);
+        }
+        frames
+    }
+
+    /// What the task writes once nothing more can come.
+    async fn left(outbound: Outbound, writer: OutboundWriter) -> Vec<u8> {
+        drop(outbound);
+        let mut left = Vec::new();
+        writer.run(&mut left).await.expect("written");
+        left
+    }
+
+    fn together(outbound: &Outbound, cells: &[u64]) {
+        outbound.together(&mut || {
+            cells.iter().for_each(|cell| outbound.send(message(*cell)));
+        });
+    }
+
+    #[tokio::test]
+    async fn what_goes_together_is_written_on_the_spot() {
+        let (outbound, writer, taken) = outbound(usize::MAX);
+        together(&outbound, &[1, 2]);
+        assert_eq!(*taken.lock().expect("not poisoned"), frames(&[1, 2]));
+        assert!(left(outbound, writer).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_frame_comes_before_what_is_sent_later() {
+        let (outbound, writer, taken) = outbound(3);
+        together(&outbound, &[1, 2]);
+        outbound.send(message(3));
+        together(&outbound, &[4]);
+        let taken = taken.lock().expect("not poisoned").clone();
+        assert_eq!(taken.len(), 3);
+        let all = [taken, left(outbound, writer).await].concat();
+        assert_eq!(all, frames(&[1, 2, 3, 4]));
+    }
+
+    #[tokio::test]
+    async fn nothing_overtakes_what_is_queued() {
+        let (outbound, writer, taken) = outbound(usize::MAX);
+        outbound.send(message(1));
+        together(&outbound, &[2]);
+        assert!(taken.lock().expect("not poisoned").is_empty());
+        assert_eq!(left(outbound, writer).await, frames(&[1, 2]));
+    }
+
+    #[tokio::test]
+    async fn what_is_large_is_left_to_the_task() {
+        let (outbound, writer, taken) = outbound(usize::MAX);
+        let cells: Vec<u64> = (0..MAX_DIRECT_BYTES as u64).collect();
+        together(&outbound, &cells);
+        assert!(taken.lock().expect("not poisoned").is_empty());
+        assert_eq!(left(outbound, writer).await, frames(&cells));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_takes_nothing_now_gets_all_from_the_task() {
+        let (outbound, writer, _) = outbound(0);
+        together(&outbound, &[1, 2]);
+        assert_eq!(left(outbound, writer).await, frames(&[1, 2]));
+    }
+}
