@@ -2,12 +2,10 @@
 //!
 //! One task writes them, as a rule. What a cell's thread has to say at the cell's end
 //! it writes itself, if nothing else is on its way: waking the task first would be
-//! the longer part.
+//! the longer part. Whoever writes, messages go in the order in which they were sent.
 
-use std::cell::RefCell;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use code_mode_protocol::frame::{self, Content, FrameWriter};
 use code_mode_protocol::native::FromWorker;
@@ -17,19 +15,16 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// What is larger is left to the task, which does not copy it.
 const MAX_DIRECT_BYTES: usize = 16 << 10;
 
-/// The queue of messages to the provider. They are never waited for; what bounds
-/// the queue are the limits on what cells may have in flight.
+/// The way to the provider. Messages are never waited for; what bounds their number
+/// are the limits on what cells may have in flight.
 #[derive(Clone)]
 pub(super) struct Outbound {
-    queue: UnboundedSender<Content>,
     way: Arc<Way>,
+    queue: UnboundedSender<Content>,
 }
 
-/// The way to the provider, which one thread at a time takes.
 struct Way {
-    /// Messages that are queued or being written by the task.
-    queued: AtomicUsize,
-    turn: Mutex<Turn>,
+    state: Mutex<State>,
     /// Writes what it can without waiting.
     write: Box<Write>,
 }
@@ -37,105 +32,109 @@ struct Way {
 type Write = dyn Fn(&[u8]) -> io::Result<usize> + Send + Sync;
 
 #[derive(Default)]
-struct Turn {
-    /// The task writes.
-    taken: bool,
-    /// The end of a frame whose beginning was written directly.
+struct State {
+    /// How many threads send [together](Outbound::together).
+    together: usize,
+    /// What was sent meanwhile, by whatever thread.
+    kept: Vec<Content>,
+    /// Messages that are queued or being written by the task.
+    queued: usize,
+    /// The end of a frame whose beginning was written directly. The task is told of
+    /// it by an empty message.
     rest: Vec<u8>,
 }
 
 impl Way {
-    fn turn(&self) -> MutexGuard<'_, Turn> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-thread_local! {
-    /// What this thread keeps to send it together.
-    static KEPT: RefCell<Option<Vec<Content>>> = const { RefCell::new(None) };
-}
-
-impl Outbound {
-    /// The queue, and what writes it out. `write` writes to the same connection what
-    /// it can without waiting.
-    pub(super) fn new(
-        write: impl Fn(&[u8]) -> io::Result<usize> + Send + Sync + 'static,
-    ) -> (Self, OutboundWriter) {
-        let (queue, contents) = unbounded_channel();
-        let way = Arc::new(Way {
-            queued: AtomicUsize::new(0),
-            turn: Mutex::default(),
-            write: Box::new(write),
-        });
-        let writer = OutboundWriter {
-            contents,
-            way: way.clone(),
-        };
-        (Self { queue, way }, writer)
-    }
-
-    pub(super) fn send(&self, message: FromWorker) {
-        let Ok(content) = message.encode() else {
-            return;
-        };
-        let not_kept = KEPT.with_borrow_mut(|kept| match kept {
-            Some(kept) => {
-                kept.push(content);
-                None
-            }
-            None => Some(content),
-        });
-        if let Some(content) = not_kept {
-            self.queue(content);
-        }
-    }
-
-    fn queue(&self, content: Content) {
-        self.way.queued.fetch_add(1, Ordering::SeqCst);
-        let _ = self.queue.send(content);
-    }
-
-    /// Sends what `work` sends once it is done, from this thread if that is possible
-    /// without waiting.
-    pub(super) fn together(&self, work: &mut dyn FnMut()) {
-        KEPT.set(Some(Vec::new()));
-        work();
-        let kept = KEPT.take().unwrap_or_default();
-        if !self.write_now(&kept) {
-            kept.into_iter().for_each(|content| self.queue(content));
-        }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes these messages, unless others are on their way or they are large.
-    fn write_now(&self, contents: &[Content]) -> bool {
+    /// Returns what is left of them.
+    fn write_now(&self, contents: &[Content]) -> Option<Vec<u8>> {
         let bytes: usize = contents.iter().map(Content::len).sum();
         if bytes > MAX_DIRECT_BYTES {
-            return false;
-        }
-        let mut turn = match self.way.turn.try_lock() {
-            Ok(turn) => turn,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
-        };
-        // What the same cell sent before was queued before, so it is seen here.
-        if turn.taken || !turn.rest.is_empty() || self.way.queued.load(Ordering::SeqCst) > 0 {
-            return false;
+            return None;
         }
         let mut frames = Vec::with_capacity(bytes + 4 * contents.len());
         for content in contents {
             content.append_frame(&mut frames);
         }
         // The task meets the same error and deals with it.
-        let written = (self.way.write)(&frames).unwrap_or(0);
-        if written == 0 {
-            return false;
+        match (self.write)(&frames).unwrap_or(0) {
+            0 => None,
+            written => Some(frames.split_off(written)),
         }
-        turn.rest = frames.split_off(written);
-        if !turn.rest.is_empty() {
-            // Nothing to write but the rest.
-            self.queue(Content::default());
+    }
+}
+
+impl Outbound {
+    /// The way, and what writes the queue out. `write` writes to the same connection
+    /// what it can without waiting.
+    pub(super) fn new(
+        write: impl Fn(&[u8]) -> io::Result<usize> + Send + Sync + 'static,
+    ) -> (Self, OutboundWriter) {
+        let (queue, contents) = unbounded_channel();
+        let way = Arc::new(Way {
+            state: Mutex::default(),
+            write: Box::new(write),
+        });
+        let writer = OutboundWriter {
+            contents,
+            way: way.clone(),
+        };
+        (Self { way, queue }, writer)
+    }
+
+    pub(super) fn send(&self, message: FromWorker) {
+        let Ok(content) = message.encode() else {
+            return;
+        };
+        let mut state = self.way.state();
+        if state.together > 0 {
+            state.kept.push(content);
+        } else {
+            self.queue(&mut state, content);
         }
-        true
+    }
+
+    fn queue(&self, state: &mut State, content: Content) {
+        state.queued += 1;
+        let _ = self.queue.send(content);
+    }
+
+    /// Sends what is sent in `work` once it is done, from this thread if that is
+    /// possible without waiting.
+    pub(super) fn together(&self, work: &mut dyn FnMut()) {
+        self.way.state().together += 1;
+        let _sent_at_the_end = Together(self);
+        work();
+    }
+}
+
+struct Together<'a>(&'a Outbound);
+
+impl Drop for Together<'_> {
+    fn drop(&mut self) {
+        let Self(outbound) = self;
+        let mut state = outbound.way.state();
+        state.together -= 1;
+        let kept = std::mem::take(&mut state.kept);
+        let written = if state.queued == 0 && !kept.is_empty() {
+            outbound.way.write_now(&kept)
+        } else {
+            None
+        };
+        match written {
+            None => kept
+                .into_iter()
+                .for_each(|content| outbound.queue(&mut state, content)),
+            Some(rest) if rest.is_empty() => {}
+            Some(rest) => {
+                state.rest = rest;
+                outbound.queue(&mut state, Content::default());
+            }
+        }
     }
 }
 
@@ -156,16 +155,11 @@ impl OutboundWriter {
             if received == 0 {
                 return Ok(());
             }
-            let rest = {
-                let mut turn = self.way.turn();
-                turn.taken = true;
-                std::mem::take(&mut turn.rest)
-            };
+            let rest = std::mem::take(&mut self.way.state().rest);
             frames.get_mut().write_all(&rest).await?;
             waiting.retain(|content| !content.is_empty());
             frames.write(&mut waiting).await?;
-            self.way.queued.fetch_sub(received, Ordering::SeqCst);
-            self.way.turn().taken = false;
+            self.way.state().queued -= received;
         }
     }
 }
@@ -244,6 +238,20 @@ mod tests {
         together(&outbound, &[2]);
         assert!(taken.lock().expect("not poisoned").is_empty());
         assert_eq!(left(outbound, writer).await, frames(&[1, 2]));
+    }
+
+    #[tokio::test]
+    async fn what_another_thread_sends_meanwhile_keeps_its_place() {
+        let (outbound, writer, taken) = outbound(usize::MAX);
+        outbound.together(&mut || {
+            outbound.send(message(1));
+            std::thread::scope(|threads| {
+                threads.spawn(|| outbound.send(message(2)));
+            });
+            outbound.send(message(3));
+        });
+        assert_eq!(*taken.lock().expect("not poisoned"), frames(&[1, 2, 3]));
+        assert!(left(outbound, writer).await.is_empty());
     }
 
     #[tokio::test]
