@@ -3,10 +3,10 @@
 linker to place side by side (code-mode-bin/build.rs): what every cell runs, between
 the two that code-mode/src/hot_code.rs knows, and then the others, most used first.
 
-    tests/hot_functions.py target/release/code-mode > third_party/v8/hot-functions.txt
+    tests/hot_functions.py target/release/code-mode third_party/v8/hot-functions.txt
 
-Needs Linux's perf. Do it anew when V8's archive is replaced; a function that is no
-longer there is ignored.
+Needs Linux's perf. Functions that the list had and this run did not see come last:
+samples miss what is rare. When V8's archive is replaced, do it anew with an empty list.
 """
 import asyncio
 import collections
@@ -39,6 +39,8 @@ CELLS = [
     "class A { #x = 1; get x() { return this.#x } } text(new A().x); text('abc'.replace(/b/g, 'x'))",
     "text(JSON.stringify(JSON.parse('{\"a\":[1,\"x\",null]}'))); notify('n')",
 ]
+# A line of a sample: the thread's name, a frame (address, function, file), or both.
+NAME_AND_FRAME = re.compile(r"\s*(?P<name>\S.*?)??\s*(?P<frame>\b[0-9a-f]{6,} .*)?$")
 # Of this program's own crates, whose names change with every build.
 RUST = re.compile(r"17h[0-9a-f]{16}E|^_R")
 
@@ -57,21 +59,25 @@ async def work(program, cells):
             await asyncio.sleep(0.4)
 
 
-def samples(program, cells):
+def samples(program, cells, *options):
     """The samples of such work: name of the thread, functions from the inside out."""
     with tempfile.TemporaryDirectory() as folder:
         data = os.path.join(folder, "perf.data")
-        record = ["perf", "record", "-F", "25000", "-e", "cpu-clock:u", "-o", data, "-g"]
+        record = ["perf", "record", "-F", "25000", "-e", "cpu-clock:u", "-o", data, *options]
         subprocess.run(
             [*record, sys.executable, __file__, "--work", program, cells], check=True, stdout=sys.stderr
         )
         script = ["perf", "script", "-i", data, "-F", "comm,ip,sym,dso", "--no-demangle"]
         text = subprocess.run(script, check=True, capture_output=True, text=True).stdout
-    for block in text.split("\n\n"):
-        thread, *frames = block.strip("\n").split("\n")
-        functions = [frame.split()[1] for frame in frames if program in frame]
-        if functions:
+    thread, functions = "", []
+    for line in text.splitlines():
+        name, frame = NAME_AND_FRAME.match(line).groups()
+        if name:
             yield thread, functions
+            thread, functions = name, []
+        if frame and program in frame:
+            functions.append(frame.split()[1])
+    yield thread, functions
 
 
 def is_of_v8(function):
@@ -81,28 +87,32 @@ def is_of_v8(function):
 def main():
     if sys.argv[1:2] == ["--work"]:
         return asyncio.run(work(*sys.argv[2:]))
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 3:
         sys.exit(__doc__)
-    program = os.path.realpath(sys.argv[1])
+    program, path = os.path.realpath(sys.argv[1]), sys.argv[2]
     plain = collections.Counter()
-    for _, functions in samples(program, "plain"):
+    for _, functions in samples(program, "plain", "-g"):
         inside = [place for place, function in enumerate(functions) if RUN.search(function)]
         if inside and AFTERWARDS not in functions:
             plain.update(set(functions[: inside[0]]))
     # What runs while a worker starts, and then what runs for cells.
     starts, cells = collections.Counter(), collections.Counter()
     for thread, functions in samples(program, "all"):
-        (cells if thread.startswith("code-mode-cell") else starts)[functions[0]] += 1
+        if functions:
+            (cells if thread.startswith("code-mode-cell") else starts)[functions[0]] += 1
     listed = [function for function, _ in plain.most_common() if is_of_v8(function)]
     ends = PLAIN_FIRST, PLAIN_LAST
     listed = [PLAIN_FIRST, *(function for function in listed if function not in ends), PLAIN_LAST]
-    known = set(listed)
     for these, others in ((starts, cells), (cells, starts)):
         for function, count in these.most_common():
             of_these = count > others[function] or (count == others[function] and these is starts)
-            if of_these and is_of_v8(function) and function not in known:
+            if of_these and is_of_v8(function):
                 listed.append(function)
-    print("\n".join(listed))
+    with open(path, "r+") as file:
+        listed += file.read().split()
+        file.seek(0)
+        file.truncate()
+        file.write("\n".join(dict.fromkeys(listed)) + "\n")
 
 
 if __name__ == "__main__":
