@@ -41,17 +41,6 @@ impl Content {
         self.len == 0
     }
 
-    /// Appends the frame that carries it. A content that is too long for a frame is
-    /// left out; no message of either wire is.
-    pub fn append_frame(&self, buffer: &mut Vec<u8>) {
-        if let Ok(length) = u32::try_from(self.len) {
-            buffer.extend_from_slice(&length.to_le_bytes());
-            self.parts
-                .iter()
-                .for_each(|part| buffer.extend_from_slice(part));
-        }
-    }
-
     /// What it consists of, in order.
     pub(crate) fn parts(&self) -> &[Bytes] {
         &self.parts

@@ -7,10 +7,12 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::{Bytes, BytesMut};
 use code_mode_protocol::frame::{self, Content, FrameWriter};
 use code_mode_protocol::native::FromWorker;
 use tokio::io::{AsyncWrite, AsyncWriteExt, Sink};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_util::codec::Encoder;
 
 /// What is larger is left to the task, which does not copy it.
 const MAX_DIRECT_BYTES: usize = 16 << 10;
@@ -41,7 +43,7 @@ struct State {
     queued: usize,
     /// The end of a frame whose beginning was written directly. The task is told of
     /// it by an empty message.
-    rest: Vec<u8>,
+    rest: BytesMut,
 }
 
 impl Way {
@@ -51,14 +53,17 @@ impl Way {
 
     /// Writes these messages, unless others are on their way or they are large.
     /// Returns what is left of them.
-    fn write_now(&self, contents: &[Content]) -> Option<Vec<u8>> {
+    fn write_now(&self, contents: &[Content]) -> Option<BytesMut> {
         let bytes: usize = contents.iter().map(Content::len).sum();
         if bytes > MAX_DIRECT_BYTES {
             return None;
         }
-        let mut frames = Vec::with_capacity(bytes + 4 * contents.len());
+        let mut codec = frame::codec(frame::MAX_FRAME_BYTES);
+        let mut frames = BytesMut::with_capacity(bytes + 4 * contents.len());
         for content in contents {
-            content.append_frame(&mut frames);
+            codec
+                .encode(Bytes::from(content.clone()), &mut frames)
+                .ok()?;
         }
         // The task meets the same error and deals with it.
         match (self.write)(&frames).unwrap_or(0) {
@@ -191,8 +196,10 @@ mod tests {
     fn frames(cells: &[u64]) -> Vec<u8> {
         let mut frames = Vec::new();
         for cell in cells {
-            let content = message(*cell).encode().expect("encodes");
-            content.append_frame(&mut frames);
+            let content = Bytes::from(message(*cell).encode().expect("encodes"));
+            let length = u32::try_from(content.len()).expect("short");
+            frames.extend(length.to_le_bytes());
+            frames.extend(content);
         }
         frames
     }
