@@ -120,7 +120,9 @@ impl State {
             .map(|pending| pending.reply)
             .collect();
         let cell = self.cells.remove(cell_id);
-        if let Some(cell) = &cell {
+        if let Some(cell) = &cell
+            && !cell.answers.is_empty()
+        {
             self.closing.insert(cell_id.clone(), cell.answers.clone());
         }
         (cell, owed)
