@@ -12,7 +12,6 @@ use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
-
 use serde::Serialize;
 
 use crate::Json;
@@ -144,7 +143,6 @@ fn gathered<T: Texts, E>(
     write: impl FnOnce(&T, &mut Gathering) -> Result<(), E>,
 ) -> Result<Content, E> {
     let mut gathering = Gathering::default();
-    let mut taken: Vec<Option<Bytes>> = Vec::new();
     let mut room = 256;
     message.texts(&mut |text| {
         let length = text.as_str().len();
@@ -153,21 +151,20 @@ fn gathered<T: Texts, E>(
             room += length + 48;
             return;
         }
-        let stands_in = has_stand_in(text);
-        taken.push(stands_in.then(|| text.take().into()));
+        let taken = has_stand_in(text).then(|| text.take().into());
         gathering.large.push(Large {
             addresses: addresses(text.as_str().as_bytes()),
-            stands_in,
+            taken,
         });
     });
     gathering.copied.reserve(room);
     write(&message, &mut gathering)?;
-    let mut left = taken.iter_mut().filter(|taken| taken.is_none());
+    let mut left = gathering.large.iter_mut().filter(|l| l.taken.is_none());
     message.texts(&mut |text| {
         if text.as_str().len() >= LARGE
-            && let Some(taken) = left.next()
+            && let Some(large) = left.next()
         {
-            *taken = Some(text.take().into());
+            large.taken = Some(text.take().into());
         }
     });
     let mut content = Content::default();
@@ -176,10 +173,8 @@ fn gathered<T: Texts, E>(
     for part in gathering.kept {
         content.push(copied.slice(from..part.after));
         from = part.after;
-        match (&taken[part.text], part.range) {
-            (Some(text), Some(range)) => content.push(text.slice(range)),
-            (Some(text), None) => content.push(text.clone()),
-            (None, _) => {}
+        if let Some(text) = &gathering.large[part.text].taken {
+            content.push(text.slice(part.range));
         }
     }
     content.push(copied.slice(from..));
@@ -195,11 +190,14 @@ pub(crate) struct Gathering {
     kept: Vec<Kept>,
 }
 
-/// A large text, or what stands in for it.
+/// A large text.
 #[derive(Debug)]
 struct Large {
+    /// Where it is, or what stands in for it.
     addresses: Range<usize>,
-    stands_in: bool,
+    /// The text itself, once it is taken: before the message is written where
+    /// something stands in for it, else afterwards.
+    taken: Option<Bytes>,
 }
 
 fn addresses(bytes: &[u8]) -> Range<usize> {
@@ -214,8 +212,8 @@ struct Kept {
     after: usize,
     /// Which of the large texts it is of.
     text: usize,
-    /// Its place there, where it is not the whole.
-    range: Option<Range<usize>>,
+    /// Its place there.
+    range: Range<usize>,
 }
 
 impl io::Write for Gathering {
@@ -223,25 +221,21 @@ impl io::Write for Gathering {
         let written = addresses(bytes);
         // Texts are alive and not changed while the message is written, so what lies
         // within one at that address is a piece of it.
-        let text = self.large.iter().position(|text| {
-            if text.stands_in {
-                text.addresses == written
-            } else {
-                bytes.len() >= LARGE
-                    && text.addresses.start <= written.start
-                    && written.end <= text.addresses.end
-            }
+        let piece = self.large.iter().enumerate().find_map(|(text, large)| {
+            let Range { start, end } = large.addresses;
+            let range = match &large.taken {
+                Some(whole) => (large.addresses == written).then_some(0..whole.len()),
+                None => (bytes.len() >= LARGE && start <= written.start && written.end <= end)
+                    .then(|| written.start - start..written.end - start),
+            };
+            range.map(|range| (text, range))
         });
-        match text {
-            Some(text) => {
-                let large = &self.large[text];
-                let origin = large.addresses.start;
-                self.kept.push(Kept {
-                    after: self.copied.len(),
-                    text,
-                    range: (!large.stands_in).then(|| written.start - origin..written.end - origin),
-                });
-            }
+        match piece {
+            Some((text, range)) => self.kept.push(Kept {
+                after: self.copied.len(),
+                text,
+                range,
+            }),
             None => self.copied.extend_from_slice(bytes),
         }
         Ok(bytes.len())
