@@ -169,12 +169,13 @@
   define(globalThis, "as_settled", as_settled, true);
   define(globalThis, "stream_settled", stream_settled, true);
 
-  const jsonParse = JSON.parse;
+  const { parse: jsonParse, stringify: jsonStringify } = JSON;
   define(JSON, "parse", parse, false);
 
   return {
     __proto__: null,
     jsonParse,
+    jsonStringify,
     helperErrorPrototype,
     toolErrorPrototype,
     makeTools,

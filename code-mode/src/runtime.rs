@@ -45,6 +45,7 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
         last_yield: Cell::new(u64::MAX),
         stored: RefCell::new(job.stored),
         written: RefCell::new(StoredValues::default()),
+        left_out: RefCell::default(),
     });
     isolate.set_slot(state.clone());
     isolate.set_host_import_module_dynamically_callback(import_dynamically);

@@ -10,6 +10,7 @@ mod crashes;
 mod environments;
 mod faults;
 mod hostile_worker;
+mod large_inputs;
 mod late_observers;
 mod listening;
 mod pending;

@@ -26,8 +26,8 @@ pub(super) fn notify(
     Ok(())
 }
 
-/// Admits one more tool call or notification of `bytes`.
-pub(super) fn pending_call(state: &CellState, bytes: usize) -> Answer {
+/// Whether `bytes` fit a frame; asked before they are copied.
+pub(super) fn may_send(state: &CellState, bytes: usize) -> Answer {
     let limits = &state.shared.limits;
     if bytes > limits.max_frame_bytes {
         let limit = Limit::Frame.exceeded(limits.max_frame_bytes as u64);
@@ -35,6 +35,13 @@ pub(super) fn pending_call(state: &CellState, bytes: usize) -> Answer {
             "cannot send {bytes} bytes: {limit}"
         )));
     }
+    Ok(())
+}
+
+/// Admits one more tool call or notification of `bytes`.
+pub(super) fn pending_call(state: &CellState, bytes: usize) -> Answer {
+    may_send(state, bytes)?;
+    let limits = &state.shared.limits;
     let pending =
         state.calls.borrow().len() + state.shared.pending_notifications.load(Ordering::Relaxed);
     if pending >= limits.max_pending_tool_calls {

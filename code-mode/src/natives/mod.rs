@@ -6,6 +6,7 @@
 
 mod control;
 mod display;
+mod input;
 mod json;
 mod media;
 mod storage;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use code_mode_protocol::{LimitExceeded, RuntimeToolCallId};
 
 pub(crate) use display::{error_text, helper_error, message_position};
+pub(crate) use input::LeftOut;
 pub(crate) use timers::Timers;
 pub(crate) use tools::answer;
 
@@ -42,6 +44,8 @@ pub(crate) struct CellState {
     pub(crate) stored: RefCell<StoredValues>,
     /// What it wrote since.
     pub(crate) written: RefCell<StoredValues>,
+    /// While a tool's input is made JSON: the texts it has stand-ins for.
+    pub(crate) left_out: RefCell<Option<LeftOut>>,
 }
 
 /// A tool call without an answer.
@@ -159,6 +163,7 @@ fn call<'s>(
         Native::HasTool => return Ok(Some(tools::has(scope, state, args))),
         Native::ToolFunction => return tools::function(scope, state, args),
         Native::JsonParse => return json::parse(scope, state, args).map(Some),
+        Native::LeaveOut => return input::leave_out(scope, state, args).map(Some),
     }
     Ok(None)
 }

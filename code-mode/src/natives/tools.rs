@@ -3,7 +3,7 @@
 use code_mode_protocol::RuntimeToolCallId;
 
 use super::display::{self, internal_function};
-use super::{Answer, CellState, FIRST_TOOL, PendingCall, Refusal, control, native, thrown};
+use super::{Answer, CellState, FIRST_TOOL, PendingCall, Refusal, control, input, native, thrown};
 use crate::cell::Event;
 
 type Value<'s> = v8::Local<'s, v8::Value>;
@@ -74,18 +74,15 @@ pub(super) fn invoke<'s>(
 ) -> Answer<Value<'s>> {
     let input = match args.get(0) {
         value if value.is_undefined() => None,
-        value => {
-            let json = thrown(v8::json::stringify(scope, value))?;
-            let json = json.to_rust_string_lossy(scope);
-            // What JSON cannot express gives this word, which is no JSON.
-            if json == "undefined" {
+        value => match input::json(scope, state, value)? {
+            Some(json) => Some(json),
+            None => {
                 let name = state.tools.get(tool).map_or("", |t| t.name.as_str());
                 return Err(Refusal::Error(format!(
                     "the input of tools.{name} cannot be serialized as JSON"
                 )));
             }
-            Some(json)
-        }
+        },
     };
     let bytes = input.as_ref().map_or(0, String::len);
     control::pending_call(state, bytes)?;

@@ -1,0 +1,184 @@
+//! A tool call's input as JSON.
+//!
+//! V8 makes it. But of a large text it makes two copies in its heap, part by part
+//! and then whole, before there is one outside. So where an input has such a text,
+//! V8 writes a stand-in, and the text comes straight from the cell's own string.
+
+use std::hash::{BuildHasher, RandomState};
+
+use code_mode_protocol::push_escaped;
+
+use super::display::internal_function;
+use super::{Answer, CellState, control, native, thrown};
+use crate::bootstrap::Native;
+
+/// A text from this length on is large.
+const LARGE: usize = 64 << 10;
+
+/// How many of an input's properties are looked at for a large text.
+const LOOKED_AT: u32 = 32;
+
+/// The texts that one input has stand-ins for.
+pub(crate) struct LeftOut {
+    /// In JSON. The cell never sees it and cannot guess it, so that no text of its
+    /// own can be taken for it.
+    stand_in: String,
+    texts: Vec<v8::Global<v8::String>>,
+}
+
+/// The JSON of a value; `None` where it has none.
+pub(super) fn json(
+    scope: &mut v8::PinScope,
+    state: &CellState,
+    value: v8::Local<v8::Value>,
+) -> Answer<Option<String>> {
+    if has_large_text(scope, value) {
+        return json_with_texts(scope, state, value);
+    }
+    let json = thrown(v8::json::stringify(scope, value))?;
+    let json = json.to_rust_string_lossy(scope);
+    // What JSON cannot express gives this word, which is no JSON.
+    Ok((json != "undefined").then_some(json))
+}
+
+/// Whether a value is a large text, or has one as a property of its own. Nothing of
+/// the cell runs for it.
+fn has_large_text(scope: &mut v8::PinScope, value: v8::Local<v8::Value>) -> bool {
+    if large_text(value).is_some() {
+        return true;
+    }
+    let Ok(object) = v8::Local::<v8::Object>::try_from(value) else {
+        return false;
+    };
+    // Code of the cell answers for a proxy; a module's exports may not be ready.
+    if object.is_proxy() || object.is_module_namespace_object() {
+        return false;
+    }
+    first_properties_have_large_text(scope, object).unwrap_or(false)
+}
+
+fn first_properties_have_large_text(
+    scope: &mut v8::PinScope,
+    object: v8::Local<v8::Object>,
+) -> Option<bool> {
+    let enumerable = v8::PropertyFilter::ONLY_ENUMERABLE | v8::PropertyFilter::SKIP_SYMBOLS;
+    let named = v8::GetPropertyNamesArgsBuilder::new()
+        .mode(v8::KeyCollectionMode::OwnOnly)
+        .property_filter(enumerable)
+        .index_filter(v8::IndexFilter::SkipIndices)
+        .build();
+    let names = object.get_own_property_names(scope, named)?;
+    let key = v8::String::new(scope, "value")?;
+    for index in 0..names.length().min(LOOKED_AT) {
+        let name = v8::Local::<v8::Name>::try_from(names.get_index(scope, index)?).ok()?;
+        let descriptor = object.get_own_property_descriptor(scope, name)?;
+        let descriptor = v8::Local::<v8::Object>::try_from(descriptor).ok()?;
+        // A getter's has none of its own.
+        if !descriptor.has_own_property(scope, key.into())? {
+            continue;
+        }
+        let value = descriptor.get(scope, key.into())?;
+        if large_text(value).is_some() {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+/// The value as a text that can be left out. One whose characters have two bytes
+/// may have halves of characters, for which JSON has a form that Rust has not.
+fn large_text(value: v8::Local<v8::Value>) -> Option<v8::Local<v8::String>> {
+    let text = v8::Local::<v8::String>::try_from(value).ok()?;
+    (text.length() >= LARGE && text.is_onebyte()).then_some(text)
+}
+
+fn json_with_texts(
+    scope: &mut v8::PinScope,
+    state: &CellState,
+    value: v8::Local<v8::Value>,
+) -> Answer<Option<String>> {
+    let stand_in = format!("\"{:016x}\"", RandomState::new().hash_one(()));
+    let left_out = LeftOut {
+        stand_in,
+        texts: Vec::new(),
+    };
+    // A `toJSON` of the cell may call a tool, whose input is another one.
+    let outer = state.left_out.replace(Some(left_out));
+    let json = stringify(scope, state, value);
+    let left_out = state.left_out.replace(outer);
+    let (Some(skeleton), Some(LeftOut { stand_in, texts })) = (json?, left_out) else {
+        return Ok(None);
+    };
+    let texts: Vec<_> = texts
+        .into_iter()
+        .map(|text| v8::Local::new(scope, text))
+        .collect();
+    let room: usize = texts.iter().map(|text| text.length() + 2).sum();
+    control::may_send(state, room)?;
+    let mut json = String::with_capacity(skeleton.len() + room);
+    let mut pieces = skeleton.split(&stand_in);
+    json.extend(pieces.next());
+    for (text, piece) in texts.into_iter().zip(pieces) {
+        json.push('"');
+        push_text(scope, &mut json, text);
+        json.push('"');
+        json.push_str(piece);
+    }
+    Ok(Some(json))
+}
+
+/// `JSON.stringify` of the value with stand-ins.
+fn stringify(
+    scope: &mut v8::PinScope,
+    state: &CellState,
+    value: v8::Local<v8::Value>,
+) -> Answer<Option<String>> {
+    let internals = v8::Local::new(scope, &state.internals);
+    let stringify = thrown(internal_function(scope, internals, "jsonStringify"))?;
+    let number = v8::Integer::new_from_unsigned(scope, Native::LeaveOut as u32);
+    let replacer = v8::Function::builder(native)
+        .data(number.into())
+        .build(scope);
+    let replacer = thrown(replacer)?;
+    let receiver = v8::undefined(scope);
+    let json = thrown(stringify.call(scope, receiver.into(), &[value, replacer.into()]))?;
+    let json = v8::Local::<v8::String>::try_from(json).ok();
+    Ok(json.map(|json| json.to_rust_string_lossy(scope)))
+}
+
+/// The replacer of [`stringify`]: what is written for this value.
+pub(super) fn leave_out<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments<'s>,
+) -> Answer<v8::Local<'s, v8::Value>> {
+    let value = args.get(1);
+    let mut left_out = state.left_out.borrow_mut();
+    if let Some(text) = large_text(value)
+        && let Some(LeftOut { stand_in, texts }) = &mut *left_out
+    {
+        let stand_in = thrown(v8::String::new(scope, stand_in.trim_matches('"')))?;
+        texts.push(v8::Global::new(scope, text));
+        return Ok(stand_in.into());
+    }
+    Ok(value)
+}
+
+/// Appends a text as JSON has it between quotes.
+fn push_text(scope: &mut v8::PinScope, json: &mut String, text: v8::Local<v8::String>) {
+    let view = v8::ValueView::new(scope, text);
+    let v8::ValueViewData::OneByte(latin1) = view.data() else {
+        // It was of one byte when it was left out, and strings do not change.
+        return;
+    };
+    // In pieces that are still near when they are copied.
+    for piece in latin1.chunks(16 << 10) {
+        match std::str::from_utf8(piece) {
+            Ok(text) if piece.is_ascii() => push_escaped(json, text),
+            _ => {
+                let text: String = piece.iter().map(|byte| char::from(*byte)).collect();
+                push_escaped(json, &text);
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! A tool gets its input as `JSON.stringify` writes it, however large its texts.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use code_mode_protocol::{
+    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, ContentItem, Json, Limits,
+    NestedToolCall,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{open, request, run};
+
+/// Keeps what tools were called with.
+#[derive(Default)]
+struct Recorder(Mutex<Vec<String>>);
+
+#[async_trait]
+impl CodeModeSessionDelegate for Recorder {
+    async fn invoke_tool(
+        &self,
+        call: NestedToolCall,
+        _: CancellationToken,
+    ) -> Result<Json, String> {
+        let input = call.input.expect("an input");
+        self.0
+            .lock()
+            .expect("not poisoned")
+            .push(input.into_string());
+        Ok(Json::null())
+    }
+
+    async fn notify(&self, _: String, _: CellId, _: String, _: CancellationToken) {}
+
+    async fn cell_closed(&self, _: CellId) {}
+}
+
+/// What tools were called with, and what the cell put out.
+async fn called(source: &str) -> (Vec<String>, Vec<String>) {
+    let recorder = Arc::new(Recorder::default());
+    let opened = open(recorder.clone(), Limits::default()).await;
+    let large = "const large = 'x'.repeat(100_000);";
+    let started = opened
+        .session
+        .execute(request(&format!("{large}{source}")))
+        .await;
+    let response = started.expect("admitted").initial_response.await;
+    let CellResponse::Result {
+        content_items,
+        error_text: None,
+        ..
+    } = response.expect("observed")
+    else {
+        panic!("no result");
+    };
+    opened.provider.shutdown().await;
+    let texts = content_items.into_iter().map(|item| match item {
+        ContentItem::Text { text } => text,
+        other => panic!("not a text: {other:?}"),
+    });
+    let inputs = std::mem::take(&mut *recorder.0.lock().expect("not poisoned"));
+    (inputs, texts.collect())
+}
+
+/// The input that this expression makes arrives as `JSON.stringify` writes it.
+async fn arrives_as_it_is_stringified(input: &str) {
+    let (inputs, texts) = called(&format!(
+        "const make = () => ({input}); await tools.echo(make()); text(JSON.stringify(make()));"
+    ))
+    .await;
+    assert!(inputs == texts, "{input} is not what it was");
+}
+
+#[test]
+fn an_input_with_large_texts_is_what_json_stringify_writes() {
+    run(async {
+        for input in [
+            "large",
+            "{ large }",
+            "{ a: 1, large, b: [null, { c: undefined, d: 'd' }], other: large + large }",
+            "{ first: large, deep: { list: [large, 'small', large] } }",
+            "{ [large]: large }",
+            "{ large, date: new Date(0), text: new String(large), toString: () => large }",
+        ] {
+            arrives_as_it_is_stringified(input).await;
+        }
+    });
+}
+
+#[test]
+fn what_json_escapes_is_escaped_in_a_large_text_of_an_input() {
+    run(async {
+        for input in [
+            r#"{ quotes: `"\\/\b\f\n\r\t\0\x1f\x7f` + large + `"` }"#,
+            r"{ latin: large + 'é\u00ff\u00a0' + 'Ã©'.repeat(100_000) }",
+            r"{ wide: large + '€😀\u2028', half: '\ud83d' + large + '\ude00' }",
+            r"{ whole: '😀'.repeat(100_000), plain: large }",
+        ] {
+            arrives_as_it_is_stringified(input).await;
+        }
+    });
+}
+
+#[test]
+fn code_of_the_cell_runs_once_for_an_input_with_a_large_text() {
+    run(async {
+        let (inputs, texts) = called(
+            "let order = [];
+            const input = {
+                large,
+                get got() { order.push('got'); return large; },
+                made: { toJSON(key) { order.push(key); return { large }; } },
+                hidden: new Proxy({}, { ownKeys() { order.push('keys'); return []; } }),
+            };
+            await tools.echo(input);
+            text(order.join());
+            order = [];
+            text(JSON.stringify(input));
+            text(order.join());",
+        )
+        .await;
+        assert!(inputs[0] == texts[1]);
+        assert_eq!(texts[0], "got,made,keys");
+        assert_eq!(texts[0], texts[2]);
+    });
+}
+
+#[test]
+fn a_proxy_as_input_is_asked_only_what_json_stringify_asks() {
+    run(async {
+        let (inputs, texts) = called(
+            "let asked = [];
+            const input = new Proxy({ large }, new Proxy({}, {
+                get: (_, trap) => { asked.push(trap); },
+            }));
+            await tools.echo(input);
+            text(asked.join());
+            asked = [];
+            text(JSON.stringify(input));
+            text(asked.join());",
+        )
+        .await;
+        assert!(inputs[0] == texts[1]);
+        assert_eq!(texts[0], texts[2]);
+    });
+}
+
+#[test]
+fn a_tool_called_while_an_input_is_made_gets_its_own_texts() {
+    run(async {
+        let (inputs, _) = called(
+            "let inner;
+            const input = {
+                large,
+                inner: { toJSON() { inner = tools.echo({ a: 'y'.repeat(100_000) }); return 1; } },
+                last: 'z'.repeat(100_000),
+            };
+            await tools.echo(input);
+            await inner;",
+        )
+        .await;
+        let text = |letter: &str| letter.repeat(100_000);
+        assert!(inputs[0] == format!(r#"{{"a":"{}"}}"#, text("y")));
+        assert!(
+            inputs[1]
+                == format!(
+                    r#"{{"large":"{}","inner":1,"last":"{}"}}"#,
+                    text("x"),
+                    text("z")
+                )
+        );
+    });
+}
+
+#[test]
+fn an_input_with_a_large_text_that_json_cannot_express_is_refused() {
+    run(async {
+        let (inputs, texts) = called(
+            "const refused = async (input) => {
+                try { await tools.echo(input); } catch (error) { text(error.message); }
+            };
+            await refused({ large, toJSON() {} });
+            await refused({ large, n: 1n });",
+        )
+        .await;
+        assert!(inputs.is_empty());
+        assert_eq!(
+            texts,
+            [
+                "the input of tools.echo cannot be serialized as JSON",
+                "Do not know how to serialize a BigInt"
+            ]
+        );
+    });
+}
+
+#[test]
+fn an_input_whose_texts_do_not_fit_a_frame_is_refused() {
+    run(async {
+        let (inputs, texts) = called(
+            "const huge = 'x'.repeat(40 << 20);
+            try { await tools.echo({ a: huge, b: huge }); } catch (error) { text(error.message); }",
+        )
+        .await;
+        assert!(inputs.is_empty());
+        assert!(texts[0].starts_with("cannot send "), "{}", texts[0]);
+    });
+}
