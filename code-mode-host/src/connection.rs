@@ -2,7 +2,8 @@
 
 use std::io;
 
-use code_mode_protocol::frame::{self, Content, FrameError, MessageCodec};
+use code_mode_protocol::frame::{self, Content, FrameError};
+use code_mode_protocol::message::MessageCodec;
 use code_mode_protocol::native::{self, FromWorker, ToWorker, WorkerInfo};
 use futures::StreamExt;
 use interprocess::local_socket::tokio::Stream;

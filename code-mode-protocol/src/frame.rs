@@ -1,20 +1,17 @@
 //! Length-prefixed frames: 4 bytes of little-endian length, then that many bytes.
 //!
-//! Both wires use them: bincode messages between the provider and a worker
-//! ([`native`](crate::native)), JSON on the stdio wire ([`stdio`](crate::stdio)).
+//! Both wires use them: messages between the provider and a worker
+//! ([`message`](crate::message)), JSON on the stdio wire ([`stdio`](crate::stdio)).
 
 use std::io;
-use std::marker::PhantomData;
 
-use bytes::{Bytes, BytesMut};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
+use tokio_util::codec::LengthDelimitedCodec;
 
+use crate::gather;
 pub use crate::gather::Content;
-use crate::gather::{self, Texts, gather};
 
 /// The largest frame either wire can be set to: 1 GiB.
 pub const MAX_FRAME_BYTES: usize = 1 << 30;
@@ -38,75 +35,6 @@ pub enum FrameError {
     /// The content is not a message of the wire.
     #[error("malformed message: {0}")]
     Malformed(String),
-}
-
-/// bincode messages in frames. `Rx` is what is decoded; anything serialisable
-/// can be encoded.
-#[derive(Debug)]
-pub struct MessageCodec<Rx> {
-    frames: LengthDelimitedCodec,
-    received: PhantomData<fn() -> Rx>,
-}
-
-impl<Rx> MessageCodec<Rx> {
-    /// A codec for frames up to `max_frame_bytes`.
-    pub fn new(max_frame_bytes: usize) -> Self {
-        Self {
-            frames: codec(max_frame_bytes),
-            received: PhantomData,
-        }
-    }
-
-    /// Sets another bound, for the frames from here on.
-    pub fn set_max_frame_bytes(&mut self, max_frame_bytes: usize) {
-        self.frames
-            .set_max_frame_length(max_frame_bytes.min(MAX_FRAME_BYTES));
-    }
-}
-
-/// The limit makes bincode check a length it reads against what a frame can hold
-/// before it allocates that much.
-fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<MAX_FRAME_BYTES>()
-}
-
-/// The content of a frame that carries `message`.
-pub(crate) fn encode<T: Serialize + Texts>(message: T) -> Result<Content, FrameError> {
-    gather(
-        message,
-        |message, out| match bincode::serde::encode_into_std_write(message, out, config()) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(FrameError::Malformed(error.to_string())),
-        },
-    )
-}
-
-/// The message a frame's content carries.
-///
-/// # Errors
-/// [`FrameError::Malformed`] where it carries none, or more than one.
-pub fn decode<T: DeserializeOwned>(content: &[u8]) -> Result<T, FrameError> {
-    let (message, read) = bincode::serde::decode_from_slice(content, config())
-        .map_err(|e| FrameError::Malformed(e.to_string()))?;
-    if read != content.len() {
-        return Err(FrameError::Malformed(format!(
-            "{} bytes after the message",
-            content.len() - read
-        )));
-    }
-    Ok(message)
-}
-
-impl<Rx: DeserializeOwned> Decoder for MessageCodec<Rx> {
-    type Item = Rx;
-    type Error = FrameError;
-
-    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Rx>, FrameError> {
-        match self.frames.decode(src)? {
-            Some(content) => decode(&content).map(Some),
-            None => Ok(None),
-        }
-    }
 }
 
 /// Writes frames of these contents until the sending side is gone, whatever is
@@ -170,8 +98,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             if content.len() > self.max_frame_bytes {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
-            let length = u32::try_from(content.len()).map_err(io::Error::other)?;
-            self.buffer.extend_from_slice(&length.to_le_bytes());
+            self.buffer.put_u32_le(content.prefix()?);
             for part in content.parts() {
                 if part.len() < gather::LARGE {
                     self.buffer.extend_from_slice(part);
@@ -191,13 +118,5 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         self.writer.write_all(&self.buffer).await?;
         self.buffer.clear();
         Ok(())
-    }
-}
-
-impl<Rx> Encoder<Content> for MessageCodec<Rx> {
-    type Error = FrameError;
-
-    fn encode(&mut self, content: Content, dst: &mut BytesMut) -> Result<(), FrameError> {
-        Ok(self.frames.encode(Bytes::from(content), dst)?)
     }
 }

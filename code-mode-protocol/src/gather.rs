@@ -11,10 +11,10 @@
 use std::io;
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 
-use crate::json::{self, Json};
+use crate::json::{self, InvalidJson, Json};
 
 /// What is left where a text was taken: not empty, so that it has an address.
 const STAND_IN: &str = "-";
@@ -22,15 +22,17 @@ const STAND_IN: &str = "-";
 /// A text from this size on is not copied.
 pub(crate) const LARGE: usize = 64 << 10;
 
-/// The content of one frame.
+/// The content of one frame, and what follows the frame.
 #[derive(Clone, Debug, Default)]
 pub struct Content {
     parts: Vec<Bytes>,
+    /// How much of it is in the frame.
+    framed: usize,
     len: usize,
 }
 
 impl Content {
-    /// How many bytes it has.
+    /// How many bytes it has, with those that follow the frame.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -40,26 +42,41 @@ impl Content {
         self.len == 0
     }
 
+    /// Appends the frame, and what follows it, to `buffer`.
+    ///
+    /// # Errors
+    /// Where the length does not fit a frame's prefix.
+    pub fn put(&self, buffer: &mut BytesMut) -> io::Result<()> {
+        buffer.reserve(4 + self.len);
+        buffer.put_u32_le(self.prefix()?);
+        for part in &self.parts {
+            buffer.extend_from_slice(part);
+        }
+        Ok(())
+    }
+
+    /// The length that stands before the frame.
+    pub(crate) fn prefix(&self) -> io::Result<u32> {
+        u32::try_from(self.framed).map_err(io::Error::other)
+    }
+
     /// What it consists of, in order.
     pub(crate) fn parts(&self) -> &[Bytes] {
         &self.parts
     }
 
-    fn push(&mut self, part: Bytes) {
+    /// Adds to what is in the frame. Nothing follows the frame yet.
+    pub(crate) fn push(&mut self, part: Bytes) {
         if !part.is_empty() {
-            self.len += part.len();
-            self.parts.push(part);
+            self.framed += part.len();
+            self.follow(part);
         }
     }
-}
 
-impl From<Content> for Bytes {
-    /// In one piece; this copies where there are several.
-    fn from(content: Content) -> Self {
-        match content.parts.as_slice() {
-            [one] => one.clone(),
-            parts => parts.concat().into(),
-        }
+    /// Adds to what follows the frame.
+    pub(crate) fn follow(&mut self, part: Bytes) {
+        self.len += part.len();
+        self.parts.push(part);
     }
 }
 
@@ -69,6 +86,8 @@ pub(crate) trait Text {
     fn as_str(&self) -> &str;
     /// Takes it, and leaves a short one that has an address of its own.
     fn take(&mut self) -> String;
+    /// Takes its place.
+    fn put(&mut self, text: String) -> Result<(), InvalidJson>;
     /// Whether JSON has it between quotes as it is.
     fn is_plain(&self) -> bool;
 }
@@ -80,6 +99,11 @@ impl Text for String {
 
     fn take(&mut self) -> String {
         std::mem::replace(self, STAND_IN.to_owned())
+    }
+
+    fn put(&mut self, text: String) -> Result<(), InvalidJson> {
+        *self = text;
+        Ok(())
     }
 
     fn is_plain(&self) -> bool {
@@ -96,6 +120,11 @@ impl Text for Json {
         std::mem::replace(self, Self::null()).into_string()
     }
 
+    fn put(&mut self, text: String) -> Result<(), InvalidJson> {
+        *self = Self::parse(text)?;
+        Ok(())
+    }
+
     fn is_plain(&self) -> bool {
         false
     }
@@ -107,35 +136,14 @@ pub(crate) trait Texts {
     fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text));
 }
 
-/// The content that `write` makes of `message`. What it writes in one go and out
-/// of a large text of the message is not copied.
-///
-/// # Errors
-/// Those of `write`.
-pub(crate) fn gather<T: Texts, E>(
-    message: T,
-    write: impl FnOnce(&T, &mut Gathering) -> Result<(), E>,
-) -> Result<Content, E> {
-    gathered(message, |_| false, write)
-}
-
-/// The content that is `message` in JSON.
+/// The content that is `message` in JSON. A large text, or what of one is written
+/// in one go, is not copied.
 ///
 /// # Errors
 /// Those of the message's own `Serialize`.
-pub(crate) fn gather_json<T: Texts + Serialize>(message: T) -> Result<Content, serde_json::Error> {
-    gathered(
-        message,
-        |text| text.is_plain(),
-        |message, out| serde_json::to_writer(out, message),
-    )
-}
-
-fn gathered<T: Texts, E>(
+pub(crate) fn gather_json<T: Texts + Serialize>(
     mut message: T,
-    has_stand_in: impl Fn(&mut dyn Text) -> bool,
-    write: impl FnOnce(&T, &mut Gathering) -> Result<(), E>,
-) -> Result<Content, E> {
+) -> Result<Content, serde_json::Error> {
     let mut gathering = Gathering::default();
     let mut room = 256;
     message.texts(&mut |text| {
@@ -145,14 +153,14 @@ fn gathered<T: Texts, E>(
             room += length + 48;
             return;
         }
-        let taken = has_stand_in(text).then(|| text.take().into());
+        let taken = text.is_plain().then(|| text.take().into());
         gathering.large.push(Large {
             addresses: addresses(text.as_str().as_bytes()),
             taken,
         });
     });
     gathering.copied.reserve(room);
-    write(&message, &mut gathering)?;
+    serde_json::to_writer(&mut gathering, &message)?;
     let mut left = gathering.large.iter_mut().filter(|l| l.taken.is_none());
     message.texts(&mut |text| {
         if text.as_str().len() >= LARGE
@@ -242,14 +250,12 @@ impl io::Write for Gathering {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
-    #[derive(Clone, Serialize)]
-    struct Message(Vec<String>);
+    #[derive(Serialize)]
+    struct Message<T>(Vec<T>);
 
-    impl Texts for Message {
+    impl<T: Text> Texts for Message<T> {
         fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text)) {
             for text in &mut self.0 {
                 visit(text);
@@ -257,77 +263,53 @@ mod tests {
         }
     }
 
-    fn texts() -> Vec<String> {
-        ["a".repeat(LARGE), "b".to_owned(), "c".repeat(3 * LARGE)].to_vec()
+    fn gathered<T: Text + Serialize>(message: Message<T>) -> Content {
+        gather_json(message).expect("written")
     }
 
-    #[test]
-    fn the_content_is_what_was_written() {
-        let content = gather(Message(texts()), |message, out| {
-            out.write_all(b"<")?;
-            for text in message.0.iter().rev() {
-                out.write_all(&text.as_bytes()[..text.len() / 2])?;
-                out.write_all(b"|")?;
-                out.write_all(&text.as_bytes()[text.len() / 2..])?;
-            }
-            out.write_all(b">")
-        });
-        let content = content.expect("written");
-        let expected: String = texts()
-            .iter()
-            .rev()
-            .map(|text| format!("{}|{}", &text[..text.len() / 2], &text[text.len() / 2..]))
-            .collect();
-        assert_eq!(content.len(), expected.len() + 2);
-        assert_eq!(Bytes::from(content), format!("<{expected}>"));
+    /// Whether the content is what `expected` says, in JSON.
+    fn is(content: &Content, expected: &impl Serialize) -> bool {
+        content.parts().concat() == serde_json::to_vec(expected).expect("written")
     }
 
-    #[test]
-    fn a_large_text_is_not_copied() {
-        let texts = texts();
-        let addresses = [texts[0].as_ptr(), texts[2].as_ptr()];
-        let content = gather(Message(texts), |message, out| {
-            message
-                .0
-                .iter()
-                .try_for_each(|text| out.write_all(text.as_bytes()))
-        })
-        .expect("written");
+    fn large_parts(content: &Content) -> Vec<*const u8> {
         let large = content.parts().iter().filter(|part| part.len() >= LARGE);
-        assert_eq!(
-            large.map(|part| part.as_ptr()).collect::<Vec<_>>(),
-            addresses
-        );
+        large.map(|part| part.as_ptr()).collect()
     }
 
     #[test]
-    fn in_json_every_text_is_what_it_was() {
+    fn every_text_is_what_it_was() {
         let large = |end: &str| "é".repeat(LARGE) + end;
         let ends = ["", "\"", "\\", "\n", "\u{1f}", "\u{7f}", "-"];
         let mut texts = ends.map(large).to_vec();
         texts.extend(ends.map(str::to_owned));
-        let message = Message(texts);
-        let expected = serde_json::to_vec(&message).expect("written");
-        let content = gather_json(message).expect("written");
-        assert_eq!(Bytes::from(content), expected);
+        let content = gathered(Message(texts.clone()));
+        assert!(is(&content, &texts));
+        assert_eq!(content.prefix().expect("fits") as usize, content.len());
     }
 
     #[test]
-    fn a_large_text_is_not_copied_in_json_where_nothing_of_it_is_escaped() {
-        let message = Message(texts());
-        let addresses = [message.0[0].as_ptr(), message.0[2].as_ptr()];
-        let content = gather_json(message).expect("written");
-        let large = content.parts().iter().filter(|part| part.len() >= LARGE);
-        assert_eq!(
-            large.map(|part| part.as_ptr()).collect::<Vec<_>>(),
-            addresses
-        );
+    fn a_large_text_is_not_copied_where_nothing_of_it_is_escaped() {
+        let texts = ["a".repeat(LARGE), "b".to_owned(), "c".repeat(3 * LARGE)].to_vec();
+        let addresses = [texts[0].as_ptr(), texts[2].as_ptr()];
+        assert_eq!(large_parts(&gathered(Message(texts))), addresses);
     }
 
     #[test]
-    fn bytes_from_elsewhere_are_copied() {
-        let elsewhere = vec![b'z'; 2 * LARGE];
-        let content = gather(Message(texts()), |_, out| out.write_all(&elsewhere));
-        assert_eq!(Bytes::from(content.expect("written")), elsewhere);
+    fn of_a_large_text_the_pieces_between_what_is_escaped_are_not_copied() {
+        let text = "a".repeat(LARGE) + "\n" + &"b".repeat(2 * LARGE);
+        let addresses = [text.as_ptr(), text[LARGE + 1..].as_ptr()];
+        let copy = text.clone();
+        let content = gathered(Message(vec![text]));
+        assert_eq!(large_parts(&content), addresses);
+        assert!(is(&content, &[copy]));
+    }
+
+    #[test]
+    fn large_json_is_not_copied() {
+        let json = Json::string(&("a".repeat(LARGE) + "\n"));
+        let content = gathered(Message(vec![json.clone(), Json::null()]));
+        assert_eq!(large_parts(&content).len(), 1);
+        assert!(is(&content, &[json, Json::null()]));
     }
 }

@@ -9,10 +9,11 @@
 //!   [`CodeModeSession`] and [`CodeModeSessionDelegate`];
 //! - what a model is told: [`describe`];
 //! - what a caller does around a cell: [`pragma`] and [`truncate`];
-//! - the wires: [`frame`], [`native`] and [`stdio`].
+//! - the wires: [`frame`], [`message`], [`native`] and [`stdio`].
 
 pub mod describe;
 pub mod frame;
+pub mod message;
 pub mod native;
 pub mod pragma;
 pub mod stdio;

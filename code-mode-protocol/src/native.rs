@@ -1,9 +1,9 @@
-//! The native wire: what the provider and a worker say to each other.
+//! The native wire: what the provider and a worker say to each other. How that
+//! becomes bytes is in [`message`](crate::message).
 //!
-//! bincode messages in [frames](crate::frame). The provider greets, the worker
-//! answers with what it is; then one session is opened, and many requests are in
-//! flight at once, each with an id of the provider's choosing. Neither side ever
-//! waits for its writes before it reads on.
+//! The provider greets, the worker answers with what it is; then one session is
+//! opened, and many requests are in flight at once, each with an id of the
+//! provider's choosing. Neither side ever waits for its writes before it reads on.
 //!
 //! Tool definitions travel only when they change ([`ToWorker::Tools`]); JSON
 //! travels as text and is checked by whoever turns it into something.
@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{self, Content, FrameError};
+use crate::frame::{Content, FrameError};
 use crate::gather::{Text, Texts};
+use crate::message;
 use crate::{CellId, Limits, PendingOutcome, SessionError, ToolDefinition, ToolKind};
 
 /// The version of the wire this crate speaks.
@@ -116,13 +117,13 @@ pub enum ToWorker {
 }
 
 impl ToWorker {
-    /// The content of the frame that carries the message.
+    /// The frame that carries the message, and its large texts that follow.
     ///
     /// # Errors
     /// [`FrameError::Malformed`] where it cannot be serialised, which no message of
     /// this type can fail to be.
     pub fn encode(self) -> Result<Content, FrameError> {
-        frame::encode(self)
+        message::encode(self)
     }
 }
 
@@ -140,13 +141,13 @@ impl Texts for ToWorker {
 }
 
 impl FromWorker {
-    /// The content of the frame that carries the message.
+    /// The frame that carries the message, and its large texts that follow.
     ///
     /// # Errors
     /// [`FrameError::Malformed`] where it cannot be serialised, which no message of
     /// this type can fail to be.
     pub fn encode(self) -> Result<Content, FrameError> {
-        frame::encode(self)
+        message::encode(self)
     }
 }
 

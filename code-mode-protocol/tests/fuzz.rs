@@ -5,7 +5,8 @@
 //! -p code-mode-protocol --test fuzz` for a long one.
 
 use bytes::BytesMut;
-use code_mode_protocol::frame::{self, MessageCodec};
+use code_mode_protocol::frame::FrameError;
+use code_mode_protocol::message::MessageCodec;
 use code_mode_protocol::native::{FromWorker, ToWorker};
 use code_mode_protocol::stdio::ClientMessage;
 use code_mode_protocol::{CellId, describe};
@@ -59,15 +60,46 @@ fn json() -> impl Strategy<Value = Value> {
     })
 }
 
-fn tool_call() -> Vec<u8> {
+const SECOND: &str = "{\"a\":1}";
+
+/// The bytes of tool calls with this input and with [`SECOND`].
+fn tool_calls(input: &str) -> Vec<u8> {
+    [tool_call(input), tool_call(SECOND)].concat()
+}
+
+fn tool_call(input: &str) -> Vec<u8> {
     let message = FromWorker::ToolCall {
         call: 7,
         cell_id: CellId::nth(1),
         runtime_tool_call_id: 3,
         tool: 0,
-        input: Some("{\"a\":1}".to_owned()),
+        input: Some(input.to_owned()),
     };
-    bytes::Bytes::from(message.encode().expect("encodes")).to_vec()
+    let mut bytes = BytesMut::new();
+    let content = message.encode().expect("encodes");
+    content.put(&mut bytes).expect("small");
+    bytes.to_vec()
+}
+
+/// The inputs of the tool calls in these bytes, or what is wrong with them.
+fn inputs(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Result<Vec<String>, FrameError> {
+    let mut codec = MessageCodec::<FromWorker>::new(1 << 20);
+    let mut buffer = BytesMut::new();
+    let mut inputs = Vec::new();
+    for piece in pieces {
+        buffer.extend_from_slice(piece.as_ref());
+        while let Some(message) = codec.decode(&mut buffer)? {
+            if let FromWorker::ToolCall { input, .. } = message {
+                inputs.extend(input);
+            }
+        }
+    }
+    Ok(inputs)
+}
+
+/// A text that is not copied into its message's frame.
+fn large() -> String {
+    "aé€😀".repeat(10_000)
 }
 
 const REQUEST: &str = r#"{"type":"operation/request","id":2,"request":{"method":"session/execute","sessionId":"s","request":{"tool_call_id":"c","enabled_tools":[],"source":"text(1)","yield_time_ms":1,"max_output_tokens":null}}}"#;
@@ -75,44 +107,85 @@ const REQUEST: &str = r#"{"type":"operation/request","id":2,"request":{"method":
 proptest! {
     #[test]
     fn native_messages_of_any_bytes(bytes in vec(any::<u8>(), 0..300)) {
-        let _ = frame::decode::<FromWorker>(&bytes);
-        let _ = frame::decode::<ToWorker>(&bytes);
+        let length = u32::try_from(bytes.len()).expect("short").to_le_bytes();
+        let mut framed = BytesMut::from([&length[..], &bytes].concat().as_slice());
+        let _ = MessageCodec::<FromWorker>::new(1 << 20).decode(&mut framed.clone());
+        let _ = MessageCodec::<ToWorker>::new(1 << 20).decode(&mut framed);
     }
 
     #[test]
-    fn a_native_message_with_changed_bytes(changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
-        let mut bytes = tool_call();
+    fn a_native_message_with_changed_bytes(
+        is_large in any::<bool>(),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let mut bytes = tool_calls(&if is_large { large() } else { String::new() });
+        let head = bytes.len().min(40);
         for (at, value) in changes {
-            let at = at.index(bytes.len());
-            bytes[at] = value;
+            bytes[at.index(head)] = value;
         }
-        let _ = frame::decode::<FromWorker>(&bytes);
+        let _ = inputs([bytes]);
     }
 
     #[test]
-    fn frames_in_any_pieces_are_the_same_messages(cuts in vec(1usize..20, 1..40)) {
-        let content = tool_call();
-        let mut stream = Vec::new();
-        for _ in 0..5 {
-            stream.extend(u32::try_from(content.len()).expect("small").to_le_bytes());
-            stream.extend(&content);
-        }
-        let mut codec = MessageCodec::<FromWorker>::new(1 << 16);
-        let mut buffer = BytesMut::new();
-        let mut messages = 0;
-        let mut rest = stream.as_slice();
-        for cut in cuts.into_iter().cycle() {
+    fn messages_in_any_pieces_are_the_same(
+        is_large in any::<bool>(),
+        cuts in vec(prop_oneof![1usize..20, 1usize..100_000], 1..40),
+    ) {
+        let input = if is_large { large() } else { "[]".to_owned() };
+        let bytes = tool_calls(&input);
+        let mut rest = bytes.as_slice();
+        let mut pieces = Vec::new();
+        for cut in cuts {
             let (piece, after) = rest.split_at(cut.min(rest.len()));
-            buffer.extend_from_slice(piece);
+            pieces.push(piece);
             rest = after;
-            while codec.decode(&mut buffer).expect("whole frames").is_some() {
-                messages += 1;
-            }
-            if rest.is_empty() {
-                break;
-            }
         }
-        prop_assert_eq!(messages, 5);
+        pieces.push(rest);
+        let same = inputs(pieces).expect("whole messages") == [&input, SECOND];
+        prop_assert!(same);
+    }
+
+    #[test]
+    fn bytes_that_end_inside_a_message_do_not_make_one(
+        is_large in any::<bool>(),
+        left in any::<prop::sample::Index>(),
+    ) {
+        let input = if is_large { large() } else { "[]".to_owned() };
+        let bytes = tool_calls(&input);
+        let left = left.index(bytes.len());
+        let first = tool_call(&input).len();
+        let whole = if left < first { &[][..] } else { &[input][..] };
+        prop_assert!(inputs([&bytes[..left]]).expect("no mistake") == whole);
+    }
+
+    #[test]
+    fn a_large_text_that_is_not_utf_8_is_refused(at in any::<prop::sample::Index>()) {
+        let mut bytes = tool_calls(&"a".repeat(100_000));
+        let text = bytes.windows(9).position(|nine| nine == b"aaaaaaaaa");
+        bytes[text.expect("follows") + at.index(100_000)] = 0xff;
+        let refused = inputs(bytes.chunks(7_000));
+        prop_assert!(matches!(refused, Err(FrameError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_text_that_belongs_nowhere_in_its_message_is_refused(number in 1u8..100) {
+        let mut bytes = tool_calls(&large());
+        // After the frame's length comes how many texts follow, and the first's number.
+        prop_assert_eq!(&bytes[4..6], [1, 0]);
+        bytes[5] = number;
+        let refused = inputs([bytes]);
+        prop_assert!(matches!(refused, Err(FrameError::Malformed(_))));
+    }
+
+    #[test]
+    fn texts_past_the_limit_are_refused_before_they_come(bytes in 1u32 << 20..) {
+        let mut head = tool_calls(&large());
+        let announced = u32::try_from(large().len()).expect("small").to_le_bytes();
+        let at = head.windows(4).position(|four| four == announced).expect("announced");
+        head[at..at + 4].copy_from_slice(&bytes.to_le_bytes());
+        head.truncate(100);
+        let refused = inputs([head]);
+        prop_assert!(matches!(refused, Err(FrameError::Malformed(_))));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::BytesMut;
-use code_mode_protocol::frame::MessageCodec;
+use code_mode_protocol::message::MessageCodec;
 use code_mode_protocol::native::{FromWorker, ToWorker};
 use libfuzzer_sys::fuzz_target;
 use tokio_util::codec::Decoder;

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use code_mode_host::{Provider, ProviderOptions, WorkerSource};
-use code_mode_protocol::frame::{self, MessageCodec};
+use code_mode_protocol::frame;
+use code_mode_protocol::message::MessageCodec;
 use code_mode_protocol::native::{FromWorker, ToWorker, VERSION, WorkerInfo};
 use code_mode_protocol::{
     CellId, CellResponse, CodeModeSessionProvider, PendingOutcome, WaitOutcome,

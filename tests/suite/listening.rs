@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use code_mode_protocol::frame::MessageCodec;
+use bytes::BytesMut;
+use code_mode_protocol::message::MessageCodec;
 use code_mode_protocol::native::{FromWorker, ToWorker};
 use code_mode_protocol::{CodeModeSessionProvider, SessionError};
 use futures::StreamExt;
@@ -39,13 +39,10 @@ async fn connected(folder: &tempfile::TempDir) -> (tokio::process::Child, tokio:
 }
 
 fn framed(message: ToWorker) -> Vec<u8> {
-    let content = Bytes::from(message.encode().expect("encodes"));
-    let mut bytes = u32::try_from(content.len())
-        .expect("small")
-        .to_le_bytes()
-        .to_vec();
-    bytes.extend(content);
-    bytes
+    let mut bytes = BytesMut::new();
+    let content = message.encode().expect("encodes");
+    content.put(&mut bytes).expect("small");
+    bytes.to_vec()
 }
 
 fn greeting(versions: Vec<u32>, required_capabilities: Vec<String>) -> Vec<u8> {

@@ -7,12 +7,11 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use code_mode_protocol::frame::{self, Content, FrameWriter};
 use code_mode_protocol::native::FromWorker;
 use tokio::io::{AsyncWrite, AsyncWriteExt, Sink};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio_util::codec::Encoder;
 
 /// What is larger is left to the task, which does not copy it.
 const MAX_DIRECT_BYTES: usize = 16 << 10;
@@ -58,12 +57,9 @@ impl Way {
         if bytes > MAX_DIRECT_BYTES {
             return None;
         }
-        let mut codec = frame::codec(frame::MAX_FRAME_BYTES);
         let mut frames = BytesMut::with_capacity(bytes + 4 * contents.len());
         for content in contents {
-            codec
-                .encode(Bytes::from(content.clone()), &mut frames)
-                .ok()?;
+            content.put(&mut frames).ok()?;
         }
         // The task meets the same error and deals with it.
         match (self.write)(&frames).unwrap_or(0) {
@@ -194,14 +190,12 @@ mod tests {
     }
 
     fn frames(cells: &[u64]) -> Vec<u8> {
-        let mut frames = Vec::new();
+        let mut frames = BytesMut::new();
         for cell in cells {
-            let content = Bytes::from(message(*cell).encode().expect("encodes"));
-            let length = u32::try_from(content.len()).expect("short");
-            frames.extend(length.to_le_bytes());
-            frames.extend(content);
+            let content = message(*cell).encode().expect("encodes");
+            content.put(&mut frames).expect("short");
         }
-        frames
+        frames.to_vec()
     }
 
     /// What the task writes once nothing more can come.

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use code_mode::{CellSpec, Engine, Observe, Reply, Session, ToolTable};
 use code_mode_protocol::Limits;
-use code_mode_protocol::frame::{self, MessageCodec};
+use code_mode_protocol::frame;
+use code_mode_protocol::message::MessageCodec;
 use code_mode_protocol::native::{self, FromWorker, SandboxLayer, ToWorker, WorkerInfo};
 use futures::StreamExt;
 use interprocess::local_socket::tokio::Stream;
