@@ -3,13 +3,11 @@
 use std::io;
 
 use code_mode_protocol::frame::{self, Content, FrameError};
-use code_mode_protocol::message::MessageCodec;
+use code_mode_protocol::message::MessageReader;
 use code_mode_protocol::native::{self, FromWorker, ToWorker, WorkerInfo};
-use futures::StreamExt;
 use interprocess::local_socket::tokio::Stream;
 use tokio::io::ReadHalf;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio_util::codec::FramedRead;
 
 /// What a worker may send before its session, and so its frame limit, is known.
 const HANDSHAKE_BYTES: usize = 64 << 10;
@@ -57,7 +55,7 @@ impl Outbound {
 
 /// A worker that is ready for a session.
 pub(crate) struct Connection {
-    pub(crate) inbound: FramedRead<ReadHalf<Stream>, MessageCodec<FromWorker>>,
+    pub(crate) inbound: MessageReader<ReadHalf<Stream>, FromWorker>,
     pub(crate) outbound: Outbound,
     pub(crate) info: WorkerInfo,
 }
@@ -78,24 +76,29 @@ impl Connection {
                 .map(ToString::to_string)
                 .collect(),
         });
-        let mut inbound = FramedRead::new(receive, MessageCodec::new(HANDSHAKE_BYTES));
+        let mut inbound = MessageReader::new(receive, HANDSHAKE_BYTES);
         match inbound.next().await {
-            Some(Ok(FromWorker::Ready(info))) if info.version == native::VERSION => Ok(Self {
+            Ok(Some(FromWorker::Ready(info))) if info.version == native::VERSION => Ok(Self {
                 inbound,
                 outbound,
                 info,
             }),
-            Some(Ok(FromWorker::Ready(info))) => Err(ConnectionError::Rejected(format!(
+            Ok(Some(FromWorker::Ready(info))) => Err(ConnectionError::Rejected(format!(
                 "it chose version {} of the wire",
                 info.version
             ))),
-            Some(Ok(FromWorker::Rejected { reason })) => Err(ConnectionError::Rejected(reason)),
-            Some(Ok(_)) => Err(ConnectionError::Unexpected),
-            Some(Err(FrameError::Io(error))) if error.kind() == io::ErrorKind::ConnectionReset => {
+            Ok(Some(FromWorker::Rejected { reason })) => Err(ConnectionError::Rejected(reason)),
+            Ok(Some(_)) => Err(ConnectionError::Unexpected),
+            Err(FrameError::Io(error))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
                 Err(ConnectionError::Ended)
             }
-            Some(Err(error)) => Err(error.into()),
-            None => Err(ConnectionError::Ended),
+            Err(error) => Err(error.into()),
+            Ok(None) => Err(ConnectionError::Ended),
         }
     }
 
@@ -103,7 +106,6 @@ impl Connection {
     /// around the payload that the limit is about.
     pub(crate) fn set_max_frame_bytes(&mut self, max: usize) {
         self.inbound
-            .decoder_mut()
             .set_max_frame_bytes(max.saturating_add(HANDSHAKE_BYTES));
     }
 }

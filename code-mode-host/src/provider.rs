@@ -305,13 +305,12 @@ impl Provider {
         connection
             .outbound
             .send(code_mode_protocol::native::ToWorker::Probe { name });
-        let answer = futures::StreamExt::next(&mut connection.inbound).await;
-        match answer {
-            Some(Ok(code_mode_protocol::native::FromWorker::Probed { outcome, .. })) => {
+        match connection.inbound.next().await {
+            Ok(Some(code_mode_protocol::native::FromWorker::Probed { outcome, .. })) => {
                 Ok((connection.info, Ok(outcome)))
             }
-            Some(Ok(_)) => Err(ConnectionError::Unexpected.into()),
-            Some(Err(_)) | None => {
+            Ok(Some(_)) => Err(ConnectionError::Unexpected.into()),
+            Err(_) | Ok(None) => {
                 let reason = match &mut child {
                     Some(child) => child.wait().await,
                     None => crate::ExitReason::Unknown,

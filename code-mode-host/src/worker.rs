@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use code_mode_protocol::native::{FromWorker, ToWorker};
 use code_mode_protocol::{CellId, PendingOutcome};
-use futures::StreamExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
@@ -49,15 +48,15 @@ pub(crate) async fn supervise(session: Arc<Shared>, worker: Worker) {
         tokio::select! {
             biased;
             message = inbound.next() => match message {
-                Some(Ok(message)) => match receive(&session, message) {
+                Ok(Some(message)) => match receive(&session, message) {
                     Ok(false) => {}
                     Ok(true) => break Ended::ShutDown,
                     Err(violation) => break Ended::Violation(violation),
                 },
-                Some(Err(code_mode_protocol::frame::FrameError::Io(error)))
+                Err(code_mode_protocol::frame::FrameError::Io(error))
                     if error.kind() != std::io::ErrorKind::InvalidData => break Ended::Disconnected,
-                Some(Err(error)) => break Ended::Violation(error.to_string()),
-                None => break Ended::Disconnected,
+                Err(error) => break Ended::Violation(error.to_string()),
+                Ok(None) => break Ended::Disconnected,
             },
             () = session.token.cancelled(), if deadline.is_none() => {
                 outbound.send(ToWorker::Shutdown);

@@ -6,13 +6,15 @@
 
 use bytes::BytesMut;
 use code_mode_protocol::frame::FrameError;
-use code_mode_protocol::message::MessageCodec;
+use code_mode_protocol::message::{MessageCodec, MessageReader};
 use code_mode_protocol::native::{FromWorker, ToWorker};
 use code_mode_protocol::stdio::ClientMessage;
-use code_mode_protocol::{CellId, describe};
+use code_mode_protocol::{CellId, Json, describe};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use serde::de::IgnoredAny;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio_util::codec::Decoder;
 
 fn json() -> impl Strategy<Value = Value> {
@@ -97,9 +99,56 @@ fn inputs(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Result<Vec<Stri
     Ok(inputs)
 }
 
+/// The inputs of the tool calls that come over a connection which holds so many bytes
+/// at a time, and how it ended.
+fn received(bytes: Vec<u8>, holds: usize) -> (Vec<String>, Result<(), FrameError>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.expect("a runtime").block_on(async {
+        let (mut send, receive) = tokio::io::duplex(holds);
+        tokio::spawn(async move { send.write_all(&bytes).await });
+        let mut messages = MessageReader::new(receive, 1 << 20);
+        let mut inputs = Vec::new();
+        loop {
+            match messages.next().await {
+                Ok(Some(FromWorker::ToolCall { input, .. })) => inputs.extend(input),
+                Ok(Some(other)) => panic!("not a tool call: {other:?}"),
+                Ok(None) => return (inputs, Ok(())),
+                Err(error) => return (inputs, Err(error)),
+            }
+        }
+    })
+}
+
 /// A text that is not copied into its message's frame.
 fn large() -> String {
     "aé€😀".repeat(10_000)
+}
+
+/// What large JSON may consist of, much of it without anything to escape.
+fn json_piece() -> impl Strategy<Value = String> {
+    let small = prop_oneof![
+        Just("\""),
+        Just("\\"),
+        Just("\\u00"),
+        Just("4"),
+        Just("\n"),
+        Just("\\n"),
+        Just(","),
+        Just("["),
+        Just("]"),
+        Just(" "),
+        Just("\",\""),
+        Just("é"),
+        Just("true"),
+    ];
+    let many = (
+        prop_oneof![Just("x"), Just(" "), Just("7"), Just("€")],
+        0usize..60_000,
+    );
+    prop_oneof![
+        small.prop_map(str::to_owned),
+        many.prop_map(|(text, times)| text.repeat(times)),
+    ]
 }
 
 const REQUEST: &str = r#"{"type":"operation/request","id":2,"request":{"method":"session/execute","sessionId":"s","request":{"tool_call_id":"c","enabled_tools":[],"source":"text(1)","yield_time_ms":1,"max_output_tokens":null}}}"#;
@@ -143,6 +192,29 @@ proptest! {
         pieces.push(rest);
         let same = inputs(pieces).expect("whole messages") == [&input, SECOND];
         prop_assert!(same);
+    }
+
+    #[test]
+    fn messages_from_a_connection_are_the_same_however_much_it_holds(
+        is_large in any::<bool>(),
+        holds in prop_oneof![1usize..20, 1usize..100_000],
+        left in prop_oneof![Just(None), any::<prop::sample::Index>().prop_map(Some)],
+    ) {
+        let input = if is_large { large() } else { "[]".to_owned() };
+        let mut bytes = tool_calls(&input);
+        let whole = bytes.len();
+        let first = tool_call(&input).len();
+        bytes.truncate(left.map_or(whole, |left| left.index(whole)));
+        let left = bytes.len();
+        let (inputs, end) = received(bytes, holds);
+        let expected = match left {
+            left if left < first => vec![],
+            left if left < whole => vec![input],
+            _ => vec![input, SECOND.to_owned()],
+        };
+        prop_assert!(inputs == expected);
+        // Between two messages a connection may end, and elsewhere it breaks off.
+        prop_assert_eq!(end.is_ok(), [0, first, whole].contains(&left));
     }
 
     #[test]
@@ -194,6 +266,19 @@ proptest! {
         let mut codec = MessageCodec::<FromWorker>::new(1 << 16);
         prop_assert!(codec.decode(&mut buffer).is_err());
         prop_assert!(buffer.capacity() < 1 << 17);
+    }
+
+    #[test]
+    fn a_large_text_is_json_where_serde_says_so(
+        pieces in vec(json_piece(), 1..12),
+        in_quotes in any::<bool>(),
+    ) {
+        let mut text = pieces.concat();
+        if in_quotes {
+            text = format!("[\"{text}\"]");
+        }
+        let expected = serde_json::from_str::<IgnoredAny>(&text).is_ok();
+        prop_assert_eq!(Json::parse(text).is_ok(), expected);
     }
 
     #[test]

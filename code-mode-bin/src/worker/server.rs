@@ -6,11 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use code_mode::{CellSpec, Engine, Observe, Reply, Session, ToolTable};
 use code_mode_protocol::Limits;
 use code_mode_protocol::frame;
-use code_mode_protocol::message::MessageCodec;
+use code_mode_protocol::message::MessageReader;
 use code_mode_protocol::native::{self, FromWorker, SandboxLayer, ToWorker, WorkerInfo};
-use futures::StreamExt;
 use interprocess::local_socket::tokio::Stream;
-use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 
 use super::callbacks::WireCallbacks;
@@ -39,10 +37,7 @@ pub(super) async fn serve(
     let (receive, send) = tokio::io::split(stream);
     let (outbound, writer) = Outbound::new(transport::write_now);
     let writer = tokio::spawn(writer.run(send));
-    let mut inbound = FramedRead::new(
-        receive,
-        MessageCodec::<ToWorker>::new(frame::MAX_FRAME_BYTES),
-    );
+    let mut inbound = MessageReader::<_, ToWorker>::new(receive, frame::MAX_FRAME_BYTES);
     let info = WorkerInfo {
         version: native::VERSION,
         capabilities: native::CAPABILITIES
@@ -53,9 +48,9 @@ pub(super) async fn serve(
         sandbox: layers,
     };
     let greeting = match inbound.next().await {
-        Some(Ok(message)) => greet(&message, info, require_sandbox),
-        Some(Err(error)) => Err(error.to_string()),
-        None => return,
+        Ok(Some(message)) => greet(&message, info, require_sandbox),
+        Err(error) => Err(error.to_string()),
+        Ok(None) => return,
     };
     match greeting {
         Ok(info) => outbound.send(FromWorker::Ready(info)),
@@ -78,7 +73,7 @@ pub(super) async fn serve(
     };
     loop {
         match inbound.next().await {
-            Some(Ok(ToWorker::Shutdown)) => {
+            Ok(Some(ToWorker::Shutdown)) => {
                 if let Some(session) = &server.session {
                     session.stop().await;
                 }
@@ -87,21 +82,21 @@ pub(super) async fn serve(
                 // The session's own handles to the queue go with its last task.
                 tokio::select! {
                     _ = writer => {}
-                    () = async { while inbound.next().await.is_some_and(|m| m.is_ok()) {} } => {}
+                    () = async { while let Ok(Some(_)) = inbound.next().await {} } => {}
                 }
                 return;
             }
-            Some(Ok(message)) => {
+            Ok(Some(message)) => {
                 if let Err(error) = server.receive(message) {
                     tracing::error!(error, "the provider broke the protocol");
                     return;
                 }
             }
-            Some(Err(error)) => {
+            Err(error) => {
                 tracing::error!(%error, "the connection to the provider failed");
                 return;
             }
-            None => return,
+            Ok(None) => return,
         }
     }
 }
@@ -110,8 +105,8 @@ pub(super) async fn serve(
 #[cfg(unix)]
 pub(super) async fn refuse(stream: Stream, why: &str) {
     let (receive, send) = tokio::io::split(stream);
-    let mut inbound = FramedRead::new(receive, MessageCodec::<ToWorker>::new(1 << 16));
-    if inbound.next().await.is_none() {
+    let mut inbound = MessageReader::<_, ToWorker>::new(receive, 1 << 16);
+    if let Ok(None) = inbound.next().await {
         return;
     }
     let (outbound, writer) = Outbound::new(transport::write_now);
