@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::de::{self, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
+
+use crate::gather::LARGE;
 
 /// One JSON value as validated text.
 ///
@@ -26,6 +29,11 @@ impl Json {
     /// # Errors
     /// [`InvalidJson`] where it is not, with the place of the first mistake.
     pub fn parse(text: String) -> Result<Self, InvalidJson> {
+        if is_json_in_short(&text) {
+            // SAFETY: it is one JSON value and neither begins nor ends with white space,
+            // by what `is_json_in_short` promises.
+            return Ok(Self(unsafe { RawValue::from_string_unchecked(text) }));
+        }
         Ok(Self(RawValue::from_string(text)?))
     }
 
@@ -104,15 +112,62 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
+/// What is looked at in one go for what must be escaped.
+const PIECE: usize = 4 << 10;
+
+/// Whether a large text is one JSON value without white space around it. `false`
+/// where it is not, or where looking at it in short does not tell.
+///
+/// Most of such a text is in strings, of which nothing is escaped. So a text is made
+/// that has one character for each piece without quotes, backslashes and control
+/// characters: one that JSON knows in strings only, and not after a backslash. Where
+/// that text is JSON, each piece was inside of a string, had nothing that ends one or
+/// begins an escape, and completed none; so the whole is JSON too.
+fn is_json_in_short(text: &str) -> bool {
+    if text.len() < LARGE || text.starts_with(is_space) || text.ends_with(is_space) {
+        return false;
+    }
+    let mut short = Vec::new();
+    for piece in text.as_bytes().chunks(PIECE) {
+        if is_plain_piece(piece) {
+            short.push(b'~');
+        } else {
+            short.extend_from_slice(piece);
+        }
+    }
+    serde_json::from_slice::<IgnoredAny>(&short).is_ok()
+}
+
+fn is_space(character: char) -> bool {
+    matches!(character, ' ' | '\t' | '\n' | '\r')
+}
+
+fn is_plain_piece(piece: &[u8]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { is_plain_piece_avx2(piece) };
+    }
+    has_nothing_to_escape(piece)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn is_plain_piece_avx2(piece: &[u8]) -> bool {
+    has_nothing_to_escape(piece)
+}
+
+#[inline(always)]
+fn has_nothing_to_escape(piece: &[u8]) -> bool {
+    // Without a way out of the middle, the compiler looks at many bytes at a time.
+    !piece.iter().fold(false, |found, byte| {
+        found | (*byte < b' ') | (*byte == b'"') | (*byte == b'\\')
+    })
+}
+
 /// Whether JSON has a text between quotes as it is: nothing of it is escaped.
 pub(crate) fn is_plain(text: &str) -> bool {
-    // Without a way out of the middle of a piece, the compiler looks at many
-    // bytes at a time.
-    text.as_bytes().chunks(4 << 10).all(|piece| {
-        !piece.iter().fold(false, |found, byte| {
-            found | (*byte < b' ') | (*byte == b'"') | (*byte == b'\\')
-        })
-    })
+    text.as_bytes().chunks(PIECE).all(is_plain_piece)
 }
 
 /// Appends a text as JSON has it between quotes, escaped as `JSON.stringify` does.
@@ -122,5 +177,33 @@ pub fn push_escaped(json: &mut String, text: &str) {
     } else {
         let quoted = serde_json::Value::from(text).to_string();
         json.push_str(quoted.get(1..quoted.len() - 1).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_text_in_quotes_is_known_to_be_json_in_short() {
+        let text = "é".repeat(LARGE);
+        assert!(is_json_in_short(&format!("{{\"a\":\"{text}\\n{text}\"}}")));
+    }
+
+    #[test]
+    fn what_is_outside_of_quotes_or_ends_an_escape_is_not_taken_for_a_part_of_a_string() {
+        let piece = "x".repeat(PIECE);
+        let before = "y".repeat(LARGE);
+        // The last piece begins after the backslash or in the digits.
+        let pad = |text: String, end: &str| {
+            let missing = text.len().next_multiple_of(PIECE) - text.len();
+            format!("\"{}{}{end}", &text[1..], "z".repeat(missing - end.len()))
+        };
+        for end in ["\\", "\\u", "\\u12"] {
+            let text = pad(format!("\"{before}"), end) + &piece + "\"";
+            assert!(!is_json_in_short(&text), "{end}");
+        }
+        assert!(!is_json_in_short(&"1".repeat(LARGE)));
+        assert!(!is_json_in_short(&"x".repeat(LARGE)));
     }
 }
