@@ -2,7 +2,7 @@
 
 use code_mode_protocol::{ContentItem, SourcePosition};
 
-use super::{Answer, CellState, Refusal, thrown};
+use super::{Answer, CellState, Refusal, strings, thrown};
 use crate::cell::ScriptError;
 
 /// `text(value)`
@@ -40,7 +40,7 @@ pub(super) fn display(
     // Asked before the copy: a string of half a gigabyte need not be copied to
     // be refused.
     state.shared.may_put_out(text.length())?;
-    Ok(text.to_rust_string_lossy(scope))
+    Ok(strings::text(scope, text))
 }
 
 fn display_error(
@@ -59,7 +59,7 @@ fn display_error(
     };
     let text = thrown(text.to_string(scope))?;
     state.shared.may_put_out(text.length())?;
-    Ok(text.to_rust_string_lossy(scope))
+    Ok(strings::text(scope, text))
 }
 
 /// A named property.

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use code_mode_protocol::push_escaped;
 
 use super::display::internal_function;
-use super::{Answer, CellState, control, native, thrown};
+use super::{Answer, CellState, control, native, strings, thrown};
 use crate::bootstrap::Native;
 
 /// A text from this length on is large.
@@ -118,9 +118,9 @@ fn json_with_texts(
     let mut json = String::with_capacity(skeleton.len() + room);
     let mut pieces = skeleton.split(&stand_in);
     json.extend(pieces.next());
-    for (text, piece) in texts.into_iter().zip(pieces) {
+    for (left_out, piece) in texts.into_iter().zip(pieces) {
         json.push('"');
-        push_text(scope, &mut json, text);
+        strings::for_each_piece(scope, left_out, |piece| push_escaped(&mut json, piece));
         json.push('"');
         json.push_str(piece);
     }
@@ -162,23 +162,4 @@ pub(super) fn leave_out<'s>(
         return Ok(stand_in.into());
     }
     Ok(value)
-}
-
-/// Appends a text as JSON has it between quotes.
-fn push_text(scope: &mut v8::PinScope, json: &mut String, text: v8::Local<v8::String>) {
-    let view = v8::ValueView::new(scope, text);
-    let v8::ValueViewData::OneByte(latin1) = view.data() else {
-        // It was of one byte when it was left out, and strings do not change.
-        return;
-    };
-    // In pieces that are still near when they are copied.
-    for piece in latin1.chunks(16 << 10) {
-        match std::str::from_utf8(piece) {
-            Ok(text) if piece.is_ascii() => push_escaped(json, text),
-            _ => {
-                let text: String = piece.iter().map(|byte| char::from(*byte)).collect();
-                push_escaped(json, &text);
-            }
-        }
-    }
 }

@@ -10,6 +10,8 @@ mod input;
 mod json;
 mod media;
 mod storage;
+mod strings;
+
 mod timers;
 mod tools;
 
