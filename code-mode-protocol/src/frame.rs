@@ -72,7 +72,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     pub const AT_ONCE: usize = 64;
     /// What is written at a time: a pipe is locked while it is written to, and its
     /// reader is to take the pieces meanwhile.
-    const PIECE: usize = 64 << 10;
+    const PIECE: usize = 256 << 10;
 
     /// A writer of frames up to `max_frame_bytes`.
     pub fn new(writer: W, max_frame_bytes: usize) -> Self {
