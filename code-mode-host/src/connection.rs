@@ -3,8 +3,8 @@
 use std::io;
 
 use code_mode_protocol::frame::{self, Content, FrameError};
-use code_mode_protocol::message::MessageReader;
-use code_mode_protocol::native::{self, FromWorker, ToWorker, WorkerInfo};
+use code_mode_protocol::message::{Lender, MessageReader};
+use code_mode_protocol::native::{self, FromWorker, Sample, ToWorker, WorkerInfo};
 use interprocess::local_socket::tokio::Stream;
 use tokio::io::ReadHalf;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -61,8 +61,12 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Greets the worker at the other end.
-    pub(crate) async fn open(stream: Stream) -> Result<Self, ConnectionError> {
+    /// Greets the worker at the other end, and has it lend its large texts where
+    /// `memory`, its own, can be read.
+    pub(crate) async fn open(
+        stream: Stream,
+        memory: Option<Box<dyn Lender>>,
+    ) -> Result<Self, ConnectionError> {
         let (receive, send) = tokio::io::split(stream);
         let (queue, contents) = unbounded_channel();
         // Ends when the queue's last sender is gone; its failure shows as the end
@@ -78,11 +82,19 @@ impl Connection {
         });
         let mut inbound = MessageReader::new(receive, HANDSHAKE_BYTES);
         match inbound.next().await {
-            Ok(Some(FromWorker::Ready(info))) if info.version == native::VERSION => Ok(Self {
-                inbound,
-                outbound,
-                info,
-            }),
+            Ok(Some(FromWorker::Ready(info))) if info.version == native::VERSION => {
+                if let Some(memory) = memory
+                    && can_borrow(&*memory, &info)
+                {
+                    inbound.borrow_from(memory);
+                    outbound.send(ToWorker::Lend);
+                }
+                Ok(Self {
+                    inbound,
+                    outbound,
+                    info,
+                })
+            }
             Ok(Some(FromWorker::Ready(info))) => Err(ConnectionError::Rejected(format!(
                 "it chose version {} of the wire",
                 info.version
@@ -108,4 +120,14 @@ impl Connection {
         self.inbound
             .set_max_frame_bytes(max.saturating_add(HANDSHAKE_BYTES));
     }
+}
+
+/// Whether a worker's memory can be read, and is safe to: one that is locked in
+/// cannot have memory that makes its reader wait, such as a file of its own making.
+fn can_borrow(memory: &dyn Lender, info: &WorkerInfo) -> bool {
+    let Sample { address, content } = info.sample;
+    let mut read = Vec::new();
+    info.missing_layers().is_empty()
+        && memory.read(address, content.len(), &mut read).is_ok()
+        && read == content
 }

@@ -184,7 +184,8 @@ impl Workers {
         stream: Stream,
         child: Option<process::Child>,
     ) -> Result<Worker, ProviderError> {
-        let greeting = Connection::open(stream);
+        let memory = child.as_ref().and_then(process::Child::memory);
+        let greeting = Connection::open(stream, memory);
         match tokio::time::timeout(self.options.handshake_timeout, greeting).await {
             Ok(Ok(connection)) => Ok(Worker { connection, child }),
             // The reason a worker refuses to lock itself in is the most useful

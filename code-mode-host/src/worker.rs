@@ -48,11 +48,16 @@ pub(crate) async fn supervise(session: Arc<Shared>, worker: Worker) {
         tokio::select! {
             biased;
             message = inbound.next() => match message {
-                Ok(Some(message)) => match receive(&session, message) {
-                    Ok(false) => {}
-                    Ok(true) => break Ended::ShutDown,
-                    Err(violation) => break Ended::Violation(violation),
-                },
+                Ok(Some(message)) => {
+                    for loan in inbound.take_returned() {
+                        outbound.send(ToWorker::Returned { loan });
+                    }
+                    match receive(&session, message) {
+                        Ok(false) => {}
+                        Ok(true) => break Ended::ShutDown,
+                        Err(violation) => break Ended::Violation(violation),
+                    }
+                }
                 Err(code_mode_protocol::frame::FrameError::Io(error))
                     if error.kind() != std::io::ErrorKind::InvalidData => break Ended::Disconnected,
                 Err(error) => break Ended::Violation(error.to_string()),

@@ -1,5 +1,5 @@
 //! The native wire: what the provider and a worker say to each other. How that
-//! becomes bytes is in [`message`](crate::message).
+//! becomes bytes is in [`crate::message`].
 //!
 //! The provider greets, the worker answers with what it is; then one session is
 //! opened, and many requests are in flight at once, each with an id of the
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{Content, FrameError};
 use crate::gather::{Text, Texts};
-use crate::message;
+use crate::message::{self, Loans};
 use crate::{CellId, Limits, PendingOutcome, SessionError, ToolDefinition, ToolKind};
 
 /// The version of the wire this crate speaks.
@@ -105,6 +105,14 @@ pub enum ToWorker {
         /// The call.
         call: u64,
     },
+    /// The provider can read the worker's memory: very large texts are to be
+    /// [lent](crate::message::Loans).
+    Lend,
+    /// A text that was lent has been read.
+    Returned {
+        /// Its name.
+        loan: u64,
+    },
     /// Stops everything. Answered by [`FromWorker::ShutDown`].
     Shutdown,
     /// Makes a system call natively and reports what the kernel said. Only a
@@ -123,7 +131,7 @@ impl ToWorker {
     /// [`FrameError::Malformed`] where it cannot be serialised, which no message of
     /// this type can fail to be.
     pub fn encode(self) -> Result<Content, FrameError> {
-        message::encode(self)
+        message::encode(self, None)
     }
 }
 
@@ -147,7 +155,16 @@ impl FromWorker {
     /// [`FrameError::Malformed`] where it cannot be serialised, which no message of
     /// this type can fail to be.
     pub fn encode(self) -> Result<Content, FrameError> {
-        message::encode(self)
+        message::encode(self, None)
+    }
+
+    /// Like [`encode`](Self::encode), but very large texts do not follow: they are kept
+    /// in `loans`, for the provider to read.
+    ///
+    /// # Errors
+    /// Those of [`encode`](Self::encode).
+    pub fn encode_lending(self, loans: &Loans) -> Result<Content, FrameError> {
+        message::encode(self, Some(loans))
     }
 }
 
@@ -268,6 +285,17 @@ pub struct WorkerInfo {
     pub v8_version: String,
     /// The layers of its sandbox.
     pub sandbox: Vec<SandboxLayer>,
+    /// By which the provider sees whether it can read the worker's memory.
+    pub sample: Sample,
+}
+
+/// Bytes that nobody can guess, and where they are in a worker's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Where they are.
+    pub address: u64,
+    /// The bytes.
+    pub content: [u8; 16],
 }
 
 impl WorkerInfo {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use code_mode_host::{Provider, ProviderOptions, WorkerSource};
 use code_mode_protocol::frame;
-use code_mode_protocol::message::MessageCodec;
-use code_mode_protocol::native::{FromWorker, ToWorker, VERSION, WorkerInfo};
+use code_mode_protocol::message::{Loans, MessageCodec};
+use code_mode_protocol::native::{FromWorker, Sample, ToWorker, VERSION, WorkerInfo};
 use code_mode_protocol::{
     CellId, CellResponse, CodeModeSessionProvider, PendingOutcome, WaitOutcome,
 };
@@ -15,7 +15,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::codec::Framed;
 
-use crate::support::{Agent, error_text, provider_at, request, run};
+use crate::support::{Agent, error_text, exec, provider_at, request, run};
 
 pub type Wire = Framed<UnixStream, MessageCodec<ToWorker>>;
 
@@ -25,6 +25,10 @@ fn info() -> WorkerInfo {
         capabilities: vec![],
         v8_version: "0".to_owned(),
         sandbox: vec![],
+        sample: Sample {
+            address: 0,
+            content: [0; 16],
+        },
     }
 }
 
@@ -118,6 +122,33 @@ fn a_response_of_another_cell() {
         },
         "another cell's response",
     );
+}
+
+#[test]
+fn a_text_that_is_to_be_read_in_memory_nobody_asked_to_read() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("worker.sock");
+        let listener = UnixListener::bind(&socket).expect("bound");
+        let worker = tokio::spawn(async move {
+            let (mut wire, _) = greeted(listener).await;
+            let input = format!("\"{}\"", "x".repeat(2 << 20));
+            let lent = call(1, 1, 0, &input).encode_lending(&Loans::default());
+            let _ = wire.send(lent.expect("encodes")).await;
+            while let Some(Ok(_)) = wire.next().await {}
+        });
+        let provider = provider_at(socket);
+        let agent = Arc::new(Agent::default());
+        let session = provider.create_session(agent).await.expect("opened");
+        let error = exec(&*session, "text(1)").await;
+        let error = error_text(&error).expect("an error").to_owned();
+        assert!(
+            error.contains("a text is lent that nobody borrows"),
+            "{error}"
+        );
+        worker.await.expect("hung up on");
+        provider.shutdown().await;
+    });
 }
 
 #[test]

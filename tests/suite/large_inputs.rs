@@ -1,11 +1,12 @@
-//! A tool gets its input as `JSON.stringify` writes it, however large its texts.
+//! A tool gets its input as `JSON.stringify` writes it, however large its texts, and
+//! however they get to the provider.
 
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use code_mode_protocol::{
-    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, ContentItem, Json, Limits,
-    NestedToolCall,
+    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
+    ContentItem, Json, Limits, NestedToolCall,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -40,10 +41,16 @@ async fn called(source: &str) -> (Vec<String>, Vec<String>) {
     let recorder = Arc::new(Recorder::default());
     let opened = open(recorder.clone(), Limits::default()).await;
     let large = "const large = 'x'.repeat(100_000);";
-    let started = opened
-        .session
-        .execute(request(&format!("{large}{source}")))
-        .await;
+    let source = format!("{large}{source}");
+    let texts = put_out(&*opened.session, &source).await;
+    opened.provider.shutdown().await;
+    let inputs = std::mem::take(&mut *recorder.0.lock().expect("not poisoned"));
+    (inputs, texts)
+}
+
+/// What a cell put out.
+async fn put_out(session: &dyn CodeModeSession, source: &str) -> Vec<String> {
+    let started = session.execute(request(source)).await;
     let response = started.expect("admitted").initial_response.await;
     let CellResponse::Result {
         content_items,
@@ -53,13 +60,11 @@ async fn called(source: &str) -> (Vec<String>, Vec<String>) {
     else {
         panic!("no result");
     };
-    opened.provider.shutdown().await;
     let texts = content_items.into_iter().map(|item| match item {
         ContentItem::Text { text } => text,
         other => panic!("not a text: {other:?}"),
     });
-    let inputs = std::mem::take(&mut *recorder.0.lock().expect("not poisoned"));
-    (inputs, texts.collect())
+    texts.collect()
 }
 
 /// The input that this expression makes arrives as `JSON.stringify` writes it.
@@ -204,5 +209,74 @@ fn an_input_whose_texts_do_not_fit_a_frame_is_refused() {
         .await;
         assert!(inputs.is_empty());
         assert!(texts[0].starts_with("cannot send "), "{}", texts[0]);
+    });
+}
+
+/// Has a cell send and put out texts of megabytes.
+async fn megabytes_arrive(session: &dyn CodeModeSession, recorder: &Recorder) {
+    let texts = put_out(
+        session,
+        "const plain = 'x'.repeat(3 << 20), other = 'é\\n'.repeat(1 << 20);
+        await tools.echo({ plain, other });
+        text(plain);
+        text('small');
+        text(other);",
+    )
+    .await;
+    let (plain, other) = ("x".repeat(3 << 20), "é\n".repeat(1 << 20));
+    assert!(texts == [plain.as_str(), "small", &other]);
+    let inputs = std::mem::take(&mut *recorder.0.lock().expect("not poisoned"));
+    let escaped = other.replace('\n', "\\n");
+    assert!(inputs == [format!(r#"{{"plain":"{plain}","other":"{escaped}"}}"#)]);
+}
+
+#[test]
+fn megabytes_arrive_from_a_worker_of_the_providers_own() {
+    run(async {
+        let recorder = Arc::new(Recorder::default());
+        let opened = open(recorder.clone(), Limits::default()).await;
+        megabytes_arrive(&*opened.session, &recorder).await;
+        opened.provider.shutdown().await;
+    });
+}
+
+/// Its memory cannot be read: which process it is is not known.
+#[test]
+#[cfg(unix)]
+fn megabytes_arrive_from_a_worker_that_was_connected_to() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (_worker, socket) = crate::listening::listening(&folder).await;
+        let provider = crate::support::provider_at(socket);
+        let recorder = Arc::new(Recorder::default());
+        let session = provider.create_session(recorder.clone()).await;
+        megabytes_arrive(&*session.expect("opened"), &recorder).await;
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_worker_keeps_no_text_that_has_arrived() {
+    use crate::processes::{descendants, kib};
+
+    if !crate::support::alone("large_inputs::a_worker_keeps_no_text_that_has_arrived") {
+        return;
+    }
+    run(async {
+        let recorder = Arc::new(Recorder::default());
+        let opened = open(recorder, Limits::default()).await;
+        for _ in 0..48 {
+            put_out(&*opened.session, "text('y'.repeat(8 << 20))").await;
+        }
+        let workers = descendants(std::process::id());
+        let kib_of_all = workers.into_iter().filter_map(|worker| {
+            let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
+            kib(&status.ok()?, "VmRSS:")
+        });
+        let mib = kib_of_all.sum::<u64>() >> 10;
+        // They put out 384.
+        assert!(mib < 250, "the workers have {mib} MiB");
+        opened.provider.shutdown().await;
     });
 }

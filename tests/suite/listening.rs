@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use crate::support::{Agent, exec, program, provider_at, run, texts};
 
 /// A worker that listens, and its socket. What it logs is in `worker.log` beside.
-async fn listening(folder: &tempfile::TempDir) -> (tokio::process::Child, std::path::PathBuf) {
+pub async fn listening(folder: &tempfile::TempDir) -> (tokio::process::Child, std::path::PathBuf) {
     let socket = folder.path().join("worker.sock");
     let log = std::fs::File::create(folder.path().join("worker.log")).expect("created");
     let child = tokio::process::Command::new(program())

@@ -5,10 +5,11 @@
 //! the longer part. Whoever writes, messages go in the order in which they were sent.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::BytesMut;
 use code_mode_protocol::frame::{self, Content, FrameWriter};
+use code_mode_protocol::message::Loans;
 use code_mode_protocol::native::FromWorker;
 use tokio::io::{AsyncWrite, AsyncWriteExt, Sink};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -28,6 +29,8 @@ struct Way {
     state: Mutex<State>,
     /// Writes what it can without waiting.
     write: Box<Write>,
+    /// Very large texts, where the provider reads them here.
+    loans: OnceLock<Loans>,
 }
 
 type Write = dyn Fn(&[u8]) -> io::Result<usize> + Send + Sync;
@@ -79,6 +82,7 @@ impl Outbound {
         let way = Arc::new(Way {
             state: Mutex::default(),
             write: Box::new(write),
+            loans: OnceLock::new(),
         });
         let writer = OutboundWriter {
             contents,
@@ -88,7 +92,11 @@ impl Outbound {
     }
 
     pub(super) fn send(&self, message: FromWorker) {
-        let Ok(content) = message.encode() else {
+        let content = match self.way.loans.get() {
+            Some(loans) => message.encode_lending(loans),
+            None => message.encode(),
+        };
+        let Ok(content) = content else {
             return;
         };
         let mut state = self.way.state();
@@ -96,6 +104,18 @@ impl Outbound {
             state.kept.push(content);
         } else {
             self.queue(&mut state, content);
+        }
+    }
+
+    /// Lends very large texts from here on.
+    pub(super) fn lend(&self) {
+        self.way.loans.get_or_init(Loans::default);
+    }
+
+    /// A text that was lent has been read.
+    pub(super) fn returned(&self, loan: u64) {
+        if let Some(loans) = self.way.loans.get() {
+            loans.returned(loan);
         }
     }
 

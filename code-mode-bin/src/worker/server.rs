@@ -1,13 +1,14 @@
 //! The worker's side of the native wire.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use code_mode::{CellSpec, Engine, Observe, Reply, Session, ToolTable};
 use code_mode_protocol::Limits;
 use code_mode_protocol::frame;
 use code_mode_protocol::message::MessageReader;
-use code_mode_protocol::native::{self, FromWorker, SandboxLayer, ToWorker, WorkerInfo};
+use code_mode_protocol::native::{self, FromWorker, Sample, SandboxLayer, ToWorker, WorkerInfo};
 use interprocess::local_socket::tokio::Stream;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +47,7 @@ pub(super) async fn serve(
             .collect(),
         v8_version: Engine::v8_version().to_owned(),
         sandbox: layers,
+        sample: sample(),
     };
     let greeting = match inbound.next().await {
         Ok(Some(message)) => greet(&message, info, require_sandbox),
@@ -150,6 +152,19 @@ fn greet(
     Ok(info)
 }
 
+/// Bytes for the provider to find in this process's memory.
+fn sample() -> Sample {
+    static CONTENT: OnceLock<[u8; 16]> = OnceLock::new();
+    let content = CONTENT.get_or_init(|| {
+        let random = [0, 1].map(|half| RandomState::new().hash_one(half).to_ne_bytes());
+        std::array::from_fn(|place| random[place / 8][place % 8])
+    });
+    Sample {
+        address: content.as_ptr().expose_provenance() as u64,
+        content: *content,
+    }
+}
+
 /// What a worker may have in all: V8's own needs, and room for several cells at
 /// their limit. V8 counts an array buffer only once it is there, so this is what
 /// one that is far too large runs into.
@@ -252,6 +267,8 @@ impl Server {
             }
             ToWorker::ToolResult { call, result } => self.callbacks.answered(call, result),
             ToWorker::Notified { call } => self.callbacks.answered(call, Ok(String::new())),
+            ToWorker::Lend => self.outbound.lend(),
+            ToWorker::Returned { loan } => self.outbound.returned(loan),
             ToWorker::Probe { name } if self.probe => {
                 let outcome = sandbox::probe(&name);
                 self.outbound.send(FromWorker::Probed { name, outcome });

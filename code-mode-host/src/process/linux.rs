@@ -16,12 +16,14 @@ use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use code_mode_protocol::message::Lender;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
+use super::memory::ProcessMemory;
 use super::{ExitReason, SpawnError, Started, arguments, environment, refused};
 use crate::{ProviderOptions, Sandbox};
 
@@ -113,6 +115,7 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 /// dropped, on a way that nobody thought of too, it is killed and waited for.
 struct Process {
     pidfd: Arc<OwnedFd>,
+    pid: libc::pid_t,
 }
 
 impl Process {
@@ -151,6 +154,12 @@ impl Child {
         Ok(Self {
             process: Some(process),
         })
+    }
+
+    /// Its memory, to be read before it is waited for.
+    pub(crate) fn memory(&self) -> Option<Box<dyn Lender>> {
+        let pid = self.process.as_ref()?.get_ref().pid;
+        Some(Box::new(ProcessMemory { pid }))
     }
 
     /// Ends the process at once.
@@ -339,6 +348,7 @@ fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
         }
         Err(_) => Ok(Process {
             pidfd: Arc::new(pidfd),
+            pid: pid as libc::pid_t,
         }),
     }
 }

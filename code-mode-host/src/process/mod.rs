@@ -14,6 +14,8 @@ use crate::{ProviderOptions, Sandbox};
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
 pub(crate) use linux::{Child, start};
 
 #[cfg(not(target_os = "linux"))]

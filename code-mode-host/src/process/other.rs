@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use code_mode_protocol::message::Lender;
 use tokio::process::Command;
 
 use super::{ExitReason, SpawnError, Started, arguments, environment, refused};
@@ -41,6 +42,11 @@ pub(crate) struct Child {
 }
 
 impl Child {
+    /// Its memory, which cannot be read here.
+    pub(crate) fn memory(&self) -> Option<Box<dyn Lender>> {
+        None
+    }
+
     /// Ends the process.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.start_kill();

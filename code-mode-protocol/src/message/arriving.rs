@@ -5,9 +5,12 @@ use std::vec;
 use bytes::{Buf, BytesMut};
 use serde::de::DeserializeOwned;
 
-use super::{Announced, config, malformed};
+use super::{Announced, Lender, Loan, config, malformed};
 use crate::frame::FrameError;
 use crate::gather::Texts;
+
+/// What is read of a lent text at a time: so much is still near when it is checked.
+const PIECE: usize = 256 << 10;
 
 /// A message some of whose texts are not there yet.
 #[derive(Debug)]
@@ -19,17 +22,21 @@ pub(super) struct Arriving<Rx> {
 }
 
 impl<Rx: DeserializeOwned + Texts> Arriving<Rx> {
-    /// What the frame of this content begins. At most `max` bytes may follow.
-    pub(super) fn new(content: &[u8], max: usize) -> Result<Self, FrameError> {
+    /// What the frame of this content begins. Its texts may have `max` bytes, and be
+    /// lent if it `borrows`.
+    pub(super) fn new(content: &[u8], max: usize, borrows: bool) -> Result<Self, FrameError> {
         let ((announced, message), read): ((Vec<Announced>, Rx), usize) =
             bincode::serde::decode_from_slice(content, config()).map_err(malformed)?;
         if read != content.len() {
             let more = content.len() - read;
             return Err(malformed(format!("{more} bytes after the message")));
         }
-        let follow: u64 = announced.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
-        if follow > max as u64 {
-            return Err(malformed(format!("{follow} bytes of texts are too many")));
+        let bytes: u64 = announced.iter().map(|text| u64::from(text.bytes)).sum();
+        if bytes > max as u64 {
+            return Err(malformed(format!("{bytes} bytes of texts are too many")));
+        }
+        if !borrows && announced.iter().any(|text| text.loan.is_some()) {
+            return Err(malformed("a text is lent that nobody borrows"));
         }
         Ok(Self {
             message,
@@ -43,10 +50,12 @@ impl<Rx: DeserializeOwned + Texts> Arriving<Rx> {
     pub(super) fn take(&mut self, src: &mut BytesMut) -> Result<bool, FrameError> {
         loop {
             if let Some(text) = &mut self.text {
-                let came = src.len().min(text.missing());
-                text.bytes.extend_from_slice(&src[..came]);
-                src.advance(came);
-                text.check()?;
+                if text.loan.is_none() {
+                    let came = src.len().min(text.missing());
+                    text.bytes.extend_from_slice(&src[..came]);
+                    src.advance(came);
+                    text.check()?;
+                }
                 if text.missing() > 0 {
                     return Ok(false);
                 }
@@ -89,6 +98,8 @@ impl<Rx: DeserializeOwned + Texts> Arriving<Rx> {
 pub(super) struct ArrivingText {
     /// Which of the message's it is.
     number: u32,
+    /// Where it is to be read, if it does not come by itself.
+    pub(super) loan: Option<Loan>,
     /// What has come of it.
     pub(super) bytes: Vec<u8>,
     /// So many of them are UTF-8.
@@ -97,10 +108,11 @@ pub(super) struct ArrivingText {
 }
 
 impl ArrivingText {
-    fn new((number, len): Announced) -> Self {
-        let len = len as usize;
+    fn new(announced: Announced) -> Self {
+        let len = announced.bytes as usize;
         Self {
-            number,
+            number: announced.number,
+            loan: announced.loan,
             bytes: Vec::with_capacity(len),
             checked: 0,
             len,
@@ -109,6 +121,14 @@ impl ArrivingText {
 
     pub(super) fn missing(&self) -> usize {
         self.len - self.bytes.len()
+    }
+
+    /// Reads the next piece of what was lent.
+    pub(super) fn borrow_piece(&mut self, from: &dyn Lender, loan: Loan) -> Result<(), FrameError> {
+        let piece = self.missing().min(PIECE);
+        let address = loan.address.wrapping_add(self.bytes.len() as u64);
+        from.read(address, piece, &mut self.bytes)?;
+        self.check()
     }
 
     /// Checks what has come since, while it is near.

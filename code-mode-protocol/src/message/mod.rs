@@ -3,26 +3,36 @@
 //! A message is bincode in a [frame](crate::frame). Its large texts are not in it:
 //! the frame begins with which they are and how long, and they follow it as they
 //! are. So a text goes from where the sender has it, and arrives piece by piece
-//! where the receiver keeps it, checked while it comes.
+//! where the receiver keeps it, checked while it comes. A very large one does not
+//! follow where the receiver [can read it](Lender) in the sender's memory.
 
 mod arriving;
+mod loans;
 mod reader;
 
 use std::io;
 
 use bytes::BytesMut;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
 use crate::frame::{Content, FrameError, MAX_FRAME_BYTES, codec};
 use crate::gather::{LARGE, Texts};
 use arriving::{Arriving, ArrivingText};
 
+pub use loans::{Lender, Loan, Loans};
 pub use reader::MessageReader;
 
-/// A text that follows: which of the message's it is, and its bytes.
-type Announced = (u32, u32);
+/// A text that is not in its message's frame.
+#[derive(Debug, Serialize, Deserialize)]
+struct Announced {
+    /// Which of the message's it is.
+    number: u32,
+    bytes: u32,
+    /// Where it is, if it does not follow.
+    loan: Option<Loan>,
+}
 
 /// The limit makes bincode check a length it reads against what a frame can hold
 /// before it allocates that much.
@@ -34,8 +44,12 @@ fn malformed(error: impl ToString) -> FrameError {
     FrameError::Malformed(error.to_string())
 }
 
-/// The frame that carries `message`, and the texts that follow.
-pub(crate) fn encode<T: Serialize + Texts>(mut message: T) -> Result<Content, FrameError> {
+/// The frame that carries `message`, and the texts that follow: those that are not
+/// kept in `loans`.
+pub(crate) fn encode<T: Serialize + Texts>(
+    mut message: T,
+    loans: Option<&Loans>,
+) -> Result<Content, FrameError> {
     let mut announced: Vec<Announced> = Vec::new();
     let mut texts = Vec::new();
     let mut number = 0;
@@ -44,8 +58,19 @@ pub(crate) fn encode<T: Serialize + Texts>(mut message: T) -> Result<Content, Fr
         let length = text.as_str().len();
         match u32::try_from(length) {
             Ok(bytes) if length >= LARGE => {
-                announced.push((number, bytes));
-                texts.push(text.take());
+                let text = text.take();
+                let loan = match loans {
+                    Some(loans) if length >= loans::LARGE => Some(loans.lend(text)),
+                    _ => {
+                        texts.push(text);
+                        None
+                    }
+                };
+                announced.push(Announced {
+                    number,
+                    bytes,
+                    loan,
+                });
             }
             // Growing a buffer step by step costs more than filling it.
             _ => room += length + 48,
@@ -69,6 +94,8 @@ pub(crate) fn encode<T: Serialize + Texts>(mut message: T) -> Result<Content, Fr
 pub struct MessageCodec<Rx> {
     frames: LengthDelimitedCodec,
     max_frame_bytes: usize,
+    /// Whether texts may be lent.
+    borrows: bool,
     arriving: Option<Arriving<Rx>>,
 }
 
@@ -78,6 +105,7 @@ impl<Rx> MessageCodec<Rx> {
         Self {
             frames: codec(max_frame_bytes),
             max_frame_bytes: max_frame_bytes.min(MAX_FRAME_BYTES),
+            borrows: false,
             arriving: None,
         }
     }
@@ -103,7 +131,7 @@ impl<Rx: DeserializeOwned + Texts> Decoder for MessageCodec<Rx> {
                 return Ok(None);
             };
             let max = self.max_frame_bytes.saturating_sub(content.len());
-            self.arriving = Some(Arriving::new(&content, max)?);
+            self.arriving = Some(Arriving::new(&content, max, self.borrows)?);
         }
         if let Some(arriving) = &mut self.arriving
             && !arriving.take(src)?

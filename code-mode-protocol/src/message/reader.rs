@@ -6,17 +6,18 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::codec::Decoder;
 
-use super::MessageCodec;
+use super::{Lender, MessageCodec};
 use crate::frame::FrameError;
 
 /// Messages from a connection.
-#[derive(Debug)]
 pub struct MessageReader<R, Rx> {
     reader: R,
     buffer: BytesMut,
     codec: MessageCodec<Rx>,
     /// Whether a part of the next message was read.
     is_inside: bool,
+    lender: Option<Box<dyn Lender>>,
+    returned: Vec<u64>,
 }
 
 impl<R, Rx> MessageReader<R, Rx>
@@ -34,12 +35,26 @@ where
             buffer: BytesMut::with_capacity(Self::BUFFER),
             codec: MessageCodec::new(max_frame_bytes),
             is_inside: false,
+            lender: None,
+            returned: Vec::new(),
         }
     }
 
     /// Sets another bound, for the messages from here on.
     pub fn set_max_frame_bytes(&mut self, max_frame_bytes: usize) {
         self.codec.set_max_frame_bytes(max_frame_bytes);
+    }
+
+    /// Lets the sender lend texts, which are read from its memory.
+    pub fn borrow_from(&mut self, lender: Box<dyn Lender>) {
+        self.codec.borrows = true;
+        self.lender = Some(lender);
+    }
+
+    /// The names of the loans that were read since this was last asked; the sender is
+    /// to be told.
+    pub fn take_returned(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.returned)
     }
 
     /// The next message; `None` where the connection ended between two. Dropping the
@@ -53,6 +68,18 @@ where
             if let Some(message) = self.codec.decode(&mut self.buffer)? {
                 self.is_inside = !self.buffer.is_empty();
                 return Ok(Some(message));
+            }
+            if let (Some(text), Some(lender)) = (self.codec.arriving_text(), &self.lender)
+                && let Some(loan) = text.loan
+            {
+                text.borrow_piece(lender.as_ref(), loan)?;
+                if text.missing() == 0 {
+                    self.returned.push(loan.id);
+                }
+                // Others are to have their turn, as they have it between two reads of
+                // a connection.
+                tokio::task::yield_now().await;
+                continue;
             }
             let read = match self.codec.arriving_text() {
                 // Into its place, which takes a copy less than by way of the buffer.
