@@ -23,6 +23,9 @@ const LARGE: usize = 4 << 20;
 /// Mappings have a multiple of this size, so that one can serve buffers of about
 /// its size. What a buffer does not use of it is never written to, and so not there.
 const GRAIN: usize = 2 << 20;
+/// A text of some megabytes, often a round number, and the same with a little around
+/// it, are to have mappings of one length: the one is often freed before the other.
+const AROUND: usize = 64 << 10;
 /// The kernel aligns a mapping to pages, and none has smaller ones.
 const PAGE: usize = 4096;
 /// Freed mappings that are kept for the next buffer, at most.
@@ -114,7 +117,7 @@ fn is_mapped(size: usize, layout: Layout) -> bool {
 /// The length of a buffer's mapping. A size is at most `isize::MAX`, so that this
 /// does not overflow.
 fn mapped_len(size: usize) -> usize {
-    size.next_multiple_of(GRAIN)
+    (size + AROUND).next_multiple_of(GRAIN)
 }
 
 /// Memory that is all zero.
@@ -278,7 +281,7 @@ mod tests {
     #[test]
     fn a_freed_mapping_serves_the_next_buffer_of_about_its_size() {
         let allocator = LargePages::new();
-        let (first, second) = (layout(LARGE + 1), layout(LARGE + GRAIN));
+        let (first, second) = (layout(2 * LARGE), layout(2 * LARGE + 100));
         // SAFETY: the blocks are made and freed with their own layouts, and the first
         // is not used once it is freed.
         unsafe {
