@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use code_mode_protocol::{
-    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
-    ContentItem, Json, Limits, NestedToolCall,
+    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, ContentItem, Json, Limits,
+    NestedToolCall,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -244,6 +244,8 @@ fn megabytes_arrive_from_a_worker_of_the_providers_own() {
 #[test]
 #[cfg(unix)]
 fn megabytes_arrive_from_a_worker_that_was_connected_to() {
+    use code_mode_protocol::CodeModeSessionProvider;
+
     run(async {
         let folder = tempfile::tempdir().expect("a folder");
         let (_worker, socket) = crate::listening::listening(&folder).await;
