@@ -20,8 +20,8 @@ const LOOKED_AT: u32 = 32;
 
 /// The texts that one input has stand-ins for.
 pub(crate) struct LeftOut {
-    /// In JSON. The cell never sees it and cannot guess it, so that no text of its
-    /// own can be taken for it.
+    /// The cell never sees it and cannot guess it, so that no text of its own can be
+    /// taken for it.
     stand_in: String,
     texts: Vec<v8::Global<v8::String>>,
 }
@@ -97,9 +97,8 @@ fn json_with_texts(
     state: &CellState,
     value: v8::Local<v8::Value>,
 ) -> Answer<Option<String>> {
-    let stand_in = format!("\"{:016x}\"", RandomState::new().hash_one(()));
     let left_out = LeftOut {
-        stand_in,
+        stand_in: format!("{:016x}", RandomState::new().hash_one(())),
         texts: Vec::new(),
     };
     // A `toJSON` of the cell may call a tool, whose input is another one.
@@ -113,16 +112,15 @@ fn json_with_texts(
         .into_iter()
         .map(|text| v8::Local::new(scope, text))
         .collect();
-    let room: usize = texts.iter().map(|text| text.length() + 2).sum();
+    let room: usize = texts.iter().map(|text| text.length()).sum();
     control::may_send(state, room)?;
     let mut json = String::with_capacity(skeleton.len() + room);
-    let mut pieces = skeleton.split(&stand_in);
-    json.extend(pieces.next());
-    for (left_out, piece) in texts.into_iter().zip(pieces) {
-        json.push('"');
-        strings::for_each_piece(scope, left_out, |piece| push_escaped(&mut json, piece));
-        json.push('"');
-        json.push_str(piece);
+    // The quotes around a stand-in are those of its text.
+    let mut between = skeleton.split(&stand_in);
+    json.extend(between.next());
+    for (text, after) in texts.into_iter().zip(between) {
+        strings::for_each_piece(scope, text, |piece| push_escaped(&mut json, piece));
+        json.push_str(after);
     }
     Ok(Some(json))
 }
@@ -157,7 +155,7 @@ pub(super) fn leave_out<'s>(
     if let Some(text) = large_text(value)
         && let Some(LeftOut { stand_in, texts }) = &mut *left_out
     {
-        let stand_in = thrown(v8::String::new(scope, stand_in.trim_matches('"')))?;
+        let stand_in = thrown(v8::String::new(scope, stand_in))?;
         texts.push(v8::Global::new(scope, text));
         return Ok(stand_in.into());
     }

@@ -11,7 +11,6 @@ mod json;
 mod media;
 mod storage;
 mod strings;
-
 mod timers;
 mod tools;
 

@@ -14,7 +14,8 @@ pub(super) fn text(scope: &mut v8::PinScope, string: v8::Local<v8::String>) -> S
     text
 }
 
-/// Shows the text of a string whose characters have one byte, piece by piece.
+/// Shows the text of a string whose characters have one byte, piece by piece; of any
+/// other nothing.
 pub(super) fn for_each_piece(
     scope: &mut v8::PinScope,
     string: v8::Local<v8::String>,

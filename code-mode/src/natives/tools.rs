@@ -74,15 +74,15 @@ pub(super) fn invoke<'s>(
 ) -> Answer<Value<'s>> {
     let input = match args.get(0) {
         value if value.is_undefined() => None,
-        value => match input::json(scope, state, value)? {
-            Some(json) => Some(json),
-            None => {
+        value => {
+            let Some(json) = input::json(scope, state, value)? else {
                 let name = state.tools.get(tool).map_or("", |t| t.name.as_str());
                 return Err(Refusal::Error(format!(
                     "the input of tools.{name} cannot be serialized as JSON"
                 )));
-            }
-        },
+            };
+            Some(json)
+        }
     };
     let bytes = input.as_ref().map_or(0, String::len);
     control::pending_call(state, bytes)?;
