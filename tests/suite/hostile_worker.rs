@@ -33,9 +33,12 @@ fn info() -> WorkerInfo {
 }
 
 pub async fn say(wire: &mut Wire, message: FromWorker) {
-    let content = message.encode().expect("encodes");
+    say_frame(wire, message.encode().expect("encodes")).await;
+}
+
+async fn say_frame(wire: &mut Wire, frame: Content) {
     // The host may have hung up already.
-    let _ = wire.send(content).await;
+    let _ = wire.send(frame).await;
 }
 
 /// A worker up to the first execute; returns that request's id.
@@ -76,8 +79,7 @@ async fn told_after_frames(lies: impl FnOnce(u64) -> Vec<Content> + Send + 'stat
     let worker = tokio::spawn(async move {
         let (mut wire, request) = greeted(listener).await;
         for lie in lies(request) {
-            // The host may have hung up already.
-            let _ = wire.send(lie).await;
+            say_frame(&mut wire, lie).await;
         }
         // Until the host hangs up.
         while let Some(Ok(_)) = wire.next().await {}

@@ -106,47 +106,49 @@ fn what_json_escapes_is_escaped_in_a_large_text_of_an_input() {
     });
 }
 
+/// What code of the cell sees while this `input` is made JSON, which notes it in
+/// `seen`: the same as for `JSON.stringify`.
+async fn seen_while_stringified(input: &str) -> String {
+    let (inputs, texts) = called(&format!(
+        "let seen = [];
+        {input}
+        await tools.echo(input);
+        text(seen.join());
+        seen = [];
+        text(JSON.stringify(input));
+        text(seen.join());"
+    ))
+    .await;
+    assert!(inputs[0] == texts[1]);
+    assert_eq!(texts[0], texts[2]);
+    texts[0].clone()
+}
+
 #[test]
 fn code_of_the_cell_runs_once_for_an_input_with_a_large_text() {
     run(async {
-        let (inputs, texts) = called(
-            "let order = [];
-            const input = {
+        let seen = seen_while_stringified(
+            "const input = {
                 large,
-                get got() { order.push('got'); return large; },
-                made: { toJSON(key) { order.push(key); return { large }; } },
-                hidden: new Proxy({}, { ownKeys() { order.push('keys'); return []; } }),
-            };
-            await tools.echo(input);
-            text(order.join());
-            order = [];
-            text(JSON.stringify(input));
-            text(order.join());",
+                get got() { seen.push('got'); return large; },
+                made: { toJSON(key) { seen.push(key); return { large }; } },
+                hidden: new Proxy({}, { ownKeys() { seen.push('keys'); return []; } }),
+            };",
         )
         .await;
-        assert!(inputs[0] == texts[1]);
-        assert_eq!(texts[0], "got,made,keys");
-        assert_eq!(texts[0], texts[2]);
+        assert_eq!(seen, "got,made,keys");
     });
 }
 
 #[test]
 fn a_proxy_as_input_is_asked_only_what_json_stringify_asks() {
     run(async {
-        let (inputs, texts) = called(
-            "let asked = [];
-            const input = new Proxy({ large }, new Proxy({}, {
-                get: (_, trap) => { asked.push(trap); },
-            }));
-            await tools.echo(input);
-            text(asked.join());
-            asked = [];
-            text(JSON.stringify(input));
-            text(asked.join());",
+        seen_while_stringified(
+            "const input = new Proxy({ large }, new Proxy({}, {
+                get: (_, trap) => { seen.push(trap); },
+            }));",
         )
         .await;
-        assert!(inputs[0] == texts[1]);
-        assert_eq!(texts[0], texts[2]);
     });
 }
 
