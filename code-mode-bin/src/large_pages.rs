@@ -17,6 +17,8 @@ use rustix::mm::{
     Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap_anonymous, mremap, munmap,
 };
 
+use crate::sealed_pages;
+
 /// Memory from this size on is large: two huge pages, so that at least one fits
 /// whatever the alignment.
 const LARGE: usize = 4 << 20;
@@ -214,7 +216,8 @@ unsafe impl GlobalAlloc for LargePages {
 /// V8 reserves its heap's address space once and makes ranges of it usable with
 /// this call; there is no other place to say how their pages are to be made. One
 /// large object (a string of megabytes) is one such range. Smaller ranges are left
-/// alone: a heap that is mostly empty would be filled up with huge pages.
+/// alone: a heap that is mostly empty would be filled up with huge pages. What it
+/// seals with this call is [kept once](sealed_pages).
 ///
 /// # Safety
 /// As `mprotect(2)`: nobody relies on what the change forbids.
@@ -224,6 +227,11 @@ unsafe extern "C" fn mprotect(
     len: usize,
     protection: libc::c_int,
 ) -> libc::c_int {
+    if protection != libc::PROT_READ && sealed_pages::unseal(address.addr(), len).is_err() {
+        // SAFETY: the C library's `errno` of this thread is always there to be set.
+        unsafe { *libc::__errno_location() = libc::ENOMEM };
+        return -1;
+    }
     // SAFETY: the arguments are the caller's, who promises what the call asks for;
     // they are passed on as it takes them.
     let result = unsafe { libc::syscall(libc::SYS_mprotect, address, len, protection) };
@@ -233,6 +241,9 @@ unsafe extern "C" fn mprotect(
         // changes how its pages are made, not what they contain. rustix leaves
         // `errno` alone.
         let _ = unsafe { madvise(address, len, Advice::LinuxHugepage) };
+    }
+    if result == 0 && protection == libc::PROT_READ {
+        sealed_pages::sealed(address.expose_provenance(), len);
     }
     if result == 0 { 0 } else { -1 }
 }

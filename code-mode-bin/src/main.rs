@@ -8,6 +8,8 @@ mod doctor;
 mod large_pages;
 mod run;
 mod sandbox;
+#[cfg(target_os = "linux")]
+mod sealed_pages;
 mod stdio;
 mod worker;
 

@@ -32,7 +32,31 @@ pub struct Engine {
     pub(crate) pool: Arc<Pool>,
 }
 
+/// What a program does for the memory of its isolates, where it knows more of it than
+/// V8 tells. Each call comes on the thread of the isolate that it is about; a thread
+/// has one at a time.
+pub trait IsolateMemory: Sync {
+    /// An isolate is about to be made; one that the thread had before is gone.
+    fn isolate_begins(&self);
+    /// The cell of the isolate has waited for a while and may wait for long. None of
+    /// its code runs during this call.
+    fn isolate_waits(&self);
+}
+
+static ISOLATE_MEMORY: OnceLock<&dyn IsolateMemory> = OnceLock::new();
+
+/// What [`Engine::set_isolate_memory`] set.
+pub(crate) fn isolate_memory() -> Option<&'static dyn IsolateMemory> {
+    ISOLATE_MEMORY.get().copied()
+}
+
 impl Engine {
+    /// Sets what is done for the memory of isolates; by default nothing. Call before
+    /// [`new`](Self::new); a second call changes nothing.
+    pub fn set_isolate_memory(memory: &'static dyn IsolateMemory) {
+        let _ = ISOLATE_MEMORY.set(memory);
+    }
+
     /// The engine of this process; starts V8 at the first call.
     pub fn new() -> Self {
         static ENGINE: OnceLock<Engine> = OnceLock::new();
@@ -103,6 +127,9 @@ impl ReadyIsolate {
     /// cannot be changed later: how much memory outside the heap V8 lets a cell
     /// have before it collects garbage depends on it too.
     pub(crate) fn new(heap_bytes: usize) -> Self {
+        if let Some(memory) = isolate_memory() {
+            memory.isolate_begins();
+        }
         let params = v8::CreateParams::default()
             .snapshot_blob(v8::StartupData::from(snapshot()))
             .external_references(callbacks().external_references())

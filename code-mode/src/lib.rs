@@ -49,7 +49,7 @@ mod stored;
 mod tools;
 
 pub use actor::{Observe, Reply};
-pub use engine::Engine;
+pub use engine::{Engine, IsolateMemory};
 pub use session::{Callbacks, CellSpec, Session};
 pub use stored::StoredValues;
 pub use tools::ToolTable;

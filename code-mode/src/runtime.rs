@@ -13,7 +13,7 @@ use code_mode_protocol::{Limit, RuntimeToolCallId};
 use crate::StoredValues;
 use crate::bootstrap;
 use crate::cell::{CellShared, Command, End, Event, Job, ScriptError, Stop};
-use crate::engine::ReadyIsolate;
+use crate::engine::{self, ReadyIsolate};
 use crate::natives::{self, CellState};
 use crate::stack;
 
@@ -267,6 +267,9 @@ const SHRINK_BELOW: usize = 8 << 20;
 fn shrink(scope: &mut v8::PinScope) {
     if scope.get_heap_statistics().used_heap_size() < SHRINK_BELOW {
         scope.low_memory_notification();
+    }
+    if let Some(memory) = engine::isolate_memory() {
+        memory.isolate_waits();
     }
     stack::release_unused();
 }

@@ -23,3 +23,4 @@ mod stdio_client;
 mod stdio_wire;
 mod support;
 mod transcript;
+mod waiting;

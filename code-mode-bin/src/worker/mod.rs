@@ -64,6 +64,8 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         Ok(room) => room,
         Err(why) => return refuse(endpoint, &why),
     };
+    #[cfg(target_os = "linux")]
+    code_mode::Engine::set_isolate_memory(&crate::sealed_pages::SealedPages);
     let engine = code_mode::Engine::new();
     code_mode::Engine::set_time_zone(&time_zone);
     // Made on another thread while this one goes on; the filter covers that too.
