@@ -21,7 +21,7 @@ use crate::sealed_pages;
 
 /// Memory from this size on is large: two huge pages, so that at least one fits
 /// whatever the alignment.
-const LARGE: usize = 4 << 20;
+pub(crate) const LARGE: usize = 4 << 20;
 /// Mappings have a multiple of this size, so that one can serve buffers of about
 /// its size. What a buffer does not use of it is never written to, and so not there.
 const GRAIN: usize = 2 << 20;

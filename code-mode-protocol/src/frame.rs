@@ -5,7 +5,7 @@
 
 use std::io;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::codec::LengthDelimitedCodec;
@@ -41,16 +41,16 @@ pub enum FrameError {
 /// waiting together in one write.
 ///
 /// # Errors
-/// Of `writer`, and where a content does not fit a frame of `max_frame_bytes`.
-pub async fn write_frames<W: AsyncWrite + Unpin>(
+/// Of `output`, and where a content does not fit a frame of `max_frame_bytes`.
+pub async fn write_frames<O: FrameOutput>(
     mut contents: UnboundedReceiver<Content>,
-    writer: W,
+    output: O,
     max_frame_bytes: usize,
 ) -> io::Result<()> {
-    let mut frames = FrameWriter::new(writer, max_frame_bytes);
-    let mut waiting = Vec::with_capacity(FrameWriter::<W>::AT_ONCE);
+    let mut frames = FrameWriter::new(output, max_frame_bytes);
+    let mut waiting = Vec::with_capacity(FrameWriter::<O>::AT_ONCE);
     while contents
-        .recv_many(&mut waiting, FrameWriter::<W>::AT_ONCE)
+        .recv_many(&mut waiting, FrameWriter::<O>::AT_ONCE)
         .await
         > 0
     {
@@ -59,25 +59,55 @@ pub async fn write_frames<W: AsyncWrite + Unpin>(
     Ok(())
 }
 
+/// What frames are written to: anything that bytes can be written to, or what has a
+/// way of its own for large ones.
+pub trait FrameOutput: Send {
+    /// Writes all of these bytes.
+    fn write(&mut self, bytes: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Writes all of a large part of a frame.
+    fn write_large(&mut self, part: Bytes) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Has on its way what was written.
+    fn flush(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+impl<W: AsyncWrite + Unpin + Send> FrameOutput for W {
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes).await
+    }
+
+    async fn write_large(&mut self, part: Bytes) -> io::Result<()> {
+        /// What is written at a time: a pipe is locked while it is written to, and
+        /// its reader is to take the pieces meanwhile.
+        const PIECE: usize = 256 << 10;
+        for piece in part.chunks(PIECE) {
+            self.write_all(piece).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        AsyncWriteExt::flush(self).await
+    }
+}
+
 /// Writes frames: small ones together, large ones without a copy.
 #[derive(Debug)]
-pub struct FrameWriter<W> {
-    writer: W,
+pub struct FrameWriter<O> {
+    output: O,
     max_frame_bytes: usize,
     buffer: BytesMut,
 }
 
-impl<W: AsyncWrite + Unpin> FrameWriter<W> {
+impl<O: FrameOutput> FrameWriter<O> {
     /// How many contents are worth waiting for together.
     pub const AT_ONCE: usize = 64;
-    /// What is written at a time: a pipe is locked while it is written to, and its
-    /// reader is to take the pieces meanwhile.
-    const PIECE: usize = 256 << 10;
 
     /// A writer of frames up to `max_frame_bytes`.
-    pub fn new(writer: W, max_frame_bytes: usize) -> Self {
+    pub fn new(output: O, max_frame_bytes: usize) -> Self {
         Self {
-            writer,
+            output,
             max_frame_bytes: max_frame_bytes.min(MAX_FRAME_BYTES),
             buffer: BytesMut::new(),
         }
@@ -85,37 +115,35 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
 
     /// What is written to. Between two calls of [`write`](Self::write) it has whole
     /// frames.
-    pub fn get_mut(&mut self) -> &mut W {
-        &mut self.writer
+    pub fn get_mut(&mut self) -> &mut O {
+        &mut self.output
     }
 
     /// Writes these contents, in order, and leaves the list empty.
     ///
     /// # Errors
-    /// Of the writer, and where a content does not fit a frame.
+    /// Of the output, and where a content does not fit a frame.
     pub async fn write(&mut self, contents: &mut Vec<Content>) -> io::Result<()> {
         for content in contents.drain(..) {
             if content.len() > self.max_frame_bytes {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
             self.buffer.put_u32_le(content.prefix()?);
-            for part in content.parts() {
+            for part in content.into_parts() {
                 if part.len() < gather::LARGE {
-                    self.buffer.extend_from_slice(part);
+                    self.buffer.extend_from_slice(&part);
                 } else {
-                    self.flush().await?;
-                    for piece in part.chunks(Self::PIECE) {
-                        self.writer.write_all(piece).await?;
-                    }
+                    self.write_buffer().await?;
+                    self.output.write_large(part).await?;
                 }
             }
         }
-        self.flush().await?;
-        self.writer.flush().await
+        self.write_buffer().await?;
+        self.output.flush().await
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
-        self.writer.write_all(&self.buffer).await?;
+    async fn write_buffer(&mut self) -> io::Result<()> {
+        self.output.write(&self.buffer).await?;
         self.buffer.clear();
         Ok(())
     }

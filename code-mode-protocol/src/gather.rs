@@ -61,8 +61,8 @@ impl Content {
     }
 
     /// What it consists of, in order.
-    pub(crate) fn parts(&self) -> &[Bytes] {
-        &self.parts
+    pub(crate) fn into_parts(self) -> Vec<Bytes> {
+        self.parts
     }
 
     /// Adds to what is in the frame. Nothing follows the frame yet.
@@ -269,11 +269,11 @@ mod tests {
 
     /// Whether the content is what `expected` says, in JSON.
     fn is(content: &Content, expected: &impl Serialize) -> bool {
-        content.parts().concat() == serde_json::to_vec(expected).expect("written")
+        content.parts.concat() == serde_json::to_vec(expected).expect("written")
     }
 
     fn large_parts(content: &Content) -> Vec<*const u8> {
-        let large = content.parts().iter().filter(|part| part.len() >= LARGE);
+        let large = content.parts.iter().filter(|part| part.len() >= LARGE);
         large.map(|part| part.as_ptr()).collect()
     }
 

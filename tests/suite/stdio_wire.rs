@@ -652,6 +652,30 @@ fn a_client_that_stops_reading_is_written_to_no_further() {
 }
 
 #[test]
+fn large_texts_of_many_cells_reach_a_client_that_reads_late_as_they_were() {
+    run(async {
+        let mut client = opened().await;
+        let mut cells = Vec::new();
+        for n in 0..5 {
+            let source = format!(
+                "const s = '{n}'.repeat(5_000_000 + {n});
+                 const answer = await tools.echo({{ s }});
+                 text(answer.s === s); text(s)"
+            );
+            let cell = client
+                .execute("s", &json!(source), &tools(), &json!(100_000))
+                .await;
+            cells.push((n, cell));
+        }
+        for (n, cell) in cells {
+            let result = client.initial_response(cell).await;
+            let text = n.to_string().repeat(5_000_000 + n);
+            assert!(texts(&result) == ["true", &text], "cell {n}");
+        }
+    });
+}
+
+#[test]
 #[cfg(unix)]
 fn under_the_name_of_codex_host_the_program_serves() {
     run(async {

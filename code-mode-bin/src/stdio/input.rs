@@ -1,13 +1,58 @@
-//! Standard input as a stream.
+//! Standard input and output as streams.
 //!
 //! tokio reads standard input on a thread of its own, which costs two thread
 //! switches a read. Where it is a pipe or a socket, as for every client that
 //! starts this program, the event loop can read it itself.
 
+use std::io;
+
+use bytes::Bytes;
+use code_mode_protocol::frame::FrameOutput;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+#[cfg(target_os = "linux")]
+use super::given::GivingPipe;
+
 type Reader = Box<dyn AsyncRead + Unpin + Send>;
-type Writer = Box<dyn AsyncWrite + Unpin + Send>;
+
+/// Standard output.
+pub(super) enum Writer {
+    #[cfg(target_os = "linux")]
+    Pipe(GivingPipe),
+    Stream(Box<dyn AsyncWrite + Unpin + Send>),
+}
+
+impl Writer {
+    fn stream(stream: impl AsyncWrite + Unpin + Send + 'static) -> Self {
+        Self::Stream(Box::new(stream))
+    }
+}
+
+impl FrameOutput for Writer {
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Pipe(pipe) => pipe.write(bytes).await,
+            Self::Stream(stream) => stream.write(bytes).await,
+        }
+    }
+
+    async fn write_large(&mut self, part: Bytes) -> io::Result<()> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Pipe(pipe) => pipe.write_large(part).await,
+            Self::Stream(stream) => stream.write_large(part).await,
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Pipe(pipe) => pipe.flush().await,
+            Self::Stream(stream) => FrameOutput::flush(stream).await,
+        }
+    }
+}
 
 #[cfg(unix)]
 pub(super) fn standard_streams() -> (Reader, Writer) {
@@ -38,18 +83,25 @@ pub(super) fn standard_streams() -> (Reader, Writer) {
         _ => Box::new(tokio::io::stdin()),
     };
     let stdout = kind(std::io::stdout().as_fd().try_clone_to_owned());
-    let writer: Writer = match stdout {
-        Some((fd, kind)) if kind.is_fifo() => match pipe::Sender::from_owned_fd(fd) {
-            Ok(pipe) => Box::new(pipe),
-            Err(_) => Box::new(tokio::io::stdout()),
-        },
-        Some((fd, kind)) if kind.is_socket() => match socket(fd) {
-            Ok(socket) => Box::new(socket),
-            Err(_) => Box::new(tokio::io::stdout()),
-        },
-        _ => Box::new(tokio::io::stdout()),
+    let writer = match stdout {
+        Some((fd, kind)) if kind.is_fifo() => pipe_writer(fd).ok(),
+        Some((fd, kind)) if kind.is_socket() => socket(fd).map(Writer::stream).ok(),
+        _ => None,
     };
-    (reader, writer)
+    (
+        reader,
+        writer.unwrap_or_else(|| Writer::stream(tokio::io::stdout())),
+    )
+}
+
+#[cfg(target_os = "linux")]
+fn pipe_writer(pipe: std::os::fd::OwnedFd) -> io::Result<Writer> {
+    GivingPipe::new(pipe).map(Writer::Pipe)
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn pipe_writer(pipe: std::os::fd::OwnedFd) -> io::Result<Writer> {
+    tokio::net::unix::pipe::Sender::from_owned_fd(pipe).map(Writer::stream)
 }
 
 /// Gives a pipe room for more than the usual 64 KiB, so that a large message does
@@ -73,5 +125,8 @@ fn socket(fd: std::os::fd::OwnedFd) -> std::io::Result<tokio::net::UnixStream> {
 
 #[cfg(not(unix))]
 pub(super) fn standard_streams() -> (Reader, Writer) {
-    (Box::new(tokio::io::stdin()), Box::new(tokio::io::stdout()))
+    (
+        Box::new(tokio::io::stdin()),
+        Writer::stream(tokio::io::stdout()),
+    )
 }

@@ -6,6 +6,8 @@
 mod bounded;
 mod connection;
 mod delegate;
+#[cfg(target_os = "linux")]
+mod given;
 mod handshake;
 mod input;
 mod outbound;

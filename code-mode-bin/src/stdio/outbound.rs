@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use code_mode_protocol::frame::{Content, FrameWriter};
+use code_mode_protocol::frame::{Content, FrameOutput, FrameWriter};
 use code_mode_protocol::stdio::{HostMessage, MAX_FRAME_BYTES};
-use tokio::io::{AsyncWrite, Sink};
+use tokio::io::Sink;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
@@ -91,9 +91,9 @@ pub(super) struct OutboundWriter {
 impl OutboundWriter {
     /// Writes until every [`Outbound`] is gone or one is closed. Where the client
     /// is gone, what is left is dropped.
-    pub(super) async fn run(mut self, writer: impl AsyncWrite + Unpin) {
+    pub(super) async fn run(mut self, output: impl FrameOutput) {
         const AT_ONCE: usize = FrameWriter::<Sink>::AT_ONCE;
-        let mut frames = FrameWriter::new(writer, MAX_FRAME_BYTES);
+        let mut frames = FrameWriter::new(output, MAX_FRAME_BYTES);
         let mut together = Vec::with_capacity(AT_ONCE);
         let mut broken = false;
         let closed = self.waiting.closed.clone();

@@ -8,10 +8,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::BytesMut;
-use code_mode_protocol::frame::{self, Content, FrameWriter};
+use code_mode_protocol::frame::{self, Content, FrameOutput, FrameWriter};
 use code_mode_protocol::message::Loans;
 use code_mode_protocol::native::FromWorker;
-use tokio::io::{AsyncWrite, AsyncWriteExt, Sink};
+use tokio::io::Sink;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// What is larger is left to the task, which does not copy it.
@@ -167,9 +167,9 @@ pub(super) struct OutboundWriter {
 
 impl OutboundWriter {
     /// Writes until every [`Outbound`] is gone or the connection fails.
-    pub(super) async fn run(mut self, writer: impl AsyncWrite + Unpin) -> io::Result<()> {
+    pub(super) async fn run(mut self, output: impl FrameOutput) -> io::Result<()> {
         const AT_ONCE: usize = FrameWriter::<Sink>::AT_ONCE;
-        let mut frames = FrameWriter::new(writer, frame::MAX_FRAME_BYTES);
+        let mut frames = FrameWriter::new(output, frame::MAX_FRAME_BYTES);
         let mut waiting = Vec::with_capacity(AT_ONCE);
         loop {
             let received = self.contents.recv_many(&mut waiting, AT_ONCE).await;
@@ -177,7 +177,7 @@ impl OutboundWriter {
                 return Ok(());
             }
             let rest = std::mem::take(&mut self.way.state().rest);
-            frames.get_mut().write_all(&rest).await?;
+            frames.get_mut().write(&rest).await?;
             waiting.retain(|content| !content.is_empty());
             frames.write(&mut waiting).await?;
             self.way.state().queued -= received;

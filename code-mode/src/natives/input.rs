@@ -144,7 +144,7 @@ fn stringify(
     Ok(json.map(|json| json.to_rust_string_lossy(scope)))
 }
 
-/// The replacer of [`stringify`]: what is written for this value.
+/// The replacer of [`stringify()`]: what is written for this value.
 pub(super) fn leave_out<'s>(
     scope: &mut v8::PinScope<'s, '_>,
     state: &CellState,
