@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use code_mode_protocol::native::FromWorker;
 use code_mode_protocol::{
-    CellId, CellResponse, Json, Limits, NestedToolCall, PendingOutcome, RuntimeToolCallId,
+    CellId, CellResponse, ClaimedJson, Limits, NestedToolCall, PendingOutcome, RuntimeToolCallId,
     SessionError, ToolSet, Unclaimed, WaitOutcome,
 };
 use tokio::sync::oneshot;
@@ -217,7 +217,7 @@ impl State {
                 input,
             } => {
                 let input = input
-                    .map(Json::parse)
+                    .map(ClaimedJson::check)
                     .transpose()
                     .map_err(|_| Violation::NotJson(cell_id.clone()))?;
                 let cell = self.cell(&cell_id)?;
@@ -324,7 +324,7 @@ impl State {
     fn commit(
         &mut self,
         cell_id: CellId,
-        writes: Vec<(String, String)>,
+        writes: Vec<(String, ClaimedJson)>,
         limits: &Limits,
     ) -> Result<(), Violation> {
         let cell = self.cell(&cell_id)?;
@@ -332,7 +332,9 @@ impl State {
             return Err(Violation::UnknownCell(cell_id));
         }
         for (key, json) in writes {
-            let json = Json::parse(json).map_err(|_| Violation::NotJson(cell_id.clone()))?;
+            let json = json
+                .check()
+                .map_err(|_| Violation::NotJson(cell_id.clone()))?;
             if self.store(key, json.into_string()) > limits.max_stored_bytes {
                 return Err(Violation::Limit(cell_id));
             }

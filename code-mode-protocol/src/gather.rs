@@ -14,7 +14,7 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 
-use crate::json::{self, InvalidJson, Json};
+use crate::json::{self, InShort, InvalidJson, Json};
 
 /// What is left where a text was taken: not empty, so that it has an address.
 const STAND_IN: &str = "-";
@@ -86,8 +86,11 @@ pub(crate) trait Text {
     fn as_str(&self) -> &str;
     /// Takes it, and leaves a short one that has an address of its own.
     fn take(&mut self) -> String;
-    /// Takes its place.
-    fn put(&mut self, text: String) -> Result<(), InvalidJson>;
+    /// Where a text that is to take its place is to be seen in short as it comes: what
+    /// to see it with.
+    fn in_short(&self) -> Option<InShort>;
+    /// Takes its place; the text was seen with this.
+    fn put(&mut self, text: String, short: Option<InShort>) -> Result<(), InvalidJson>;
     /// Whether JSON has it between quotes as it is.
     fn is_plain(&self) -> bool;
 }
@@ -101,7 +104,11 @@ impl Text for String {
         std::mem::replace(self, STAND_IN.to_owned())
     }
 
-    fn put(&mut self, text: String) -> Result<(), InvalidJson> {
+    fn in_short(&self) -> Option<InShort> {
+        None
+    }
+
+    fn put(&mut self, text: String, _: Option<InShort>) -> Result<(), InvalidJson> {
         *self = text;
         Ok(())
     }
@@ -120,8 +127,12 @@ impl Text for Json {
         std::mem::replace(self, Self::null()).into_string()
     }
 
-    fn put(&mut self, text: String) -> Result<(), InvalidJson> {
-        *self = Self::parse(text)?;
+    fn in_short(&self) -> Option<InShort> {
+        Some(InShort::default())
+    }
+
+    fn put(&mut self, text: String, short: Option<InShort>) -> Result<(), InvalidJson> {
+        *self = Self::parse_seen(text, &short.unwrap_or_default())?;
         Ok(())
     }
 

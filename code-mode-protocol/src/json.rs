@@ -6,7 +6,7 @@ use serde::de::{self, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::gather::LARGE;
+use crate::gather::{LARGE, Text};
 
 /// One JSON value as validated text.
 ///
@@ -29,9 +29,18 @@ impl Json {
     /// # Errors
     /// [`InvalidJson`] where it is not, with the place of the first mistake.
     pub fn parse(text: String) -> Result<Self, InvalidJson> {
-        if is_json_in_short(&text) {
+        let mut short = InShort::default();
+        if text.len() >= LARGE {
+            short.push(text.as_bytes());
+        }
+        Self::parse_seen(text, &short)
+    }
+
+    /// As [`parse`](Self::parse), of a text that was seen in short already.
+    pub(crate) fn parse_seen(text: String, short: &InShort) -> Result<Self, InvalidJson> {
+        if short.is_json_of(&text) {
             // SAFETY: it is one JSON value and neither begins nor ends with white space,
-            // by what `is_json_in_short` promises.
+            // by what `is_json_of` promises.
             return Ok(Self(unsafe { RawValue::from_string_unchecked(text) }));
         }
         Ok(Self(RawValue::from_string(text)?))
@@ -75,6 +84,82 @@ impl Json {
     }
 }
 
+/// Text that its sender says is one JSON value.
+#[derive(Default)]
+pub struct ClaimedJson {
+    text: String,
+    /// What was seen of it as it came.
+    short: InShort,
+}
+
+impl ClaimedJson {
+    /// The text as JSON.
+    ///
+    /// # Errors
+    /// [`InvalidJson`] where it is not, with the place of the first mistake.
+    pub fn check(self) -> Result<Json, InvalidJson> {
+        Json::parse_seen(self.text, &self.short)
+    }
+
+    /// The text, whatever it is.
+    pub fn into_string(self) -> String {
+        self.text
+    }
+}
+
+/// To be sent: nothing of it is seen.
+impl From<String> for ClaimedJson {
+    fn from(text: String) -> Self {
+        Self {
+            text,
+            short: InShort::default(),
+        }
+    }
+}
+
+/// Prints the length only, so that a log line never shows a user's data.
+impl fmt::Debug for ClaimedJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClaimedJson({} bytes)", self.text.len())
+    }
+}
+
+impl Serialize for ClaimedJson {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for ClaimedJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from)
+    }
+}
+
+impl Text for ClaimedJson {
+    fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    fn take(&mut self) -> String {
+        self.text.take()
+    }
+
+    fn in_short(&self) -> Option<InShort> {
+        Some(InShort::default())
+    }
+
+    fn put(&mut self, text: String, short: Option<InShort>) -> Result<(), InvalidJson> {
+        let short = short.unwrap_or_default();
+        *self = Self { text, short };
+        Ok(())
+    }
+
+    fn is_plain(&self) -> bool {
+        false
+    }
+}
+
 impl PartialEq for Json {
     /// Equal text; `1` and `1.0` differ.
     fn eq(&self, other: &Self) -> bool {
@@ -115,27 +200,66 @@ impl<'de> Deserialize<'de> for Json {
 /// What is looked at in one go for what must be escaped.
 const PIECE: usize = 4 << 10;
 
-/// Whether a large text is one JSON value without white space around it. `false`
-/// where it is not, or where looking at it in short does not tell.
+/// A large text in short, made as it comes.
 ///
-/// Most of such a text is in strings, of which nothing is escaped. So a text is made
-/// that has one character for each piece without quotes, backslashes and control
-/// characters: one that JSON knows in strings only, and not after a backslash. Where
-/// that text is JSON, each piece was inside of a string, had nothing that ends one or
-/// begins an escape, and completed none; so the whole is JSON too.
-fn is_json_in_short(text: &str) -> bool {
-    if text.len() < LARGE || text.starts_with(is_space) || text.ends_with(is_space) {
-        return false;
+/// Most of large JSON is in strings, of which nothing is escaped. So this has one
+/// character for each piece without quotes, backslashes and control characters: one
+/// that JSON knows in strings only, and not after a backslash. Where this is JSON,
+/// each piece was inside of a string, had nothing that ends one or begins an escape,
+/// and completed none; so the whole is JSON too.
+#[derive(Debug)]
+pub(crate) struct InShort {
+    /// `None` where too much is left of the text.
+    short: Option<Vec<u8>>,
+    seen: usize,
+}
+
+impl InShort {
+    /// How much of the text was seen.
+    pub(crate) fn seen(&self) -> usize {
+        self.seen
     }
-    let mut short = Vec::new();
-    for piece in text.as_bytes().chunks(PIECE) {
-        if is_plain_piece(piece) {
-            short.push(b'~');
-        } else {
-            short.extend_from_slice(piece);
+
+    /// A text is looked at as it is where more than this part of it is left.
+    const LEFT: usize = 4;
+
+    /// Sees what comes next of the text.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        for piece in bytes.chunks(PIECE) {
+            self.seen += piece.len();
+            let Some(short) = &mut self.short else {
+                continue;
+            };
+            if is_plain_piece(piece) {
+                short.push(b'~');
+            } else if short.len() < LARGE + self.seen / Self::LEFT {
+                short.extend_from_slice(piece);
+            } else {
+                self.short = None;
+            }
         }
     }
-    serde_json::from_slice::<IgnoredAny>(&short).is_ok()
+
+    /// Whether this is all of `text`, and that is one JSON value without white space
+    /// around it. `false` where it is not, or where this does not tell.
+    fn is_json_of(&self, text: &str) -> bool {
+        let Some(short) = &self.short else {
+            return false;
+        };
+        self.seen == text.len()
+            && !text.starts_with(is_space)
+            && !text.ends_with(is_space)
+            && serde_json::from_slice::<IgnoredAny>(short).is_ok()
+    }
+}
+
+impl Default for InShort {
+    fn default() -> Self {
+        Self {
+            short: Some(Vec::new()),
+            seen: 0,
+        }
+    }
 }
 
 fn is_space(character: char) -> bool {
@@ -184,10 +308,22 @@ pub fn push_escaped(json: &mut String, text: &str) {
 mod tests {
     use super::*;
 
+    /// Whether a text is known to be JSON in short, seen in parts of this length.
+    fn is_known(text: &str, part: usize) -> bool {
+        let mut short = InShort::default();
+        for part in text.as_bytes().chunks(part) {
+            short.push(part);
+        }
+        short.is_json_of(text)
+    }
+
     #[test]
-    fn a_large_text_in_quotes_is_known_to_be_json_in_short() {
+    fn a_large_text_in_quotes_is_known_to_be_json_in_short_however_it_comes() {
         let text = "é".repeat(LARGE);
-        assert!(is_json_in_short(&format!("{{\"a\":\"{text}\\n{text}\"}}")));
+        let json = format!("{{\"a\":\"{text}\\n{text}\"}}");
+        for part in [1 << 30, LARGE, PIECE + 1, 7] {
+            assert!(is_known(&json, part), "{part}");
+        }
     }
 
     #[test]
@@ -201,9 +337,30 @@ mod tests {
         };
         for end in ["\\", "\\u", "\\u12"] {
             let text = pad(format!("\"{before}"), end) + &piece + "\"";
-            assert!(!is_json_in_short(&text), "{end}");
+            assert!(!is_known(&text, 1 << 30), "{end}");
         }
-        assert!(!is_json_in_short(&"1".repeat(LARGE)));
-        assert!(!is_json_in_short(&"x".repeat(LARGE)));
+        assert!(!is_known(&"1".repeat(LARGE), 1 << 30));
+        assert!(!is_known(&"x".repeat(LARGE), 1 << 30));
+    }
+
+    #[test]
+    fn of_a_text_with_much_to_escape_nothing_is_left_out() {
+        let escaped = "\\n".repeat(4 * LARGE);
+        let text = format!("\"{escaped}{}\"", "x".repeat(64 * LARGE));
+        assert!(!is_known(&text, LARGE));
+        assert!(Json::parse(text).is_ok());
+        let no_json = format!("\"{escaped}\"\"{}\"", "x".repeat(64 * LARGE));
+        assert!(Json::parse(no_json).is_err());
+    }
+
+    #[test]
+    fn what_was_seen_of_another_text_says_nothing() {
+        let json = format!("\"{}\"", "x".repeat(LARGE));
+        let mut short = InShort::default();
+        short.push(json.as_bytes());
+        assert!(short.is_json_of(&json));
+        assert!(!short.is_json_of(&format!("{json}{{")));
+        assert!(!short.is_json_of(&json[1..]));
+        assert!(!InShort::default().is_json_of(""));
     }
 }

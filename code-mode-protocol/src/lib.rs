@@ -31,7 +31,7 @@ mod unclaimed;
 
 pub use content::{ContentItem, ImageDetail};
 pub use ids::{CellId, RuntimeToolCallId};
-pub use json::{InvalidJson, Json, push_escaped};
+pub use json::{ClaimedJson, InvalidJson, Json, push_escaped};
 pub use limits::{Limit, LimitExceeded, Limits};
 pub use request::{
     CellResponse, ExecuteRequest, PendingOutcome, SourcePosition, WaitOutcome, WaitRequest,

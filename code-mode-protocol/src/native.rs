@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::frame::{Content, FrameError};
 use crate::gather::{Text, Texts};
 use crate::message::{self, Loans};
-use crate::{CellId, Limits, PendingOutcome, SessionError, ToolDefinition, ToolKind};
+use crate::{CellId, ClaimedJson, Limits, PendingOutcome, SessionError, ToolDefinition, ToolKind};
 
 /// The version of the wire this crate speaks.
 pub const VERSION: u32 = 1;
@@ -172,9 +172,9 @@ impl Texts for FromWorker {
     fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text)) {
         match self {
             Self::ToolCall {
-                input: Some(text), ..
-            }
-            | Self::Notify { text, .. } => visit(text),
+                input: Some(json), ..
+            } => visit(json),
+            Self::Notify { text, .. } => visit(text),
             Self::Committed { writes, .. } => writes.iter_mut().for_each(|(_, json)| visit(json)),
             Self::Answer {
                 outcome: Ok(outcome),
@@ -233,8 +233,8 @@ pub enum FromWorker {
         runtime_tool_call_id: u32,
         /// The tool's place in the cell's set.
         tool: u32,
-        /// JSON text.
-        input: Option<String>,
+        /// Its input.
+        input: Option<ClaimedJson>,
     },
     /// A cell notifies.
     Notify {
@@ -250,13 +250,12 @@ pub enum FromWorker {
         /// The call.
         call: u64,
     },
-    /// A cell completed and these values are the session's now: key and JSON
-    /// text. Comes before the answer that reports the end.
+    /// A cell completed and these values are the session's now, by their keys. Comes before the answer that reports the end.
     Committed {
         /// Which cell.
         cell_id: CellId,
         /// What it wrote.
-        writes: Vec<(String, String)>,
+        writes: Vec<(String, ClaimedJson)>,
     },
     /// A cell is gone; nothing more comes of it.
     CellClosed {

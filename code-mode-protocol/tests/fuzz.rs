@@ -9,7 +9,7 @@ use code_mode_protocol::frame::FrameError;
 use code_mode_protocol::message::{MessageCodec, MessageReader};
 use code_mode_protocol::native::{FromWorker, ToWorker};
 use code_mode_protocol::stdio::ClientMessage;
-use code_mode_protocol::{CellId, Json, describe};
+use code_mode_protocol::{CellId, ClaimedJson, Json, describe};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::de::IgnoredAny;
@@ -75,7 +75,7 @@ fn tool_call(input: &str) -> Vec<u8> {
         cell_id: CellId::nth(1),
         runtime_tool_call_id: 3,
         tool: 0,
-        input: Some(input.to_owned()),
+        input: Some(input.to_owned().into()),
     };
     let mut bytes = BytesMut::new();
     let content = message.encode().expect("encodes");
@@ -85,6 +85,13 @@ fn tool_call(input: &str) -> Vec<u8> {
 
 /// The inputs of the tool calls in these bytes, or what is wrong with them.
 fn inputs(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Result<Vec<String>, FrameError> {
+    let claimed = claimed_inputs(pieces)?;
+    Ok(claimed.into_iter().map(ClaimedJson::into_string).collect())
+}
+
+fn claimed_inputs(
+    pieces: impl IntoIterator<Item = impl AsRef<[u8]>>,
+) -> Result<Vec<ClaimedJson>, FrameError> {
     let mut codec = MessageCodec::<FromWorker>::new(1 << 20);
     let mut buffer = BytesMut::new();
     let mut inputs = Vec::new();
@@ -110,7 +117,9 @@ fn received(bytes: Vec<u8>, holds: usize) -> (Vec<String>, Result<(), FrameError
         let mut inputs = Vec::new();
         loop {
             match messages.next().await {
-                Ok(Some(FromWorker::ToolCall { input, .. })) => inputs.extend(input),
+                Ok(Some(FromWorker::ToolCall { input, .. })) => {
+                    inputs.extend(input.map(ClaimedJson::into_string))
+                }
                 Ok(Some(other)) => panic!("not a tool call: {other:?}"),
                 Ok(None) => return (inputs, Ok(())),
                 Err(error) => return (inputs, Err(error)),
@@ -272,12 +281,17 @@ proptest! {
     fn a_large_text_is_json_where_serde_says_so(
         pieces in vec(json_piece(), 1..12),
         in_quotes in any::<bool>(),
+        cut in prop_oneof![1usize..20, 1usize..100_000],
     ) {
         let mut text = pieces.concat();
         if in_quotes {
             text = format!("[\"{text}\"]");
         }
         let expected = serde_json::from_str::<IgnoredAny>(&text).is_ok();
+        let claimed = claimed_inputs(tool_call(&text).chunks(cut)).expect("a whole message");
+        for claimed in claimed {
+            prop_assert_eq!(claimed.check().is_ok(), expected);
+        }
         prop_assert_eq!(Json::parse(text).is_ok(), expected);
     }
 

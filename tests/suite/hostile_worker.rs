@@ -173,7 +173,7 @@ fn call(call: u64, cell: u64, tool: u32, input: &str) -> FromWorker {
         cell_id: CellId::nth(cell),
         runtime_tool_call_id: 1,
         tool,
-        input: Some(input.to_owned()),
+        input: Some(input.to_owned().into()),
     }
 }
 
@@ -239,7 +239,7 @@ fn committed_values_that_are_no_json() {
         |_| {
             vec![FromWorker::Committed {
                 cell_id: CellId::nth(1),
-                writes: vec![("k".to_owned(), "undefined".to_owned())],
+                writes: vec![("k".to_owned(), "undefined".to_owned().into())],
             }]
         },
         "that is not JSON",
@@ -251,7 +251,7 @@ fn more_committed_values_than_a_session_may_have() {
     violation(
         |_| {
             let json = format!("\"{}\"", "x".repeat(60 << 20));
-            let write = |key: &str| (key.to_owned(), json.clone());
+            let write = |key: &str| (key.to_owned(), json.clone().into());
             vec![FromWorker::Committed {
                 cell_id: CellId::nth(1),
                 writes: vec![write("a"), write("b"), write("c")],

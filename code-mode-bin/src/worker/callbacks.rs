@@ -85,7 +85,7 @@ impl Callbacks for WireCallbacks {
             cell_id: cell_id.clone(),
             runtime_tool_call_id: id.0,
             tool,
-            input,
+            input: input.map(Into::into),
         };
         let answer = self.call(message, cancelled);
         Box::pin(async move {
@@ -117,7 +117,7 @@ impl Callbacks for WireCallbacks {
             cell_id: cell_id.clone(),
             writes: writes
                 .iter()
-                .map(|(key, json)| (key.clone(), json.to_string()))
+                .map(|(key, json)| (key.clone(), json.to_string().into()))
                 .collect(),
         });
     }

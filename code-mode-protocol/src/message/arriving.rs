@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::{Announced, Lender, Loan, config, malformed};
 use crate::frame::FrameError;
 use crate::gather::Texts;
+use crate::json::InShort;
 
 /// What is read of a lent text at a time: so much is still near when it is checked.
 const PIECE: usize = 256 << 10;
@@ -16,7 +17,7 @@ const PIECE: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Arriving<Rx> {
     message: Rx,
-    announced: vec::IntoIter<Announced>,
+    announced: vec::IntoIter<(Option<InShort>, Announced)>,
     pub(super) text: Option<ArrivingText>,
     arrived: Vec<ArrivingText>,
 }
@@ -25,7 +26,7 @@ impl<Rx: DeserializeOwned + Texts> Arriving<Rx> {
     /// What the frame of this content begins. Its texts may have `max` bytes, and be
     /// lent if it `borrows`.
     pub(super) fn new(content: &[u8], max: usize, borrows: bool) -> Result<Self, FrameError> {
-        let ((announced, message), read): ((Vec<Announced>, Rx), usize) =
+        let ((announced, mut message), read): ((Vec<Announced>, Rx), usize) =
             bincode::serde::decode_from_slice(content, config()).map_err(malformed)?;
         if read != content.len() {
             let more = content.len() - read;
@@ -38,6 +39,15 @@ impl<Rx: DeserializeOwned + Texts> Arriving<Rx> {
         if !borrows && announced.iter().any(|text| text.loan.is_some()) {
             return Err(malformed("a text is lent that nobody borrows"));
         }
+        let mut shorts = Vec::new();
+        if !announced.is_empty() {
+            message.texts(&mut |text| shorts.push(text.in_short()));
+        }
+        let with_short = |text: Announced| {
+            let short = shorts.get_mut(text.number as usize);
+            (short.and_then(Option::take), text)
+        };
+        let announced: Vec<_> = announced.into_iter().map(with_short).collect();
         Ok(Self {
             message,
             announced: announced.into_iter(),
@@ -62,7 +72,7 @@ impl<Rx: DeserializeOwned + Texts> Arriving<Rx> {
             }
             self.arrived.extend(self.text.take());
             match self.announced.next() {
-                Some(announced) => self.text = Some(ArrivingText::new(announced)),
+                Some((short, announced)) => self.text = Some(ArrivingText::new(announced, short)),
                 None => return Ok(true),
             }
         }
@@ -79,7 +89,8 @@ impl<Rx: DeserializeOwned + Texts> Arriving<Rx> {
         let mut invalid = None;
         message.texts(&mut |text| {
             if let Some(arrived) = arrived.next_if(|arrived| arrived.number == number) {
-                invalid = text.put(arrived.into_text()).err().or(invalid.take());
+                let (arrived, short) = arrived.into_text();
+                invalid = text.put(arrived, short).err().or(invalid.take());
             }
             number += 1;
         });
@@ -104,17 +115,20 @@ pub(super) struct ArrivingText {
     pub(super) bytes: Vec<u8>,
     /// So many of them are UTF-8.
     checked: usize,
+    /// What was seen of them, where they are to be JSON.
+    short: Option<InShort>,
     len: usize,
 }
 
 impl ArrivingText {
-    fn new(announced: Announced) -> Self {
+    fn new(announced: Announced, short: Option<InShort>) -> Self {
         let len = announced.bytes as usize;
         Self {
             number: announced.number,
             loan: announced.loan,
             bytes: Vec::with_capacity(len),
             checked: 0,
+            short,
             len,
         }
     }
@@ -133,6 +147,9 @@ impl ArrivingText {
 
     /// Checks what has come since, while it is near.
     fn check(&mut self) -> Result<(), FrameError> {
+        if let Some(short) = &mut self.short {
+            short.push(&self.bytes[short.seen()..]);
+        }
         match simdutf8::compat::from_utf8(&self.bytes[self.checked..]) {
             Ok(_) => self.checked = self.bytes.len(),
             // The rest of the last character is on its way.
@@ -144,11 +161,13 @@ impl ArrivingText {
         Ok(())
     }
 
-    fn into_text(self) -> String {
+    /// The text, and what was seen of it.
+    fn into_text(self) -> (String, Option<InShort>) {
         debug_assert_eq!(self.checked, self.len);
         // SAFETY: a text is complete when it gets here, and its last `check` accepted
         // all of it: each checks from the end of the last whole character before, and
         // one that leaves the beginning of a character fails where nothing is missing.
-        unsafe { String::from_utf8_unchecked(self.bytes) }
+        let text = unsafe { String::from_utf8_unchecked(self.bytes) };
+        (text, self.short)
     }
 }
