@@ -68,7 +68,8 @@ pub trait FrameOutput: Send {
     /// Writes all of a large part of a frame.
     fn write_large(&mut self, part: Bytes) -> impl Future<Output = io::Result<()>> + Send;
 
-    /// Has on its way what was written.
+    /// Has on its way what was written. It is called behind a frame with large parts,
+    /// before the next is begun, and when there is no other.
     fn flush(&mut self) -> impl Future<Output = io::Result<()>> + Send;
 }
 
@@ -129,15 +130,24 @@ impl<O: FrameOutput> FrameWriter<O> {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
             self.buffer.put_u32_le(content.prefix()?);
+            let mut is_large = false;
             for part in content.into_parts() {
                 if part.len() < gather::LARGE {
                     self.buffer.extend_from_slice(&part);
                 } else {
                     self.write_buffer().await?;
                     self.output.write_large(part).await?;
+                    is_large = true;
                 }
             }
+            if is_large {
+                self.flush().await?;
+            }
         }
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
         self.write_buffer().await?;
         self.output.flush().await
     }

@@ -9,6 +9,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use bytes::Bytes;
 use code_mode_protocol::frame::FrameOutput;
@@ -25,9 +26,15 @@ const LARGE: usize = 1 << 20;
 /// How much of its memory is made ready for the next text at a time.
 const STEP: usize = 2 << 20;
 
+/// How often it is looked whether a large text was read, and how many times at most.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
+const LOOKS: usize = 1000;
+
 /// The end of a pipe that is written to.
 pub(super) struct GivingPipe {
     pipe: AsyncFd<OwnedFd>,
+    /// A large text was written, and nothing behind it yet.
+    ends_large: bool,
     /// Texts whose pages the pipe has, and whose memory is not free yet.
     written: Vec<Given>,
 }
@@ -41,6 +48,7 @@ impl GivingPipe {
         let pipe = unsafe { AsyncFd::register_with_interest(pipe, Interest::WRITABLE) }?;
         Ok(Self {
             pipe,
+            ends_large: false,
             written: Vec::new(),
         })
     }
@@ -61,13 +69,46 @@ impl GivingPipe {
         }
         Ok(())
     }
+
+    /// Waits until everything was read, or for a while.
+    async fn until_read(&self) {
+        for _ in 0..LOOKS {
+            if !matches!(rustix::io::ioctl_fionread(self.pipe.get_ref()), Ok(1..)) {
+                return;
+            }
+            // Nobody is told when a pipe becomes empty, but when its reader is gone.
+            tokio::select! {
+                _ = self.pipe.ready(Interest::ERROR) => return,
+                () = tokio::time::sleep(LOOK_AGAIN_AFTER) => {}
+            }
+        }
+    }
+
+    /// Frees the texts that were written. The client is busy with a large one for longer
+    /// than it takes to make other pages for its memory; where that is kept, the next
+    /// text as large finds them made.
+    async fn free_written(&mut self) {
+        for mut given in self.written.drain(..) {
+            if given.bytes.len() < large_pages::LARGE || !given.let_go() {
+                continue;
+            }
+            for step in given.pages.clone().step_by(STEP) {
+                let end = given.pages.end.min(step + STEP);
+                let _ = given.advise(step..end, Advice::LinuxPopulateWrite);
+                tokio::task::yield_now().await;
+            }
+        }
+    }
 }
 
 /// Writes a part of these bytes to a pipe, and says how much.
 type Write = fn(&OwnedFd, &[u8]) -> rustix::io::Result<usize>;
 
 fn copy(pipe: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
-    rustix::io::write(pipe, bytes)
+    /// A pipe is locked while it is written to, and its reader is to take the pieces
+    /// meanwhile.
+    const PIECE: usize = 256 << 10;
+    rustix::io::write(pipe, &bytes[..bytes.len().min(PIECE)])
 }
 
 /// The pages must not change as long as anybody has them.
@@ -84,6 +125,7 @@ impl FrameOutput for GivingPipe {
     }
 
     async fn write_large(&mut self, part: Bytes) -> io::Result<()> {
+        self.ends_large |= part.len() >= LARGE;
         // What somebody else has too cannot be let go of.
         if part.len() < LARGE || !part.is_unique() {
             return self.write(&part).await;
@@ -101,19 +143,13 @@ impl FrameOutput for GivingPipe {
         Ok(())
     }
 
-    /// Frees what was written. The client is busy with a large text for longer than it
-    /// takes to make other pages for its memory; where that is kept, the next text as
-    /// large finds them made.
+    /// Has a large text read before anything is written behind it. A client that finds
+    /// the next message behind it cannot just empty its buffer: asyncio's then takes
+    /// other memory for the next large one, page by page.
     async fn flush(&mut self) -> io::Result<()> {
-        for mut given in self.written.drain(..) {
-            if given.bytes.len() < large_pages::LARGE || !given.let_go() {
-                continue;
-            }
-            for step in given.pages.clone().step_by(STEP) {
-                let end = given.pages.end.min(step + STEP);
-                let _ = given.advise(step..end, Advice::LinuxPopulateWrite);
-                tokio::task::yield_now().await;
-            }
+        if std::mem::take(&mut self.ends_large) {
+            self.free_written().await;
+            self.until_read().await;
         }
         Ok(())
     }
@@ -171,9 +207,11 @@ impl Drop for Given {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::sync::mpsc::channel;
     use std::thread;
 
+    use code_mode_protocol::CellId;
+    use code_mode_protocol::frame::FrameWriter;
+    use code_mode_protocol::native::FromWorker;
     use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
     use super::*;
@@ -185,11 +223,15 @@ mod tests {
         (read.into(), write)
     }
 
-    fn write_to(pipe: OwnedFd, parts: Vec<Bytes>) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .build()?;
-        runtime.block_on(async {
+            .build()
+            .expect("a runtime")
+    }
+
+    fn write_to(pipe: OwnedFd, parts: Vec<Bytes>) -> io::Result<()> {
+        runtime().block_on(async {
             let mut pipe = GivingPipe::new(pipe)?;
             for part in parts {
                 pipe.write_large(part).await?;
@@ -204,26 +246,23 @@ mod tests {
 
     #[test]
     fn what_was_given_stays_as_it_was_whoever_has_its_memory_next() {
-        const UNREAD: usize = 512 << 10;
-        let text = text(5 << 20);
+        let text = text(500_000);
         let expected = text.clone();
-        let memory = text.as_ptr();
         let (mut reader, writer) = pipe();
-        let (go_on, others) = channel();
-        let read = thread::spawn(move || {
-            let mut read = vec![0; expected.len()];
-            let (first, last) = read.split_at_mut(expected.len() - UNREAD);
-            reader.read_exact(first).expect("written");
-            others.recv().expect("the other text is there");
-            reader.read_exact(last).expect("written");
-            read == expected
+        let mut given = Given::new(text.into());
+        let Range { start, end } = given.pages;
+        runtime().block_on(async {
+            let pipe = GivingPipe::new(writer).expect("a pipe");
+            let pages = &given.bytes[..end];
+            let mut done = start;
+            pipe.finish(give, pages, &mut done).await.expect("room");
         });
-        let len = text.len();
-        write_to(writer, vec![text.into()]).expect("written");
-        let other = vec![7_u8; len];
-        assert_eq!(other.as_ptr(), memory, "the memory is used again");
-        go_on.send(()).expect("it waits");
-        assert!(read.join().expect("read"));
+        assert!(given.let_go());
+        let mut memory = Vec::from(std::mem::take(&mut given.bytes));
+        memory.fill(0xff);
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).expect("written");
+        assert!(read == expected[start..end]);
     }
 
     #[test]
@@ -259,6 +298,36 @@ mod tests {
             read.join().expect("no panic").expect("read"),
             text.len() as u64
         );
+    }
+
+    #[test]
+    fn nothing_is_written_behind_a_large_text_before_that_is_read() {
+        let notify = |text: String| {
+            let message = FromWorker::Notify {
+                call: 1,
+                cell_id: CellId::nth(1),
+                text,
+            };
+            message.encode().expect("encodes")
+        };
+        let mut contents = vec![notify("a".repeat(3 << 20)), notify("next".to_owned())];
+        let first = 4 + contents[0].len();
+        let (mut reader, writer) = pipe();
+        let read = thread::spawn(move || {
+            let mut buffer = vec![0; 256 << 10];
+            let mut read = 0;
+            while read < first {
+                read += reader.read(&mut buffer).expect("written");
+            }
+            (read, reader)
+        });
+        let runtime = runtime();
+        let written = runtime.block_on(async {
+            let mut frames = FrameWriter::new(GivingPipe::new(writer)?, 1 << 30);
+            frames.write(&mut contents).await
+        });
+        written.expect("written");
+        assert_eq!(read.join().expect("read").0, first);
     }
 
     #[test]
