@@ -16,7 +16,6 @@ use rustix::mm::{
 
 /// What V8 seals at once: a segment of a table.
 const SEGMENT: usize = 64 << 10;
-const PAGE: usize = 4096;
 /// How many segments are known of one isolate, and how many contents at all. V8 has
 /// four tables for each.
 const MAX: usize = 8;
@@ -40,8 +39,8 @@ thread_local! {
     static SEALED: Cell<[Sealed; MAX]> = const { Cell::new([NONE; MAX]) };
 }
 
-/// The one copy of a content: shared memory that can be read only, for as long as the
-/// process lives. What comes after it in a segment was never written to.
+/// The one copy of a content, in whole pages: shared memory that can be read only, for
+/// as long as the process lives. What comes after it in a segment was never written to.
 #[derive(Clone, Copy)]
 struct Copied {
     address: usize,
@@ -91,7 +90,7 @@ pub(crate) fn sealed(address: usize, len: usize) {
 pub(crate) fn unseal(address: usize, len: usize) -> io::Result<()> {
     let mut all = SEALED.get();
     for sealed in &mut all {
-        if (address..address + len).contains(&sealed.address) {
+        if (address..address.saturating_add(len)).contains(&sealed.address) {
             if sealed.shared {
                 make_own(sealed.address)?;
             }
@@ -153,9 +152,10 @@ fn share(address: usize) -> bool {
 
 /// A copy of what was written of a segment.
 fn copy(segment: &[u8]) -> io::Result<Copied> {
+    let page = rustix::param::page_size();
     let is_empty = |page: &[u8]| page.iter().all(|byte| *byte == 0);
-    let written = segment.chunks(PAGE).rposition(|page| !is_empty(page));
-    let len = written.map_or(0, |last| (last + 1) * PAGE);
+    let written = segment.chunks(page).rposition(|page| !is_empty(page));
+    let len = written.map_or(0, |last| (last + 1) * page);
     if len == 0 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -195,6 +195,9 @@ mod tests {
 
     use super::*;
 
+    /// A segment has so much written to it: some pages, and not whole ones.
+    const WRITTEN: usize = 8193;
+
     /// What V8 does: fills a segment in part, and seals it.
     fn segment(byte: u8) -> usize {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
@@ -202,7 +205,7 @@ mod tests {
         unsafe {
             let new =
                 mmap_anonymous(null_mut(), SEGMENT, protection, MapFlags::PRIVATE).expect("mapped");
-            new.cast::<u8>().write_bytes(byte, PAGE + 1);
+            new.cast::<u8>().write_bytes(byte, WRITTEN);
             assert_eq!(libc::mprotect(new, SEGMENT, libc::PROT_READ), 0);
             new.expose_provenance()
         }
@@ -229,7 +232,7 @@ mod tests {
     fn has(address: usize, byte: u8) -> bool {
         // SAFETY: a segment of these tests stays mapped.
         let content = unsafe { content(address, SEGMENT) };
-        let (written, rest) = content.split_at(PAGE + 1);
+        let (written, rest) = content.split_at(WRITTEN);
         written.iter().all(|b| *b == byte) && rest.iter().all(|b| *b == 0)
     }
 
@@ -260,7 +263,7 @@ mod tests {
         unsafe {
             assert_eq!(libc::mprotect(memory.cast(), SEGMENT, writable), 0);
             assert!(has(first, 3));
-            memory.write_bytes(4, PAGE + 1);
+            memory.write_bytes(4, WRITTEN);
         }
         wait();
         assert!(has(first, 4) && has(second, 3));
