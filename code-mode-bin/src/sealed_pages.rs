@@ -152,7 +152,7 @@ fn share(address: usize) -> bool {
 
 /// A copy of what was written of a segment.
 fn copy(segment: &[u8]) -> io::Result<Copied> {
-    let page = rustix::param::page_size();
+    let page = page_size()?;
     let is_empty = |page: &[u8]| page.iter().all(|byte| *byte == 0);
     let written = segment.chunks(page).rposition(|page| !is_empty(page));
     let len = written.map_or(0, |last| (last + 1) * page);
@@ -172,6 +172,16 @@ fn copy(segment: &[u8]) -> io::Result<Copied> {
             address: copied.expose_provenance(),
             len,
         })
+    }
+}
+
+/// The C library knows it; rustix would have to open a file, which ends a worker.
+fn page_size() -> io::Result<usize> {
+    // SAFETY: the call reads what the process was started with.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    match usize::try_from(page) {
+        Ok(page @ 1..) => Ok(page),
+        _ => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
