@@ -70,8 +70,9 @@ pub(crate) struct Workers {
 }
 
 /// How long the start of a spare waits after a session took the one before: that
-/// session's first cell is to have the processors for itself.
-const REFILL_DELAY: Duration = Duration::from_millis(50);
+/// session's first cells are to have the processors for themselves. One that is wanted
+/// before is started at once.
+const REFILL_DELAY: Duration = Duration::from_millis(250);
 
 /// A worker that was started ahead, or soon will be.
 struct Ahead {
