@@ -110,6 +110,14 @@ impl LargePages {
 #[global_allocator]
 static ALLOCATOR: LargePages = LargePages::new();
 
+/// How large a page of this system is. The C library knows it; rustix would open a
+/// file for it, which ends a worker that is locked in.
+pub(crate) fn page_size() -> Option<usize> {
+    // SAFETY: the call reads what the process was started with.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(page).ok().filter(|page| *page > 0)
+}
+
 /// Whether a buffer is mapped. Its layout alone decides, so that freeing and
 /// growing it know where it came from.
 fn is_mapped(size: usize, layout: Layout) -> bool {

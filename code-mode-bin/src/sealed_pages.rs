@@ -14,6 +14,8 @@ use rustix::mm::{
     MapFlags, MprotectFlags, MremapFlags, ProtFlags, mmap_anonymous, mprotect, mremap_fixed,
 };
 
+use crate::large_pages::page_size;
+
 /// What V8 seals at once: a segment of a table.
 const SEGMENT: usize = 64 << 10;
 /// How many segments are known of one isolate, and how many contents at all. V8 has
@@ -152,7 +154,7 @@ fn share(address: usize) -> bool {
 
 /// A copy of what was written of a segment.
 fn copy(segment: &[u8]) -> io::Result<Copied> {
-    let page = page_size()?;
+    let page = page_size().ok_or(io::ErrorKind::Unsupported)?;
     let is_empty = |page: &[u8]| page.iter().all(|byte| *byte == 0);
     let written = segment.chunks(page).rposition(|page| !is_empty(page));
     let len = written.map_or(0, |last| (last + 1) * page);
@@ -172,16 +174,6 @@ fn copy(segment: &[u8]) -> io::Result<Copied> {
             address: copied.expose_provenance(),
             len,
         })
-    }
-}
-
-/// The C library knows it; rustix would have to open a file, which ends a worker.
-fn page_size() -> io::Result<usize> {
-    // SAFETY: the call reads what the process was started with.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    match usize::try_from(page) {
-        Ok(page @ 1..) => Ok(page),
-        _ => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 

@@ -16,6 +16,10 @@ pub use crate::gather::Content;
 /// The largest frame either wire can be set to: 1 GiB.
 pub const MAX_FRAME_BYTES: usize = 1 << 30;
 
+/// How much of a large part is written at a time: a pipe is locked while it is written
+/// to, and its reader is to take the pieces meanwhile.
+pub const PIECE: usize = 256 << 10;
+
 /// The framing of both wires, refusing frames past `max_frame_bytes` (at most
 /// [`MAX_FRAME_BYTES`]) before any of their content is buffered.
 pub fn codec(max_frame_bytes: usize) -> LengthDelimitedCodec {
@@ -79,9 +83,6 @@ impl<W: AsyncWrite + Unpin + Send> FrameOutput for W {
     }
 
     async fn write_large(&mut self, part: Bytes) -> io::Result<()> {
-        /// What is written at a time: a pipe is locked while it is written to, and
-        /// its reader is to take the pieces meanwhile.
-        const PIECE: usize = 256 << 10;
         for piece in part.chunks(PIECE) {
             self.write_all(piece).await?;
         }

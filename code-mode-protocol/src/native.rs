@@ -250,7 +250,8 @@ pub enum FromWorker {
         /// The call.
         call: u64,
     },
-    /// A cell completed and these values are the session's now, by their keys. Comes before the answer that reports the end.
+    /// A cell completed and these values are the session's now, by their keys. Comes
+    /// before the answer that reports the end.
     Committed {
         /// Which cell.
         cell_id: CellId,

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::Bytes;
-use code_mode_protocol::frame::FrameOutput;
+use code_mode_protocol::frame::{self, FrameOutput};
 use rustix::mm::{Advice, madvise};
 use rustix::pipe::{IoSliceRaw, SpliceFlags, vmsplice};
 use tokio::io::Interest;
@@ -105,10 +105,7 @@ impl GivingPipe {
 type Write = fn(&OwnedFd, &[u8]) -> rustix::io::Result<usize>;
 
 fn copy(pipe: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
-    /// A pipe is locked while it is written to, and its reader is to take the pieces
-    /// meanwhile.
-    const PIECE: usize = 256 << 10;
-    rustix::io::write(pipe, &bytes[..bytes.len().min(PIECE)])
+    rustix::io::write(pipe, &bytes[..bytes.len().min(frame::PIECE)])
 }
 
 /// The pages must not change as long as anybody has them.
@@ -126,11 +123,11 @@ impl FrameOutput for GivingPipe {
 
     async fn write_large(&mut self, part: Bytes) -> io::Result<()> {
         self.ends_large |= part.len() >= LARGE;
-        // What somebody else has too cannot be let go of.
-        if part.len() < LARGE || !part.is_unique() {
-            return self.write(&part).await;
-        }
-        let given = Given::new(part);
+        let given = match large_pages::page_size() {
+            // What somebody else has too cannot be let go of.
+            Some(page) if part.len() >= LARGE && part.is_unique() => Given::new(part, page),
+            _ => return self.write(&part).await,
+        };
         let Range { start, end } = given.pages;
         self.write(&given.bytes[..start]).await?;
         let mut done = start;
@@ -165,8 +162,8 @@ struct Given {
 }
 
 impl Given {
-    fn new(bytes: Bytes) -> Self {
-        let page = rustix::param::page_size();
+    /// Of a text, with pages of this size.
+    fn new(bytes: Bytes, page: usize) -> Self {
         let address = bytes.as_ptr().addr();
         let start = address.next_multiple_of(page) - address;
         let end = ((address + bytes.len()) / page * page).saturating_sub(address);
@@ -249,7 +246,8 @@ mod tests {
         let text = text(500_000);
         let expected = text.clone();
         let (mut reader, writer) = pipe();
-        let mut given = Given::new(text.into());
+        let page = large_pages::page_size().expect("known");
+        let mut given = Given::new(text.into(), page);
         let Range { start, end } = given.pages;
         runtime().block_on(async {
             let pipe = GivingPipe::new(writer).expect("a pipe");
