@@ -2,14 +2,11 @@
 //! tool call. V8's own memory is not counted.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use code_mode::{Engine, Session};
-use code_mode_host::{Provider, Sandbox};
-use code_mode_protocol::{CodeModeSession, Limits};
+use code_mode_host::{CodeModeSession, Provider, Sandbox};
 
-use crate::{Echo, HI, calls, exec, options, runtime, session, tools};
+use crate::{HI, calls, exec, in_process, options, runtime, session, tools};
 
 /// The system's allocator, with counters.
 struct Counting;
@@ -67,8 +64,9 @@ pub fn allocations(scenario: &str) -> String {
     let runtime = runtime();
     runtime.block_on(async {
         if scenario.starts_with("in process") {
-            let session = Session::new(Engine::new(), Arc::new(Echo), Limits::default());
-            of_one_more(&session, scenario).await
+            let provider = in_process();
+            let session = session(&provider).await;
+            of_one_more(&*session, scenario).await
         } else {
             let provider = Provider::new(options(Sandbox::BestEffort, 0)).expect("the program");
             let session = session(&provider).await;

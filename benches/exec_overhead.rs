@@ -2,9 +2,9 @@
 //! wire; cold and warm; with 0, 32, 128 and 1,024 tools; tool calls; payloads; many
 //! at once; and the memory of each scenario in a fresh process.
 //!
-//! `cargo build --release && cargo bench` runs all of it. The memory and the
-//! allocations of a scenario are measured in a process of its own, which this
-//! program starts with `--memory SCENARIO` or `--allocations SCENARIO`.
+//! `cargo build --release && cargo bench` runs all of it. What is cold, memory and
+//! allocations are measured in processes of their own, which this program starts with
+//! `--cold`, `--memory` and `--allocations`.
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -13,11 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use code_mode::{Engine, Session};
-use code_mode_host::{HostSession, Provider, ProviderOptions, Sandbox, WorkerSource};
-use code_mode_protocol::{
-    CellId, CodeModeSession, CodeModeSessionDelegate, ExecuteRequest, Json, Limits, NestedToolCall,
-    ToolDefinition, ToolKind, ToolName, ToolSet,
+use code_mode_host::{
+    CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider, ExecuteRequest, Json,
+    NestedToolCall, Provider, ProviderOptions, Sandbox, ToolDefinition, ToolSet, WorkerSource,
 };
 use criterion::{BenchmarkId, Criterion};
 use tokio::runtime::Runtime;
@@ -25,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 #[path = "allocations.rs"]
 mod allocations;
+#[path = "cold.rs"]
+mod cold;
 #[path = "memory.rs"]
 mod memory;
 #[path = "../tests/suite/processes.rs"]
@@ -46,8 +46,6 @@ impl CodeModeSessionDelegate for Echo {
     ) -> Result<Json, String> {
         Ok(call.input.unwrap_or_else(Json::null))
     }
-    async fn notify(&self, _: String, _: CellId, _: String, _: CancellationToken) {}
-    async fn cell_closed(&self, _: CellId) {}
 }
 
 const TOOLS: [usize; 4] = [0, 32, 128, 1024];
@@ -60,17 +58,8 @@ fn tools(count: usize) -> ToolSet {
             } else {
                 format!("tool_{i}")
             };
-            ToolDefinition {
-                tool_name: ToolName {
-                    name: name.clone(),
-                    namespace: None,
-                },
-                name,
-                description: format!("Tool number {i} does something useful with its input"),
-                kind: ToolKind::Function,
-                input_schema: None,
-                output_schema: None,
-            }
+            let does = format!("Tool number {i} does something useful with its input");
+            ToolDefinition::function(name, does)
         })
         .collect()
 }
@@ -91,25 +80,29 @@ fn runtime() -> Runtime {
 }
 
 fn options(sandbox: Sandbox, prewarmed: usize) -> ProviderOptions {
-    ProviderOptions {
-        worker: WorkerSource::Program(program()),
-        sandbox,
-        prewarmed,
-        ..ProviderOptions::default()
-    }
+    ProviderOptions::default()
+        .worker(WorkerSource::Program(program()))
+        .sandbox(sandbox)
+        .prewarmed(prewarmed)
 }
 
-async fn session(provider: &Provider) -> Arc<HostSession> {
+/// A provider whose workers are in this process.
+fn in_process() -> Provider {
+    let source = WorkerSource::in_memory(code_mode::in_process);
+    Provider::new(ProviderOptions::default().worker(source).prewarmed(0)).expect("nothing to find")
+}
+
+async fn session(provider: &Provider) -> Arc<dyn CodeModeSession> {
     provider
-        .open_session(Arc::new(Echo), Limits::default(), Vec::new())
+        .create_session(Arc::new(Echo))
         .await
         .expect("a worker starts")
 }
 
 async fn exec(session: &dyn CodeModeSession, source: &str, tools: &ToolSet) {
-    let mut request = ExecuteRequest::new("bench", source);
-    request.enabled_tools = tools.clone();
-    request.yield_time = Some(Duration::from_secs(60));
+    let request = ExecuteRequest::new("bench", source)
+        .tools(tools.clone())
+        .yield_time(Duration::from_secs(60));
     let started = session.execute(request).await.expect("admitted");
     let response = started.initial_response.await.expect("observed");
     assert!(response.is_final(), "{response:?}");
@@ -226,6 +219,10 @@ fn main() {
     if let [_, flag, scenario, ..] = arguments.as_slice() {
         match flag.as_str() {
             "--memory" => return println!("{}", memory::memory(scenario)),
+            "--cold" => {
+                let count = arguments.get(3).and_then(|count| count.parse().ok());
+                return println!("{}", cold::first_exec(scenario, count.unwrap_or(0)));
+            }
             "--allocations" => return println!("{}", allocations::allocations(scenario)),
             _ => {}
         }
@@ -238,12 +235,13 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     {
         let runtime = runtime();
-        let in_process = {
-            let _entered = runtime.enter();
-            Session::new(Engine::new(), Arc::new(Echo), Limits::default())
-        };
-        way_in(&mut criterion, "in process", &runtime, &in_process);
-        runtime.block_on(in_process.shutdown());
+        let (provider, session) = runtime.block_on(async {
+            let provider = in_process();
+            let session = session(&provider).await;
+            (provider, session)
+        });
+        way_in(&mut criterion, "in process", &runtime, &*session);
+        runtime.block_on(provider.shutdown());
     }
     for (name, sandbox) in [
         ("native IPC", Sandbox::BestEffort),
@@ -261,8 +259,12 @@ fn main() {
     over_stdio(&mut criterion);
     starts(&mut criterion);
     criterion.final_summary();
-    println!("\nGrowth of memory, each in a fresh process, KiB");
-    each_in_a_process("--memory", &memory::MEMORY);
+    cold::cold();
+    println!("\nGrowth of memory, 5 fresh processes each, KiB: p50, max");
+    for scenario in memory::MEMORY {
+        let growth = cold::samples(5, &["--memory", scenario]);
+        println!("  {scenario:56} {:>8} {:>8}", growth[2], growth[4]);
+    }
     println!("\nAllocations of this program's own code in the steady state: number, bytes");
     each_in_a_process("--allocations", &allocations::ALLOCATIONS);
     scale::scale();

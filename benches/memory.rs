@@ -1,14 +1,11 @@
 //! Memory that the process tree gains in a scenario, in a process of its own.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use code_mode::{Engine, Session};
-use code_mode_host::{Provider, Sandbox};
-use code_mode_protocol::{CodeModeSession, ExecuteRequest, Limits};
+use code_mode_host::{ExecuteRequest, Provider, Sandbox};
 
 use crate::processes::{descendants, kib, pss_kib};
-use crate::{Echo, HI, exec, options, runtime, session, tools};
+use crate::{HI, exec, in_process, options, runtime, session, tools};
 
 /// Memory of this process and all its descendants in KiB, shared pages divided
 /// among those that share them.
@@ -24,11 +21,12 @@ fn peak_memory() -> u64 {
 }
 
 /// What [`memory`] knows.
-pub const MEMORY: [&str; 7] = [
+pub const MEMORY: [&str; 8] = [
     "in process: first exec, 0 tools",
     "in process: first exec, 128 tools",
     "in process: 100 further execs",
-    "IPC: an idle session",
+    "IPC: 1,000 sessions without cells",
+    "IPC: a session with a worker and no cell",
     "IPC: a session after its first exec",
     "IPC: a waiting cell, of 100",
     "IPC: 100 MB of stored values, a cell that loads none",
@@ -42,16 +40,18 @@ pub fn memory(scenario: &str) -> u64 {
         match scenario {
             "in process: first exec, 0 tools" | "in process: first exec, 128 tools" => {
                 let count = if scenario.contains("128") { 128 } else { 0 };
-                let session = Session::new(Engine::new(), Arc::new(Echo), Limits::default());
-                exec(&session, HI, &tools(count)).await;
+                let provider = in_process();
+                let session = session(&provider).await;
+                exec(&*session, HI, &tools(count)).await;
                 peak_memory() - before
             }
             "in process: 100 further execs" => {
-                let session = Session::new(Engine::new(), Arc::new(Echo), Limits::default());
-                exec(&session, HI, &tools(0)).await;
+                let provider = in_process();
+                let session = session(&provider).await;
+                exec(&*session, HI, &tools(0)).await;
                 let before = peak_memory();
                 for _ in 0..100 {
-                    exec(&session, HI, &tools(0)).await;
+                    exec(&*session, HI, &tools(0)).await;
                 }
                 peak_memory() - before
             }
@@ -59,7 +59,14 @@ pub fn memory(scenario: &str) -> u64 {
                 let before = proportional_memory();
                 let provider = Provider::new(options(Sandbox::BestEffort, 0)).expect("the program");
                 let session = session(&provider).await;
-                if scenario == "IPC: an idle session" {
+                if scenario == "IPC: 1,000 sessions without cells" {
+                    let mut sessions = Vec::new();
+                    for _ in 0..1_000 {
+                        sessions.push(crate::session(&provider).await);
+                    }
+                    return proportional_memory().saturating_sub(before);
+                }
+                if scenario == "IPC: a session with a worker and no cell" {
                     return proportional_memory().saturating_sub(before);
                 }
                 exec(&*session, HI, &tools(0)).await;
@@ -69,9 +76,8 @@ pub fn memory(scenario: &str) -> u64 {
                 if scenario == "IPC: a waiting cell, of 100" {
                     let before = proportional_memory();
                     for _ in 0..100 {
-                        let mut request =
-                            ExecuteRequest::new("bench", "await new Promise(() => {})");
-                        request.yield_time = Some(Duration::from_millis(1));
+                        let request = ExecuteRequest::new("bench", "await new Promise(() => {})")
+                            .yield_time(Duration::from_millis(1));
                         let started = session.execute(request).await.expect("admitted");
                         started.initial_response.await.expect("observed");
                     }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use code_mode_host::{ProviderOptions, Sandbox, WorkerSource};
-use code_mode_protocol::Limits;
+use code_mode_host::{Limits, ProviderOptions, Sandbox, WorkerSource};
+use code_mode_protocol::wire::frame::MAX_FRAME_BYTES;
 
 /// How workers run.
 #[derive(Args, Clone, Debug)]
@@ -44,12 +44,10 @@ impl RuntimeArgs {
                 None => WorkerSource::Find,
             },
         };
-        ProviderOptions {
-            worker,
-            sandbox,
-            limits: self.limits.limits(),
-            ..ProviderOptions::default()
-        }
+        ProviderOptions::default()
+            .worker(worker)
+            .sandbox(sandbox)
+            .limits(self.limits.limits())
     }
 }
 
@@ -86,6 +84,12 @@ pub(crate) struct LimitArgs {
     /// Live cells of one session
     #[arg(long, value_name = "N")]
     pub(crate) max_live_cells: Option<usize>,
+    /// Ended cells of one session whose results nobody has taken
+    #[arg(long, value_name = "N")]
+    pub(crate) max_ended_cells: Option<usize>,
+    /// Such results together
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_ended_bytes: Option<usize>,
     /// Tool calls and notifications of one cell without an answer
     #[arg(long, value_name = "N")]
     pub(crate) max_pending_tool_calls: Option<usize>,
@@ -103,30 +107,34 @@ pub(crate) struct LimitArgs {
 impl LimitArgs {
     /// The limits that the options make.
     pub(crate) fn limits(&self) -> Limits {
-        let default = Limits::default();
-        let time = |ms: Option<u64>, default: Option<Duration>| match ms {
-            None => default,
-            Some(0) => None,
-            Some(ms) => Some(Duration::from_millis(ms)),
+        let mut limits = Limits::default();
+        let time = |limit: &mut Option<Duration>, ms: Option<u64>| match ms {
+            None => {}
+            Some(0) => *limit = None,
+            Some(ms) => *limit = Some(Duration::from_millis(ms)),
         };
-        Limits {
-            max_heap_bytes: self.max_heap_bytes.unwrap_or(default.max_heap_bytes),
-            max_cpu_time: time(self.max_cpu_time_ms, default.max_cpu_time),
-            max_wall_time: time(self.max_wall_time_ms, default.max_wall_time),
-            max_yield_time: time(self.max_yield_time_ms, default.max_yield_time),
-            max_output_bytes: self.max_output_bytes.unwrap_or(default.max_output_bytes),
-            max_live_cells: self.max_live_cells.unwrap_or(default.max_live_cells),
-            max_pending_tool_calls: self
-                .max_pending_tool_calls
-                .unwrap_or(default.max_pending_tool_calls),
-            max_pending_timers: self
-                .max_pending_timers
-                .unwrap_or(default.max_pending_timers),
-            max_stored_bytes: self.max_stored_bytes.unwrap_or(default.max_stored_bytes),
-            max_frame_bytes: self
-                .max_frame_bytes
-                .unwrap_or(default.max_frame_bytes)
-                .min(code_mode_protocol::frame::MAX_FRAME_BYTES / 2),
-        }
+        time(&mut limits.max_cpu_time, self.max_cpu_time_ms);
+        time(&mut limits.max_wall_time, self.max_wall_time_ms);
+        time(&mut limits.max_yield_time, self.max_yield_time_ms);
+        let number = |limit: &mut usize, asked: Option<usize>| {
+            if let Some(asked) = asked {
+                *limit = asked;
+            }
+        };
+        number(&mut limits.max_heap_bytes, self.max_heap_bytes);
+        number(&mut limits.max_output_bytes, self.max_output_bytes);
+        number(&mut limits.max_live_cells, self.max_live_cells);
+        number(&mut limits.max_ended_cells, self.max_ended_cells);
+        number(&mut limits.max_ended_bytes, self.max_ended_bytes);
+        number(
+            &mut limits.max_pending_tool_calls,
+            self.max_pending_tool_calls,
+        );
+        number(&mut limits.max_pending_timers, self.max_pending_timers);
+        number(&mut limits.max_stored_bytes, self.max_stored_bytes);
+        number(&mut limits.max_frame_bytes, self.max_frame_bytes);
+        limits.max_frame_bytes = limits.max_frame_bytes.min(MAX_FRAME_BYTES / 2);
+        limits.max_output_bytes = limits.max_output_bytes.min(MAX_FRAME_BYTES / 2);
+        limits
     }
 }

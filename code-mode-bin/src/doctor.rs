@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use code_mode_host::{ExitReason, Provider, ProviderError};
-use code_mode_protocol::Limits;
-use code_mode_protocol::native::{LayerState, WorkerInfo};
+use code_mode_host::{Examiner, ExitReason, Limits, ProviderError};
+use code_mode_protocol::wire::native::{LayerState, WorkerInfo};
 use serde_json::{Value, json};
 
 use crate::args::RuntimeArgs;
@@ -62,15 +61,11 @@ fn failed(error: &dyn std::fmt::Display) -> ExitCode {
 }
 
 async fn examine(runtime: &RuntimeArgs) -> Result<(WorkerInfo, Vec<Probed>), ProviderError> {
-    let mut options = runtime.provider_options();
-    options.probe = true;
-    options.prewarmed = 0;
-    let provider = Provider::new(options)?;
-    let (info, _) = provider.examine(None).await?;
+    let examiner = Examiner::new(runtime.provider_options())?;
+    let info = examiner.info().await?;
     let mut probes = Vec::new();
     for (name, expected) in PROBES {
-        let (_, outcome) = provider.examine(Some(name)).await?;
-        probes.push(match outcome {
+        probes.push(match examiner.probe(name).await? {
             Err(ExitReason::Signalled(SIGSYS)) => Probed {
                 name,
                 refused: true,
@@ -91,7 +86,6 @@ async fn examine(runtime: &RuntimeArgs) -> Result<(WorkerInfo, Vec<Probed>), Pro
             }
         });
     }
-    provider.shutdown().await;
     Ok((info, probes))
 }
 
@@ -107,6 +101,8 @@ fn limits_in_force(limits: &Limits) -> Vec<(&'static str, Value)> {
         ("max_yield_time_ms", ms(limits.max_yield_time)),
         ("max_output_bytes", json!(limits.max_output_bytes)),
         ("max_live_cells", json!(limits.max_live_cells)),
+        ("max_ended_cells", json!(limits.max_ended_cells)),
+        ("max_ended_bytes", json!(limits.max_ended_bytes)),
         (
             "max_pending_tool_calls",
             json!(limits.max_pending_tool_calls),

@@ -1,8 +1,9 @@
-//! A crash loop is slowed down, not repeated at full speed.
+//! The pause between the death of a worker and the start of the next, so that a
+//! crash loop is not repeated at full speed.
 
 use std::time::{Duration, Instant};
 
-/// Deaths in a row that are taken as bad luck.
+/// So many deaths in a row cause no pause.
 const FREE: u32 = 2;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(10);
@@ -16,9 +17,9 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// A worker died. Returns how often in a row.
-    pub(crate) fn died(&mut self) -> u32 {
+    pub(crate) fn died(&mut self, now: Instant) -> u32 {
         self.deaths = self.deaths.saturating_add(1);
-        self.last = Some(Instant::now());
+        self.last = Some(now);
         self.deaths
     }
 
@@ -28,8 +29,10 @@ impl Backoff {
     }
 
     /// How long to wait before the next start.
-    pub(crate) fn delay(&self) -> Duration {
-        let since = self.last.map_or(Duration::MAX, |at| at.elapsed());
+    pub(crate) fn delay(&self, now: Instant) -> Duration {
+        let since = self
+            .last
+            .map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         self.pause().saturating_sub(since)
     }
 
@@ -49,9 +52,10 @@ mod tests {
     #[test]
     fn deaths_in_a_row_are_slowed_down_up_to_a_bound_and_success_forgives() {
         let mut backoff = Backoff::default();
+        let now = Instant::now();
         let pauses: Vec<_> = (0..12)
             .map(|_| {
-                backoff.died();
+                backoff.died(now);
                 backoff.pause().as_millis()
             })
             .collect();
@@ -62,6 +66,6 @@ mod tests {
             ]
         );
         backoff.succeeded();
-        assert_eq!(backoff.delay(), Duration::ZERO);
+        assert_eq!(backoff.delay(now), Duration::ZERO);
     }
 }

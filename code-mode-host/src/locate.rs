@@ -10,9 +10,8 @@ pub const PROGRAM_NAME: &str = if cfg!(windows) {
     "code-mode"
 };
 
-/// The worker program: beside the running one, else on `PATH`. The running
-/// program itself, where it has the name (or is a worker program under another
-/// name, which `run_as` tells).
+/// The worker program: beside the running one (or the running one itself, where it
+/// has the name), else on `PATH`.
 pub(crate) fn find() -> Option<PathBuf> {
     let running = env::current_exe().ok();
     let beside = running

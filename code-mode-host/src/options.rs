@@ -1,31 +1,43 @@
 //! How a provider runs its workers.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use code_mode_protocol::Limits;
+use tokio::io::DuplexStream;
 
 /// How a provider runs its workers. The default suits an agent.
+///
+/// ```
+/// # use code_mode_host::{ProviderOptions, Sandbox};
+/// let options = ProviderOptions::default().sandbox(Sandbox::Required).prewarmed(2);
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ProviderOptions {
-    /// Where workers come from. Default: the program `code-mode`, looked for
-    /// beside the running program and then on `PATH`.
+    /// Where workers come from. Default: the program `code-mode`, looked for beside
+    /// the running program and then on `PATH`.
     pub worker: WorkerSource,
     /// Limits of every session that does not bring its own.
     pub limits: Limits,
-    /// What to do about layers of the sandbox that are not to be had. Default
+    /// What to do about layers of the sandbox that cannot be had. Default
     /// [`Sandbox::BestEffort`].
     pub sandbox: Sandbox,
-    /// Workers started ahead of the sessions that will need them. Default 1; 0
-    /// starts each with its session.
+    /// The fewest workers that are started ahead of the cells that will need them;
+    /// under demand there are up to four. Default 1; 0 starts each worker when it is
+    /// needed.
     pub prewarmed: usize,
     /// How long a new worker may take to say that it is ready. Default 10 s.
     pub handshake_timeout: Duration,
-    /// How long a worker may take to stop its cells, at a shutdown or for one
-    /// that is terminated, before it is killed. Default 10 s.
+    /// How long a cell that was told to stop may still run before its worker is
+    /// killed. Default 1 s.
     pub stop_grace: Duration,
-    /// Lets tests ask workers to try what the sandbox forbids. Default false.
-    pub probe: bool,
+    /// How long a session keeps a worker that runs no cell. Its values and the numbers
+    /// of its cells are the session's, so nothing is lost when the worker goes; the
+    /// next cell starts with a spare. Default 30 s.
+    pub idle_timeout: Duration,
 }
 
 impl Default for ProviderOptions {
@@ -36,30 +48,83 @@ impl Default for ProviderOptions {
             sandbox: Sandbox::BestEffort,
             prewarmed: 1,
             handshake_timeout: Duration::from_secs(10),
-            stop_grace: Duration::from_secs(10),
-            probe: false,
+            stop_grace: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(30),
         }
     }
 }
 
+macro_rules! setters {
+    ($($name:ident: $type:ty),* $(,)?) => {
+        impl ProviderOptions {
+            $(
+                #[doc = concat!("These options with another [`", stringify!($name), "`](field@Self::", stringify!($name), ").")]
+                #[must_use]
+                pub fn $name(mut self, $name: $type) -> Self {
+                    self.$name = $name;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    worker: WorkerSource,
+    limits: Limits,
+    sandbox: Sandbox,
+    prewarmed: usize,
+    handshake_timeout: Duration,
+    stop_grace: Duration,
+    idle_timeout: Duration,
+}
+
 /// Where workers come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum WorkerSource {
-    /// The program [`PROGRAM_NAME`](crate::PROGRAM_NAME), beside the running
-    /// program or on `PATH`.
+    /// The program [`PROGRAM_NAME`](crate::PROGRAM_NAME), beside the running program
+    /// or on `PATH`.
     Find,
     /// This program, started as `PROGRAM worker`.
     Program(PathBuf),
-    /// A worker that listens already, on this socket (`code-mode worker
-    /// --listen`). It serves one session and ends, so the provider has one
-    /// session, and nothing replaces a worker that dies.
+    /// A worker that listens already, on this socket (`code-mode worker --listen`). It
+    /// serves one session and ends, so the provider has one session, and nothing
+    /// replaces a worker that dies.
     Socket(PathBuf),
+    /// Workers in this process, each at the other end of a stream in memory. They have
+    /// no sandbox but V8's own.
+    InMemory(InMemory),
 }
 
-/// What to do about layers of the worker's sandbox that are not to be had.
+impl WorkerSource {
+    /// Workers in this process: `connect` serves one session at the other end of the
+    /// stream it returns, as `code_mode::in_process` does.
+    pub fn in_memory(connect: impl Fn() -> DuplexStream + Send + Sync + 'static) -> Self {
+        Self::InMemory(InMemory(Arc::new(connect)))
+    }
+}
+
+/// How to reach a new worker in this process.
+#[derive(Clone)]
+pub struct InMemory(Arc<dyn Fn() -> DuplexStream + Send + Sync>);
+
+impl InMemory {
+    pub(crate) fn stream(&self) -> DuplexStream {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for InMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InMemory").finish_non_exhaustive()
+    }
+}
+
+/// What to do about layers of the worker's sandbox that cannot be had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sandbox {
-    /// Run with the rest; a warning names what is missing.
+    /// Run with the rest; a warning names what is missing, once for a provider.
     #[default]
     BestEffort,
     /// Refuse to run without every layer.

@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::gather::{Text, Texts};
-
 /// One piece of a cell's output, in the form the stdio wire and a model's
 /// function-call output use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,16 +40,6 @@ impl ContentItem {
             Self::Text { text } => text.len(),
             Self::Image { image_url, .. } => image_url.len(),
             Self::Audio { audio_url } => audio_url.len(),
-        }
-    }
-}
-
-impl Texts for ContentItem {
-    fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text)) {
-        match self {
-            Self::Text { text } => visit(text),
-            Self::Image { image_url, .. } => visit(image_url),
-            Self::Audio { audio_url } => visit(audio_url),
         }
     }
 }

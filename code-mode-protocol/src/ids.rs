@@ -1,14 +1,21 @@
 //! Names of things that outlive one message.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 /// The name of a cell within its session: `"1"`, `"2"`, ... in the order of
-/// admission, never used twice in one session, whatever happened to its process.
+/// admission. No name is used twice in one session, whatever happened to its
+/// process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct CellId(String);
+
+/// A cell's name is never the empty string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a cell id must not be empty")]
+pub struct EmptyCellId;
 
 impl CellId {
     /// The name of the `n`-th cell of a session, counted from 1.
@@ -20,11 +27,37 @@ impl CellId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Which cell of its session this is, counted from 1; `None` where no cell can
+    /// have the name.
+    pub fn number(&self) -> Option<u64> {
+        let number = self.0.parse().ok()?;
+        (number > 0 && Self::nth(number) == *self).then_some(number)
+    }
 }
 
-impl<T: Into<String>> From<T> for CellId {
-    fn from(id: T) -> Self {
-        Self(id.into())
+impl TryFrom<String> for CellId {
+    type Error = EmptyCellId;
+
+    fn try_from(id: String) -> Result<Self, EmptyCellId> {
+        if id.is_empty() {
+            return Err(EmptyCellId);
+        }
+        Ok(Self(id))
+    }
+}
+
+impl FromStr for CellId {
+    type Err = EmptyCellId;
+
+    fn from_str(id: &str) -> Result<Self, EmptyCellId> {
+        Self::try_from(id.to_owned())
+    }
+}
+
+impl From<CellId> for String {
+    fn from(id: CellId) -> Self {
+        id.0
     }
 }
 
@@ -42,5 +75,20 @@ pub struct RuntimeToolCallId(pub u32);
 impl fmt::Display for RuntimeToolCallId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "tool-{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_name_that_a_session_gives_has_a_number() {
+        let number = |id: &str| id.parse::<CellId>().expect("not empty").number();
+        assert_eq!(number("7"), Some(7));
+        for odd in ["0", "07", "+7", " 7", "7.0", "x", "99999999999999999999"] {
+            assert_eq!(number(odd), None, "{odd}");
+        }
+        assert_eq!("".parse::<CellId>(), Err(EmptyCellId));
     }
 }

@@ -9,7 +9,13 @@ use serde::{Deserialize, Serialize};
 /// that names the limit and its value; the process and all other cells live on.
 ///
 /// Serialises with the units in the names of its fields (see [`Limit`]).
+///
+/// ```
+/// # use code_mode_protocol::Limits;
+/// let limits = Limits::default().max_heap_bytes(64 << 20).max_live_cells(16);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Limits {
     /// Memory of one cell in bytes: its JavaScript heap, array buffers and
     /// external strings. Default 256 MiB. Values below
@@ -28,15 +34,24 @@ pub struct Limits {
     pub max_output_bytes: usize,
     /// Cells of one session that have not ended. Default 1,024.
     pub max_live_cells: usize,
+    /// Cells of one session that have ended and whose result nobody has taken.
+    /// Past it the oldest result is dropped, and whoever waits for it is told.
+    /// Default 4,096.
+    pub max_ended_cells: usize,
+    /// Output and error texts of such results together, in bytes. Past it the
+    /// oldest are dropped. Default 64 MiB.
+    pub max_ended_bytes: usize,
     /// Tool calls and notifications of one cell without an answer. Default
     /// 16,384.
     pub max_pending_tool_calls: usize,
     /// Timers of one cell that have not run. Default 65,536.
     pub max_pending_timers: usize,
-    /// Keys and values a session keeps, in bytes. Default 128 MiB.
+    /// What a session keeps, in bytes: keys, values, and
+    /// [`STORED_VALUE_OVERHEAD`](Self::STORED_VALUE_OVERHEAD) for each value.
+    /// Default 128 MiB.
     pub max_stored_bytes: usize,
-    /// One message between the provider and a worker, and so one source, one
-    /// tool input and one tool result, in bytes. Default 64 MiB.
+    /// One source, one tool input, one tool result, one notification and one stored
+    /// value, in bytes of text. Default 64 MiB.
     pub max_frame_bytes: usize,
 }
 
@@ -44,13 +59,27 @@ impl Limits {
     /// The least heap a cell can start and report an error with.
     pub const MIN_HEAP_BYTES: usize = 8 << 20;
 
+    /// What a stored value costs beyond the bytes of its key and its text: the
+    /// entries and allocations that hold it.
+    pub const STORED_VALUE_OVERHEAD: usize = 512;
+
+    /// The most bytes of an error text. A longer one is cut in the middle, and says
+    /// so.
+    pub const MAX_ERROR_BYTES: usize = 64 << 10;
+
     /// How long an observation lasts by default.
     pub const DEFAULT_YIELD_TIME: Duration = Duration::from_secs(10);
 
-    /// The heap limit in force: [`max_heap_bytes`](Self::max_heap_bytes), but
+    /// The heap limit in force: [`max_heap_bytes`](field@Self::max_heap_bytes), but
     /// at least [`MIN_HEAP_BYTES`](Self::MIN_HEAP_BYTES).
     pub fn heap_bytes(&self) -> usize {
         self.max_heap_bytes.max(Self::MIN_HEAP_BYTES)
+    }
+
+    /// What a stored value counts against
+    /// [`max_stored_bytes`](field@Self::max_stored_bytes).
+    pub fn stored_value_bytes(key: &str, json: &str) -> usize {
+        key.len() + json.len() + Self::STORED_VALUE_OVERHEAD
     }
 
     /// How long an observation lasts that asked for `requested`.
@@ -58,6 +87,36 @@ impl Limits {
         let asked = requested.unwrap_or(Self::DEFAULT_YIELD_TIME);
         self.max_yield_time.map_or(asked, |max| asked.min(max))
     }
+}
+
+macro_rules! setters {
+    ($($name:ident: $type:ty),* $(,)?) => {
+        impl Limits {
+            $(
+                #[doc = concat!("These limits with another [`", stringify!($name), "`](field@Self::", stringify!($name), ").")]
+                #[must_use]
+                pub fn $name(mut self, $name: $type) -> Self {
+                    self.$name = $name;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    max_heap_bytes: usize,
+    max_cpu_time: Option<Duration>,
+    max_wall_time: Option<Duration>,
+    max_yield_time: Option<Duration>,
+    max_output_bytes: usize,
+    max_live_cells: usize,
+    max_ended_cells: usize,
+    max_ended_bytes: usize,
+    max_pending_tool_calls: usize,
+    max_pending_timers: usize,
+    max_stored_bytes: usize,
+    max_frame_bytes: usize,
 }
 
 impl Default for Limits {
@@ -69,6 +128,8 @@ impl Default for Limits {
             max_yield_time: None,
             max_output_bytes: 16 << 20,
             max_live_cells: 1024,
+            max_ended_cells: 4096,
+            max_ended_bytes: 64 << 20,
             max_pending_tool_calls: 16_384,
             max_pending_timers: 65_536,
             max_stored_bytes: 128 << 20,
@@ -80,23 +141,23 @@ impl Default for Limits {
 /// The name of a limit, as errors and options spell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Limit {
-    /// [`Limits::max_heap_bytes`].
+    /// [`Limits::max_heap_bytes`](field@Limits::max_heap_bytes).
     Heap,
-    /// [`Limits::max_cpu_time`].
+    /// [`Limits::max_cpu_time`](field@Limits::max_cpu_time).
     CpuTime,
-    /// [`Limits::max_wall_time`].
+    /// [`Limits::max_wall_time`](field@Limits::max_wall_time).
     WallTime,
-    /// [`Limits::max_output_bytes`].
+    /// [`Limits::max_output_bytes`](field@Limits::max_output_bytes).
     Output,
-    /// [`Limits::max_live_cells`].
+    /// [`Limits::max_live_cells`](field@Limits::max_live_cells).
     LiveCells,
-    /// [`Limits::max_pending_tool_calls`].
+    /// [`Limits::max_pending_tool_calls`](field@Limits::max_pending_tool_calls).
     PendingToolCalls,
-    /// [`Limits::max_pending_timers`].
+    /// [`Limits::max_pending_timers`](field@Limits::max_pending_timers).
     PendingTimers,
-    /// [`Limits::max_stored_bytes`].
+    /// [`Limits::max_stored_bytes`](field@Limits::max_stored_bytes).
     StoredBytes,
-    /// [`Limits::max_frame_bytes`].
+    /// [`Limits::max_frame_bytes`](field@Limits::max_frame_bytes).
     Frame,
 }
 

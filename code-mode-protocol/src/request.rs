@@ -5,13 +5,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::gather::{Text, Texts};
-use crate::{CellId, ContentItem, ToolSet};
+use crate::{CellId, ContentItem, RuntimeToolCallId, ToolSet};
 
 /// Run one cell.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ExecuteRequest {
-    /// The agent core's name for the model's call; notifications carry it.
+    /// The agent core's name for the model's call; tool calls and notifications
+    /// carry it.
     pub tool_call_id: String,
     /// The tools the cell may call.
     pub enabled_tools: ToolSet,
@@ -20,12 +21,16 @@ pub struct ExecuteRequest {
     /// How long the first observation lasts; default
     /// [`Limits::DEFAULT_YIELD_TIME`](crate::Limits::DEFAULT_YIELD_TIME).
     pub yield_time: Option<Duration>,
-    /// A budget for the output that the caller applies (see
-    /// [`truncate`](crate::truncate)); a session carries it and does not look.
+    /// The budget of the first observation's output, in tokens of about four bytes.
+    /// The session cuts the output as [`truncate`](crate::truncate) does. Default:
+    /// nothing is cut.
     pub max_output_tokens: Option<u64>,
     /// Cancelled by the caller to end this request's observation with what there
     /// is. It never touches the cell.
     pub yield_now: CancellationToken,
+    /// Cancelled by the caller (at the end of a turn, say) to terminate the cell,
+    /// whoever observes it then.
+    pub parent: Option<CancellationToken>,
 }
 
 impl ExecuteRequest {
@@ -38,19 +43,58 @@ impl ExecuteRequest {
             yield_time: None,
             max_output_tokens: None,
             yield_now: CancellationToken::new(),
+            parent: None,
         }
+    }
+
+    /// Sets the tools the cell may call.
+    #[must_use]
+    pub fn tools(mut self, tools: impl Into<ToolSet>) -> Self {
+        self.enabled_tools = tools.into();
+        self
+    }
+
+    /// Sets how long the first observation lasts.
+    #[must_use]
+    pub fn yield_time(mut self, yield_time: Duration) -> Self {
+        self.yield_time = Some(yield_time);
+        self
+    }
+
+    /// Sets the budget of the first observation's output.
+    #[must_use]
+    pub fn max_output_tokens(mut self, tokens: u64) -> Self {
+        self.max_output_tokens = Some(tokens);
+        self
+    }
+
+    /// Sets the token that ends the first observation with what there is.
+    #[must_use]
+    pub fn yield_now(mut self, token: CancellationToken) -> Self {
+        self.yield_now = token;
+        self
+    }
+
+    /// Sets the token that terminates the cell.
+    #[must_use]
+    pub fn parent(mut self, token: CancellationToken) -> Self {
+        self.parent = Some(token);
+        self
     }
 }
 
 /// Observe a cell.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct WaitRequest {
     /// Which.
     pub cell_id: CellId,
     /// How long the observation lasts; default
     /// [`Limits::DEFAULT_YIELD_TIME`](crate::Limits::DEFAULT_YIELD_TIME).
     pub yield_time: Option<Duration>,
-    /// As in [`ExecuteRequest::yield_now`].
+    /// As in [`ExecuteRequest::max_output_tokens`](field@ExecuteRequest::max_output_tokens).
+    pub max_output_tokens: Option<u64>,
+    /// As in [`ExecuteRequest::yield_now`](field@ExecuteRequest::yield_now).
     pub yield_now: CancellationToken,
 }
 
@@ -60,14 +104,36 @@ impl WaitRequest {
         Self {
             cell_id,
             yield_time: None,
+            max_output_tokens: None,
             yield_now: CancellationToken::new(),
         }
+    }
+
+    /// Sets how long the observation lasts.
+    #[must_use]
+    pub fn yield_time(mut self, yield_time: Duration) -> Self {
+        self.yield_time = Some(yield_time);
+        self
+    }
+
+    /// Sets the budget of the output.
+    #[must_use]
+    pub fn max_output_tokens(mut self, tokens: u64) -> Self {
+        self.max_output_tokens = Some(tokens);
+        self
+    }
+
+    /// Sets the token that ends the observation with what there is.
+    #[must_use]
+    pub fn yield_now(mut self, token: CancellationToken) -> Self {
+        self.yield_now = token;
+        self
     }
 }
 
 /// What one observation of a cell returned: the items since the last one, and
 /// how it ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CellResponse {
     /// The cell goes on.
     Yielded {
@@ -154,7 +220,7 @@ impl CellResponse {
 }
 
 /// What `wait` and `terminate` return.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitOutcome {
     /// The cell was there.
     LiveCell(CellResponse),
@@ -173,7 +239,7 @@ impl WaitOutcome {
 }
 
 /// What `execute_to_pending` and `wait_to_pending` return.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PendingOutcome {
     /// The cell has no immediately runnable work and is frozen: neither a timer
     /// nor a tool's answer is let in until the next `wait_to_pending`, and a
@@ -185,7 +251,7 @@ pub enum PendingOutcome {
         content_items: Vec<ContentItem>,
         /// Tool calls that have no answer yet, or one not let in yet, in order
         /// of the calls: `tool-1`, ...
-        pending_tool_call_ids: Vec<String>,
+        pending_tool_call_ids: Vec<RuntimeToolCallId>,
     },
     /// The observation ended for another reason.
     Observed(WaitOutcome),
@@ -204,6 +270,26 @@ impl PendingOutcome {
             cell_id.clone(),
             error,
         )))
+    }
+
+    /// Which cell this is of.
+    pub fn cell_id(&self) -> &CellId {
+        match self {
+            Self::Pending { cell_id, .. } => cell_id,
+            Self::Observed(
+                WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response),
+            ) => response.cell_id(),
+        }
+    }
+
+    /// The output, to change it in place.
+    pub fn content_items_mut(&mut self) -> &mut Vec<ContentItem> {
+        match self {
+            Self::Pending { content_items, .. } => content_items,
+            Self::Observed(
+                WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response),
+            ) => response.content_items_mut(),
+        }
     }
 
     /// What a plain observation makes of it. One that was not made to pending has no
@@ -230,40 +316,6 @@ impl PendingOutcome {
             Self::Observed(
                 WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response),
             ) => response.content_items(),
-        }
-    }
-}
-
-impl Texts for CellResponse {
-    fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text)) {
-        for item in self.content_items_mut() {
-            item.texts(visit);
-        }
-        if let Self::Result {
-            error_text: Some(text),
-            ..
-        } = self
-        {
-            visit(text);
-        }
-    }
-}
-
-impl Texts for WaitOutcome {
-    fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text)) {
-        match self {
-            Self::LiveCell(response) | Self::MissingCell(response) => response.texts(visit),
-        }
-    }
-}
-
-impl Texts for PendingOutcome {
-    fn texts(&mut self, visit: &mut dyn FnMut(&mut dyn Text)) {
-        match self {
-            Self::Pending { content_items, .. } => {
-                content_items.iter_mut().for_each(|item| item.texts(visit));
-            }
-            Self::Observed(outcome) => outcome.texts(visit),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The traits an agent core programs against.
 
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -9,25 +10,65 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    CellId, CellResponse, ExecuteRequest, Json, LimitExceeded, PendingOutcome, RuntimeToolCallId,
-    ToolKind, ToolName, WaitOutcome, WaitRequest,
+    CellId, CellResponse, ExecuteRequest, Json, LimitExceeded, Limits, PendingOutcome,
+    RuntimeToolCallId, ToolKind, ToolName, WaitOutcome, WaitRequest,
 };
 
 /// A future that can be moved between threads.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Makes sessions. An agent core holds one for as long as it runs cells.
+/// What a session starts with. The default has the provider's limits and nothing
+/// stored.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SessionOptions {
+    /// What its cells may use; default the provider's limits.
+    pub limits: Option<Limits>,
+    /// Values that its cells find stored: key and value.
+    pub stored: Vec<(String, Json)>,
+}
+
+impl SessionOptions {
+    /// Sets what the session's cells may use.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// Sets the values that the session's cells find stored.
+    #[must_use]
+    pub fn stored(mut self, stored: Vec<(String, Json)>) -> Self {
+        self.stored = stored;
+        self
+    }
+}
+
+/// Makes sessions. An agent core holds one provider for as long as it runs cells.
 #[async_trait]
 pub trait CodeModeSessionProvider: Send + Sync {
     /// Opens a session whose tool calls and notifications go to `delegate`.
     ///
     /// # Errors
-    /// [`SessionError::Runtime`] where no runtime can be started, with the reason;
-    /// [`SessionError::ShuttingDown`] once the provider was shut down.
+    /// [`SessionError::Unavailable`] where no runtime can be had, with the reason as
+    /// its source; [`SessionError::ShuttingDown`] once the provider was shut down;
+    /// [`SessionError::Limit`] where the values are more than may be stored.
+    async fn open_session(
+        &self,
+        delegate: Arc<dyn CodeModeSessionDelegate>,
+        options: SessionOptions,
+    ) -> Result<Arc<dyn CodeModeSession>, SessionError>;
+
+    /// Opens a session with the default options.
+    ///
+    /// # Errors
+    /// Those of [`open_session`](Self::open_session).
     async fn create_session(
         &self,
         delegate: Arc<dyn CodeModeSessionDelegate>,
-    ) -> Result<Arc<dyn CodeModeSession>, SessionError>;
+    ) -> Result<Arc<dyn CodeModeSession>, SessionError> {
+        self.open_session(delegate, SessionOptions::default()).await
+    }
 }
 
 /// One agent's cells and the values they store.
@@ -39,10 +80,14 @@ pub trait CodeModeSessionProvider: Send + Sync {
 pub trait CodeModeSession: Send + Sync {
     /// Admits a cell. Its id is known at once; its first observation is a future.
     ///
+    /// The cell runs from then on: its first tool call may reach the delegate before
+    /// this returns. [`NestedToolCall::tool_call_id`] says which execute a call
+    /// belongs to.
+    ///
     /// # Errors
     /// [`SessionError::ShuttingDown`], [`SessionError::Limit`] where the session
-    /// has too many live cells or the source does not fit a frame,
-    /// [`SessionError::Runtime`] where no process can be had for it.
+    /// has too many live cells or the source is too large,
+    /// [`SessionError::Unavailable`] where no process can be had for the cell.
     async fn execute(&self, request: ExecuteRequest) -> Result<StartedCell, SessionError>;
 
     /// Observes a cell until it yields, ends, or the request's time is over.
@@ -54,8 +99,12 @@ pub trait CodeModeSession: Send + Sync {
     /// Stops a cell and waits until it has really stopped and its callbacks are
     /// cancelled. A waiting observer gets the same response.
     ///
+    /// The cell's callbacks are cancelled at once. A cell that has ended already and
+    /// whose result nobody has taken gives its result instead. A cell that V8 cannot
+    /// interrupt is answered for within about a second, and its process is ended.
+    ///
     /// # Errors
-    /// [`SessionError::Runtime`] where the outcome cannot be known.
+    /// [`SessionError::ShuttingDown`] where the session ended meanwhile.
     async fn terminate(&self, cell_id: CellId) -> Result<WaitOutcome, SessionError>;
 
     /// Like [`execute`](Self::execute), but freezes the cell whenever it has no
@@ -75,6 +124,12 @@ pub trait CodeModeSession: Send + Sync {
     /// Those of [`wait`](Self::wait).
     async fn wait_to_pending(&self, request: WaitRequest) -> Result<PendingOutcome, SessionError>;
 
+    /// The cells that were admitted and have not ended, in order of admission.
+    fn live_cells(&self) -> Vec<CellId>;
+
+    /// The values that cells have stored: key and value, in order of the keys.
+    fn stored_values(&self) -> Vec<(String, Json)>;
+
     /// Whether cells can still be admitted.
     fn is_alive(&self) -> bool;
 
@@ -84,37 +139,42 @@ pub trait CodeModeSession: Send + Sync {
     async fn shutdown(&self);
 }
 
-/// What an agent core does for the cells of one session.
+/// What an agent core does for the cells of one session. A method that panics, or
+/// that never returns, costs that call alone.
 #[async_trait]
 pub trait CodeModeSessionDelegate: Send + Sync {
     /// Runs one tool call. `Err` is the text the cell's `ToolError` carries.
-    /// `cancelled` fires when the answer is no longer wanted.
+    /// `cancelled` fires when the answer is no longer wanted: the cell has ended, or
+    /// was told to terminate. A call may come before the `execute` that started its
+    /// cell has returned.
     async fn invoke_tool(
         &self,
         call: NestedToolCall,
         cancelled: CancellationToken,
     ) -> Result<Json, String>;
 
-    /// Delivers a notification of a cell that still runs. The cell's end is not
-    /// reported before this returns.
-    async fn notify(
-        &self,
-        tool_call_id: String,
-        cell_id: CellId,
-        text: String,
-        cancelled: CancellationToken,
-    );
+    /// Delivers a notification of a cell. A cell's notifications come one after the
+    /// other, and the cell's end is not reported before the last of them returned.
+    /// By default nothing is done.
+    async fn notify(&self, notification: CellNotification, cancelled: CancellationToken) {
+        let _ = (notification, cancelled);
+    }
 
     /// The cell is gone: its last answer was handed over and its callbacks have
-    /// ended. Called exactly once for each admitted cell.
-    async fn cell_closed(&self, cell_id: CellId);
+    /// ended. Called exactly once for each admitted cell. By default nothing is done.
+    async fn cell_closed(&self, cell_id: CellId) {
+        let _ = cell_id;
+    }
 }
 
 /// One call of a tool by a cell.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct NestedToolCall {
     /// The calling cell.
     pub cell_id: CellId,
+    /// The `tool_call_id` of the execute that started the cell.
+    pub tool_call_id: String,
     /// The call's place in the cell: `tool-1`, ...
     pub runtime_tool_call_id: RuntimeToolCallId,
     /// Which tool.
@@ -123,6 +183,49 @@ pub struct NestedToolCall {
     pub tool_kind: ToolKind,
     /// Its input; `None` where the cell passed none.
     pub input: Option<Json>,
+}
+
+impl NestedToolCall {
+    /// A call as a session makes it, for whoever tests a delegate.
+    pub fn new(
+        cell_id: CellId,
+        tool_call_id: String,
+        runtime_tool_call_id: RuntimeToolCallId,
+        (tool_name, tool_kind): (ToolName, ToolKind),
+        input: Option<Json>,
+    ) -> Self {
+        Self {
+            cell_id,
+            tool_call_id,
+            runtime_tool_call_id,
+            tool_name,
+            tool_kind,
+            input,
+        }
+    }
+}
+
+/// What a cell said with `notify()`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CellNotification {
+    /// The cell.
+    pub cell_id: CellId,
+    /// The `tool_call_id` of the execute that started the cell.
+    pub tool_call_id: String,
+    /// What it said.
+    pub text: String,
+}
+
+impl CellNotification {
+    /// A notification as a session makes it, for whoever tests a delegate.
+    pub fn new(cell_id: CellId, tool_call_id: String, text: String) -> Self {
+        Self {
+            cell_id,
+            tool_call_id,
+            text,
+        }
+    }
 }
 
 /// A cell that was admitted.
@@ -155,7 +258,8 @@ impl fmt::Debug for StartedPendingCell {
 
 /// Why a session refused a request. A cell's own failure is not an error of the
 /// session but the `error_text` of its result.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SessionError {
     /// Shutdown has begun.
     #[error("the session is shutting down")]
@@ -166,9 +270,10 @@ pub enum SessionError {
     /// A limit of the session.
     #[error(transparent)]
     Limit(#[from] LimitExceeded),
-    /// The runtime behind the session failed; the text says how.
-    #[error("{0}")]
-    Runtime(String),
+    /// No runtime can be had for the session's cells. The source says why; with
+    /// `code-mode-host` it is that crate's `ProviderError`.
+    #[error("no runtime for cells can be had: {0}")]
+    Unavailable(#[source] Arc<dyn Error + Send + Sync>),
 }
 
 /// The error text of a cell that does not exist (any more).

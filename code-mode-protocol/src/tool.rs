@@ -47,6 +47,24 @@ pub struct ToolDefinition {
     pub output_schema: Option<Json>,
 }
 
+impl ToolDefinition {
+    /// A function without a namespace, whose input and result may be any JSON.
+    pub fn function(name: impl Into<String>, description: impl Into<String>) -> Self {
+        let name = name.into();
+        Self {
+            tool_name: ToolName {
+                name: name.clone(),
+                namespace: None,
+            },
+            name,
+            description: description.into(),
+            kind: ToolKind::Function,
+            input_schema: None,
+            output_schema: None,
+        }
+    }
+}
+
 /// The tools of one `execute`, in definition order. Shared, because an agent
 /// core hands over the same definitions time and again: the provider sends them
 /// to a worker only when they changed.

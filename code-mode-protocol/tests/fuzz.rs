@@ -4,18 +4,17 @@
 //! A short run with every change; `PROPTEST_CASES=1000000 cargo test --release
 //! -p code-mode-protocol --test fuzz` for a long one.
 
-use bytes::BytesMut;
-use code_mode_protocol::frame::FrameError;
-use code_mode_protocol::message::{MessageCodec, MessageReader};
-use code_mode_protocol::native::{FromWorker, ToWorker};
-use code_mode_protocol::stdio::ClientMessage;
-use code_mode_protocol::{CellId, ClaimedJson, Json, describe};
+use code_mode_protocol::wire::Texts;
+use code_mode_protocol::wire::frame::FrameError;
+use code_mode_protocol::wire::native::{FromWorker, JsonText, ToWorker};
+use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
+use code_mode_protocol::wire::stdio::ClientMessage;
+use code_mode_protocol::{Json, RuntimeToolCallId, describe};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
-use tokio_util::codec::Decoder;
 
 fn json() -> impl Strategy<Value = Value> {
     let words = prop_oneof![
@@ -64,6 +63,11 @@ fn json() -> impl Strategy<Value = Value> {
 
 const SECOND: &str = "{\"a\":1}";
 
+const MAX: MaxMessage = MaxMessage {
+    frame: 1 << 20,
+    texts: 1 << 20,
+};
+
 /// The bytes of tool calls with this input and with [`SECOND`].
 fn tool_calls(input: &str) -> Vec<u8> {
     [tool_call(input), tool_call(SECOND)].concat()
@@ -71,39 +75,13 @@ fn tool_calls(input: &str) -> Vec<u8> {
 
 fn tool_call(input: &str) -> Vec<u8> {
     let message = FromWorker::ToolCall {
-        call: 7,
-        cell_id: CellId::nth(1),
-        runtime_tool_call_id: 3,
+        cell: 7,
+        call: RuntimeToolCallId(3),
         tool: 0,
-        input: Some(input.to_owned().into()),
+        input: Some(JsonText::Unchecked(input.to_owned())),
     };
-    let mut bytes = BytesMut::new();
-    let content = message.encode().expect("encodes");
-    content.put(&mut bytes).expect("small");
-    bytes.to_vec()
-}
-
-/// The inputs of the tool calls in these bytes, or what is wrong with them.
-fn inputs(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Result<Vec<String>, FrameError> {
-    let claimed = claimed_inputs(pieces)?;
-    Ok(claimed.into_iter().map(ClaimedJson::into_string).collect())
-}
-
-fn claimed_inputs(
-    pieces: impl IntoIterator<Item = impl AsRef<[u8]>>,
-) -> Result<Vec<ClaimedJson>, FrameError> {
-    let mut codec = MessageCodec::<FromWorker>::new(1 << 20);
-    let mut buffer = BytesMut::new();
-    let mut inputs = Vec::new();
-    for piece in pieces {
-        buffer.extend_from_slice(piece.as_ref());
-        while let Some(message) = codec.decode(&mut buffer)? {
-            if let FromWorker::ToolCall { input, .. } = message {
-                inputs.extend(input);
-            }
-        }
-    }
-    Ok(inputs)
+    let parts = message.encode().expect("encodes").into_parts();
+    parts.flat_map(|part| part.to_vec()).collect()
 }
 
 /// The inputs of the tool calls that come over a connection which holds so many bytes
@@ -113,14 +91,13 @@ fn received(bytes: Vec<u8>, holds: usize) -> (Vec<String>, Result<(), FrameError
     runtime.expect("a runtime").block_on(async {
         let (mut send, receive) = tokio::io::duplex(holds);
         tokio::spawn(async move { send.write_all(&bytes).await });
-        let mut messages = MessageReader::new(receive, 1 << 20);
+        let mut messages = MessageReader::new(receive, MAX);
         let mut inputs = Vec::new();
         loop {
             match messages.next().await {
-                Ok(Some(FromWorker::ToolCall { input, .. })) => {
-                    inputs.extend(input.map(ClaimedJson::into_string))
-                }
-                Ok(Some(other)) => panic!("not a tool call: {other:?}"),
+                Ok(Some(FromWorker::ToolCall { input, .. })) => inputs
+                    .extend(input.map(|input| input.into_json().expect("checked").into_string())),
+                Ok(Some(_)) => {}
                 Ok(None) => return (inputs, Ok(())),
                 Err(error) => return (inputs, Err(error)),
             }
@@ -128,9 +105,18 @@ fn received(bytes: Vec<u8>, holds: usize) -> (Vec<String>, Result<(), FrameError
     })
 }
 
-/// A text that is not copied into its message's frame.
+/// Reads messages of either direction out of these bytes, whatever they are.
+fn read_all<Rx: DeserializeOwned + Texts + Send + 'static>(bytes: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.expect("a runtime").block_on(async {
+        let mut messages = MessageReader::<_, Rx>::new(bytes, MAX);
+        while let Ok(Some(_)) = messages.next().await {}
+    });
+}
+
+/// A text that is not copied into its message's frame, in quotes.
 fn large() -> String {
-    "aé€😀".repeat(10_000)
+    format!("\"{}\"", "aé€😀".repeat(10_000))
 }
 
 /// What large JSON may consist of, much of it without anything to escape.
@@ -166,9 +152,9 @@ proptest! {
     #[test]
     fn native_messages_of_any_bytes(bytes in vec(any::<u8>(), 0..300)) {
         let length = u32::try_from(bytes.len()).expect("short").to_le_bytes();
-        let mut framed = BytesMut::from([&length[..], &bytes].concat().as_slice());
-        let _ = MessageCodec::<FromWorker>::new(1 << 20).decode(&mut framed.clone());
-        let _ = MessageCodec::<ToWorker>::new(1 << 20).decode(&mut framed);
+        let framed = [&length[..], &bytes].concat();
+        read_all::<FromWorker>(&framed);
+        read_all::<ToWorker>(&framed);
     }
 
     #[test]
@@ -176,31 +162,12 @@ proptest! {
         is_large in any::<bool>(),
         changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
-        let mut bytes = tool_calls(&if is_large { large() } else { String::new() });
+        let mut bytes = tool_calls(&if is_large { large() } else { "1".to_owned() });
         let head = bytes.len().min(40);
         for (at, value) in changes {
             bytes[at.index(head)] = value;
         }
-        let _ = inputs([bytes]);
-    }
-
-    #[test]
-    fn messages_in_any_pieces_are_the_same(
-        is_large in any::<bool>(),
-        cuts in vec(prop_oneof![1usize..20, 1usize..100_000], 1..40),
-    ) {
-        let input = if is_large { large() } else { "[]".to_owned() };
-        let bytes = tool_calls(&input);
-        let mut rest = bytes.as_slice();
-        let mut pieces = Vec::new();
-        for cut in cuts {
-            let (piece, after) = rest.split_at(cut.min(rest.len()));
-            pieces.push(piece);
-            rest = after;
-        }
-        pieces.push(rest);
-        let same = inputs(pieces).expect("whole messages") == [&input, SECOND];
-        prop_assert!(same);
+        read_all::<FromWorker>(&bytes);
     }
 
     #[test]
@@ -227,24 +194,11 @@ proptest! {
     }
 
     #[test]
-    fn bytes_that_end_inside_a_message_do_not_make_one(
-        is_large in any::<bool>(),
-        left in any::<prop::sample::Index>(),
-    ) {
-        let input = if is_large { large() } else { "[]".to_owned() };
-        let bytes = tool_calls(&input);
-        let left = left.index(bytes.len());
-        let first = tool_call(&input).len();
-        let whole = if left < first { &[][..] } else { &[input][..] };
-        prop_assert!(inputs([&bytes[..left]]).expect("no mistake") == whole);
-    }
-
-    #[test]
     fn a_large_text_that_is_not_utf_8_is_refused(at in any::<prop::sample::Index>()) {
-        let mut bytes = tool_calls(&"a".repeat(100_000));
+        let mut bytes = tool_calls(&format!("\"{}\"", "a".repeat(100_000)));
         let text = bytes.windows(9).position(|nine| nine == b"aaaaaaaaa");
         bytes[text.expect("follows") + at.index(100_000)] = 0xff;
-        let refused = inputs(bytes.chunks(7_000));
+        let (_, refused) = received(bytes, 7_000);
         prop_assert!(matches!(refused, Err(FrameError::Malformed(_))));
     }
 
@@ -254,44 +208,40 @@ proptest! {
         // After the frame's length comes how many texts follow, and the first's number.
         prop_assert_eq!(&bytes[4..6], [1, 0]);
         bytes[5] = number;
-        let refused = inputs([bytes]);
+        let (_, refused) = received(bytes, 1 << 20);
         prop_assert!(matches!(refused, Err(FrameError::Malformed(_))));
     }
 
     #[test]
-    fn texts_past_the_limit_are_refused_before_they_come(bytes in 1u32 << 20..) {
+    fn texts_past_the_limit_are_refused_before_they_come(bytes in (1u32 << 20) + 1..) {
         let mut head = tool_calls(&large());
         let announced = u32::try_from(large().len()).expect("small").to_le_bytes();
         let at = head.windows(4).position(|four| four == announced).expect("announced");
         head[at..at + 4].copy_from_slice(&bytes.to_le_bytes());
         head.truncate(100);
-        let refused = inputs([head]);
-        prop_assert!(matches!(refused, Err(FrameError::Malformed(_))));
+        let (_, refused) = received(head, 1 << 20);
+        prop_assert!(matches!(refused, Err(FrameError::TooLarge(_))));
     }
 
     #[test]
-    fn a_frame_past_the_limit_is_refused_before_it_is_buffered(length in 65_537u32..) {
-        let mut buffer = BytesMut::from(&length.to_le_bytes()[..]);
-        let mut codec = MessageCodec::<FromWorker>::new(1 << 16);
-        prop_assert!(codec.decode(&mut buffer).is_err());
-        prop_assert!(buffer.capacity() < 1 << 17);
+    fn a_frame_past_the_limit_is_refused_before_it_is_buffered(length in (1u32 << 20) + 1..) {
+        let (_, refused) = received(length.to_le_bytes().to_vec(), 1 << 20);
+        prop_assert!(matches!(refused, Err(FrameError::TooLarge(_))));
     }
 
     #[test]
     fn a_large_text_is_json_where_serde_says_so(
         pieces in vec(json_piece(), 1..12),
         in_quotes in any::<bool>(),
-        cut in prop_oneof![1usize..20, 1usize..100_000],
+        holds in prop_oneof![1usize..20, 1usize..100_000],
     ) {
         let mut text = pieces.concat();
         if in_quotes {
             text = format!("[\"{text}\"]");
         }
         let expected = serde_json::from_str::<IgnoredAny>(&text).is_ok();
-        let claimed = claimed_inputs(tool_call(&text).chunks(cut)).expect("a whole message");
-        for claimed in claimed {
-            prop_assert_eq!(claimed.check().is_ok(), expected);
-        }
+        let (inputs, end) = received(tool_call(&text), holds);
+        prop_assert_eq!((inputs.len(), end.is_ok()), (usize::from(expected), expected));
         prop_assert_eq!(Json::parse(text).is_ok(), expected);
     }
 

@@ -1,87 +1,168 @@
-//! What an isolate's thread and a cell's actor share, and what they say to each
-//! other.
+//! One cell, as its thread and the worker's I/O share it.
+//!
+//! The thread that runs a cell's JavaScript is the cell's actor: it takes commands
+//! from its mailbox between two turns, and says itself what the cell does. Only what
+//! must work while JavaScript is busy is done from outside, by way of the lock and
+//! the flags here: collecting output, and stopping the cell.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
+use std::time::{Duration, Instant};
 
+use code_mode_protocol::wire::frame::Frame;
+use code_mode_protocol::wire::native::{CellEnd, FromWorker, MAX_PARTS, Parts};
+use code_mode_protocol::wire::outbound::Outbound;
 use code_mode_protocol::{
     ContentItem, Limit, LimitExceeded, Limits, RuntimeToolCallId, SourcePosition,
 };
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::cpu::{self, ThreadClock};
-use crate::driven::Driven;
-use crate::{Callbacks, StoredValues, ToolTable};
+use crate::worker::{Clock, Due, Session};
+use crate::{StoredValues, tools::ToolTable};
 
-/// What an item of output counts beyond its bytes, so that empty items have an
-/// end too.
+/// What an item of output counts beyond its bytes, so that empty items have an end
+/// too.
 const ITEM_OVERHEAD: usize = 64;
+
+/// How much of small output goes into one message.
+const MESSAGE_BYTES: usize = 4 << 20;
+
+/// How long after a cell was stopped by a limit its thread may still run before the
+/// host is told that it is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+
+/// How much longer an observation lasts that would end within the first turn of its
+/// cell: what a program puts out at once is seen at once, however busy the machine.
+const FIRST_TURN_GRACE: Duration = Duration::from_millis(50);
 
 /// Why a cell's JavaScript was made to stop. The first reason stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// `exit()`.
     Exit,
-    /// Asked for from outside.
+    /// The host asked for it.
     Terminated,
     /// A limit.
     Limit(LimitExceeded),
 }
 
-/// State of one cell that both its isolate's thread and its actor touch.
+/// State of one cell that both its thread and the worker's I/O touch.
 pub(crate) struct CellShared {
+    me: Weak<Self>,
+    /// Its number in the session.
+    pub(crate) number: u64,
     pub(crate) limits: Arc<Limits>,
+    outbound: Outbound,
+    clock: Arc<Clock>,
+    /// The mailbox of the cell's thread.
+    commands: mpsc::Sender<Command>,
     stop: OnceLock<Stop>,
     /// Set when the cell gets its isolate.
-    isolate: OnceLock<Placed>,
+    placed: OnceLock<Placed>,
     output: Mutex<Output>,
-    /// Notifications that have no answer yet.
-    pub(crate) pending_notifications: AtomicUsize,
-    /// Bytes of tool inputs and notifications that are on their way; they are
-    /// the cell's memory too.
-    pub(crate) bytes_in_flight: AtomicUsize,
-    /// A yield is on its way to the actor, so that another without output in
-    /// between says nothing new.
-    pub(crate) yield_in_flight: AtomicBool,
+    /// Notifications that were not delivered yet.
+    pending_notifications: AtomicUsize,
+    /// Bytes of tool inputs and notifications that are on their way; they are the
+    /// cell's memory too.
+    bytes_in_flight: AtomicUsize,
+    /// Lengths of the notifications that were not delivered yet, oldest first.
+    notified: Mutex<std::collections::VecDeque<usize>>,
 }
 
-/// Where a cell runs.
+/// Where and since when a cell runs.
 struct Placed {
     isolate: v8::IsolateHandle,
     clock: Option<ThreadClock>,
     /// What the thread had used before the cell.
     cpu_at_start: Duration,
+    started: Instant,
 }
 
-#[derive(Default)]
 struct Output {
     items: Vec<ContentItem>,
     bytes: usize,
-    /// Items taken so far; an item's number is `taken` plus its place.
-    taken: u64,
+    /// The observation that the next yield ends.
+    observation: Option<u64>,
+    /// An observation to end once the cell has run for so long; it was asked for
+    /// before the cell had an isolate.
+    collect_after: Option<Duration>,
+    in_first_turn: bool,
+    /// The observation is over at the end of the first turn.
+    overdue: bool,
+    ended: bool,
 }
 
 impl CellShared {
-    pub(crate) fn new(limits: Arc<Limits>) -> Self {
-        Self {
+    /// A cell with its first observation.
+    pub(crate) fn new(
+        number: u64,
+        limits: Arc<Limits>,
+        outbound: Outbound,
+        clock: Arc<Clock>,
+        commands: mpsc::Sender<Command>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            number,
             limits,
+            outbound,
+            clock,
+            commands,
             stop: OnceLock::new(),
-            isolate: OnceLock::new(),
-            output: Mutex::default(),
+            placed: OnceLock::new(),
+            output: Mutex::new(Output {
+                items: Vec::new(),
+                bytes: 0,
+                observation: Some(1),
+                collect_after: None,
+                in_first_turn: true,
+                overdue: false,
+                ended: false,
+            }),
             pending_notifications: AtomicUsize::new(0),
             bytes_in_flight: AtomicUsize::new(0),
-            yield_in_flight: AtomicBool::new(false),
+            notified: Mutex::default(),
+        })
+    }
+
+    fn output(&self) -> MutexGuard<'_, Output> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a message of the cell.
+    pub(crate) fn send(&self, message: FromWorker) {
+        // Every text was measured against the frame limit before.
+        if let Ok(frame) = message.encode() {
+            self.outbound.send(frame);
         }
     }
 
+    fn due_at(&self, at: Instant, due: Due) {
+        self.clock.at(at, self.me.clone(), due);
+    }
+
+    // Stopping.
+
     /// Makes the cell stop, if nothing has yet; from any thread.
     pub(crate) fn stop(&self, reason: Stop) {
-        if self.stop.set(reason).is_ok()
-            && let Some(isolate) = self.isolate()
-        {
+        if self.stop.set(reason).is_err() {
+            return;
+        }
+        if let Some(isolate) = self.isolate() {
             isolate.terminate_execution();
         }
+        // A cell that waits looks when a command comes.
+        self.command(Command::Stop);
+        if let Stop::Limit(limit) = reason {
+            let at = Instant::now() + STUCK_AFTER;
+            self.due_at(at, Due::Stuck(limit));
+        }
+    }
+
+    /// Gives the cell's thread a command. Where the thread is done the command is for
+    /// nobody: it crossed the cell's end on its way.
+    pub(crate) fn command(&self, command: Command) {
+        let _ = self.commands.send(command);
     }
 
     /// Why the cell was made to stop.
@@ -89,36 +170,60 @@ impl CellShared {
         self.stop.get().copied()
     }
 
-    /// Tells where the cell runs. A stop that came before is noticed by
-    /// [`stopped`](Self::stopped), which is to be asked after this.
-    pub(crate) fn set_isolate(&self, isolate: v8::IsolateHandle) {
-        let _ = self.isolate.set(Placed {
+    /// The cell has an isolate and begins. A stop that came before this is noticed
+    /// by [`stopped`](Self::stopped), which must be asked after this.
+    pub(crate) fn begin(&self, isolate: v8::IsolateHandle) {
+        let started = Instant::now();
+        let _ = self.placed.set(Placed {
             isolate,
             clock: ThreadClock::of_this_thread(),
             cpu_at_start: cpu::thread_time(),
+            started,
         });
+        if let Some(limit) = self.limits.max_cpu_time
+            && let Some(at) = started.checked_add(limit)
+        {
+            self.due_at(at, Due::CpuTime);
+        }
+        if let Some(limit) = self.limits.max_wall_time
+            && let Some(at) = started.checked_add(limit)
+        {
+            self.due_at(at, Due::WallTime);
+        }
+        let output = self.output();
+        if let (Some(observation), Some(after)) = (output.observation, output.collect_after)
+            && let Some(at) = started.checked_add(after)
+        {
+            self.due_at(at, Due::Collect(observation));
+        }
     }
 
     /// The isolate, once the cell has one.
     pub(crate) fn isolate(&self) -> Option<&v8::IsolateHandle> {
-        self.isolate.get().map(|placed| &placed.isolate)
+        self.placed.get().map(|placed| &placed.isolate)
     }
 
     /// The processor time of the cell so far, if it can be read from here.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        let placed = self.isolate.get()?;
+        let placed = self.placed.get()?;
         Some(placed.clock?.time().saturating_sub(placed.cpu_at_start))
     }
 
     /// The processor time of the cell so far, read on its own thread.
     pub(crate) fn own_cpu_time(&self) -> Duration {
-        let started = self.isolate.get().map(|placed| placed.cpu_at_start);
+        let started = self.placed.get().map(|placed| placed.cpu_at_start);
         cpu::thread_time().saturating_sub(started.unwrap_or(Duration::MAX))
     }
 
-    fn output(&self) -> MutexGuard<'_, Output> {
-        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Reports the cell as stuck, if it still runs.
+    pub(crate) fn report_stuck(&self, limit: LimitExceeded) {
+        if !self.output().ended {
+            let cell = self.number;
+            self.send(FromWorker::Stuck { cell, limit });
+        }
     }
+
+    // Output and observations.
 
     /// Adds items, all or none.
     pub(crate) fn put_out(&self, items: Vec<ContentItem>) -> Result<(), LimitExceeded> {
@@ -143,28 +248,152 @@ impl CellShared {
         Ok(())
     }
 
-    /// The number of the next item.
-    pub(crate) fn output_mark(&self) -> u64 {
-        let output = self.output();
-        output.taken + output.items.len() as u64
+    /// The host observes the cell.
+    pub(crate) fn observe(&self, observation: u64) {
+        let mut output = self.output();
+        output.observation = Some(observation);
+        output.overdue = false;
+        output.collect_after = None;
     }
 
-    /// Takes the items numbered below `mark`, or all.
-    pub(crate) fn take_output(&self, mark: Option<u64>) -> Vec<ContentItem> {
+    /// The host wants what there is, once the cell has run for `after`.
+    pub(crate) fn collect(&self, observation: u64, after: Duration) {
         let mut output = self.output();
-        let count = match mark {
-            Some(mark) => usize::try_from(mark.saturating_sub(output.taken))
-                .map_or(output.items.len(), |n| n.min(output.items.len())),
-            None => output.items.len(),
+        if output.observation != Some(observation) {
+            // It ended by itself meanwhile.
+            return;
+        }
+        match self.placed.get() {
+            None if after.is_zero() => self.end_observation(&mut output, None),
+            None => output.collect_after = Some(after),
+            Some(placed) => {
+                let at = placed.started.checked_add(after);
+                match at {
+                    Some(at) if at > Instant::now() => {
+                        self.due_at(at, Due::Collect(observation));
+                    }
+                    // Who asked for a yield now gets it now.
+                    _ if after.is_zero() => self.end_observation(&mut output, None),
+                    _ => self.collect_now(output, observation),
+                }
+            }
+        }
+    }
+
+    /// The time of an observation is over.
+    pub(crate) fn collect_due(&self, observation: u64) {
+        let output = self.output();
+        self.collect_now(output, observation);
+    }
+
+    fn collect_now(&self, mut output: MutexGuard<'_, Output>, observation: u64) {
+        if output.observation != Some(observation) {
+            return;
+        }
+        if output.in_first_turn && !output.overdue {
+            output.overdue = true;
+            let at = Instant::now() + FIRST_TURN_GRACE;
+            self.due_at(at, Due::Collect(observation));
+        } else {
+            self.end_observation(&mut output, None);
+        }
+    }
+
+    /// `yield_control()`
+    pub(crate) fn yield_control(&self) {
+        self.end_observation(&mut self.output(), None);
+    }
+
+    /// The cell waits for something, for the first time.
+    pub(crate) fn first_turn_ended(&self) {
+        let mut output = self.output();
+        output.in_first_turn = false;
+        if output.overdue {
+            self.end_observation(&mut output, None);
+        }
+    }
+
+    /// The cell has no immediately runnable work and lets nothing in.
+    pub(crate) fn frozen(&self, calls: Vec<RuntimeToolCallId>) {
+        self.end_observation(&mut self.output(), Some(calls));
+    }
+
+    /// Ends the observation, if there is one, with all output. The output stays
+    /// locked meanwhile, so that messages go out in the order of what they tell.
+    fn end_observation(&self, output: &mut Output, frozen: Option<Vec<RuntimeToolCallId>>) {
+        let Some(observation) = output.observation.take() else {
+            return;
         };
-        let rest = output.items.split_off(count);
-        let taken = std::mem::replace(&mut output.items, rest);
-        output.taken += count as u64;
-        output.bytes -= taken
-            .iter()
-            .map(|i| i.bytes() + ITEM_OVERHEAD)
-            .sum::<usize>();
-        taken
+        output.overdue = false;
+        output.collect_after = None;
+        let cell = self.number;
+        let (mut frames, items) = self.parts(output);
+        let observed = FromWorker::Observed {
+            cell,
+            observation,
+            items,
+            frozen: frozen.map(Into::into),
+        };
+        frames.extend(observed.encode().ok());
+        self.outbound.send_all(frames);
+    }
+
+    /// All output: messages with most of it, and the rest.
+    fn parts(&self, output: &mut Output) -> (Vec<Frame>, Parts<ContentItem>) {
+        output.bytes = 0;
+        let cell = self.number;
+        let mut frames = Vec::new();
+        let items = in_parts(
+            std::mem::take(&mut output.items),
+            |item| item.bytes() + ITEM_OVERHEAD,
+            |items| frames.extend(FromWorker::Output { cell, items }.encode().ok()),
+        );
+        (frames, items)
+    }
+
+    /// The cell's JavaScript has ended and will not run again. Sends its last output
+    /// and how it ended, after the messages in `before`.
+    pub(crate) fn end(&self, before: Vec<Frame>, end: CellEnd) {
+        let cell = self.number;
+        let mut output = self.output();
+        if std::mem::replace(&mut output.ended, true) {
+            return;
+        }
+        output.observation = None;
+        let mut frames = before;
+        let (more, items) = self.parts(&mut output);
+        frames.extend(more);
+        frames.extend(FromWorker::Ended { cell, items, end }.encode().ok());
+        self.outbound.send_all(frames);
+    }
+
+    // Callbacks.
+
+    /// A notification leaves the cell, of so many bytes.
+    pub(crate) fn notification_sent(&self, bytes: usize) {
+        self.pending_notifications.fetch_add(1, Ordering::Relaxed);
+        self.notified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(bytes);
+    }
+
+    /// The oldest notification was delivered.
+    pub(crate) fn notification_delivered(&self) {
+        let oldest = self
+            .notified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front();
+        if let Some(bytes) = oldest {
+            self.pending_notifications.fetch_sub(1, Ordering::Relaxed);
+            self.bytes_arrived(bytes);
+        }
+    }
+
+    /// Notifications that were not delivered yet.
+    pub(crate) fn pending_notifications(&self) -> usize {
+        self.pending_notifications.load(Ordering::Relaxed)
     }
 
     /// Counts bytes that leave the cell for its delegate.
@@ -183,36 +412,29 @@ impl CellShared {
     }
 }
 
-/// From the isolate's thread to the actor.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// The cell's JavaScript is about to run.
-    Started,
-    /// Its first turn is over: it waits for something.
-    Waiting,
-    /// `tools.x(input)`.
-    ToolCall {
-        id: RuntimeToolCallId,
-        tool: u32,
-        input: Option<String>,
-    },
-    /// `notify(text)`.
-    Notify(String),
-    /// `yield_control()`, with the number of the next item of output.
-    Yield(u64),
-    /// In pending mode: no immediately runnable work is left.
-    Frozen(Vec<RuntimeToolCallId>),
-    /// The JavaScript has ended and will not run again.
-    Ended(End),
-}
-
-/// How a cell's JavaScript ended.
-#[derive(Debug)]
-pub(crate) struct End {
-    /// Its uncaught error.
-    pub(crate) error: Option<ScriptError>,
-    /// What it stored: key and JSON text.
-    pub(crate) writes: Vec<(String, Arc<str>)>,
+/// Cuts a list into messages of bounded size; `send` takes all but the last.
+pub(crate) fn in_parts<T>(
+    list: Vec<T>,
+    bytes_of: impl Fn(&T) -> usize,
+    mut send: impl FnMut(Parts<T>),
+) -> Parts<T> {
+    let mut part = Vec::new();
+    let mut bytes = 0_usize;
+    let fits =
+        list.len() <= MAX_PARTS && list.iter().map(&bytes_of).sum::<usize>() <= MESSAGE_BYTES;
+    if fits {
+        return list.into();
+    }
+    for element in list {
+        let more = bytes_of(&element);
+        if !part.is_empty() && (part.len() == MAX_PARTS || bytes + more > MESSAGE_BYTES) {
+            send(std::mem::take(&mut part).into());
+            bytes = 0;
+        }
+        bytes += more;
+        part.push(element);
+    }
+    part.into()
 }
 
 /// An uncaught error.
@@ -222,12 +444,12 @@ pub(crate) struct ScriptError {
     pub(crate) position: Option<SourcePosition>,
 }
 
-/// From the actor to the isolate's thread.
+/// From the worker's I/O to the cell's thread.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// A tool answered: JSON text, or the error.
     ToolAnswer {
-        id: RuntimeToolCallId,
+        call: RuntimeToolCallId,
         result: Result<String, String>,
     },
     /// Let in what came, and freeze again when there is no more work.
@@ -244,13 +466,66 @@ pub(crate) struct Job {
     pub(crate) tools: Arc<ToolTable>,
     pub(crate) stored: StoredValues,
     pub(crate) shared: Arc<CellShared>,
-    pub(crate) events: UnboundedSender<Event>,
-    /// Who takes the events.
-    pub(crate) actor: Arc<Driven>,
-    pub(crate) callbacks: Arc<dyn Callbacks>,
     pub(crate) commands: mpsc::Receiver<Command>,
     /// Whether to freeze when there is no work.
     pub(crate) to_pending: bool,
     /// The cell's span, entered while its JavaScript runs.
     pub(crate) span: tracing::Span,
+    pub(crate) end: EndOfJob,
+}
+
+/// Ends a cell in its session, also where its thread panics or is never made.
+pub(crate) struct EndOfJob {
+    session: Arc<Session>,
+    shared: Arc<CellShared>,
+}
+
+impl EndOfJob {
+    pub(crate) fn new(session: Arc<Session>, shared: Arc<CellShared>) -> Self {
+        Self { session, shared }
+    }
+
+    /// The JavaScript has ended like this and stored these values.
+    pub(crate) fn report(&self, end: CellEnd, writes: Vec<(Arc<str>, Arc<str>)>) {
+        self.session.ended(&self.shared, end, writes);
+    }
+}
+
+impl Drop for EndOfJob {
+    fn drop(&mut self) {
+        // Where the end was reported already, this says nothing more.
+        self.shared.end(
+            Vec::new(),
+            CellEnd::Failed {
+                text: "the cell's thread ended unexpectedly".to_owned(),
+                position: None,
+            },
+        );
+        self.session.gone(self.shared.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_cut_into_parts_that_are_neither_too_long_nor_too_large() {
+        let sizes = vec![1; 3 * MAX_PARTS + 1];
+        let mut sent: Vec<usize> = Vec::new();
+        let last = in_parts(sizes, |size| *size, |part| sent.push(part.as_slice().len()));
+        assert_eq!((sent, last.as_slice().len()), (vec![MAX_PARTS; 3], 1));
+
+        let sizes = vec![
+            MESSAGE_BYTES / 2,
+            MESSAGE_BYTES / 2,
+            1,
+            9 * MESSAGE_BYTES,
+            1,
+        ];
+        let mut sent = Vec::new();
+        let last = in_parts(sizes, |size| *size, |part| sent.push(part.into_vec()));
+        assert_eq!(sent.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1]);
+        assert_eq!(last.into_vec(), [1]);
+    }
 }

@@ -27,36 +27,12 @@ fn callbacks() -> Callbacks<
 ///
 /// V8 can be started once in a process and never again; all engines are handles
 /// to one.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     pub(crate) pool: Arc<Pool>,
 }
 
-/// What a program does for the memory of its isolates, where it knows more of it than
-/// V8 tells. Each call comes on the thread of the isolate that it is about; a thread
-/// has one at a time.
-pub trait IsolateMemory: Sync {
-    /// An isolate is about to be made; one that the thread had before is gone.
-    fn isolate_begins(&self);
-    /// The cell of the isolate has waited for a while and may wait for long. None of
-    /// its code runs during this call.
-    fn isolate_waits(&self);
-}
-
-static ISOLATE_MEMORY: OnceLock<&dyn IsolateMemory> = OnceLock::new();
-
-/// What [`Engine::set_isolate_memory`] set.
-pub(crate) fn isolate_memory() -> Option<&'static dyn IsolateMemory> {
-    ISOLATE_MEMORY.get().copied()
-}
-
 impl Engine {
-    /// Sets what is done for the memory of isolates; by default nothing. Call before
-    /// [`new`](Self::new); a second call changes nothing.
-    pub fn set_isolate_memory(memory: &'static dyn IsolateMemory) {
-        let _ = ISOLATE_MEMORY.set(memory);
-    }
-
     /// The engine of this process; starts V8 at the first call.
     pub fn new() -> Self {
         static ENGINE: OnceLock<Engine> = OnceLock::new();
@@ -84,7 +60,7 @@ impl Engine {
         let _ = v8::icu::set_default_time_zone(name);
     }
 
-    /// Has an isolate made ready in the background, ahead of the first cell.
+    /// Makes an isolate ready in the background, ahead of the first cell.
     pub fn prewarm(&self) {
         self.pool.prewarm();
     }
@@ -127,9 +103,6 @@ impl ReadyIsolate {
     /// cannot be changed later: how much memory outside the heap V8 lets a cell
     /// have before it collects garbage depends on it too.
     pub(crate) fn new(heap_bytes: usize) -> Self {
-        if let Some(memory) = isolate_memory() {
-            memory.isolate_begins();
-        }
         let params = v8::CreateParams::default()
             .snapshot_blob(v8::StartupData::from(snapshot()))
             .external_references(callbacks().external_references())

@@ -1,17 +1,17 @@
 //! JavaScript cells in V8.
 //!
-//! An [`Engine`] owns a process's V8 and its pool of ready isolates. A
-//! [`Session`] runs cells on it: each in a fresh isolate on a thread of its own,
-//! each owned by an actor that alone changes its state. [`Session`] is a
-//! [`CodeModeSession`](code_mode_protocol::CodeModeSession) in this process; the
-//! worker program puts the same session behind a socket.
+//! An [`Engine`] owns a process's V8 and its pool of ready isolates. [`serve`] runs
+//! the cells of one session on it, for a host at the other end of a stream: each cell
+//! in a fresh isolate on a thread of its own, which is the cell's actor. The rules of
+//! a session (who observes, what is kept, when a cell is closed) are the host's, in
+//! the crate `code-mode-host`; the program `code-mode` puts [`serve`] behind a socket
+//! in a sandboxed process.
 //!
-//! No process and no socket is known here.
+//! An agent that wants no second process serves its provider from its own:
 //!
 //! ```
 //! use std::sync::Arc;
-//! use code_mode::{Engine, Session};
-//! use code_mode_protocol::*;
+//! use code_mode_host::*;
 //! # use tokio_util::sync::CancellationToken;
 //!
 //! struct NoTools;
@@ -20,36 +20,32 @@
 //!     async fn invoke_tool(&self, _: NestedToolCall, _: CancellationToken) -> Result<Json, String> {
 //!         Err("there are no tools".to_owned())
 //!     }
-//!     async fn notify(&self, _: String, _: CellId, _: String, _: CancellationToken) {}
-//!     async fn cell_closed(&self, _: CellId) {}
 //! }
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-//! let session = Session::new(Engine::new(), Arc::new(NoTools), Limits::default());
+//! let options = ProviderOptions::default().worker(WorkerSource::in_memory(code_mode::in_process));
+//! let provider = Provider::new(options)?;
+//! let session = provider.create_session(Arc::new(NoTools)).await?;
 //! let started = session.execute(ExecuteRequest::new("call-1", "text(6 * 7)")).await?;
 //! let response = started.initial_response.await?;
 //! assert_eq!(response.content_items(), [ContentItem::text("42")]);
-//! session.shutdown().await;
-//! # Ok::<(), SessionError>(()) }).unwrap();
+//! provider.shutdown().await;
+//! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 
-mod actor;
 mod bootstrap;
 mod cell;
 mod cpu;
-mod driven;
 mod engine;
-mod hot_code;
+mod error_text;
 mod natives;
 mod pool;
 mod runtime;
-mod session;
-mod stack;
 mod stored;
 mod tools;
+mod worker;
 
-pub use actor::{Observe, Reply};
-pub use engine::{Engine, IsolateMemory};
-pub use session::{Callbacks, CellSpec, Session};
-pub use stored::StoredValues;
-pub use tools::ToolTable;
+use stored::StoredValues;
+
+pub use engine::Engine;
+pub use worker::{ServeError, Surroundings, in_process, refuse, serve};

@@ -8,13 +8,13 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use code_mode_protocol::Limits;
+use code_mode_protocol::wire::native::CellEnd;
 
-use crate::cell::{End, Event, Job, ScriptError};
+use crate::cell::Job;
 use crate::engine::ReadyIsolate;
-use crate::hot_code;
 use crate::runtime;
 
 /// Ready isolates kept while cells come often.
@@ -36,6 +36,7 @@ const LAST_IDLE: Duration = Duration::from_secs(300);
 const STACK_BYTES: usize = 2 << 20;
 
 /// The pool. Dropping it lets parked threads go when they next wake.
+#[derive(Debug)]
 pub(crate) struct Pool {
     state: Arc<Mutex<State>>,
 }
@@ -64,6 +65,16 @@ struct State {
 struct Parked<T> {
     id: u64,
     wake: Sender<T>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("ready", &self.ready.len())
+            .field("warming", &self.warming)
+            .field("backlog", &self.backlog.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl State {
@@ -108,12 +119,6 @@ impl Pool {
         state.heap_bytes = job.shared.limits.heap_bytes();
         state.target = state.target.max(MIN_READY);
         let mut job = Box::new(job);
-        if !state.ready.is_empty() {
-            // Said from here, because the cell's thread would have to wake the
-            // actor's for it, just when both are wanted for the cell. Where the
-            // isolate turns out to be gone, it is said once more.
-            let _ = job.events.send(Event::Started);
-        }
         while let Some(ready) = state.ready.pop() {
             match ready.wake.send(job) {
                 // The next is made once this cell waits or ends: until then nothing
@@ -172,13 +177,10 @@ fn make(shared: &Arc<Mutex<State>>, state: &mut State) -> bool {
 }
 
 fn refuse(job: &Job, error: &std::io::Error) {
-    let _ = job.events.send(Event::Ended(End {
-        error: Some(ScriptError {
-            text: format!("no thread for the cell: {error}"),
-            position: None,
-        }),
-        writes: Vec::new(),
-    }));
+    let text = format!("no thread for the cell: {error}");
+    let position = None;
+    job.end
+        .report(CellEnd::Failed { text, position }, Vec::new());
 }
 
 /// The life of one thread: make an isolate, wait for a job, run it, again.
@@ -218,7 +220,6 @@ fn next_job(shared: &Arc<Mutex<State>>) -> Option<Job> {
         state.warming -= 1;
         if let Some(job) = state.backlog.pop_front() {
             refill(shared, state);
-            let _ = job.events.send(Event::Started);
             return Some(job);
         }
         let (wake, woken) = channel();
@@ -227,16 +228,10 @@ fn next_job(shared: &Arc<Mutex<State>>) -> Option<Job> {
         refill(shared, state);
         (id, woken)
     };
-    let parked_at = Instant::now();
     let mut waited_for = SURPLUS_IDLE;
     loop {
         match woken.recv_timeout(waited_for) {
-            Ok(job) => {
-                if parked_at.elapsed() >= hot_code::COLD_AFTER {
-                    hot_code::fetch();
-                }
-                return Some(*job);
-            }
+            Ok(job) => return Some(*job),
             Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => {}
         }

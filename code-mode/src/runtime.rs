@@ -1,6 +1,6 @@
 //! One cell in its isolate, on its thread: from source to end.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::rc::Rc;
@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use code_mode_protocol::{Limit, RuntimeToolCallId};
+use code_mode_protocol::Limit;
+use code_mode_protocol::wire::native::CellEnd;
 
-use crate::StoredValues;
 use crate::bootstrap;
-use crate::cell::{CellShared, Command, End, Event, Job, ScriptError, Stop};
-use crate::engine::{self, ReadyIsolate};
+use crate::cell::{CellShared, Command, Job, ScriptError, Stop};
+use crate::engine::ReadyIsolate;
 use crate::natives::{self, CellState};
-use crate::stack;
 
 /// The name of a cell's module, as stack frames show it.
 const MODULE_NAME: &str = "exec_main.mjs";
@@ -30,23 +29,15 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
         heap_bytes: _,
     } = ready;
     let shared = job.shared.clone();
-    let events = job.events.clone();
     let _span = job.span.clone().entered();
     let heap = HeapGuard::install(&mut isolate, &shared);
-    shared.set_isolate(isolate.thread_safe_handle());
-    let state = Rc::new(CellState {
-        shared: shared.clone(),
-        events: job.events,
-        tools: job.tools,
+    shared.begin(isolate.thread_safe_handle());
+    let state = Rc::new(CellState::new(
+        shared.clone(),
+        job.tools,
         internals,
-        timers: RefCell::default(),
-        calls: RefCell::default(),
-        last_call: Cell::new(0),
-        last_yield: Cell::new(u64::MAX),
-        stored: RefCell::new(job.stored),
-        written: RefCell::new(StoredValues::default()),
-        left_out: RefCell::default(),
-    });
+        job.stored,
+    ));
     isolate.set_slot(state.clone());
     isolate.set_host_import_module_dynamically_callback(import_dynamically);
     let outcome = {
@@ -62,28 +53,16 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
         }
         .run_to_end(scope, &job.source)
     };
-    let written = state.written.take();
-    let writes = written
-        .iter()
-        .map(|(key, json)| (key.to_owned(), Arc::from(json)))
-        .collect();
-    let error = match shared.stopped() {
-        None => outcome.err(),
-        Some(Stop::Exit | Stop::Terminated) => None,
-        Some(Stop::Limit(limit)) => Some(ScriptError {
-            text: limit.to_string(),
-            position: None,
-        }),
+    let end = match (shared.stopped(), outcome) {
+        (None, Ok(())) => CellEnd::Completed,
+        (None, Err(error)) => error.into(),
+        (Some(Stop::Exit), _) => CellEnd::Exited,
+        (Some(Stop::Terminated), _) => CellEnd::Terminated,
+        (Some(Stop::Limit(limit)), _) => CellEnd::Limit(limit),
     };
-    let mut end = Some(Event::Ended(End { error, writes }));
-    let mut ended = None;
-    job.callbacks.together(&mut || {
-        if let Some(end) = end.take() {
-            ended = job.actor.drive(|| drop(events.send(end)));
-        }
-    });
-    // Who waits for the answer may have been put behind this thread, which would go
-    // on for most of a millisecond.
+    job.end.report(end, state.take_writes());
+    // The kernel may have put who waits for the answer behind this thread, which
+    // would go on for most of a millisecond.
     std::thread::yield_now();
     // Handles into the heap go before the heap.
     isolate.remove_slot::<Rc<CellState>>();
@@ -92,8 +71,8 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
     drop(isolate);
     // V8 may collect garbage on the way out, and then looks at this.
     drop(heap);
-    // Tells the runtime, which has time: the answer is on its way.
-    drop(ended);
+    // The session may count the cell out now: nothing of it is left.
+    drop(job.end);
 }
 
 /// A cell while it runs.
@@ -151,12 +130,12 @@ impl Run<'_> {
     fn wait(&mut self, scope: &mut v8::PinScope) -> Result<Next, ScriptError> {
         if let Some(waits) = self.waits.take() {
             waits();
-            let _ = self.state.events.send(Event::Waiting);
+            self.state.shared.first_turn_ended();
         }
         if self.freezing {
             let mut ids: Vec<_> = self.state.calls.borrow().keys().copied().collect();
             ids.sort();
-            let _ = self.state.events.send(Event::Frozen(ids));
+            self.state.shared.frozen(ids);
             if let Next::Over = self.stay_frozen() {
                 return Ok(Next::Over);
             }
@@ -165,8 +144,8 @@ impl Run<'_> {
         let mut answered = false;
         loop {
             match command {
-                Ok(Command::ToolAnswer { id, result }) => {
-                    natives::answer(scope, self.state, id, result);
+                Ok(Command::ToolAnswer { call, result }) => {
+                    natives::answer(scope, self.state, call, result);
                     answered = true;
                 }
                 Ok(Command::RunFreely) => self.freezing = false,
@@ -263,15 +242,11 @@ const SHRINK_AFTER: Duration = Duration::from_millis(200);
 /// answer the cell waits for should.
 const SHRINK_BELOW: usize = 8 << 20;
 
-/// Gives back what a waiting cell does not need of its heap and its stack.
+/// Gives back what a waiting cell does not need of its heap.
 fn shrink(scope: &mut v8::PinScope) {
     if scope.get_heap_statistics().used_heap_size() < SHRINK_BELOW {
         scope.low_memory_notification();
     }
-    if let Some(memory) = engine::isolate_memory() {
-        memory.isolate_waits();
-    }
-    stack::release_unused();
 }
 
 /// Runs what is immediately runnable: microtasks, and tasks that V8 posts to
@@ -468,9 +443,4 @@ fn limit_cpu_time(shared: &CellShared, used: Duration) {
         let exceeded = Limit::CpuTime.exceeded(limit.as_millis() as u64);
         shared.stop(Stop::Limit(exceeded));
     }
-}
-
-/// A call's id, for the list of what a frozen cell waits for.
-pub(crate) fn names(ids: &[RuntimeToolCallId]) -> Vec<String> {
-    ids.iter().map(ToString::to_string).collect()
 }

@@ -2,68 +2,44 @@
 
 use std::sync::Arc;
 
+use code_mode_protocol::Limits;
+
 /// Stored values: key to JSON text.
 ///
 /// Cloning is cheap and shares all values, so that a cell can start from the
 /// session's values as they are at its admission and a cell that reads none of
 /// them pays for none.
 #[derive(Clone, Debug, Default)]
-pub struct StoredValues {
+pub(crate) struct StoredValues {
     values: imbl::HashMap<Arc<str>, Arc<str>>,
     bytes: usize,
 }
 
 impl StoredValues {
     /// The JSON text under `key`.
-    pub fn get(&self, key: &str) -> Option<&str> {
-        self.values.get(key).map(AsRef::as_ref)
+    pub(crate) fn get(&self, key: &str) -> Option<&Arc<str>> {
+        self.values.get(key)
     }
 
     /// Sets the JSON text under `key`.
-    pub fn set(&mut self, key: &str, json: Arc<str>) {
-        self.bytes += key.len() + json.len();
-        if let Some(old) = self.values.insert(Arc::from(key), json) {
-            self.bytes -= key.len() + old.len();
-        }
+    pub(crate) fn set(&mut self, key: &Arc<str>, json: Arc<str>) {
+        self.bytes = self.bytes_with(key, &json);
+        self.values.insert(key.clone(), json);
     }
 
-    /// What [`bytes`](Self::bytes) would be with a text of `json_bytes` under
-    /// `key`.
-    pub fn bytes_with(&self, key: &str, json_bytes: usize) -> usize {
-        match self.values.get(key) {
-            Some(old) => self.bytes - old.len() + json_bytes,
-            None => self.bytes + key.len() + json_bytes,
-        }
+    /// What [`bytes`](Self::bytes) would be with `json` under `key`.
+    pub(crate) fn bytes_with(&self, key: &str, json: &str) -> usize {
+        let old = self
+            .values
+            .get(key)
+            .map_or(0, |old| Limits::stored_value_bytes(key, old));
+        self.bytes - old + Limits::stored_value_bytes(key, json)
     }
 
-    /// Keys and values together, in bytes.
-    pub fn bytes(&self) -> usize {
+    /// What all values count against
+    /// [`Limits::max_stored_bytes`](field@Limits::max_stored_bytes).
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    /// Every key and its JSON text, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.values.iter().map(|(key, json)| (&**key, &**json))
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.values.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
-    }
-}
-
-impl FromIterator<(String, String)> for StoredValues {
-    fn from_iter<I: IntoIterator<Item = (String, String)>>(values: I) -> Self {
-        let mut stored = Self::default();
-        for (key, json) in values {
-            stored.set(&key, json.into());
-        }
-        stored
     }
 }
 
@@ -74,19 +50,18 @@ mod tests {
     #[test]
     fn bytes_count_what_is_kept_now() {
         let mut stored = StoredValues::default();
-        stored.set("key", "123".into());
-        stored.set("key", "1".into());
-        stored.set("b", "22".into());
-        assert_eq!(stored.bytes(), 4 + 3);
-        assert_eq!(stored.len(), 2);
+        stored.set(&"key".into(), "123".into());
+        stored.set(&"key".into(), "1".into());
+        stored.set(&"b".into(), "22".into());
+        assert_eq!(stored.bytes(), 4 + 3 + 2 * Limits::STORED_VALUE_OVERHEAD);
     }
 
     #[test]
     fn a_clone_does_not_see_later_changes() {
         let mut stored = StoredValues::default();
         let before = stored.clone();
-        stored.set("k", "1".into());
+        stored.set(&"k".into(), "1".into());
         assert_eq!(before.get("k"), None);
-        assert_eq!(stored.get("k"), Some("1"));
+        assert_eq!(stored.get("k").map(AsRef::as_ref), Some("1"));
     }
 }

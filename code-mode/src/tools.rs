@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use code_mode_protocol::native::WireTool;
+use code_mode_protocol::wire::native::WireTool;
 
 /// A set of tools, made once and shared by every cell that has them, so that an
 /// unchanged set costs nothing for each cell.
 #[derive(Debug, Default)]
-pub struct ToolTable {
+pub(crate) struct ToolTable {
     tools: Vec<WireTool>,
     /// Made when a cell first asks: most cells never do.
     by_name: OnceLock<HashMap<String, u32>>,
@@ -18,7 +18,7 @@ pub struct ToolTable {
 
 impl ToolTable {
     /// A table of these tools; of two with one name the last is reached.
-    pub fn new(tools: Vec<WireTool>) -> Self {
+    pub(crate) fn new(tools: Vec<WireTool>) -> Self {
         Self {
             tools,
             by_name: OnceLock::new(),
@@ -27,7 +27,7 @@ impl ToolTable {
     }
 
     /// The tool at a place.
-    pub fn get(&self, index: u32) -> Option<&WireTool> {
+    pub(crate) fn get(&self, index: u32) -> Option<&WireTool> {
         self.tools.get(index as usize)
     }
 

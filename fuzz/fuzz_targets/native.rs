@@ -1,21 +1,34 @@
-//! The native wire: frames and messages of both directions, in any pieces.
+//! The native wire: frames and messages of both directions.
 #![no_main]
 
-use bytes::BytesMut;
-use code_mode_protocol::message::MessageCodec;
-use code_mode_protocol::native::{FromWorker, ToWorker};
+use code_mode_protocol::wire::Texts;
+use code_mode_protocol::wire::native::{FromWorker, ToWorker};
+use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
 use libfuzzer_sys::fuzz_target;
-use tokio_util::codec::Decoder;
+use serde::de::DeserializeOwned;
+
+const MAX: MaxMessage = MaxMessage {
+    frame: 1 << 16,
+    texts: 1 << 16,
+};
+
+async fn read<Rx: DeserializeOwned + Texts + Send + 'static>(bytes: &[u8]) -> Vec<Rx> {
+    let mut reader = MessageReader::new(bytes, MAX);
+    let mut messages = Vec::new();
+    while let Ok(Some(message)) = reader.next().await {
+        messages.push(message);
+    }
+    messages
+}
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut buffer = BytesMut::from(bytes);
-    let mut from_worker = MessageCodec::<FromWorker>::new(1 << 16);
-    while let Ok(Some(message)) = from_worker.decode(&mut buffer) {
-        message.encode().expect("what was decoded can be encoded");
-    }
-    let mut buffer = BytesMut::from(bytes);
-    let mut to_worker = MessageCodec::<ToWorker>::new(1 << 16);
-    while let Ok(Some(message)) = to_worker.decode(&mut buffer) {
-        message.encode().expect("what was decoded can be encoded");
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.expect("a runtime").block_on(async {
+        for message in read::<FromWorker>(bytes).await {
+            message.encode().expect("what was decoded can be encoded");
+        }
+        for message in read::<ToWorker>(bytes).await {
+            message.encode().expect("what was decoded can be encoded");
+        }
+    });
 });

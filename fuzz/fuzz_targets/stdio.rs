@@ -1,7 +1,7 @@
 //! A client's messages on the stdio wire.
 #![no_main]
 
-use code_mode_protocol::stdio::ClientMessage;
+use code_mode_protocol::wire::stdio::ClientMessage;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -6,32 +6,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use code_mode_host::{HostSession, Provider};
-use code_mode_protocol::{CellResponse, CodeModeSession, Limits, WaitRequest};
+use code_mode_host::{CodeModeSessionProvider, Provider};
+use code_mode_protocol::{CellResponse, Limits, WaitRequest};
 
-use crate::support::{Agent, brief, error_text, exec, open, options, run, texts};
+use crate::support::{
+    Agent, Session, brief, error_text, exec, open, options, run, session_of, texts,
+};
 
 /// Limits that make attacks quick to end. Processor time is short only where it
 /// is what is attacked, so that no other promise depends on a machine's speed.
 fn tight(expected: &str) -> Limits {
     let cpu_time = if expected == CPU { 500 } else { 60_000 };
-    Limits {
-        max_heap_bytes: 48 << 20,
-        max_cpu_time: Some(Duration::from_millis(cpu_time)),
-        max_output_bytes: 1 << 20,
-        max_stored_bytes: 1 << 20,
-        max_pending_tool_calls: 1000,
-        max_pending_timers: 1000,
-        ..Limits::default()
-    }
+    Limits::default()
+        .max_heap_bytes(48 << 20)
+        .max_cpu_time(Some(Duration::from_millis(cpu_time)))
+        .max_output_bytes(1 << 20)
+        .max_stored_bytes(1 << 20)
+        .max_pending_tool_calls(1000)
+        .max_pending_timers(1000)
 }
 
 /// Runs a cell to its end, whatever it yields on the way.
-async fn to_the_end(session: &HostSession, source: &str) -> CellResponse {
-    wait_to_the_end(session, exec(session, source).await).await
+async fn to_the_end(session: &Session, source: &str) -> CellResponse {
+    wait_to_the_end(session, exec(&**session, source).await).await
 }
 
-async fn wait_to_the_end(session: &HostSession, mut seen: CellResponse) -> CellResponse {
+async fn wait_to_the_end(session: &Session, mut seen: CellResponse) -> CellResponse {
     while !seen.is_final() {
         let wait = WaitRequest::new(seen.cell_id().clone());
         seen = session.wait(wait).await.expect("observed").into_response();
@@ -43,16 +43,8 @@ async fn wait_to_the_end(session: &HostSession, mut seen: CellResponse) -> CellR
 /// must both go on; returns its error.
 async fn attack(source: &str, expected: &str) -> String {
     let provider = Provider::new(options()).expect("the program is there");
-    let sessions: [Arc<HostSession>; 2] = [
-        provider
-            .open_session(Arc::new(Agent::default()), tight(expected), Vec::new())
-            .await
-            .expect("a worker starts"),
-        provider
-            .open_session(Arc::new(Agent::default()), tight(expected), Vec::new())
-            .await
-            .expect("a worker starts"),
-    ];
+    let session = || session_of(&provider, Arc::new(Agent::default()), tight(expected));
+    let sessions = [session().await, session().await];
     let bystander = "yield_control(); await tools.echo(); text('unharmed')";
     let beside: Vec<_> = [&sessions[0], &sessions[1]]
         .map(|session| session.execute(brief(bystander)))
@@ -258,26 +250,28 @@ fn every_layer_of_the_sandbox_holds_here_and_every_native_probe_is_refused() {
 }
 
 #[test]
-fn a_required_sandbox_that_is_turned_off_is_refused() {
+fn a_required_sandbox_that_is_not_complete_is_refused() {
     run(async {
-        let mut options = options();
-        options.sandbox = code_mode_host::Sandbox::Required;
-        let provider = Provider::new(options).expect("the program is there");
-        let opened = provider
-            .open_session(Arc::new(Agent::default()), Limits::default(), Vec::new())
+        let options = options().sandbox(code_mode_host::Sandbox::Required);
+        let info = code_mode_host::Examiner::new(options.clone())
+            .expect("the program is there")
+            .info()
             .await;
-        let (info, _) = match provider.examine(None).await {
-            Ok(examined) => examined,
+        let provider = Provider::new(options).expect("the program is there");
+        let opened = provider.create_session(Arc::new(Agent::default())).await;
+        match info {
+            Ok(info) => {
+                assert!(info.missing_layers().is_empty());
+                assert!(opened.is_ok());
+            }
+            // Where a layer is missing here, this is the refusal.
             Err(error) => {
-                // Where a layer is missing here, this is the refusal.
                 assert!(
                     error.to_string().contains("sandbox is not complete"),
                     "{error}"
                 );
-                return;
+                assert!(opened.is_err());
             }
-        };
-        assert!(info.missing_layers().is_empty());
-        assert!(opened.is_ok());
+        }
     });
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use code_mode_protocol::{CodeModeSession, Json, Limits, ToolDefinition, describe};
+use code_mode_host::{Json, Limits, ToolDefinition, describe};
 
 use crate::support::{Agent, error_text, exec, open, request, run, texts, tool};
 
@@ -13,7 +13,7 @@ fn broken_utf16_and_huge_strings_from_a_cell_are_text_or_an_error() {
         let session = &*opened.session;
         let broken = exec(
             session,
-            r"text('a\ud800b'); store('\udc00', '\ud800'); text(load('\udc00').length)",
+            r"text('a\ud800b'); store('\udc00', 'x'); text(load('\udc00').length)",
         )
         .await;
         assert_eq!(texts(&broken), ["a\u{fffd}b", "1"]);
@@ -37,12 +37,35 @@ fn broken_utf16_and_huge_strings_from_a_cell_are_text_or_an_error() {
 }
 
 #[test]
+fn what_strict_parsers_refuse_is_refused_at_the_call_and_can_be_caught() {
+    run(async {
+        let agent = Arc::new(Agent::default());
+        let opened = open(agent.clone(), Limits::default()).await;
+        let deep = "JSON.parse('['.repeat(200) + ']'.repeat(200))";
+        for value in [r"'\ud800'", r"{[`\udc00`]: 1}", deep] {
+            for call in [
+                format!("await tools.echo({value})"),
+                format!("store('k', {value})"),
+            ] {
+                let source =
+                    format!("try {{ {call}; text('sent') }} catch (e) {{ text(e.message) }}");
+                let response = exec(&*opened.session, &source).await;
+                let [error] = texts(&response)[..] else {
+                    panic!("{response:?}");
+                };
+                let prefix = "failed to serialize JavaScript value: ";
+                assert!(error.starts_with(prefix), "{call}: {error}");
+            }
+        }
+        assert_eq!(agent.calls.load(std::sync::atomic::Ordering::SeqCst), 0);
+        opened.provider.shutdown().await;
+    });
+}
+
+#[test]
 fn a_source_or_a_result_past_the_frame_limit_is_refused_by_name() {
     run(async {
-        let limits = Limits {
-            max_frame_bytes: 10_000,
-            ..Limits::default()
-        };
+        let limits = Limits::default().max_frame_bytes(10_000);
         let mut agent = Agent::default();
         let long = serde_json::json!("x".repeat(20_000)).to_string();
         agent.answers.insert("long", Ok(long));

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use code_mode_protocol::{
-    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, ExecuteRequest, Json, Limits,
+use code_mode_host::{
+    CellId, CellNotification, CellResponse, CodeModeSessionDelegate, ExecuteRequest, Json, Limits,
     NestedToolCall, ToolDefinition, ToolSet, WaitOutcome, WaitRequest,
 };
 use serde_json::{Value, json};
@@ -103,8 +103,9 @@ impl CodeModeSessionDelegate for Recorder {
         }
     }
 
-    async fn notify(&self, _: String, _: CellId, text: String, _: CancellationToken) {
-        self.notifications.lock().expect("not poisoned").push(text);
+    async fn notify(&self, notification: CellNotification, _: CancellationToken) {
+        let mut notifications = self.notifications.lock().expect("not poisoned");
+        notifications.push(notification.text);
     }
 
     async fn cell_closed(&self, cell_id: CellId) {
@@ -208,7 +209,7 @@ async fn run_case(fixture: &Value, case: &Value, open: &OpenSession) -> Value {
         closed: Mutex::default(),
         changed: Notify::new(),
     });
-    let (session, _keep) = open(recorder.clone()).await;
+    let support::Opened { session, provider } = open(recorder.clone()).await;
     let default_tools: Vec<ToolDefinition> =
         serde_json::from_value(fixture["enabled_tools"].clone()).expect("tools");
     let default_tools = ToolSet::from(default_tools);
@@ -237,13 +238,13 @@ async fn run_case(fixture: &Value, case: &Value, open: &OpenSession) -> Value {
                 json!({"status": "ok", "value": as_recorded(&response)})
             }
             "wait" => {
-                let mut request = WaitRequest::new(CellId::from(step.cell(&last)));
+                let mut request = WaitRequest::new(cell_id(&step.cell(&last)));
                 request.yield_time = yield_time;
                 outcome_as_recorded(&session.wait(request).await.expect("observed"))
             }
             "terminate_if_yielded" if !was_yielded(results.last()) => json!("skipped"),
             "terminate" | "terminate_if_yielded" => {
-                let cell_id = CellId::from(step.cell(&last));
+                let cell_id = cell_id(&step.cell(&last));
                 outcome_as_recorded(&session.terminate(cell_id).await.expect("terminated"))
             }
             other => panic!("unknown step {other}"),
@@ -258,6 +259,7 @@ async fn run_case(fixture: &Value, case: &Value, open: &OpenSession) -> Value {
     let mut closed = recorder.closed.lock().expect("not poisoned").clone();
     closed.sort();
     session.shutdown().await;
+    provider.shutdown().await;
     json!({
         "results": results,
         "notifications": *recorder.notifications.lock().expect("not poisoned"),
@@ -266,17 +268,16 @@ async fn run_case(fixture: &Value, case: &Value, open: &OpenSession) -> Value {
     })
 }
 
+fn cell_id(id: &str) -> CellId {
+    id.parse().expect("not empty")
+}
+
 fn was_yielded(result: Option<&Value>) -> bool {
     result.is_some_and(|result| result["value"].get("Yielded").is_some())
 }
 
-/// A session, and what must live as long as it.
-type OpenSession = dyn Fn(
-    Arc<Recorder>,
-) -> futures::future::BoxFuture<
-    'static,
-    (Arc<dyn CodeModeSession>, Option<code_mode_host::Provider>),
->;
+/// How a case gets its session.
+type OpenSession = dyn Fn(Arc<Recorder>) -> futures::future::BoxFuture<'static, support::Opened>;
 
 fn run_all(open: &OpenSession) {
     support::run(async {
@@ -293,23 +294,12 @@ fn run_all(open: &OpenSession) {
 
 #[test]
 fn every_case_passes_in_process() {
-    run_all(&|recorder| {
-        Box::pin(async move {
-            let session = support::in_process(recorder, Limits::default());
-            (Arc::new(session) as Arc<dyn CodeModeSession>, None)
-        })
-    });
+    run_all(&|recorder| Box::pin(support::open_in_process(recorder, Limits::default())));
 }
 
 #[test]
 fn every_case_passes_in_a_worker_process() {
-    run_all(&|recorder| {
-        Box::pin(async move {
-            let support::Opened { provider, session } =
-                support::open(recorder, Limits::default()).await;
-            (session as Arc<dyn CodeModeSession>, Some(provider))
-        })
-    });
+    run_all(&|recorder| Box::pin(support::open(recorder, Limits::default())));
 }
 
 #[test]

@@ -13,7 +13,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::processes::descendants;
 use crate::support::{
-    Agent, alone, error_text, exec, open, options, program, request, run, started, texts,
+    Agent, Session, alone, error_text, exec, open, options, program, request, run, session_of,
+    started, texts, try_session,
 };
 
 fn kill(process: u32) {
@@ -40,20 +41,14 @@ impl Workers {
 }
 
 fn options_without_spares() -> code_mode_host::ProviderOptions {
-    code_mode_host::ProviderOptions {
-        prewarmed: 0,
-        ..options()
-    }
+    options().prewarmed(0)
 }
 
 /// A session whose only worker is known.
-async fn session_alone(agent: Arc<Agent>) -> (Provider, Arc<code_mode_host::HostSession>, Workers) {
+async fn session_alone(agent: Arc<Agent>) -> (Provider, Session, Workers) {
     let workers = Workers::before();
     let provider = Provider::new(options_without_spares()).expect("the program is there");
-    let session = provider
-        .open_session(agent, Limits::default(), Vec::new())
-        .await
-        .expect("a worker starts");
+    let session = session_of(&provider, agent, Limits::default()).await;
     assert_eq!(workers.now().len(), 1);
     (provider, session, workers)
 }
@@ -189,24 +184,16 @@ fn killed_while_it_waits_for_a_session_it_is_not_used() {
         let workers = Workers::before();
         let provider = Provider::new(options()).expect("the program is there");
         let agent = Arc::new(Agent::default());
-        let first = provider
-            .open_session(agent.clone(), Limits::default(), Vec::new())
-            .await
-            .expect("a worker starts");
+        let first = session_of(&provider, agent.clone(), Limits::default()).await;
         exec(&*first, "text(1)").await;
         // All of them: the session's, and the spare in whatever phase it is.
         workers.now().into_iter().for_each(kill);
-        let second = provider
-            .open_session(agent, Limits::default(), Vec::new())
-            .await;
+        let second = try_session(&provider, agent, Limits::default()).await;
         // A spare killed while it started is an error of the session it was for;
         // the one after it gets another.
         let second = match second {
             Ok(session) => session,
-            Err(_) => provider
-                .open_session(Arc::new(Agent::default()), Limits::default(), Vec::new())
-                .await
-                .expect("a worker starts"),
+            Err(_) => session_of(&provider, Arc::new(Agent::default()), Limits::default()).await,
         };
         assert_eq!(texts(&exec_past_loss(&*second, "text(2)").await), ["2"]);
         provider.shutdown().await;
@@ -319,13 +306,9 @@ fn a_worker_dies_with_its_provider_even_without_a_sandbox() {
     }
     run(async {
         let workers = Workers::before();
-        let mut options = options_without_spares();
-        options.sandbox = Sandbox::Off;
+        let options = options_without_spares().sandbox(Sandbox::Off);
         let provider = Provider::new(options).expect("the program is there");
-        let session = provider
-            .open_session(Arc::new(Agent::default()), Limits::default(), Vec::new())
-            .await
-            .expect("a worker starts");
+        let session = session_of(&provider, Arc::new(Agent::default()), Limits::default()).await;
         exec(&*session, "text(1)").await;
         drop((session, provider));
         while !workers.now().is_empty() {

@@ -75,14 +75,24 @@ fn run(place: &impl Place, arguments: &[&str]) -> Output {
 
 fn assert_runs(place: &impl Place) {
     let output = run(place, &[]);
+    let said = text(&output.stderr);
     assert_eq!(
-        (
-            text(&output.stdout).as_str(),
-            text(&output.stderr).as_str(),
-            output.status.code()
-        ),
-        ("42\n", "", Some(0))
+        (text(&output.stdout).as_str(), output.status.code()),
+        ("42\n", Some(0)),
+        "{said}"
     );
+    // What is missing is said in one line, and nothing else is.
+    let lines: Vec<&str> = said.lines().collect();
+    match missing_layers(place).keys().next() {
+        None => assert_eq!(lines, [""; 0]),
+        Some(layer) => {
+            let [line] = lines[..] else {
+                panic!("not one line: {said}");
+            };
+            assert!(line.contains("WARN") && line.contains(layer), "{line}");
+            assert!(line.contains("docs/sandbox.md"), "{line}");
+        }
+    }
 }
 
 /// What `doctor` says of the place: why layers are missing, by their names. Every

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use code_mode_host::Provider;
-use code_mode_protocol::{CodeModeSession, Limits, WaitRequest};
+use code_mode_host::{Limits, WaitRequest};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::processes::descendants;
-use crate::support::{Agent, alone, options, request, runtime};
+use crate::support::{Agent, alone, options, request, runtime, try_session};
 
 /// Sessions of the ordinary run; `CODE_MODE_FAULT_SESSIONS` sets another number,
 /// and `CODE_MODE_FAULT_SEED` another seed.
@@ -93,7 +93,7 @@ fn a_provider_dropped_while_its_workers_start_leaves_no_process() {
 
 async fn one_session(provider: &Provider, round: u64, random: &mut StdRng) {
     let agent = Arc::new(Agent::default());
-    let opened = provider.open_session(agent.clone(), Limits::default(), Vec::new());
+    let opened = try_session(provider, agent.clone(), Limits::default());
     let Ok(session) = in_time("opening", round, opened).await else {
         return;
     };

@@ -3,103 +3,198 @@
 #![cfg(unix)]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use code_mode_host::{Provider, ProviderOptions, WorkerSource};
-use code_mode_protocol::frame::{self, Content};
-use code_mode_protocol::message::{Loans, MessageCodec};
-use code_mode_protocol::native::{FromWorker, Sample, ToWorker, VERSION, WorkerInfo};
-use code_mode_protocol::{
-    CellId, CellResponse, CodeModeSessionProvider, PendingOutcome, WaitOutcome,
+use code_mode_host::{
+    CellResponse, CodeModeSessionProvider, ContentItem, Limits, Provider, RuntimeToolCallId,
+    WaitOutcome, WaitRequest, WorkerSource,
 };
-use futures::{SinkExt, StreamExt};
+use code_mode_protocol::wire::frame::{Frame, MAX_FRAME_BYTES};
+use code_mode_protocol::wire::native::{
+    CellEnd, FromWorker, JsonText, ToWorker, VERSION, WorkerInfo,
+};
+use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio_util::codec::Framed;
 
-use crate::support::{Agent, error_text, provider_at, request, run};
+use crate::support::{Agent, Session, error_text, options, provider_at, request, run, session_of};
 
-pub type Wire = Framed<UnixStream, MessageCodec<ToWorker>>;
+/// A worker of the test's own.
+pub struct Liar {
+    reader: MessageReader<OwnedReadHalf, ToWorker>,
+    writer: OwnedWriteHalf,
+}
 
-fn info() -> WorkerInfo {
+impl Liar {
+    pub fn new(stream: UnixStream) -> Self {
+        let (reader, writer) = stream.into_split();
+        let max = MaxMessage {
+            frame: MAX_FRAME_BYTES,
+            texts: MAX_FRAME_BYTES,
+        };
+        Self {
+            reader: MessageReader::new(reader, max),
+            writer,
+        }
+    }
+
+    /// Answers the greeting of the next host, and waits for its first execute.
+    pub async fn greeted(listener: &UnixListener) -> Self {
+        let (stream, _) = listener.accept().await.expect("the host connects");
+        let mut liar = Self::new(stream);
+        liar.hears(|message| matches!(message, ToWorker::Hello { .. }))
+            .await;
+        liar.say(FromWorker::Ready(info())).await;
+        liar.hears(|message| matches!(message, ToWorker::Execute { .. }))
+            .await;
+        liar
+    }
+
+    /// The next message of the host; `None` once it has hung up.
+    pub async fn next(&mut self) -> Option<ToWorker> {
+        self.reader.next().await.ok().flatten()
+    }
+
+    /// Waits for a message.
+    pub async fn hears(&mut self, wanted: impl Fn(&ToWorker) -> bool) -> ToWorker {
+        loop {
+            let message = self.next().await.expect("the host goes on");
+            if wanted(&message) {
+                return message;
+            }
+        }
+    }
+
+    pub async fn say(&mut self, message: FromWorker) {
+        self.say_frame(message.encode().expect("encodes")).await;
+    }
+
+    async fn say_frame(&mut self, frame: Frame) {
+        for part in frame.into_parts() {
+            self.say_bytes(&part).await;
+        }
+    }
+
+    async fn say_bytes(&mut self, bytes: &[u8]) {
+        // The host may have hung up already.
+        let _ = self.writer.write_all(bytes).await;
+    }
+
+    /// Ends as an honest worker does, when the host says so.
+    pub async fn until_shutdown(&mut self) {
+        while let Some(message) = self.next().await {
+            if matches!(message, ToWorker::Shutdown) {
+                self.say(FromWorker::ShutDown).await;
+            }
+        }
+    }
+}
+
+pub fn info() -> WorkerInfo {
     WorkerInfo {
         version: VERSION,
         capabilities: vec![],
         v8_version: "0".to_owned(),
         sandbox: vec![],
-        sample: Sample {
-            address: 0,
-            content: [0; 16],
-        },
     }
 }
 
-pub async fn say(wire: &mut Wire, message: FromWorker) {
-    say_frame(wire, message.encode().expect("encodes")).await;
-}
-
-async fn say_frame(wire: &mut Wire, frame: Content) {
-    // The host may have hung up already.
-    let _ = wire.send(frame).await;
-}
-
-/// A worker up to the first execute; returns that request's id.
-pub async fn greeted(listener: UnixListener) -> (Wire, u64) {
-    let (stream, _) = listener.accept().await.expect("the host connects");
-    let mut wire = Framed::new(stream, MessageCodec::new(frame::MAX_FRAME_BYTES));
-    loop {
-        match wire.next().await.expect("goes on").expect("a message") {
-            ToWorker::Hello { .. } => say(&mut wire, FromWorker::Ready(info())).await,
-            ToWorker::Execute { request, .. } => return (wire, request),
-            _ => {}
-        }
+pub fn ended(cell: u64) -> FromWorker {
+    FromWorker::Ended {
+        cell,
+        items: vec![].into(),
+        end: CellEnd::Completed,
     }
 }
 
-fn completed(cell: u64) -> PendingOutcome {
-    PendingOutcome::Observed(WaitOutcome::LiveCell(CellResponse::Result {
-        cell_id: CellId::nth(cell),
-        content_items: vec![],
-        error_text: None,
-        error_position: None,
-        buffered_for: std::time::Duration::ZERO,
-    }))
+pub fn tool_call(cell: u64, call: u32) -> FromWorker {
+    FromWorker::ToolCall {
+        cell,
+        call: RuntimeToolCallId(call),
+        tool: 1,
+        input: None,
+    }
 }
 
-/// Has a worker say these things after it was asked to run a cell; returns what
-/// the cell's observer was told.
-async fn told_after(lies: impl FnOnce(u64) -> Vec<FromWorker> + Send + 'static) -> String {
-    let encoded = |lie: FromWorker| lie.encode().expect("encodes");
-    told_after_frames(move |request| lies(request).into_iter().map(encoded).collect()).await
+fn notification(text: &str) -> FromWorker {
+    FromWorker::Notify {
+        cell: 1,
+        text: text.to_owned(),
+    }
 }
 
-/// Like [`told_after`], with the frames that say them.
-async fn told_after_frames(lies: impl FnOnce(u64) -> Vec<Content> + Send + 'static) -> String {
+/// A session whose worker is the test, while that runs `worker`.
+pub async fn with_worker<W, T, F>(
+    limits: Limits,
+    worker: impl FnOnce(UnixListener) -> W,
+    test: impl FnOnce(Session, Arc<Agent>) -> F,
+) -> T
+where
+    W: Future<Output = ()> + Send + 'static,
+    F: Future<Output = T>,
+{
+    let agent = Arc::new(Agent::default());
+    let delegate = agent.clone();
+    with_agent((limits, delegate), worker, |session| test(session, agent)).await
+}
+
+/// As [`with_worker`], with a delegate of the test's own.
+async fn with_agent<W, T, F>(
+    (limits, agent): (Limits, Arc<Agent>),
+    worker: impl FnOnce(UnixListener) -> W,
+    test: impl FnOnce(Session) -> F,
+) -> T
+where
+    W: Future<Output = ()> + Send + 'static,
+    F: Future<Output = T>,
+{
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("worker.sock");
     let listener = UnixListener::bind(&socket).expect("bound");
-    let worker = tokio::spawn(async move {
-        let (mut wire, request) = greeted(listener).await;
-        for lie in lies(request) {
-            say_frame(&mut wire, lie).await;
-        }
-        // Until the host hangs up.
-        while let Some(Ok(_)) = wire.next().await {}
-    });
-    let provider = provider_at(socket);
-    let agent = Arc::new(Agent::default());
-    let session = provider
-        .create_session(agent.clone())
-        .await
-        .expect("opened");
-    let started = session.execute(request("text(1)")).await.expect("admitted");
-    let response = started.initial_response.await.expect("answered");
-    let error = error_text(&response).unwrap_or("no error").to_owned();
-    agent.until(|agent| agent.closed() == ["1"]).await;
-    worker.await.expect("hung up on");
+    let worker = tokio::spawn(worker(listener));
+    let options = options()
+        .worker(WorkerSource::Socket(socket))
+        .stop_grace(Duration::from_millis(50));
+    let provider = Provider::new(options).expect("nothing to find");
+    let session = session_of(&provider, agent, limits).await;
+    let result = test(session).await;
     provider.shutdown().await;
-    error
+    worker.await.expect("no panic");
+    result
 }
 
-fn violation(lies: impl FnOnce(u64) -> Vec<FromWorker> + Send + 'static, what: &str) {
+/// Has a worker say these things after it was asked to run a cell; returns what the
+/// cell's observer was told.
+async fn told_after(lies: Vec<Vec<u8>>) -> String {
+    with_worker(
+        Limits::default(),
+        |listener| async move {
+            let mut liar = Liar::greeted(&listener).await;
+            for lie in lies {
+                liar.say_bytes(&lie).await;
+            }
+            // Until the host hangs up.
+            liar.until_shutdown().await;
+        },
+        |session, agent| async move {
+            let started = session.execute(request("text(1)")).await.expect("admitted");
+            let response = started.initial_response.await.expect("answered");
+            let error = error_text(&response).unwrap_or("no error").to_owned();
+            agent.until(|agent| agent.closed() == ["1"]).await;
+            error
+        },
+    )
+    .await
+}
+
+fn bytes(message: FromWorker) -> Vec<u8> {
+    let parts = message.encode().expect("encodes").into_parts();
+    parts.flat_map(|part| part.to_vec()).collect()
+}
+
+fn violation_of_bytes(lies: Vec<Vec<u8>>, what: &str) {
     run(async {
         let error = told_after(lies).await;
         assert!(error.contains("broke the protocol"), "{error}");
@@ -107,198 +202,305 @@ fn violation(lies: impl FnOnce(u64) -> Vec<FromWorker> + Send + 'static, what: &
     });
 }
 
-#[test]
-fn an_answer_to_a_request_that_nobody_made() {
-    violation(
-        |_| {
-            vec![FromWorker::Answer {
-                request: 999,
-                outcome: Ok(completed(1)),
-            }]
+fn violation(lies: Vec<FromWorker>, what: &str) {
+    violation_of_bytes(lies.into_iter().map(bytes).collect(), what);
+}
+
+macro_rules! lies {
+    ($($name:ident: [$($lie:expr),* $(,)?] => $what:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            violation(vec![$($lie),*], $what);
+        }
+    )*};
+}
+
+lies! {
+    the_end_of_a_cell_it_does_not_run: [ended(2)] => "cell 2, which it does not run";
+    a_call_of_a_cell_it_does_not_run: [tool_call(2, 1)] => "cell 2, which it does not run";
+    a_call_of_a_tool_that_the_cell_does_not_have: [FromWorker::ToolCall {
+        cell: 1,
+        call: RuntimeToolCallId(1),
+        tool: 99,
+        input: None,
+    }] => "a tool that cell 1 does not have";
+    a_call_whose_name_is_not_the_next: [tool_call(1, 1), tool_call(1, 3)] => "not the next";
+    a_call_whose_name_was_used: [tool_call(1, 1), tool_call(1, 1)] => "not the next";
+    an_observation_that_nobody_asked_for: [FromWorker::Observed {
+        cell: 1,
+        observation: 2,
+        items: vec![].into(),
+        frozen: None,
+    }] => "observation 2 of cell 1";
+    output_of_a_cell_it_does_not_run: [FromWorker::Output {
+        cell: 2,
+        items: vec![].into(),
+    }] => "cell 2, which it does not run";
+    values_of_a_cell_it_does_not_run: [FromWorker::Stored {
+        cell: 3,
+        writes: vec![].into(),
+    }] => "cell 3, which it does not run";
+    stored_values_that_are_no_json: [FromWorker::Stored {
+        cell: 1,
+        writes: vec![("k".to_owned(), JsonText::Unchecked("undefined".to_owned()))].into(),
+    }] => "not valid JSON";
+    an_input_that_is_no_json: [FromWorker::ToolCall {
+        cell: 1,
+        call: RuntimeToolCallId(1),
+        tool: 1,
+        input: Some(JsonText::Unchecked("{".to_owned())),
+    }] => "not valid JSON";
+    an_input_that_strict_parsers_refuse: [FromWorker::ToolCall {
+        cell: 1,
+        call: RuntimeToolCallId(1),
+        tool: 1,
+        input: Some(JsonText::Unchecked(r#""\ud800""#.to_owned())),
+    }] => "surrogate";
+    an_input_that_is_nested_too_deep: [FromWorker::ToolCall {
+        cell: 1,
+        call: RuntimeToolCallId(1),
+        tool: 1,
+        input: Some(JsonText::Unchecked("[".repeat(130) + &"]".repeat(130))),
+    }] => "nested deeper";
+    a_large_input_that_is_no_json: [FromWorker::ToolCall {
+        cell: 1,
+        call: RuntimeToolCallId(1),
+        tool: 1,
+        input: Some(JsonText::Unchecked("[".to_owned() + &"1".repeat(3 << 20))),
+    }] => "not valid JSON";
+    a_termination_that_nobody_asked_for: [FromWorker::Ended {
+        cell: 1,
+        items: vec![].into(),
+        end: CellEnd::Terminated,
+    }] => "no place in a session";
+    an_error_text_longer_than_its_limit: [FromWorker::Ended {
+        cell: 1,
+        items: vec![].into(),
+        end: CellEnd::Failed {
+            text: "x".repeat(Limits::MAX_ERROR_BYTES + 1),
+            position: None,
         },
-        "answered request 999",
+    }] => "exceeded a limit";
+    a_greeting_in_the_middle: [FromWorker::Ready(info())] => "no place in a session";
+}
+
+#[test]
+fn more_stored_values_than_a_session_may_have() {
+    let value = |key: &str| {
+        let json = JsonText::Unchecked(format!("\"{}\"", "x".repeat(60 << 20)));
+        FromWorker::Stored {
+            cell: 1,
+            writes: vec![(key.to_owned(), json)].into(),
+        }
+    };
+    violation(vec![value("a"), value("b"), value("c")], "exceeded a limit");
+}
+
+#[test]
+fn more_output_than_a_cell_may_have() {
+    let output = || FromWorker::Output {
+        cell: 1,
+        items: vec![ContentItem::text("x".repeat(15 << 20))].into(),
+    };
+    violation(vec![output(), output(), output()], "exceeded a limit");
+}
+
+#[test]
+fn millions_of_empty_items_in_one_frame_are_refused_before_they_are_made() {
+    let items = vec![ContentItem::text(""); 2_000_000];
+    violation(
+        vec![FromWorker::Output {
+            cell: 1,
+            items: items.into(),
+        }],
+        "a list of at most 4096 elements",
     );
 }
 
 #[test]
-fn a_response_of_another_cell() {
-    violation(
-        |request| {
-            vec![FromWorker::Answer {
-                request,
-                outcome: Ok(completed(2)),
-            }]
-        },
-        "another cell's response",
-    );
+fn a_frame_past_the_limit_is_refused_before_it_is_buffered() {
+    violation_of_bytes(vec![(65u32 << 20).to_le_bytes().to_vec()], "too large");
 }
 
 #[test]
-fn a_text_that_is_to_be_read_in_memory_nobody_asked_to_read() {
+fn texts_past_the_limit_are_refused_before_they_come() {
+    // The list of texts behind the frame: one, number 0, of nearly 4 GiB.
+    let message = [1, 0, 252, 0xff, 0xff, 0xff, 0xff, 3, 1, 0];
+    let mut frame = (message.len() as u32).to_le_bytes().to_vec();
+    frame.extend(message);
+    violation_of_bytes(vec![frame], "");
+}
+
+#[test]
+fn calls_and_notifications_past_the_limits_of_a_cell_end_its_worker() {
     run(async {
-        let input = format!("\"{}\"", "x".repeat(2 << 20));
-        let lent = call(1, 1, 0, &input).encode_lending(&Loans::default());
-        let error = told_after_frames(|_| vec![lent.expect("encodes")]).await;
-        assert!(
-            error.contains("a text is lent that nobody borrows"),
-            "{error}"
-        );
+        let limits = Limits::default().max_pending_tool_calls(100);
+        for flood in [
+            // Tool 1 of the agent's is the one that never answers.
+            (1..=200).map(|n| tool_call(1, n)).collect::<Vec<_>>(),
+            (1..=200).map(|_| notification("n")).collect(),
+        ] {
+            let agent = Arc::new(Agent {
+                holds_notifications: true,
+                ..Agent::default()
+            });
+            let error = with_agent(
+                (limits.clone(), agent.clone()),
+                |listener| async move {
+                    let mut liar = Liar::greeted(&listener).await;
+                    for message in flood {
+                        liar.say(message).await;
+                    }
+                    liar.until_shutdown().await;
+                },
+                |session| async move {
+                    let started = session.execute(request("text(1)")).await.expect("admitted");
+                    let response = started.initial_response.await.expect("answered");
+                    error_text(&response).expect("an error").to_owned()
+                },
+            )
+            .await;
+            assert!(error.contains("exceeded a limit"), "{error}");
+            assert!(agent.calls.load(Ordering::SeqCst) <= 100);
+            assert!(agent.notifications.lock().expect("not poisoned").len() <= 1);
+        }
     });
 }
 
 #[test]
-fn two_answers_to_one_request() {
+fn a_worker_that_floods_can_be_terminated_and_shut_down() {
     run(async {
-        let error = told_after(|request| {
-            vec![
-                FromWorker::Answer {
-                    request,
-                    outcome: Ok(completed(1)),
-                },
-                FromWorker::Answer {
-                    request,
-                    outcome: Ok(completed(1)),
-                },
-            ]
-        })
+        let closed = with_worker(
+            Limits::default(),
+            |listener| async move {
+                let Liar { reader, mut writer } = Liar::greeted(&listener).await;
+                let flood = bytes(FromWorker::Output {
+                    cell: 1,
+                    items: vec![].into(),
+                })
+                .repeat(1000);
+                // It neither stops nor reads.
+                while writer.write_all(&flood).await.is_ok() {}
+                drop(reader);
+            },
+            |session, agent| async move {
+                let started = session.execute(request("text(1)")).await.expect("admitted");
+                let outcome = session.terminate(started.cell_id).await.expect("answered");
+                assert!(matches!(
+                    outcome,
+                    WaitOutcome::LiveCell(CellResponse::Terminated { .. })
+                ));
+                session.shutdown().await;
+                agent.closed()
+            },
+        )
         .await;
-        // The first stands; the second ends the worker.
-        assert_eq!(error, "no error");
+        assert_eq!(closed, ["1"]);
     });
 }
 
-fn call(call: u64, cell: u64, tool: u32, input: &str) -> FromWorker {
-    FromWorker::ToolCall {
-        call,
-        cell_id: CellId::nth(cell),
-        runtime_tool_call_id: 1,
-        tool,
-        input: Some(input.to_owned().into()),
-    }
+#[test]
+fn a_worker_that_never_reports_a_cells_end_is_ended_and_answered_for() {
+    run(async {
+        with_worker(
+            Limits::default(),
+            |listener| async move {
+                let mut liar = Liar::greeted(&listener).await;
+                while liar.next().await.is_some() {}
+            },
+            |session, agent| async move {
+                let first = session.execute(request("text(1)")).await.expect("admitted");
+                let second = session.execute(request("text(2)")).await.expect("admitted");
+                let outcome = session.terminate(first.cell_id).await.expect("answered");
+                assert!(matches!(
+                    outcome,
+                    WaitOutcome::LiveCell(CellResponse::Terminated { .. })
+                ));
+                let innocent = second.initial_response.await.expect("answered");
+                assert_eq!(
+                    error_text(&innocent),
+                    Some(
+                        "exec cell 2 was lost: its process was ended, because exec cell 1 did not stop after it was terminated"
+                    )
+                );
+                agent.until(|agent| agent.closed().len() == 2).await;
+            },
+        )
+        .await;
+    });
 }
 
 #[test]
-fn a_call_of_a_cell_it_does_not_run() {
-    violation(
-        |_| vec![call(1, 7, 0, "1")],
-        "cell 7, which it does not run",
-    );
+fn a_cell_past_its_wall_time_ends_whatever_its_worker_says() {
+    run(async {
+        // The worker says that a cell is stuck in a limit, which is true of it.
+        let limit = code_mode_host::Limit::CpuTime.exceeded(5);
+        let error = with_worker(
+            Limits::default(),
+            move |listener| async move {
+                let mut liar = Liar::greeted(&listener).await;
+                liar.say(FromWorker::Stuck { cell: 1, limit }).await;
+                while liar.next().await.is_some() {}
+            },
+            |session, _| async move {
+                let started = session.execute(request("text(1)")).await.expect("admitted");
+                let response = started.initial_response.await.expect("answered");
+                error_text(&response).expect("an error").to_owned()
+            },
+        )
+        .await;
+        assert_eq!(error, "CPU time limit of 5 ms exceeded");
+    });
 }
 
 #[test]
-fn a_call_of_a_tool_the_cell_does_not_have() {
-    violation(
-        |_| vec![call(1, 1, 99, "1")],
-        "a tool that cell 1 does not have",
-    );
-}
-
-#[test]
-fn a_call_whose_input_is_no_json() {
-    violation(|_| vec![call(1, 1, 0, "{nope")], "that is not JSON");
-}
-
-#[test]
-fn a_call_name_used_twice() {
-    violation(
-        |_| vec![call(1, 1, 1, "1"), call(1, 1, 1, "1")],
-        "the name of call 1 twice",
-    );
-}
-
-#[test]
-fn a_notification_of_a_cell_it_does_not_run() {
-    violation(
-        |_| {
-            vec![FromWorker::Notify {
-                call: 1,
-                cell_id: CellId::nth(5),
-                text: String::new(),
-            }]
-        },
-        "cell 5, which it does not run",
-    );
-}
-
-#[test]
-fn values_committed_for_a_cell_it_does_not_run() {
-    violation(
-        |_| {
-            vec![FromWorker::Committed {
-                cell_id: CellId::nth(3),
-                writes: vec![],
-            }]
-        },
-        "cell 3, which it does not run",
-    );
-}
-
-#[test]
-fn committed_values_that_are_no_json() {
-    violation(
-        |_| {
-            vec![FromWorker::Committed {
-                cell_id: CellId::nth(1),
-                writes: vec![("k".to_owned(), "undefined".to_owned().into())],
-            }]
-        },
-        "that is not JSON",
-    );
-}
-
-#[test]
-fn more_committed_values_than_a_session_may_have() {
-    violation(
-        |_| {
-            let json = format!("\"{}\"", "x".repeat(60 << 20));
-            let write = |key: &str| (key.to_owned(), json.clone().into());
-            vec![FromWorker::Committed {
-                cell_id: CellId::nth(1),
-                writes: vec![write("a"), write("b"), write("c")],
-            }]
-        },
-        "",
-    );
-}
-
-#[test]
-fn the_end_of_a_cell_it_does_not_run() {
-    violation(
-        |_| {
-            vec![FromWorker::CellClosed {
-                cell_id: CellId::nth(2),
-            }]
-        },
-        "cell 2, which it does not run",
-    );
-}
-
-#[test]
-fn a_greeting_in_the_middle() {
-    violation(|_| vec![FromWorker::Ready(info())], "no place in a session");
+fn after_a_terminate_no_call_of_the_cell_reaches_the_delegate() {
+    run(async {
+        let (calls, notifications) = with_worker(
+            Limits::default(),
+            |listener| async move {
+                let mut liar = Liar::greeted(&listener).await;
+                liar.hears(|message| matches!(message, ToWorker::Terminate { .. }))
+                    .await;
+                liar.say(tool_call(1, 1)).await;
+                liar.say(notification("late")).await;
+                liar.say(FromWorker::Ended {
+                    cell: 1,
+                    items: vec![].into(),
+                    end: CellEnd::Terminated,
+                })
+                .await;
+                liar.until_shutdown().await;
+            },
+            |session, agent| async move {
+                let started = session.execute(request("text(1)")).await.expect("admitted");
+                session.terminate(started.cell_id).await.expect("answered");
+                let notifications = agent.notifications.lock().expect("not poisoned").clone();
+                (agent.calls.load(Ordering::SeqCst), notifications)
+            },
+        )
+        .await;
+        assert_eq!((calls, notifications), (0, Vec::<String>::new()));
+    });
 }
 
 #[test]
 fn a_worker_that_hangs_up_without_a_word() {
     run(async {
-        let folder = tempfile::tempdir().expect("a folder");
-        let socket = folder.path().join("worker.sock");
-        let listener = UnixListener::bind(&socket).expect("bound");
-        let worker = tokio::spawn(async move {
-            let _ = greeted(listener).await;
-        });
-        let provider = provider_at(socket);
-        let session = provider
-            .create_session(Arc::new(Agent::default()))
-            .await
-            .expect("opened");
-        let started = session.execute(request("text(1)")).await.expect("admitted");
-        let response = started.initial_response.await.expect("answered");
+        let error = with_worker(
+            Limits::default(),
+            |listener| async move { drop(Liar::greeted(&listener).await) },
+            |session, _| async move {
+                let started = session.execute(request("text(1)")).await.expect("admitted");
+                let response = started.initial_response.await.expect("answered");
+                error_text(&response).expect("an error").to_owned()
+            },
+        )
+        .await;
         assert_eq!(
-            error_text(&response),
-            Some("exec cell 1 was lost: its process closed its connection")
+            error,
+            "exec cell 1 was lost: its process closed its connection"
         );
-        worker.await.expect("no panic");
     });
 }
 
@@ -308,20 +510,77 @@ fn a_worker_that_never_greets_is_given_up() {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("worker.sock");
         let _listener = UnixListener::bind(&socket).expect("bound");
-        let provider = Provider::new(ProviderOptions {
-            worker: WorkerSource::Socket(socket),
-            handshake_timeout: std::time::Duration::from_millis(20),
-            ..ProviderOptions::default()
-        })
-        .expect("nothing to find");
+        let options = options()
+            .worker(WorkerSource::Socket(socket))
+            .handshake_timeout(Duration::from_millis(20));
+        let provider = Provider::new(options).expect("nothing to find");
         let refused = provider.create_session(Arc::new(Agent::default())).await;
-        let Err(error) = refused else {
-            panic!("opened without a greeting");
-        };
+        let error = refused.err().expect("refused").to_string();
         assert!(
-            error
-                .to_string()
-                .contains("did not answer the greeting in time")
+            error.contains("did not answer the greeting in time"),
+            "{error}"
         );
+    });
+}
+
+#[test]
+fn output_that_crosses_its_observers_leaving_is_the_next_observers() {
+    run(async {
+        let outcome = with_worker(
+            Limits::default(),
+            |listener| async move {
+                let mut liar = Liar::greeted(&listener).await;
+                // The next observer is there, by which the first must have left.
+                liar.hears(|message| matches!(message, ToWorker::Collect { .. }))
+                    .await;
+                liar.say(FromWorker::Ended {
+                    cell: 1,
+                    items: vec![ContentItem::text("the end")].into(),
+                    end: CellEnd::Completed,
+                })
+                .await;
+                liar.until_shutdown().await;
+            },
+            |session, _| async move {
+                let started = session.execute(request("text(1)")).await.expect("admitted");
+                drop(started.initial_response);
+                let wait = WaitRequest::new(started.cell_id).yield_time(Duration::from_millis(1));
+                session.wait(wait).await.expect("observed")
+            },
+        )
+        .await;
+        let WaitOutcome::LiveCell(CellResponse::Result { content_items, .. }) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(content_items, [ContentItem::text("the end")]);
+    });
+}
+
+#[test]
+fn the_connection_that_a_provider_was_given_is_used_once() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("worker.sock");
+        let listener = UnixListener::bind(&socket).expect("bound");
+        let worker = tokio::spawn(async move {
+            let mut liar = Liar::greeted(&listener).await;
+            liar.say(ended(1)).await;
+            liar.until_shutdown().await;
+        });
+        let provider = provider_at(socket);
+        let agent = Arc::new(Agent::default());
+        let session = session_of(&provider, agent.clone(), Limits::default()).await;
+        let started = session.execute(request("text(1)")).await.expect("admitted");
+        started.initial_response.await.expect("answered");
+        let second = provider.create_session(agent).await;
+        assert!(
+            second
+                .err()
+                .expect("refused")
+                .to_string()
+                .contains("one session only")
+        );
+        provider.shutdown().await;
+        worker.await.expect("no panic");
     });
 }

@@ -1,11 +1,11 @@
-//! A tool gets its input as `JSON.stringify` writes it, however large its texts, and
-//! however they get to the provider.
+//! A tool gets its input as `JSON.stringify` writes it, however large its texts, whatever
+//! worker they come from.
 
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use code_mode_protocol::{
-    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, ContentItem, Json, Limits,
+    CellResponse, CodeModeSession, CodeModeSessionDelegate, ContentItem, Json, Limits,
     NestedToolCall,
 };
 use tokio_util::sync::CancellationToken;
@@ -30,10 +30,6 @@ impl CodeModeSessionDelegate for Recorder {
             .push(input.into_string());
         Ok(Json::null())
     }
-
-    async fn notify(&self, _: String, _: CellId, _: String, _: CancellationToken) {}
-
-    async fn cell_closed(&self, _: CellId) {}
 }
 
 /// What tools were called with, and what the cell put out.
@@ -98,7 +94,7 @@ fn what_json_escapes_is_escaped_in_a_large_text_of_an_input() {
         for input in [
             r#"{ quotes: `"\\/\b\f\n\r\t\0\x1f\x7f` + large + `"` }"#,
             r"{ latin: large + 'é\u00ff\u00a0' + 'Ã©'.repeat(100_000) }",
-            r"{ wide: large + '€😀\u2028', half: '\ud83d' + large + '\ude00' }",
+            r"{ wide: large + '€😀\u2028' }",
             r"{ whole: '😀'.repeat(100_000), plain: large }",
         ] {
             arrives_as_it_is_stringified(input).await;
@@ -242,7 +238,6 @@ fn megabytes_arrive_from_a_worker_of_the_providers_own() {
     });
 }
 
-/// Its memory cannot be read: which process it is is not known.
 #[test]
 #[cfg(unix)]
 fn megabytes_arrive_from_a_worker_that_was_connected_to() {

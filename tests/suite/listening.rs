@@ -3,11 +3,9 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
-use code_mode_protocol::message::MessageCodec;
-use code_mode_protocol::native::{FromWorker, ToWorker};
-use code_mode_protocol::{CodeModeSessionProvider, SessionError};
-use futures::StreamExt;
+use code_mode_host::{CodeModeSessionProvider, SessionError};
+use code_mode_protocol::wire::native::{FromWorker, ToWorker, VERSION};
+use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{Agent, exec, program, provider_at, run, texts};
@@ -39,10 +37,8 @@ async fn connected(folder: &tempfile::TempDir) -> (tokio::process::Child, tokio:
 }
 
 fn framed(message: ToWorker) -> Vec<u8> {
-    let mut bytes = BytesMut::new();
-    let content = message.encode().expect("encodes");
-    content.put(&mut bytes).expect("small");
-    bytes.to_vec()
+    let parts = message.encode().expect("encodes").into_parts();
+    parts.flat_map(|part| part.to_vec()).collect()
 }
 
 fn greeting(versions: Vec<u32>, required_capabilities: Vec<String>) -> Vec<u8> {
@@ -65,10 +61,10 @@ fn a_worker_that_listens_serves_one_provider() {
             .expect("opened");
         assert_eq!(texts(&exec(&*session, "text(1)").await), ["1"]);
         let second = provider.create_session(agent).await;
-        let Err(SessionError::Runtime(why)) = second else {
+        let Err(SessionError::Unavailable(why)) = second else {
             panic!("a second session in one worker");
         };
-        assert!(why.contains("serves one session only"), "{why}");
+        assert!(why.to_string().contains("serves one session only"), "{why}");
         provider.shutdown().await;
     });
 }
@@ -98,7 +94,7 @@ fn a_wrong_handshake_is_rejected_with_the_reason() {
         for (bytes, reason) in [
             (greeting(vec![99], vec![]), "no version in common"),
             (
-                greeting(vec![1], vec!["flying".to_owned()]),
+                greeting(vec![VERSION], vec!["flying".to_owned()]),
                 "unknown capability flying",
             ),
             (
@@ -110,10 +106,13 @@ fn a_wrong_handshake_is_rejected_with_the_reason() {
             let folder = tempfile::tempdir().expect("a folder");
             let (mut child, mut stream) = connected(&folder).await;
             stream.write_all(&bytes).await.expect("written");
-            let codec = MessageCodec::<FromWorker>::new(1 << 16);
-            let mut messages = tokio_util::codec::FramedRead::new(stream, codec);
+            let max = MaxMessage {
+                frame: 1 << 16,
+                texts: 0,
+            };
+            let mut messages = MessageReader::<_, FromWorker>::new(stream, max);
             match messages.next().await {
-                Some(Ok(FromWorker::Rejected { reason: got })) => {
+                Ok(Some(FromWorker::Rejected { reason: got })) => {
                     assert!(got.contains(reason), "{got}");
                 }
                 other => panic!("{reason}: {other:?}"),
@@ -150,7 +149,7 @@ fn an_oversize_or_truncated_frame_ends_the_worker_and_nothing_else() {
             let folder = tempfile::tempdir().expect("a folder");
             let (mut child, mut stream) = connected(&folder).await;
             stream
-                .write_all(&greeting(vec![1], vec![]))
+                .write_all(&greeting(vec![VERSION], vec![]))
                 .await
                 .expect("written");
             stream.write_all(&bytes).await.expect("written");

@@ -1,27 +1,8 @@
 //! Pending mode: a cell stands still between the steps its caller asks for.
 
-use std::sync::Arc;
+use code_mode_host::{CellResponse, ContentItem, Limits, PendingOutcome, WaitOutcome, WaitRequest};
 
-use code_mode_protocol::{
-    CellResponse, CodeModeSession, ContentItem, Limits, PendingOutcome, WaitOutcome, WaitRequest,
-};
-
-use crate::support::{Agent, in_process, open, request, run, texts};
-
-fn on_both<F>(test: impl Fn(Arc<dyn CodeModeSession>, Arc<Agent>) -> F)
-where
-    F: Future<Output = ()>,
-{
-    run(async {
-        let agent = Arc::new(Agent::default());
-        let session = Arc::new(in_process(agent.clone(), Limits::default()));
-        test(session, agent).await;
-        let agent = Arc::new(Agent::default());
-        let opened = open(agent.clone(), Limits::default()).await;
-        test(opened.session.clone(), agent).await;
-        opened.provider.shutdown().await;
-    });
-}
+use crate::support::{on_both, request, texts};
 
 fn pending(outcome: PendingOutcome) -> (Vec<ContentItem>, Vec<String>) {
     match outcome {
@@ -29,7 +10,10 @@ fn pending(outcome: PendingOutcome) -> (Vec<ContentItem>, Vec<String>) {
             content_items,
             pending_tool_call_ids,
             ..
-        } => (content_items, pending_tool_call_ids),
+        } => {
+            let calls = pending_tool_call_ids.iter().map(ToString::to_string);
+            (content_items, calls.collect())
+        }
         other => panic!("not pending: {other:?}"),
     }
 }
@@ -45,7 +29,7 @@ fn completed(outcome: PendingOutcome) -> CellResponse {
 
 #[test]
 fn a_cell_freezes_without_work_and_goes_on_when_resumed() {
-    on_both(|session, _| async move {
+    on_both(Limits::default(), |session, _| async move {
         let source =
             "text('a'); const v = await tools.echo(1); text(v); await tools.echo(2); text('end')";
         let started = session
@@ -65,7 +49,7 @@ fn a_cell_freezes_without_work_and_goes_on_when_resumed() {
 
 #[test]
 fn neither_an_answer_nor_a_timer_is_let_into_a_frozen_cell() {
-    on_both(|session, agent| async move {
+    on_both(Limits::default(), |session, agent| async move {
         let source = "setTimeout(() => text('timer'), 0); tools.echo().then(() => text('answer'));
             await new Promise(() => {})";
         let started = session
@@ -90,7 +74,7 @@ fn neither_an_answer_nor_a_timer_is_let_into_a_frozen_cell() {
 
 #[test]
 fn a_plain_wait_sets_a_frozen_cell_free() {
-    on_both(|session, _| async move {
+    on_both(Limits::default(), |session, _| async move {
         let source = "for (let i = 0; i < 3; i++) text(await tools.echo(i))";
         let started = session
             .execute_to_pending(request(source))
@@ -107,7 +91,7 @@ fn a_plain_wait_sets_a_frozen_cell_free() {
 
 #[test]
 fn a_frozen_cell_can_be_terminated() {
-    on_both(|session, agent| async move {
+    on_both(Limits::default(), |session, agent| async move {
         let started = session
             .execute_to_pending(request("text('x'); await tools.never()"))
             .await

@@ -5,32 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use code_mode_protocol::{
-    CellId, CellResponse, CodeModeSession, Limits, SessionError, WaitOutcome, WaitRequest,
-};
+use code_mode_host::{CellId, CellResponse, Limits, SessionError, WaitOutcome, WaitRequest};
 use futures::future::join_all;
 
-use crate::support::{
-    Agent, brief, error_text, exec, in_process, open, request, run, started, texts,
-};
-
-/// Runs a test on both kinds of session.
-fn on_both<F>(limits: Limits, test: impl Fn(Arc<dyn CodeModeSession>, Arc<Agent>) -> F)
-where
-    F: Future<Output = ()>,
-{
-    run(async {
-        let agent = Arc::new(Agent::default());
-        let session = Arc::new(in_process(agent.clone(), limits.clone()));
-        test(session.clone(), agent).await;
-        session.shutdown().await;
-
-        let agent = Arc::new(Agent::default());
-        let opened = open(agent.clone(), limits.clone()).await;
-        test(opened.session.clone(), agent).await;
-        opened.provider.shutdown().await;
-    });
-}
+use crate::support::{Agent, brief, error_text, exec, on_both, open, request, run, started, texts};
 
 fn wait_for(cell_id: &CellId, ms: u64) -> WaitRequest {
     let mut wait = WaitRequest::new(cell_id.clone());
@@ -153,7 +131,7 @@ fn the_waiting_observer_of_a_terminated_cell_gets_the_same_answer() {
         );
         let observed = observed.expect("observed");
         assert_eq!(texts(&observed), ["x"]);
-        assert_eq!(outcome, Ok(WaitOutcome::LiveCell(observed)));
+        assert_eq!(outcome.ok(), Some(WaitOutcome::LiveCell(observed)));
         let again = session.terminate(started.cell_id).await.expect("answered");
         assert!(matches!(again, WaitOutcome::MissingCell(_)));
     });
@@ -219,8 +197,8 @@ fn a_second_observer_is_refused_and_the_first_goes_on() {
         let first = session.wait(wait_for(&started.cell_id, 50));
         let second = session.wait(wait_for(&started.cell_id, 50));
         let (first, second) = tokio::join!(first, second);
-        let busy = Err(SessionError::ObserverBusy(started.cell_id.clone()));
-        assert!(first == busy || second == busy);
+        let is_busy = |outcome: &Result<WaitOutcome, SessionError>| matches!(outcome, Err(SessionError::ObserverBusy(cell)) if *cell == started.cell_id);
+        assert!(is_busy(&first) || is_busy(&second));
         assert!(first.is_ok() || second.is_ok());
         session.terminate(started.cell_id).await.expect("stopped");
     });
@@ -323,7 +301,7 @@ fn after_shutdown_no_cell_is_admitted_and_every_admitted_one_was_closed_once() {
                             Some(started.cell_id.to_string())
                         }
                         Err(error) => {
-                            assert_eq!(error, SessionError::ShuttingDown);
+                            assert!(matches!(error, SessionError::ShuttingDown));
                             None
                         }
                     }

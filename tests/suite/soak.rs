@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use code_mode_host::{HostSession, Provider};
+use code_mode_host::Provider;
 use code_mode_protocol::{
     CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, Json, Limits, NestedToolCall,
     WaitRequest,
@@ -51,8 +51,6 @@ impl CodeModeSessionDelegate for Echo {
         }
         Ok(call.input.unwrap_or_else(Json::null))
     }
-
-    async fn notify(&self, _: String, _: CellId, _: String, _: CancellationToken) {}
 
     async fn cell_closed(&self, _: CellId) {
         self.closed.fetch_add(1, Ordering::SeqCst);
@@ -109,7 +107,7 @@ fn cell(random: &mut StdRng) -> (String, Expected) {
 }
 
 /// Waits for a cell's end.
-async fn end_of(session: &HostSession, mut response: CellResponse) -> Vec<CellResponse> {
+async fn end_of(session: &dyn CodeModeSession, mut response: CellResponse) -> Vec<CellResponse> {
     let mut responses = Vec::new();
     while !response.is_final() {
         let mut wait = WaitRequest::new(response.cell_id().clone());
@@ -125,7 +123,7 @@ async fn end_of(session: &HostSession, mut response: CellResponse) -> Vec<CellRe
     responses
 }
 
-async fn one_cell(session: &HostSession, (source, expected): (String, Expected)) {
+async fn one_cell(session: &dyn CodeModeSession, (source, expected): (String, Expected)) {
     let mut request = request(&source);
     request.yield_time = Some(match expected {
         Expected::Endless => Duration::from_millis(20),
@@ -159,22 +157,16 @@ async fn one_cell(session: &HostSession, (source, expected): (String, Expected))
 }
 
 async fn one_session(provider: &Provider, random: &mut StdRng, cells: &AtomicU64, until: Instant) {
-    let limits = Limits {
-        max_heap_bytes: HEAP_BYTES,
-        ..Limits::default()
-    };
+    let limits = Limits::default().max_heap_bytes(HEAP_BYTES);
     let echo = Arc::new(Echo::default());
-    let opened = provider
-        .open_session(echo.clone(), limits, Vec::new())
-        .await;
-    let session = opened.expect("a session opens");
+    let session = crate::support::session_of(provider, echo.clone(), limits).await;
     let mut admitted = 0;
     for _ in 0..random.random_range(1..100) {
         if Instant::now() > until {
             break;
         }
         let together = random.random_range(1..=CELLS);
-        let runs = (0..together).map(|_| one_cell(&session, cell(random)));
+        let runs = (0..together).map(|_| one_cell(&*session, cell(random)));
         futures::future::join_all(runs.collect::<Vec<_>>()).await;
         admitted += together;
         cells.fetch_add(together as u64, Ordering::Relaxed);

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::process::{ExitStatus, Stdio};
 
 use bytes::Bytes;
-use code_mode_protocol::frame;
-use code_mode_protocol::stdio::MAX_FRAME_BYTES;
+use code_mode_protocol::wire::frame;
+use code_mode_protocol::wire::stdio::MAX_FRAME_BYTES;
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

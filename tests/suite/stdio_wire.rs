@@ -456,10 +456,10 @@ fn the_yield_time_limit_caps_every_observation() {
 }
 
 #[test]
-fn output_is_cut_to_its_budget_only_where_that_was_negotiated() {
+fn output_is_cut_to_its_budget_only_where_the_session_asks_for_that() {
     run(async {
         for (capabilities, truncation, bounded) in [
-            (&["bounded-output-v1"][..], Value::Null, true),
+            (&["bounded-output-v1"][..], Value::Null, false),
             (&["bounded-output-v1"][..], json!("server"), true),
             (&["bounded-output-v1"][..], json!("client"), false),
             (&[][..], Value::Null, false),

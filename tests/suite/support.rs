@@ -7,11 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use code_mode::{Engine, Session};
-use code_mode_host::{HostSession, Provider, ProviderOptions, WorkerSource};
-use code_mode_protocol::{
-    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, ContentItem, ExecuteRequest,
-    Json, Limits, NestedToolCall, ToolDefinition, ToolKind, ToolName, ToolSet,
+use code_mode_host::{
+    CellId, CellNotification, CellResponse, CodeModeSession, CodeModeSessionDelegate,
+    CodeModeSessionProvider, ContentItem, ExecuteRequest, Json, Limits, NestedToolCall, Provider,
+    ProviderOptions, SessionError, SessionOptions, ToolDefinition, ToolSet, WorkerSource,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -32,43 +31,85 @@ pub fn program() -> PathBuf {
     program
 }
 
-/// Options for workers of the program under test.
+/// Options for workers of the program under test. The machine may be busy with other
+/// tests, so a cell gets more time to stop than it would by default.
 pub fn options() -> ProviderOptions {
-    ProviderOptions {
-        worker: WorkerSource::Program(program()),
-        ..ProviderOptions::default()
-    }
+    ProviderOptions::default()
+        .worker(WorkerSource::Program(program()))
+        .stop_grace(Duration::from_secs(20))
 }
 
 /// A provider whose worker is at this socket already.
 #[cfg(unix)]
 pub fn provider_at(socket: PathBuf) -> Provider {
-    Provider::new(ProviderOptions {
-        worker: WorkerSource::Socket(socket),
-        ..ProviderOptions::default()
-    })
-    .expect("nothing to find")
+    Provider::new(options().worker(WorkerSource::Socket(socket))).expect("nothing to find")
 }
+
+/// A provider whose workers are in this process.
+pub fn provider_in_process() -> Provider {
+    Provider::new(options().worker(WorkerSource::in_memory(code_mode::in_process)))
+        .expect("nothing to find")
+}
+
+pub type Session = Arc<dyn CodeModeSession>;
 
 /// A provider and one session of it.
 pub struct Opened {
     pub provider: Provider,
-    pub session: Arc<HostSession>,
+    pub session: Session,
+}
+
+/// Opens a session, if that is possible.
+pub async fn try_session(
+    provider: &Provider,
+    delegate: Arc<dyn CodeModeSessionDelegate>,
+    limits: Limits,
+) -> Result<Session, SessionError> {
+    let options = SessionOptions::default().limits(limits);
+    provider.open_session(delegate, options).await
+}
+
+/// Opens a session.
+pub async fn session_of(
+    provider: &Provider,
+    delegate: Arc<dyn CodeModeSessionDelegate>,
+    limits: Limits,
+) -> Session {
+    try_session(provider, delegate, limits)
+        .await
+        .expect("a worker starts")
 }
 
 /// Opens a session in a worker process.
 pub async fn open(delegate: Arc<dyn CodeModeSessionDelegate>, limits: Limits) -> Opened {
     let provider = Provider::new(options()).expect("the program is there");
-    let session = provider
-        .open_session(delegate, limits, Vec::new())
-        .await
-        .expect("a worker starts");
+    let session = session_of(&provider, delegate, limits).await;
     Opened { provider, session }
 }
 
-/// A session in this process.
-pub fn in_process(delegate: Arc<dyn CodeModeSessionDelegate>, limits: Limits) -> Session {
-    Session::new(Engine::new(), delegate, limits)
+/// Opens a session whose worker is in this process.
+pub async fn open_in_process(delegate: Arc<dyn CodeModeSessionDelegate>, limits: Limits) -> Opened {
+    let provider = provider_in_process();
+    let session = session_of(&provider, delegate, limits).await;
+    Opened { provider, session }
+}
+
+/// Runs a test with a session in this process, and with one in a worker process.
+pub fn on_both<F>(limits: Limits, test: impl Fn(Session, Arc<Agent>) -> F)
+where
+    F: Future<Output = ()>,
+{
+    run(async {
+        let agent = Arc::new(Agent::default());
+        let opened = open_in_process(agent.clone(), limits.clone()).await;
+        test(opened.session.clone(), agent).await;
+        opened.provider.shutdown().await;
+
+        let agent = Arc::new(Agent::default());
+        let opened = open(agent.clone(), limits.clone()).await;
+        test(opened.session.clone(), agent).await;
+        opened.provider.shutdown().await;
+    });
 }
 
 /// Runs an async test on a runtime of several threads, as an agent core would.
@@ -117,6 +158,8 @@ pub struct Agent {
     pub closed: Mutex<Vec<String>>,
     /// Rung at every call, notification and close.
     pub changed: Notify,
+    /// No notification is taken before it is cancelled.
+    pub holds_notifications: bool,
     /// Answers by tool name; `echo` and `never` are known without.
     pub answers: HashMap<&'static str, Result<String, String>>,
 }
@@ -173,9 +216,15 @@ impl CodeModeSessionDelegate for Agent {
         }
     }
 
-    async fn notify(&self, _: String, _: CellId, text: String, _: CancellationToken) {
-        self.notifications.lock().expect("not poisoned").push(text);
+    async fn notify(&self, notification: CellNotification, cancelled: CancellationToken) {
+        self.notifications
+            .lock()
+            .expect("not poisoned")
+            .push(notification.text);
         self.changed.notify_waiters();
+        if self.holds_notifications {
+            cancelled.cancelled().await;
+        }
     }
 
     async fn cell_closed(&self, cell_id: CellId) {
@@ -189,17 +238,7 @@ impl CodeModeSessionDelegate for Agent {
 
 /// A tool definition with nothing but a name.
 pub fn tool(name: &str) -> ToolDefinition {
-    ToolDefinition {
-        name: name.to_owned(),
-        tool_name: ToolName {
-            name: name.to_owned(),
-            namespace: None,
-        },
-        description: String::new(),
-        kind: ToolKind::Function,
-        input_schema: None,
-        output_schema: None,
-    }
+    ToolDefinition::function(name, "")
 }
 
 /// The tools an [`Agent`] knows.
@@ -209,16 +248,12 @@ pub fn agent_tools() -> ToolSet {
 
 /// A request with the agent's tools.
 pub fn request(source: &str) -> ExecuteRequest {
-    let mut request = ExecuteRequest::new("call-1", source);
-    request.enabled_tools = agent_tools();
-    request
+    ExecuteRequest::new("call-1", source).tools(agent_tools())
 }
 
 /// A request that is observed for a moment only.
 pub fn brief(source: &str) -> ExecuteRequest {
-    let mut request = request(source);
-    request.yield_time = Some(Duration::from_millis(1));
-    request
+    request(source).yield_time(Duration::from_millis(1))
 }
 
 /// Starts a cell, observes it for a moment and leaves it running.
@@ -230,8 +265,7 @@ pub async fn started(session: &dyn CodeModeSession, source: &str) -> CellId {
 
 /// Runs a cell to its first response.
 pub async fn exec(session: &dyn CodeModeSession, source: &str) -> CellResponse {
-    let mut request = request(source);
-    request.yield_time = Some(Duration::from_secs(100));
+    let request = request(source).yield_time(Duration::from_secs(100));
     let started = session.execute(request).await.expect("admitted");
     started.initial_response.await.expect("observed")
 }

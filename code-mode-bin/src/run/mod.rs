@@ -4,7 +4,7 @@ mod command_tool;
 mod output;
 mod script_error;
 mod store;
-mod tools_file;
+pub mod tools_file;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use code_mode_host::{HostSession, Provider, ProviderError};
-use code_mode_protocol::{
-    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, ExecuteRequest, Json,
-    NestedToolCall, SessionError, WaitRequest, describe, pragma, truncate,
+use code_mode_host::{
+    CellId, CellNotification, CellResponse, CodeModeSession, CodeModeSessionDelegate,
+    CodeModeSessionProvider, ExecuteRequest, Json, NestedToolCall, Provider, ProviderError,
+    SessionError, SessionOptions, WaitRequest, describe, pragma, truncate,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -167,18 +167,16 @@ async fn in_session(
     script: Script,
 ) -> Result<(), Failure> {
     let output = Arc::new(Output::new(args.json, args.media_dir.clone()));
-    let mut options = args.runtime.provider_options();
     // One session, so no spare worker.
-    options.prewarmed = 0;
-    let limits = options.limits.clone();
-    let provider = Provider::new(options)?;
+    let provider = Provider::new(args.runtime.provider_options().prewarmed(0))?;
     let tools = Arc::new(tools);
     let delegate = Arc::new(RunDelegate {
         tools: tools.clone(),
         output: output.clone(),
     });
-    let session = provider.open_session(delegate, limits, stored).await?;
-    let observed = observe(&session, &tools, &output, &script).await;
+    let stored = SessionOptions::default().stored(stored);
+    let session = provider.open_session(delegate, stored).await?;
+    let observed = observe(&*session, &tools, &output, &script).await;
     output.finish();
     let saved = match &args.store {
         Some(path) => {
@@ -195,14 +193,14 @@ async fn in_session(
 
 /// Runs the cell to its end, showing its output as it comes.
 async fn observe(
-    session: &HostSession,
+    session: &dyn CodeModeSession,
     tools: &Tools,
     output: &Output,
     script: &Script,
 ) -> Result<(), Failure> {
-    let mut request = ExecuteRequest::new("run", script.source.clone());
-    request.enabled_tools = tools.definitions().into();
-    request.yield_time = Some(script.yield_time);
+    let request = ExecuteRequest::new("run", script.source.clone())
+        .tools(tools.definitions())
+        .yield_time(script.yield_time);
     let started = session.execute(request).await?;
     let cell_id = started.cell_id;
     let mut budget = script.max_output_tokens;
@@ -237,8 +235,7 @@ async fn observe(
                 return Err(Failure::Script);
             }
         }
-        let mut wait = WaitRequest::new(cell_id.clone());
-        wait.yield_time = Some(script.yield_time);
+        let wait = WaitRequest::new(cell_id.clone()).yield_time(script.yield_time);
         response = tokio::select! {
             outcome = session.wait(wait) => outcome?.into_response(),
             () = interrupted() => return interrupt(session, cell_id, output).await,
@@ -253,7 +250,11 @@ async fn interrupted() {
     }
 }
 
-async fn interrupt(session: &HostSession, cell_id: CellId, output: &Output) -> Result<(), Failure> {
+async fn interrupt(
+    session: &dyn CodeModeSession,
+    cell_id: CellId,
+    output: &Output,
+) -> Result<(), Failure> {
     let last = session.terminate(cell_id).await?.into_response();
     output
         .items(last.content_items())
@@ -287,9 +288,7 @@ impl CodeModeSessionDelegate for RunDelegate {
         }
     }
 
-    async fn notify(&self, _: String, _: CellId, text: String, _: CancellationToken) {
-        self.output.notification(&text);
+    async fn notify(&self, notification: CellNotification, _: CancellationToken) {
+        self.output.notification(&notification.text);
     }
-
-    async fn cell_closed(&self, _: CellId) {}
 }

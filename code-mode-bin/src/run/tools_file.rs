@@ -20,7 +20,7 @@ use serde::Deserialize;
 /// ```
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Tools {
+pub struct Tools {
     #[serde(default)]
     tool: Vec<CommandTool>,
 }
@@ -74,28 +74,43 @@ fn one_mebibyte() -> usize {
 
 /// Why a tools file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ToolsError {
+pub enum ToolsError {
+    /// The file cannot be read.
     #[error("cannot read {}: {error}", path.display())]
     Read {
+        /// The file.
         path: PathBuf,
+        /// Why.
+        #[source]
         error: std::io::Error,
     },
+    /// The file is not TOML, or has another shape.
     #[error("{}: {error}", path.display())]
     Toml {
+        /// The file.
         path: PathBuf,
-        error: toml::de::Error,
+        /// Where and why.
+        #[source]
+        error: Box<toml::de::Error>,
     },
+    /// A tool makes no sense.
     #[error("{}: tool `{name}`: {what}", path.display())]
     Tool {
+        /// The file.
         path: PathBuf,
+        /// Which tool.
         name: String,
+        /// What is wrong with it.
         what: String,
     },
 }
 
 impl Tools {
     /// Reads and checks a file.
-    pub(crate) fn read(path: &Path) -> Result<Self, ToolsError> {
+    ///
+    /// # Errors
+    /// [`ToolsError`], which names the file, the tool and the mistake.
+    pub fn read(path: &Path) -> Result<Self, ToolsError> {
         let text = std::fs::read_to_string(path).map_err(|error| ToolsError::Read {
             path: path.to_owned(),
             error,
@@ -104,10 +119,13 @@ impl Tools {
     }
 
     /// Checks the text of a file.
-    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, ToolsError> {
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read) but the reading.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ToolsError> {
         let mut tools: Self = toml::from_str(text).map_err(|error| ToolsError::Toml {
             path: path.to_owned(),
-            error,
+            error: Box::new(error),
         })?;
         for tool in &mut tools.tool {
             if let Err(what) = tool.check() {
@@ -122,7 +140,7 @@ impl Tools {
     }
 
     /// What scripts and models are told.
-    pub(crate) fn definitions(&self) -> Vec<ToolDefinition> {
+    pub fn definitions(&self) -> Vec<ToolDefinition> {
         self.tool.iter().map(CommandTool::definition).collect()
     }
 

@@ -5,7 +5,7 @@
 //! nothing to find; and at last the system calls it needed only for that are
 //! taken away too, from every thread.
 
-use code_mode_protocol::native::SandboxLayer;
+use code_mode_protocol::wire::native::SandboxLayer;
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -17,7 +17,7 @@ mod none;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use none::{PROBES, filter_system_calls, limit_memory, lock_in, probe};
 
-use code_mode_protocol::native::LayerState;
+use code_mode_protocol::wire::native::LayerState;
 
 /// What a system call that the sandbox is to refuse must meet.
 #[cfg_attr(

@@ -1,6 +1,6 @@
 //! Output as a model is shown it, where the client leaves that to the host.
 
-use code_mode_protocol::{CellResponse, ContentItem, truncate};
+use code_mode_host::{CellResponse, ContentItem, truncate};
 
 /// The budget where a request names none.
 const DEFAULT_TOKENS: u64 = 10_000;
@@ -11,12 +11,9 @@ const BYTES_PER_TOKEN: usize = 4;
 pub(super) enum Bounding {
     /// The client.
     Client,
-    /// This program, by cutting items.
-    Items,
-    /// This program, in the form a model reads (`outputTruncation` of `server`): a
-    /// script's error is part of the output, and output of text alone that is cut
-    /// becomes one text that says so first.
-    Presented,
+    /// This program, in the form a model reads: a script's error is part of the output,
+    /// and output of text alone that is cut becomes one text that says so first.
+    Server,
 }
 
 impl Bounding {
@@ -24,12 +21,7 @@ impl Bounding {
     pub(super) fn apply(self, response: &mut CellResponse, tokens: Option<u64>) {
         match self {
             Self::Client => {}
-            Self::Items => {
-                if let Some(tokens) = tokens {
-                    truncate::truncate(response.content_items_mut(), tokens);
-                }
-            }
-            Self::Presented => present(response, tokens.unwrap_or(DEFAULT_TOKENS)),
+            Self::Server => present(response, tokens.unwrap_or(DEFAULT_TOKENS)),
         }
     }
 }
@@ -75,14 +67,14 @@ fn present(response: &mut CellResponse, tokens: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use code_mode_protocol::CellId;
+    use code_mode_host::CellId;
 
     #[test]
     fn an_error_is_part_of_the_output_and_what_is_cut_says_so_first() {
         let mut response =
             CellResponse::failed(CellId::nth(1), "Error: boom\n    at exec_main.mjs:1:17");
         response.content_items_mut().push(ContentItem::text("a"));
-        Bounding::Presented.apply(&mut response, Some(3));
+        Bounding::Server.apply(&mut response, Some(3));
         assert_eq!(
             response.content_items(),
             [ContentItem::text(

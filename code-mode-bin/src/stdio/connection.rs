@@ -2,14 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use code_mode_host::Provider;
-use code_mode_protocol::stdio::{
+use code_mode_host::{
+    CellId, CodeModeSessionProvider, ExecuteRequest, Limits, Provider, SessionError, SessionOptions,
+};
+use code_mode_protocol::wire::frame;
+use code_mode_protocol::wire::stdio::{
     CellExecutionLimits, ClientMessage, MAX_FRAME_BYTES, MessageError, Operation, OutputTruncation,
     Value,
 };
-use code_mode_protocol::{CellId, Limits, SessionError, frame};
 use futures::StreamExt;
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
@@ -17,10 +19,10 @@ use tokio_util::task::TaskTracker;
 
 use super::bounded::Bounding;
 use super::delegate::{Callbacks, Operations, SessionDelegate};
-use super::handshake::{self, Capabilities};
-use super::input::standard_streams;
-use super::outbound::Outbound;
-use super::session::{Handle, StdioSession};
+use super::handshake;
+use super::outbound::ToClient;
+use super::session::{Request, StdioSession};
+use super::streams::standard_streams;
 
 /// How long a client that has closed its side may take to read the rest.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -46,24 +48,24 @@ enum Broken {
 
 /// Serves the client on standard input and output until it goes away.
 pub(super) async fn serve(
-    provider: &Provider,
+    provider: Arc<Provider>,
     limits: Limits,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let (reader, writer) = standard_streams();
     let mut frames = FramedRead::new(reader, frame::codec(MAX_FRAME_BYTES));
-    let (outbound, out) = Outbound::new();
-    let mut written = tokio::spawn(out.run(writer));
+    let (client, writing) = ToClient::new(writer);
+    let mut written = tokio::spawn(writing);
     let capabilities = match frames.next().await {
         None => return Ok(()),
         Some(first) => {
             let first = first.map_err(Broken::Frame)?;
             let (message, capabilities) = handshake::answer(&first).map_err(Broken::Message)?;
-            outbound.send(message);
+            client.send(message);
             capabilities
         }
     };
     let Some(capabilities) = capabilities else {
-        drop(outbound);
+        drop(client);
         let _ = written.await;
         return Ok(());
     };
@@ -73,11 +75,10 @@ pub(super) async fn serve(
         CAPACITY
     };
     let mut connection = Connection {
-        provider,
+        provider: provider.clone(),
         limits,
-        capabilities,
-        callbacks: Arc::new(Callbacks::new(outbound.clone(), capacity)),
-        outbound,
+        callbacks: Arc::new(Callbacks::new(client.clone(), capacity)),
+        client,
         sessions: HashMap::new(),
         request_ids: RequestIds::default(),
         observations: Observations::default(),
@@ -88,7 +89,7 @@ pub(super) async fn serve(
             None => break Ok(()),
             Some(Err(error)) => break Err(Broken::Frame(error)),
             Some(Ok(content)) => {
-                if let Err(broken) = connection.receive(&content).await {
+                if let Err(broken) = connection.receive(&content) {
                     break Err(broken);
                 }
             }
@@ -97,7 +98,7 @@ pub(super) async fn serve(
     // The end of the input ends every session. What was said before is still
     // written, as far as the client takes it; what the sessions say of their end
     // is for nobody.
-    connection.outbound.close();
+    connection.client.close();
     let _ = tokio::time::timeout(LAST_WORDS, &mut written).await;
     provider.shutdown().await;
     Ok(ended?)
@@ -108,9 +109,9 @@ pub(super) async fn serve(
 struct Observations(Arc<Mutex<HashMap<u64, (CancellationToken, CancellationToken)>>>);
 
 impl Observations {
-    fn insert(&self, handle: &Handle) {
-        let tokens = (handle.yield_now.clone(), handle.cancelled.clone());
-        self.lock().insert(handle.id, tokens);
+    fn insert(&self, request: &Request) {
+        let tokens = (request.yield_now.clone(), request.cancelled.clone());
+        self.lock().insert(request.id, tokens);
     }
 
     fn get(&self, id: u64) -> Option<(CancellationToken, CancellationToken)> {
@@ -152,11 +153,10 @@ impl RequestIds {
     }
 }
 
-struct Connection<'a> {
-    provider: &'a Provider,
+struct Connection {
+    provider: Arc<Provider>,
     limits: Limits,
-    capabilities: Capabilities,
-    outbound: Outbound,
+    client: ToClient,
     callbacks: Arc<Callbacks>,
     sessions: HashMap<String, StdioSession>,
     request_ids: RequestIds,
@@ -164,59 +164,48 @@ struct Connection<'a> {
     tasks: TaskTracker,
 }
 
-impl Connection<'_> {
-    async fn receive(&mut self, content: &[u8]) -> Result<(), Broken> {
+impl Connection {
+    /// Takes in one frame. It never waits: what takes time runs in a task.
+    fn receive(&mut self, content: &[u8]) -> Result<(), Broken> {
         match ClientMessage::parse(content)? {
-            ClientMessage::Hello(_) => Err(Broken::SecondHello),
+            ClientMessage::Hello(_) => return Err(Broken::SecondHello),
             ClientMessage::Request { id, operation } => {
                 if !self.request_ids.is_new(id) {
                     return Err(Broken::RepeatedId(id));
                 }
-                self.request(id, operation).await
+                self.request(id, operation)?;
             }
             ClientMessage::Yield { id } => {
                 if let Some((yield_now, _)) = self.observations.get(id) {
                     yield_now.cancel();
                 }
-                Ok(())
             }
             ClientMessage::Cancel { id } => {
                 if let Some((_, cancelled)) = self.observations.get(id) {
                     cancelled.cancel();
                 }
-                Ok(())
             }
             ClientMessage::DelegateResponse { id, answer } => {
                 self.callbacks.answered(id, answer);
-                Ok(())
             }
         }
+        Ok(())
     }
 
-    async fn request(&mut self, id: u64, operation: Operation<'_>) -> Result<(), Broken> {
-        let mut handle = Handle {
-            id,
-            outbound: self.outbound.clone(),
-            yield_now: CancellationToken::new(),
-            cancelled: CancellationToken::new(),
-            received: Instant::now(),
-            budget: (Bounding::Client, None),
-        };
+    fn request(&mut self, id: u64, operation: Operation<'_>) -> Result<(), Broken> {
+        let client = self.client.clone();
+        let new = |budget| Request::new(id, client, budget);
         match operation {
             Operation::Open {
                 session_id,
                 limits,
                 output_truncation,
             } => {
-                // A client that negotiated bounded output and does not say who is to
-                // bound it means this program.
                 let bounding = match output_truncation {
-                    Some(OutputTruncation::Server) => Bounding::Presented,
-                    Some(OutputTruncation::Client) => Bounding::Client,
-                    None if self.capabilities.bounded_output => Bounding::Items,
-                    None => Bounding::Client,
+                    Some(OutputTruncation::Server) => Bounding::Server,
+                    Some(OutputTruncation::Client) | None => Bounding::Client,
                 };
-                self.open(&handle, session_id, limits, bounding).await;
+                self.open(new((bounding, None)), session_id, limits, bounding);
             }
             Operation::Execute {
                 session_id,
@@ -225,16 +214,16 @@ impl Connection<'_> {
                 source,
                 yield_time,
                 max_output_tokens,
-            } => {
-                let Some(session) = self.sessions.get_mut(&session_id) else {
-                    handle.respond(Err(unknown(&session_id)));
-                    return Ok(());
-                };
-                handle.budget = (session.bounding, max_output_tokens);
-                let tools = session.tools(enabled_tools).map_err(Broken::Tools)?;
-                let run = session.execute(handle.clone(), tool_call_id, tools, source, yield_time);
-                self.observe(&handle, run);
-            }
+            } => match self.sessions.get_mut(&session_id) {
+                Some(session) => {
+                    let request = new((session.bounding, max_output_tokens));
+                    let tools = session.tools(enabled_tools).map_err(Broken::Tools)?;
+                    let execute = ExecuteRequest::new(tool_call_id, source).tools(tools);
+                    let run = session.execute(request.clone(), execute, yield_time);
+                    self.observe(&request, run);
+                }
+                None => new(NO_BUDGET).respond(Err(unknown(&session_id))),
+            },
             Operation::Wait {
                 session_id,
                 cell_id,
@@ -242,11 +231,11 @@ impl Connection<'_> {
                 max_output_tokens,
             } => match self.sessions.get(&session_id) {
                 Some(session) => {
-                    handle.budget = (session.bounding, max_output_tokens);
-                    let run = session.wait(handle.clone(), CellId::from(cell_id), yield_time);
-                    self.observe(&handle, run);
+                    let request = new((session.bounding, max_output_tokens));
+                    let run = session.wait(request.clone(), named(cell_id)?, yield_time);
+                    self.observe(&request, run);
                 }
-                None => handle.respond(Err(unknown(&session_id))),
+                None => new(NO_BUDGET).respond(Err(unknown(&session_id))),
             },
             Operation::Terminate {
                 session_id,
@@ -254,46 +243,50 @@ impl Connection<'_> {
                 max_output_tokens,
             } => match self.sessions.get(&session_id) {
                 Some(session) => {
-                    handle.budget = (session.bounding, max_output_tokens);
-                    let run = session.terminate(handle.clone(), CellId::from(cell_id));
-                    self.observe(&handle, run);
+                    let request = new((session.bounding, max_output_tokens));
+                    let run = session.terminate(request.clone(), named(cell_id)?);
+                    self.observe(&request, run);
                 }
-                None => handle.respond(Err(unknown(&session_id))),
+                None => new(NO_BUDGET).respond(Err(unknown(&session_id))),
             },
-            Operation::Shutdown { session_id } => match self.sessions.remove(&session_id) {
-                Some(session) => {
-                    self.tasks.spawn(async move {
-                        use code_mode_protocol::CodeModeSession;
-                        session.host.shutdown().await;
-                        handle.respond(Ok::<_, SessionError>(Value::SessionClosed { session_id }));
-                    });
-                }
-                None => handle.respond(Err(unknown(&session_id))),
-            },
+            Operation::Shutdown { session_id } => {
+                let request = new(NO_BUDGET);
+                let Some(session) = self.sessions.remove(&session_id) else {
+                    request.respond(Err(unknown(&session_id)));
+                    return Ok(());
+                };
+                self.tasks.spawn(async move {
+                    if let Ok(host) = session.host.await {
+                        host.shutdown().await;
+                    }
+                    request.respond(Ok::<_, SessionError>(Value::SessionClosed { session_id }));
+                });
+            }
         }
         Ok(())
     }
 
     /// Runs a request that can be yielded or cancelled.
-    fn observe(&self, handle: &Handle, run: impl Future<Output = ()> + Send + 'static) {
-        self.observations.insert(handle);
-        let (observations, id) = (self.observations.clone(), handle.id);
+    fn observe(&self, request: &Request, run: impl Future<Output = ()> + Send + 'static) {
+        self.observations.insert(request);
+        let (observations, id) = (self.observations.clone(), request.id);
         self.tasks.spawn(async move {
             run.await;
             observations.lock().remove(&id);
         });
     }
 
-    async fn open(
+    fn open(
         &mut self,
-        handle: &Handle,
+        request: Request,
         session_id: String,
         asked: CellExecutionLimits,
         bounding: Bounding,
     ) {
-        if self.sessions.contains_key(&session_id) {
+        let known = self.sessions.get(&session_id);
+        if known.is_some_and(|known| !matches!(known.host.peek(), Some(Err(_)))) {
             let error = format!("code-mode session ID `{session_id}` is already open");
-            return handle.respond(Err(error));
+            return request.respond(Err(error));
         }
         let mut limits = self.limits.clone();
         if let Some(heap) = asked.max_heap_size_bytes {
@@ -313,19 +306,23 @@ impl Connection<'_> {
             callbacks: self.callbacks.clone(),
             operations: operations.clone(),
         });
-        let opened = self
-            .provider
-            .open_session(delegate, limits, Vec::new())
-            .await;
-        handle.respond(match opened {
-            Ok(host) => {
-                let session = StdioSession::new(host, operations, bounding);
-                self.sessions.insert(session_id.clone(), session);
-                Ok(Value::SessionReady { session_id })
-            }
-            Err(error) => Err(error),
+        let provider = self.provider.clone();
+        let options = SessionOptions::default().limits(limits);
+        let opening = async move { provider.open_session(delegate, options).await };
+        let session = StdioSession::new(opening, operations, bounding);
+        let opened = session.host.clone();
+        self.sessions.insert(session_id.clone(), session);
+        self.tasks.spawn(async move {
+            request.respond(opened.await.map(|_| Value::SessionReady { session_id }));
         });
     }
+}
+
+/// Of requests whose answer has no output.
+const NO_BUDGET: (Bounding, Option<u64>) = (Bounding::Client, None);
+
+fn named(cell_id: String) -> Result<CellId, MessageError> {
+    CellId::try_from(cell_id).map_err(|_| MessageError::EmptyId("cell_id"))
 }
 
 fn unknown(session_id: &str) -> String {

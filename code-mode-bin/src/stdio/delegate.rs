@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use code_mode_protocol::stdio::{DelegateAnswer, DelegateRequest, HostMessage, Invocation};
-use code_mode_protocol::{CellId, CodeModeSessionDelegate, Json, NestedToolCall};
+use code_mode_host::{CellId, CellNotification, CodeModeSessionDelegate, Json, NestedToolCall};
+use code_mode_protocol::wire::stdio::{DelegateAnswer, DelegateRequest, HostMessage, Invocation};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::outbound::{Outbound, TooLarge};
+use super::outbound::{ToClient, TooLarge};
 
 /// The callbacks of all sessions of a connection.
 pub(super) struct Callbacks {
-    outbound: Outbound,
+    outbound: ToClient,
     /// Callbacks that may be without an answer; more wait their turn.
     capacity: Semaphore,
     state: Mutex<State>,
@@ -27,7 +27,7 @@ struct State {
 }
 
 impl Callbacks {
-    pub(super) fn new(outbound: Outbound, capacity: usize) -> Self {
+    pub(super) fn new(outbound: ToClient, capacity: usize) -> Self {
         Self {
             outbound,
             capacity: Semaphore::new(capacity),
@@ -147,17 +147,11 @@ impl CodeModeSessionDelegate for SessionDelegate {
         }
     }
 
-    async fn notify(
-        &self,
-        tool_call_id: String,
-        cell_id: CellId,
-        text: String,
-        cancelled: CancellationToken,
-    ) {
+    async fn notify(&self, notification: CellNotification, cancelled: CancellationToken) {
         let request = DelegateRequest::Notify {
-            call_id: &tool_call_id,
-            cell_id: cell_id.as_str(),
-            text,
+            call_id: &notification.tool_call_id,
+            cell_id: notification.cell_id.as_str(),
+            text: notification.text,
         };
         let answer = self
             .callbacks

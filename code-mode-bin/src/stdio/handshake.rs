@@ -1,14 +1,12 @@
 //! The first message of a connection and its answer.
 
-use code_mode_protocol::stdio::{
+use code_mode_protocol::wire::stdio::{
     CAPABILITIES, ClientMessage, Hello, HostMessage, MessageError, Rejection, VERSION,
 };
 
 /// The capabilities that a connection has.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Capabilities {
-    /// `bounded-output-v1`: output is truncated here.
-    pub(super) bounded_output: bool,
     /// `delegate-capacity-4096`: that many callbacks without an answer, not 128.
     pub(super) large_delegate: bool,
 }
@@ -56,7 +54,6 @@ pub(super) fn answer(
         })
         .collect();
     let capabilities = Capabilities {
-        bounded_output: asked.contains(&"bounded-output-v1"),
         large_delegate: asked.contains(&"delegate-capacity-4096"),
     };
     let ready = HostMessage::Ready {

@@ -1,19 +1,19 @@
 //! `code-mode serve`: the stdio wire, version 1.
 //!
 //! An adapter over the provider: it has no rules of its own for cells, only for
-//! messages. Every session of the connection has a worker.
+//! messages.
 
 mod bounded;
 mod connection;
 mod delegate;
-#[cfg(target_os = "linux")]
-mod given;
+mod fit;
 mod handshake;
-mod input;
 mod outbound;
 mod session;
+mod streams;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use code_mode_host::Provider;
 
@@ -43,9 +43,9 @@ pub(crate) fn main(args: Args) -> ExitCode {
     };
     let served = runtime.block_on(async {
         // Its first worker starts now, while the client says hello.
-        let provider = Provider::new(args.runtime.provider_options())?;
+        let provider = Arc::new(Provider::new(args.runtime.provider_options())?);
         let limits = args.runtime.limits.limits();
-        let served = connection::serve(&provider, limits).await;
+        let served = connection::serve(provider.clone(), limits).await;
         provider.shutdown().await;
         served
     });

@@ -3,28 +3,34 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use code_mode_host::HostSession;
-use code_mode_protocol::stdio::{HostMessage, Outcome, TimedOutcome, TimedResponse, Value};
-use code_mode_protocol::{
+use code_mode_host::{
     CellId, CellResponse, CodeModeSession, ExecuteRequest, SessionError, ToolDefinition, ToolSet,
     WaitOutcome, WaitRequest,
 };
+use code_mode_protocol::wire::stdio::{HostMessage, TimedOutcome, TimedResponse, Value};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::bounded::Bounding;
 use super::delegate::Operations;
-use super::outbound::{Outbound, TooLarge};
+use super::fit::fit;
+use super::outbound::{ToClient, TooLarge};
 
 /// What a request that cannot be answered in a frame is answered with.
-const TOO_LARGE: &str = "the output does not fit a frame of the stdio wire";
+const TOO_LARGE: &str = "the answer does not fit a frame of the stdio wire";
+
+/// A session that may still be opening: requests that come meanwhile wait for it.
+pub(super) type Opening =
+    Shared<BoxFuture<'static, Result<Arc<dyn CodeModeSession>, SessionError>>>;
 
 /// A session, and the tools its last execute had.
 pub(super) struct StdioSession {
-    pub(super) host: Arc<HostSession>,
-    pub(super) operations: Operations,
-    /// As the client wrote them, and as they were understood: agents send the
-    /// same definitions with every execute.
+    pub(super) host: Opening,
+    operations: Operations,
+    /// As the client wrote them, and as they were understood: agents send the same
+    /// definitions with every execute.
     tools: Option<(Box<RawValue>, ToolSet)>,
     /// Who makes its output fit the budget of a request.
     pub(super) bounding: Bounding,
@@ -32,9 +38,9 @@ pub(super) struct StdioSession {
 
 /// How a request is answered and ended.
 #[derive(Clone)]
-pub(super) struct Handle {
+pub(super) struct Request {
     pub(super) id: u64,
-    pub(super) outbound: Outbound,
+    pub(super) client: ToClient,
     /// `operation/yield` for it.
     pub(super) yield_now: CancellationToken,
     /// `operation/cancel` for it.
@@ -44,18 +50,24 @@ pub(super) struct Handle {
     pub(super) budget: (Bounding, Option<u64>),
 }
 
-impl Handle {
+impl Request {
+    pub(super) fn new(id: u64, client: ToClient, budget: (Bounding, Option<u64>)) -> Self {
+        Self {
+            id,
+            client,
+            yield_now: CancellationToken::new(),
+            cancelled: CancellationToken::new(),
+            received: Instant::now(),
+            budget,
+        }
+    }
+
     pub(super) fn respond(&self, result: Result<Value, impl ToString>) {
-        let message = HostMessage::Response {
-            id: self.id,
-            result: result.into(),
-        };
-        if let Err(TooLarge) = self.outbound.try_send(message) {
-            let result = Outcome::Error {
-                message: TOO_LARGE.to_owned(),
-            };
-            let id = self.id;
-            self.outbound.send(HostMessage::Response { id, result });
+        let result = result.map_err(|error| error.to_string());
+        let id = self.id;
+        if let Err(TooLarge) = self.client.try_send(HostMessage::Response { id, result }) {
+            let result = Err(TOO_LARGE.to_owned());
+            self.client.send(HostMessage::Response { id, result });
         }
     }
 
@@ -67,23 +79,21 @@ impl Handle {
                 host_duration: self.received.elapsed(),
             }
         });
+        let result = result.map_err(|error| error.to_string());
         let id = self.id;
-        let result = result.into();
         let message = HostMessage::InitialResponse { id, result };
-        if let Err(TooLarge) = self.outbound.try_send(message) {
-            let result = Outcome::Error {
-                message: TOO_LARGE.to_owned(),
-            };
-            self.outbound
+        if let Err(TooLarge) = self.client.try_send(message) {
+            let result = Err(TOO_LARGE.to_owned());
+            self.client
                 .send(HostMessage::InitialResponse { id, result });
         }
     }
 
     fn outcome(&self, result: Result<WaitOutcome, SessionError>) {
         self.respond(result.map(|mut outcome| {
-            if let WaitOutcome::LiveCell(response) = &mut outcome {
-                self.cut(response);
-            }
+            let (WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response)) =
+                &mut outcome;
+            self.cut(response);
             Value::WaitCompleted {
                 outcome: TimedOutcome {
                     outcome,
@@ -96,13 +106,18 @@ impl Handle {
     fn cut(&self, response: &mut CellResponse) {
         let (bounding, tokens) = self.budget;
         bounding.apply(response, tokens);
+        fit(response);
     }
 }
 
 impl StdioSession {
-    pub(super) fn new(host: Arc<HostSession>, operations: Operations, bounding: Bounding) -> Self {
+    pub(super) fn new(
+        host: impl Future<Output = Result<Arc<dyn CodeModeSession>, SessionError>> + Send + 'static,
+        operations: Operations,
+        bounding: Bounding,
+    ) -> Self {
         Self {
-            host,
+            host: host.boxed().shared(),
             operations,
             tools: None,
             bounding,
@@ -125,32 +140,28 @@ impl StdioSession {
     /// Runs a cell: `execution/started`, then its first observation.
     pub(super) fn execute(
         &self,
-        handle: Handle,
-        tool_call_id: String,
-        tools: ToolSet,
-        source: String,
+        request: Request,
+        mut execute: ExecuteRequest,
         yield_time: Option<Duration>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let (host, operations) = (self.host.clone(), self.operations.clone());
-        let request = ExecuteRequest {
-            tool_call_id,
-            enabled_tools: tools,
-            source,
-            yield_time,
-            max_output_tokens: None,
-            yield_now: handle.yield_now.clone(),
-        };
+        execute.yield_time = yield_time;
+        execute.yield_now = request.yield_now.clone();
         async move {
-            let started = match host.execute(request).await {
+            let started = match host.await {
+                Ok(host) => host.execute(execute).await,
+                Err(error) => Err(error),
+            };
+            let started = match started {
                 Ok(started) => started,
-                Err(error) => return handle.respond(Err(error)),
+                Err(error) => return request.respond(Err(error)),
             };
             let cell_id = started.cell_id.as_str().to_owned();
-            handle.respond(Ok::<_, SessionError>(Value::ExecutionStarted { cell_id }));
             let observed = operations.of(&started.cell_id).token();
+            request.respond(Ok::<_, SessionError>(Value::ExecutionStarted { cell_id }));
             tokio::select! {
-                response = started.initial_response => handle.initial_response(response),
-                () = handle.cancelled.cancelled() => {}
+                response = started.initial_response => request.initial_response(response),
+                () = request.cancelled.cancelled() => {}
             }
             drop(observed);
         }
@@ -159,21 +170,19 @@ impl StdioSession {
     /// Observes a cell.
     pub(super) fn wait(
         &self,
-        handle: Handle,
+        request: Request,
         cell_id: CellId,
         yield_time: Option<Duration>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let host = self.host.clone();
         let observed = self.operations.of(&cell_id).token();
-        let request = WaitRequest {
-            cell_id,
-            yield_time,
-            yield_now: handle.yield_now.clone(),
-        };
+        let mut wait = WaitRequest::new(cell_id).yield_now(request.yield_now.clone());
+        wait.yield_time = yield_time;
         async move {
+            let outcome = async { host.await?.wait(wait).await };
             tokio::select! {
-                outcome = host.wait(request) => handle.outcome(outcome),
-                () = handle.cancelled.cancelled() => {}
+                outcome = outcome => request.outcome(outcome),
+                () = request.cancelled.cancelled() => {}
             }
             drop(observed);
         }
@@ -182,13 +191,13 @@ impl StdioSession {
     /// Stops a cell.
     pub(super) fn terminate(
         &self,
-        handle: Handle,
+        request: Request,
         cell_id: CellId,
     ) -> impl Future<Output = ()> + Send + use<> {
         let host = self.host.clone();
         let observed = self.operations.of(&cell_id).token();
         async move {
-            handle.outcome(host.terminate(cell_id).await);
+            request.outcome(async { host.await?.terminate(cell_id).await }.await);
             drop(observed);
         }
     }

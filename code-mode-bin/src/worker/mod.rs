@@ -1,12 +1,11 @@
 //! `code-mode worker`: one session's cells, in a process that locked itself in.
 
-mod callbacks;
-mod outbound;
-mod server;
-
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use code_mode::{ServeError, Surroundings};
+use code_mode_protocol::Limits;
+use code_mode_protocol::wire::native::{LayerState, SandboxLayer};
 use interprocess::local_socket::tokio::Stream;
 
 use crate::sandbox;
@@ -64,8 +63,6 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         Ok(room) => room,
         Err(why) => return refuse(endpoint, &why),
     };
-    #[cfg(target_os = "linux")]
-    code_mode::Engine::set_isolate_memory(&crate::sealed_pages::SealedPages);
     let engine = code_mode::Engine::new();
     code_mode::Engine::set_time_zone(&time_zone);
     // Made on another thread while this one goes on; the filter covers that too.
@@ -82,16 +79,67 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     if !args.no_sandbox {
         layers.push(sandbox::filter_system_calls());
     }
-    runtime.block_on(server::serve(
-        stream,
-        engine,
+    let missing = missing(&layers);
+    if args.require_sandbox && !missing.is_empty() {
+        let _ = runtime.block_on(code_mode::refuse(stream, &missing));
+        return Err(missing.into());
+    }
+    let locked_in = LockedIn {
         layers,
-        args.require_sandbox,
-        args.probe,
-    ));
+        probes: args.probe,
+    };
+    match runtime.block_on(code_mode::serve(stream, engine, locked_in)) {
+        Ok(()) => {}
+        // The host is gone, and so is whoever could be told.
+        Err(ServeError::Connection(error)) => tracing::debug!(%error, "the host is gone"),
+        Err(error) => tracing::error!(%error, "this worker ends"),
+    }
     // Threads may still run JavaScript, and V8 does not take its own end well
     // while they do: the process goes at once.
     sandbox::exit_now(0)
+}
+
+/// The layers that do not hold, in words.
+fn missing(layers: &[SandboxLayer]) -> String {
+    let missing = layers.iter().filter_map(|layer| match &layer.state {
+        LayerState::Holds(_) => None,
+        LayerState::Missing(why) => Some(format!("{}: {why}", layer.name)),
+    });
+    missing.collect::<Vec<_>>().join("; ")
+}
+
+/// What this process does for the worker in it.
+struct LockedIn {
+    layers: Vec<SandboxLayer>,
+    /// Whether it tries what the sandbox forbids when it is asked to.
+    probes: bool,
+}
+
+impl Surroundings for LockedIn {
+    fn sandbox(&self) -> Vec<SandboxLayer> {
+        self.layers.clone()
+    }
+
+    fn opened(&mut self, limits: &Limits) {
+        sandbox::limit_memory(memory(limits));
+    }
+
+    fn probe(&mut self, name: &str) -> Option<String> {
+        match self.probes {
+            true => sandbox::probe(name),
+            false => None,
+        }
+    }
+}
+
+/// What a worker may have in all: V8's own needs, and room for several cells at their
+/// limit. V8 counts an array buffer only once it is there, so this is what one that is
+/// far too large runs into.
+fn memory(limits: &Limits) -> u64 {
+    const BASE: u64 = 6 << 30;
+    const CELLS_AT_THEIR_LIMIT: u64 = 8;
+    let cells = (limits.heap_bytes() as u64).saturating_mul(CELLS_AT_THEIR_LIMIT);
+    BASE.saturating_add(cells)
 }
 
 /// Answers the provider's greeting with the reason why this process cannot serve,
@@ -105,7 +153,7 @@ fn refuse(
         .enable_all()
         .build()?;
     let stream = runtime.block_on(transport::into_async(endpoint))?;
-    runtime.block_on(server::refuse(stream, why));
+    let _ = runtime.block_on(code_mode::refuse(stream, why));
     Err(why.into())
 }
 
@@ -181,14 +229,6 @@ mod transport {
         true
     }
 
-    /// Writes to the connection what fits without waiting.
-    pub(super) fn write_now(bytes: &[u8]) -> io::Result<usize> {
-        // SAFETY: the bytes are there for reading; standard input is a socket.
-        let written =
-            unsafe { libc::send(0, bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT) };
-        usize::try_from(written).map_err(|_| io::Error::last_os_error())
-    }
-
     /// The connection, for the runtime that this runs on.
     pub(super) async fn into_async(_: OnStandardInput) -> io::Result<Stream> {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -226,11 +266,6 @@ mod transport {
                 "needs --listen SOCKET on this platform",
             )),
         }
-    }
-
-    /// Here only the connection's own task writes.
-    pub(super) fn write_now(_: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
     }
 
     pub(super) async fn into_async(transport: Transport) -> io::Result<Stream> {

@@ -16,14 +16,12 @@ use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use code_mode_protocol::message::Lender;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use super::memory::ProcessMemory;
 use super::{ExitReason, SpawnError, Started, arguments, environment, refused};
 use crate::{ProviderOptions, Sandbox};
 
@@ -43,6 +41,7 @@ const SOCKET_BUFFER: usize = 1 << 20;
 pub(crate) async fn start(
     program: &Path,
     options: &ProviderOptions,
+    probe: bool,
 ) -> Result<Started, SpawnError> {
     let error = |error| refused(program, error);
     let (ours, theirs) = UnixStream::pair().map_err(error)?;
@@ -56,7 +55,7 @@ pub(crate) async fn start(
     let mut namespaces = options.sandbox != Sandbox::Off;
     let mut missing = None;
     let child = loop {
-        let mut args = arguments(options);
+        let mut args = arguments(options, probe);
         match &missing {
             _ if options.sandbox == Sandbox::Off => {}
             None => args.push("--namespaces=held".into()),
@@ -115,7 +114,6 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 /// dropped, on a way that nobody thought of too, it is killed and waited for.
 struct Process {
     pidfd: Arc<OwnedFd>,
-    pid: libc::pid_t,
 }
 
 impl Process {
@@ -154,12 +152,6 @@ impl Child {
         Ok(Self {
             process: Some(process),
         })
-    }
-
-    /// Its memory, to be read before it is waited for.
-    pub(crate) fn memory(&self) -> Option<Box<dyn Lender>> {
-        let pid = self.process.as_ref()?.get_ref().pid;
-        Some(Box::new(ProcessMemory { pid }))
     }
 
     /// Ends the process at once.
@@ -348,7 +340,6 @@ fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
         }
         Err(_) => Ok(Process {
             pidfd: Arc::new(pidfd),
-            pid: pid as libc::pid_t,
         }),
     }
 }

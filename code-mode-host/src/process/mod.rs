@@ -14,8 +14,6 @@ use crate::{ProviderOptions, Sandbox};
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-mod memory;
-#[cfg(target_os = "linux")]
 pub(crate) use linux::{Child, start};
 
 #[cfg(not(target_os = "linux"))]
@@ -31,6 +29,7 @@ pub(crate) struct Started {
 
 /// A worker could not be started.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SpawnError {
     /// There is no program to start.
     #[error(
@@ -44,12 +43,14 @@ pub enum SpawnError {
         /// The program.
         program: PathBuf,
         /// The refusal.
+        #[source]
         error: io::Error,
     },
 }
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ExitReason {
     /// By itself, with this status.
     Exited(i32),
@@ -90,14 +91,14 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 }
 
 /// The arguments of a worker.
-fn arguments(options: &ProviderOptions) -> Vec<OsString> {
+fn arguments(options: &ProviderOptions, probe: bool) -> Vec<OsString> {
     let mut arguments = vec![OsString::from("worker")];
     match options.sandbox {
         Sandbox::BestEffort => {}
         Sandbox::Required => arguments.push("--require-sandbox".into()),
         Sandbox::Off => arguments.push("--no-sandbox".into()),
     }
-    if options.probe {
+    if probe {
         arguments.push("--probe".into());
     }
     arguments

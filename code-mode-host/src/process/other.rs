@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use code_mode_protocol::message::Lender;
 use tokio::process::Command;
 
 use super::{ExitReason, SpawnError, Started, arguments, environment, refused};
@@ -15,11 +14,12 @@ use crate::ProviderOptions;
 pub(crate) async fn start(
     program: &Path,
     options: &ProviderOptions,
+    probe: bool,
 ) -> Result<Started, SpawnError> {
     let error = |error| refused(program, error);
     let mut command = Command::new(program);
     command
-        .args(arguments(options))
+        .args(arguments(options, probe))
         .env_clear()
         .envs(environment())
         .stdout(Stdio::null())
@@ -42,11 +42,6 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Its memory, which cannot be read here.
-    pub(crate) fn memory(&self) -> Option<Box<dyn Lender>> {
-        None
-    }
-
     /// Ends the process.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.start_kill();

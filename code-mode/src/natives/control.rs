@@ -1,11 +1,10 @@
-//! `notify`, `yield_control` and `exit`.
-
-use std::sync::atomic::Ordering;
+//! `notify` and `exit`, and what leaves a cell.
 
 use code_mode_protocol::Limit;
+use code_mode_protocol::wire::native::FromWorker;
 
 use super::{Answer, CellState, Refusal, display};
-use crate::cell::{Event, Stop};
+use crate::cell::Stop;
 
 /// `notify(value)`
 pub(super) fn notify(
@@ -18,11 +17,11 @@ pub(super) fn notify(
         return Err("notify expects non-empty text".into());
     }
     pending_call(state, text.len())?;
-    state
-        .shared
-        .pending_notifications
-        .fetch_add(1, Ordering::Relaxed);
-    state.send(Event::Notify(text));
+    state.shared.notification_sent(text.len());
+    state.shared.send(FromWorker::Notify {
+        cell: state.shared.number,
+        text,
+    });
     Ok(())
 }
 
@@ -42,8 +41,7 @@ pub(super) fn may_send(state: &CellState, bytes: usize) -> Answer {
 pub(super) fn pending_call(state: &CellState, bytes: usize) -> Answer {
     may_send(state, bytes)?;
     let limits = &state.shared.limits;
-    let pending =
-        state.calls.borrow().len() + state.shared.pending_notifications.load(Ordering::Relaxed);
+    let pending = state.calls.borrow().len() + state.shared.pending_notifications();
     if pending >= limits.max_pending_tool_calls {
         return Err(Limit::PendingToolCalls
             .exceeded(limits.max_pending_tool_calls as u64)
@@ -51,17 +49,6 @@ pub(super) fn pending_call(state: &CellState, bytes: usize) -> Answer {
     }
     state.shared.send_bytes(bytes)?;
     Ok(())
-}
-
-/// `yield_control()`
-pub(super) fn yield_control(state: &CellState) {
-    let mark = state.shared.output_mark();
-    let in_flight = state.shared.yield_in_flight.swap(true, Ordering::AcqRel);
-    // One that is on its way with the same output says all there is to say, so
-    // a loop of yields does not fill the queue.
-    if state.last_yield.replace(mark) != mark || !in_flight {
-        state.send(Event::Yield(mark));
-    }
 }
 
 /// `exit()`

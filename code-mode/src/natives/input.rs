@@ -6,10 +6,10 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use code_mode_protocol::push_escaped;
+use code_mode_protocol::{check_portable, push_escaped};
 
 use super::display::internal_function;
-use super::{Answer, CellState, control, native, strings, thrown};
+use super::{Answer, CellState, Refusal, control, native, strings, thrown};
 use crate::bootstrap::Native;
 
 /// A text from this length on is large.
@@ -39,6 +39,13 @@ pub(super) fn json(
     let json = json.to_rust_string_lossy(scope);
     // What JSON cannot express gives this word, which is no JSON.
     Ok((json != "undefined").then_some(json))
+}
+
+/// Refuses JSON of V8 that strict parsers do not take: a client that cannot parse one
+/// input would lose every session of its connection.
+pub(super) fn check(json: &str) -> Answer {
+    check_portable(json)
+        .map_err(|error| Refusal::Error(format!("failed to serialize JavaScript value: {error}")))
 }
 
 /// Whether a value is a large text, or has one as a property of its own. Nothing of

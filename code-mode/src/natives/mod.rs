@@ -15,7 +15,7 @@ mod timers;
 mod tools;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,25 +26,23 @@ pub(crate) use input::LeftOut;
 pub(crate) use timers::Timers;
 pub(crate) use tools::answer;
 
+use crate::StoredValues;
 use crate::bootstrap::{FIRST_TOOL, LAZY_GLOBALS, Native};
-use crate::cell::{CellShared, Event, Stop};
-use crate::{StoredValues, ToolTable};
+use crate::cell::{CellShared, Stop};
+use crate::tools::ToolTable;
 
 /// What the native functions of one cell work on; in a slot of its isolate.
 pub(crate) struct CellState {
     pub(crate) shared: Arc<CellShared>,
-    pub(crate) events: tokio::sync::mpsc::UnboundedSender<Event>,
     pub(crate) tools: Arc<ToolTable>,
     pub(crate) internals: v8::Global<v8::Object>,
     pub(crate) timers: RefCell<Timers>,
     pub(crate) calls: RefCell<HashMap<RuntimeToolCallId, PendingCall>>,
     pub(crate) last_call: Cell<u32>,
-    /// Where the last `yield_control()` stood in the output.
-    pub(crate) last_yield: Cell<u64>,
     /// The session's values when the cell started, and what it wrote since.
     pub(crate) stored: RefCell<StoredValues>,
-    /// What it wrote since.
-    pub(crate) written: RefCell<StoredValues>,
+    /// The keys it wrote, in the order of their first writing.
+    pub(crate) written: RefCell<Written>,
     /// While a tool's input is made JSON: the texts it has stand-ins for.
     pub(crate) left_out: RefCell<Option<LeftOut>>,
 }
@@ -56,11 +54,51 @@ pub(crate) struct PendingCall {
     pub(crate) bytes: usize,
 }
 
+/// See [`CellState::written`].
+#[derive(Default)]
+pub(crate) struct Written {
+    keys: Vec<Arc<str>>,
+    known: HashSet<Arc<str>>,
+}
+
+impl Written {
+    fn add(&mut self, key: Arc<str>) {
+        if self.known.insert(key.clone()) {
+            self.keys.push(key);
+        }
+    }
+}
+
 impl CellState {
-    fn send(&self, event: Event) {
-        // The actor outlives the isolate's run; where it is gone all the same
-        // (its runtime was dropped), nobody is left to tell.
-        let _ = self.events.send(event);
+    pub(crate) fn new(
+        shared: Arc<CellShared>,
+        tools: Arc<ToolTable>,
+        internals: v8::Global<v8::Object>,
+        stored: StoredValues,
+    ) -> Self {
+        Self {
+            shared,
+            tools,
+            internals,
+            timers: RefCell::default(),
+            calls: RefCell::default(),
+            last_call: Cell::new(0),
+            stored: RefCell::new(stored),
+            written: RefCell::default(),
+            left_out: RefCell::default(),
+        }
+    }
+
+    /// What the cell stored: key and JSON text.
+    pub(crate) fn take_writes(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        let stored = self.stored.borrow();
+        let keys = std::mem::take(&mut *self.written.borrow_mut()).keys;
+        keys.into_iter()
+            .filter_map(|key| {
+                let json = stored.get(&key)?.clone();
+                Some((key, json))
+            })
+            .collect()
     }
 }
 
@@ -152,7 +190,7 @@ fn call<'s>(
         Native::Store => storage::store(scope, state, args)?,
         Native::Load => return storage::load(scope, state, args),
         Native::Notify => control::notify(scope, state, args)?,
-        Native::YieldControl => control::yield_control(state),
+        Native::YieldControl => state.shared.yield_control(),
         Native::Exit => control::exit()?,
         Native::SetTimeout => return timers::set_timeout(scope, state, args).map(Some),
         Native::ClearTimeout => timers::clear_timeout(state, args),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use code_mode_protocol::Limit;
 
-use super::{Answer, CellState, Refusal, thrown};
+use super::{Answer, CellState, Refusal, input, thrown};
 
 /// `store(key, value)`: serialised now, the session's when the cell completes.
 pub(super) fn store(
@@ -14,12 +14,13 @@ pub(super) fn store(
 ) -> Answer {
     let key = key(scope, args.get(0), "store")?;
     let json = thrown(v8::json::stringify(scope, args.get(1)))?;
-    let limit = state.shared.limits.max_stored_bytes;
-    if state.stored.borrow().bytes_with(&key, json.length()) > limit {
-        let exceeded = Limit::StoredBytes.exceeded(limit as u64);
-        return Err(Refusal::Error(format!(
-            "Unable to store {key:?}: {exceeded}"
-        )));
+    let refused = |why: &dyn std::fmt::Display| {
+        Err(Refusal::Error(format!("Unable to store {key:?}: {why}")))
+    };
+    let limits = &state.shared.limits;
+    // Asked before the copy, which may be large.
+    if key.len().max(json.length()) > limits.max_frame_bytes {
+        return refused(&Limit::Frame.exceeded(limits.max_frame_bytes as u64));
     }
     let json = json.to_rust_string_lossy(scope);
     // What JSON cannot express gives this word, which is no JSON.
@@ -28,9 +29,14 @@ pub(super) fn store(
             "Unable to store {key:?}. Only plain serializable objects can be stored."
         )));
     }
-    let json: Arc<str> = json.into();
-    state.stored.borrow_mut().set(&key, json.clone());
-    state.written.borrow_mut().set(&key, json);
+    input::check(&json)?;
+    let mut stored = state.stored.borrow_mut();
+    if stored.bytes_with(&key, &json) > limits.max_stored_bytes {
+        return refused(&Limit::StoredBytes.exceeded(limits.max_stored_bytes as u64));
+    }
+    let key: Arc<str> = key.into();
+    stored.set(&key, json.into());
+    state.written.borrow_mut().add(key);
     Ok(())
 }
 

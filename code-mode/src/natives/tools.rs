@@ -1,10 +1,10 @@
 //! `tools` and `ALL_TOOLS`.
 
 use code_mode_protocol::RuntimeToolCallId;
+use code_mode_protocol::wire::native::{FromWorker, JsonText};
 
 use super::display::{self, internal_function};
 use super::{Answer, CellState, FIRST_TOOL, PendingCall, Refusal, control, input, native, thrown};
-use crate::cell::Event;
 
 type Value<'s> = v8::Local<'s, v8::Value>;
 
@@ -81,6 +81,7 @@ pub(super) fn invoke<'s>(
                     "the input of tools.{name} cannot be serialized as JSON"
                 )));
             };
+            input::check(&json)?;
             Some(json)
         }
     };
@@ -94,7 +95,12 @@ pub(super) fn invoke<'s>(
         bytes,
     };
     state.calls.borrow_mut().insert(id, call);
-    state.send(Event::ToolCall { id, tool, input });
+    state.shared.send(FromWorker::ToolCall {
+        cell: state.shared.number,
+        call: id,
+        tool,
+        input: input.map(JsonText::Unchecked),
+    });
     Ok(resolver.get_promise(scope).into())
 }
 

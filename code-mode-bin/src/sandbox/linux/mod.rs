@@ -5,7 +5,7 @@ mod probes;
 mod process;
 mod seccomp;
 
-use code_mode_protocol::native::SandboxLayer;
+use code_mode_protocol::wire::native::SandboxLayer;
 
 pub(crate) use probes::{PROBES, probe};
 pub(crate) use process::limit_memory;

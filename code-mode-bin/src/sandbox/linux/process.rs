@@ -2,7 +2,7 @@
 
 use std::io;
 
-use code_mode_protocol::native::SandboxLayer;
+use code_mode_protocol::wire::native::SandboxLayer;
 use rlimit::Resource;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 

@@ -1,0 +1,107 @@
+//! The program `code-mode`: JavaScript cells in sandboxed worker processes.
+//!
+//! `main.rs` calls [`main`] and nothing else. The rest is here so that tests and fuzz
+//! targets can reach it; it promises nothing to other programs.
+
+#[cfg(unix)]
+mod address_space;
+mod args;
+mod doctor;
+mod run;
+mod sandbox;
+mod stdio;
+mod worker;
+
+pub use run::tools_file;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use tracing_subscriber::EnvFilter;
+
+/// Started under this name, the program is `code-mode serve`.
+const CODEX_HOST_NAME: &str = "codex-code-mode-host";
+
+/// Exit status where the command line cannot be understood; clap's own too.
+const WRONG_USAGE: u8 = 2;
+
+const ABOUT: &str = "Run JavaScript cells for an AI agent, outside its process, with no access to \
+                     anything but the tools it hands in";
+const RUN: &str = "Run one script as a cell and print what it outputs";
+const SERVE: &str = "Serve the stdio wire (version 1) of the Codex CLI's code-mode host";
+const DOCTOR: &str = "Show the runtime, its sandbox and its limits, and test the sandbox";
+const WORKER: &str = "Run a session's cells for the provider that started this process";
+
+/// The command line. The options of a command are made only where it is the one
+/// that is meant: all of them are a good part of the time that a worker takes to
+/// start.
+fn command_line() -> Command {
+    Command::new("code-mode")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .max_term_width(100)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands([
+            Command::new("run")
+                .about(RUN)
+                .defer(|command| run::Args::augment_args(command).about(RUN)),
+            Command::new("serve")
+                .about(SERVE)
+                .defer(|command| stdio::Args::augment_args(command).about(SERVE)),
+            Command::new("doctor")
+                .about(DOCTOR)
+                .defer(|command| doctor::Args::augment_args(command).about(DOCTOR)),
+            Command::new("worker")
+                .about(WORKER)
+                .defer(|command| worker::Args::augment_args(command).about(WORKER)),
+        ])
+}
+
+/// Runs the command that the arguments name. Returns its exit status.
+pub fn main() -> ExitCode {
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    let started_as_codex_host = arguments
+        .first()
+        .and_then(|program| Path::new(program).file_stem()?.to_str())
+        == Some(CODEX_HOST_NAME);
+    if started_as_codex_host {
+        arguments.insert(1, "serve".into());
+    }
+    let done = command_line()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| match matches.subcommand() {
+            Some(("run", matches)) => start(run::main, matches),
+            Some(("serve", matches)) => start(stdio::main, matches),
+            Some(("doctor", matches)) => start(doctor::main, matches),
+            Some(("worker", matches)) => start(worker::main, matches),
+            _ => Err(command_line().error(ErrorKind::MissingSubcommand, "a command is needed")),
+        });
+    done.unwrap_or_else(|error| {
+        let _ = error.print();
+        ExitCode::from(if error.use_stderr() { WRONG_USAGE } else { 0 })
+    })
+}
+
+/// Runs a command with its options.
+fn start<A: FromArgMatches>(
+    command: fn(A) -> ExitCode,
+    matches: &ArgMatches,
+) -> Result<ExitCode, clap::Error> {
+    let arguments = A::from_arg_matches(matches)?;
+    log_to_stderr();
+    Ok(command(arguments))
+}
+
+/// Logs go to standard error, as many as `RUST_LOG` asks for; by default warnings.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}

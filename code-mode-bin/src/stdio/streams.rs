@@ -1,0 +1,81 @@
+//! Standard input and output as streams.
+//!
+//! tokio reads standard input on a thread of its own, which costs two thread
+//! switches a read. Where it is a pipe or a socket, as for every client that
+//! starts this program, the event loop can read it itself.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+type Reader = Box<dyn AsyncRead + Unpin + Send>;
+type Writer = Box<dyn AsyncWrite + Unpin + Send>;
+
+/// Standard input and standard output.
+#[cfg(unix)]
+pub(super) fn standard_streams() -> (Reader, Writer) {
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::fs::FileTypeExt;
+
+    use tokio::net::unix::pipe;
+
+    let kind = |fd: std::io::Result<OwnedFd>| {
+        let file = std::fs::File::from(fd.ok()?);
+        let kind = file.metadata().ok()?.file_type();
+        let fd = OwnedFd::from(file);
+        if kind.is_fifo() {
+            enlarge(&fd);
+        }
+        Some((fd, kind))
+    };
+    let stdin = kind(std::io::stdin().as_fd().try_clone_to_owned());
+    let reader: Reader = match stdin {
+        Some((fd, kind)) if kind.is_fifo() => match pipe::Receiver::from_owned_fd(fd) {
+            Ok(pipe) => Box::new(pipe),
+            Err(_) => Box::new(tokio::io::stdin()),
+        },
+        Some((fd, kind)) if kind.is_socket() => match socket(fd) {
+            Ok(socket) => Box::new(socket),
+            Err(_) => Box::new(tokio::io::stdin()),
+        },
+        _ => Box::new(tokio::io::stdin()),
+    };
+    let stdout = kind(std::io::stdout().as_fd().try_clone_to_owned());
+    let writer = match stdout {
+        Some((fd, kind)) if kind.is_fifo() => {
+            let pipe = pipe::Sender::from_owned_fd(fd).ok();
+            pipe.map(|pipe| Box::new(pipe) as Writer)
+        }
+        Some((fd, kind)) if kind.is_socket() => {
+            let socket = socket(fd).ok();
+            socket.map(|socket| Box::new(socket) as Writer)
+        }
+        _ => None,
+    };
+    (
+        reader,
+        writer.unwrap_or_else(|| Box::new(tokio::io::stdout())),
+    )
+}
+
+/// Gives a pipe room for more than the usual 64 KiB, so that a large message does
+/// not take a thread switch for each of them. Where that is refused it works all
+/// the same.
+#[cfg(target_os = "linux")]
+fn enlarge(pipe: &std::os::fd::OwnedFd) {
+    const ROOM: usize = 1 << 20;
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, ROOM);
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn enlarge(_: &std::os::fd::OwnedFd) {}
+
+#[cfg(unix)]
+fn socket(fd: std::os::fd::OwnedFd) -> std::io::Result<tokio::net::UnixStream> {
+    let socket = std::os::unix::net::UnixStream::from(fd);
+    socket.set_nonblocking(true)?;
+    tokio::net::UnixStream::from_std(socket)
+}
+
+#[cfg(not(unix))]
+pub(super) fn standard_streams() -> (Reader, Writer) {
+    (Box::new(tokio::io::stdin()), Box::new(tokio::io::stdout()))
+}

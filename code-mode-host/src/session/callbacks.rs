@@ -1,0 +1,78 @@
+//! Tool calls, notifications and closings on their way to the delegate.
+//!
+//! Each runs in a task of its own, so that a delegate that panics or never returns
+//! costs that one alone.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use code_mode_protocol::{CellId, CellNotification, NestedToolCall};
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::driver::Shared;
+
+/// Runs a method of the delegate; `None` where it panics.
+async fn guarded<T>(method: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(method).catch_unwind().await.ok()
+}
+
+/// Runs a tool, and tells the core what came of it.
+pub(super) fn invoke(shared: &Arc<Shared>, call: NestedToolCall, cancelled: CancellationToken) {
+    let span = tracing::debug_span!(
+        parent: &shared.span,
+        "tool_call",
+        cell = %call.cell_id,
+        call = %call.runtime_tool_call_id,
+        tool = %call.tool_name.name,
+    );
+    let session = shared.clone();
+    let task = async move {
+        let (cell_id, id) = (call.cell_id.clone(), call.runtime_tool_call_id);
+        let result = guarded(session.delegate.invoke_tool(call, cancelled)).await;
+        let result =
+            result.unwrap_or_else(|| Err("the agent's code for this tool panicked".to_owned()));
+        session.event(|core, now| core.call_finished(&cell_id, id, result, now));
+    };
+    shared.runtime.spawn(task.instrument(span));
+}
+
+/// Delivers a notification, and tells the core that it was.
+pub(super) fn notify(
+    shared: &Arc<Shared>,
+    notification: CellNotification,
+    cancelled: CancellationToken,
+) {
+    let session = shared.clone();
+    let task = async move {
+        let cell_id = notification.cell_id.clone();
+        let delivered = guarded(session.delegate.notify(notification, cancelled)).await;
+        if delivered.is_none() {
+            tracing::warn!(cell = %cell_id, "the agent's code for notifications panicked");
+        }
+        session.event(|core, now| core.notified(&cell_id, now));
+    };
+    shared.runtime.spawn(task.instrument(shared.span.clone()));
+}
+
+/// Tells the delegate that a cell is gone. A shutdown waits for this, for a while.
+pub(super) fn close(shared: &Arc<Shared>, cell_id: CellId) {
+    let session = shared.clone();
+    let span = shared.closed_span(&cell_id);
+    let task = async move {
+        tokio::select! {
+            closed = guarded(session.delegate.cell_closed(cell_id)) => {
+                if closed.is_none() {
+                    tracing::warn!("the agent's code for a closed cell panicked");
+                }
+            }
+            () = session.too_late() => {
+                tracing::warn!("the agent's code for a closed cell does not return");
+            }
+        }
+    };
+    shared
+        .tasks
+        .spawn_on(task.instrument(span), &shared.runtime);
+}

@@ -1,0 +1,180 @@
+//! What a session knows of one cell that has not ended.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use code_mode_protocol::{
+    CellId, CellResponse, ContentItem, Json, LimitExceeded, RuntimeToolCallId, SourcePosition,
+    ToolSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::ended::ITEM_OVERHEAD;
+
+/// One cell.
+pub(super) struct Cell<R> {
+    pub(super) id: CellId,
+    pub(super) tool_call_id: String,
+    pub(super) tools: ToolSet,
+    /// The worker that runs it.
+    pub(super) worker: u64,
+    pub(super) phase: Phase,
+    /// Parent of its calls' tokens; cancelled when its callbacks are.
+    pub(super) token: CancellationToken,
+    /// Its callbacks were cancelled: nothing of it reaches the delegate any more.
+    pub(super) cancelled: bool,
+    pub(super) observer: Option<Observer<R>>,
+    /// Requests to terminate it.
+    pub(super) terminators: Vec<R>,
+    pub(super) observation: Observation,
+    /// When it must have stopped, once it was told to, and what for.
+    pub(super) stopping: Option<Stopping>,
+    /// When its wall time is over by the host's clock.
+    pub(super) wall_by: Option<Instant>,
+    /// Tool calls that the delegate has not finished, and the bytes of their inputs.
+    pub(super) calls: HashMap<RuntimeToolCallId, (CancellationToken, usize)>,
+    pub(super) last_call: u32,
+    /// Notifications; the first is being delivered where `delivering`.
+    pub(super) notifications: VecDeque<String>,
+    pub(super) delivering: bool,
+    /// Bytes of inputs and notifications that are held for it.
+    pub(super) held: usize,
+    /// Output that no observer has had.
+    pub(super) output: Vec<ContentItem>,
+    pub(super) output_bytes: usize,
+    /// What it stored so far.
+    pub(super) writes: Vec<(String, Json)>,
+    pub(super) writes_bytes: usize,
+}
+
+/// How far a cell is.
+pub(super) enum Phase {
+    /// Its JavaScript runs, or waits for an isolate.
+    Running,
+    /// Its JavaScript has ended; its callbacks are settled.
+    Settling {
+        end: Final,
+        /// When its end is told whatever its callbacks do. Set once they are
+        /// cancelled.
+        by: Option<Instant>,
+    },
+}
+
+/// How a cell's end is told.
+#[derive(Clone, Debug)]
+pub(super) struct Final {
+    pub(super) kind: FinalKind,
+    pub(super) at: Instant,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum FinalKind {
+    Terminated,
+    Result {
+        error: Option<(String, Option<SourcePosition>)>,
+    },
+}
+
+impl FinalKind {
+    /// A result with an error that has no place in the source.
+    pub(super) fn error(text: String) -> Self {
+        Self::Result {
+            error: Some((text, None)),
+        }
+    }
+}
+
+/// Who waits for the cell's next observation to end.
+pub(super) struct Observer<R> {
+    pub(super) number: u64,
+    pub(super) reply: R,
+    pub(super) to_pending: bool,
+    pub(super) yield_time: Duration,
+    pub(super) deadline: Option<Instant>,
+    /// The worker was asked for what there is.
+    pub(super) collecting: bool,
+}
+
+/// The observation at the worker.
+pub(super) struct Observation {
+    /// Its number; the worker has ended all before.
+    pub(super) number: u64,
+    /// The worker has not ended it.
+    pub(super) armed: bool,
+    pub(super) to_pending: bool,
+    /// The last that the worker ended.
+    pub(super) last_ended: u64,
+}
+
+/// A cell was told to stop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stopping {
+    pub(super) by: Instant,
+    pub(super) reason: StopReason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StopReason {
+    Terminated,
+    /// A limit that the host keeps.
+    Limit(LimitExceeded),
+}
+
+impl<R> Cell<R> {
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running)
+    }
+
+    /// Whether the delegate has callbacks of the cell that it has not finished.
+    pub(super) fn has_callbacks(&self) -> bool {
+        self.delivering || !self.calls.is_empty()
+    }
+
+    /// Adds output; returns all bytes.
+    pub(super) fn put_out(&mut self, items: Vec<ContentItem>) -> usize {
+        self.output_bytes += items
+            .iter()
+            .map(|item| item.bytes() + ITEM_OVERHEAD)
+            .sum::<usize>();
+        if self.output.is_empty() {
+            self.output = items;
+        } else {
+            self.output.extend(items);
+        }
+        self.output_bytes
+    }
+
+    /// Puts output that an observer did not take in front.
+    pub(super) fn put_back(&mut self, items: Vec<ContentItem>) {
+        let later = self.take_output();
+        self.put_out(items);
+        self.put_out(later);
+    }
+
+    pub(super) fn take_output(&mut self) -> Vec<ContentItem> {
+        self.output_bytes = 0;
+        std::mem::take(&mut self.output)
+    }
+
+    /// What an observer is told of the end, with the output left.
+    pub(super) fn final_response(&mut self, end: Final, now: Instant) -> CellResponse {
+        let cell_id = self.id.clone();
+        let content_items = self.take_output();
+        match end.kind {
+            FinalKind::Terminated => CellResponse::Terminated {
+                cell_id,
+                content_items,
+            },
+            FinalKind::Result { error } => {
+                let (error_text, error_position) = error.unzip();
+                CellResponse::Result {
+                    cell_id,
+                    content_items,
+                    error_text,
+                    error_position: error_position.flatten(),
+                    buffered_for: now.saturating_duration_since(end.at),
+                }
+            }
+        }
+    }
+}

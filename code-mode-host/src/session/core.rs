@@ -1,0 +1,1016 @@
+//! The rules of a session, without I/O.
+//!
+//! A [`Core`] takes one event at a time, each a method, and returns [`Effect`]s: what
+//! must be done outside. It has no clock (an event says when it happens), no lock, no
+//! channel and no task. Whoever runs the effects runs them in order and never looks
+//! the state up for one: an effect carries all it needs.
+//!
+//! **Invariants**, which `session/model.rs` holds it to:
+//! - every request gets exactly one answer;
+//! - every admitted cell is closed once, after its last answer and its callbacks;
+//! - no callback is handed to the delegate after its cell ended or was told to
+//!   terminate;
+//! - what is held for a worker is bounded;
+//! - nothing that one worker says or does changes what the next one runs;
+//! - a shutdown ends, whatever the worker and the delegate do.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use code_mode_protocol::wire::native::{ToWorker, WireTool};
+use code_mode_protocol::{
+    CellId, CellNotification, CellResponse, ExecuteRequest, Json, Limit, LimitExceeded, Limits,
+    NestedToolCall, PendingOutcome, RuntimeToolCallId, SessionError, ToolSet, WaitOutcome,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::cell::{Cell, Final, FinalKind, Observation, Observer, Phase, StopReason, Stopping};
+use super::ended::Ended;
+use super::stored::Stored;
+use crate::backoff::Backoff;
+
+/// What a request came to.
+pub(crate) type Answer = Result<PendingOutcome, SessionError>;
+
+/// Where an answer goes. Answering only leaves the answer where the asker finds it:
+/// it runs nothing of the asker.
+pub(crate) trait Reply {
+    /// Hands the answer over, or gives it back where nobody waits for it any more.
+    fn answer(self, answer: Answer) -> Result<(), Answer>;
+}
+
+/// What a core is used with: the program's own ends, or a test's.
+pub(crate) trait Ports {
+    /// A way to one worker. A message sent by it can reach no other worker.
+    type Worker: Clone;
+    /// Where an answer goes.
+    type Reply: Reply;
+}
+
+/// Something to do outside the core.
+pub(crate) enum Effect<P: Ports> {
+    /// Send a message to this worker.
+    Send(P::Worker, ToWorker),
+    /// End this worker at once.
+    Kill(P::Worker),
+    /// Shut this worker down in order.
+    Retire(P::Worker),
+    /// Cancel what has this token.
+    Cancel(CancellationToken),
+    /// Run a tool.
+    Invoke(NestedToolCall, CancellationToken),
+    /// Deliver a notification.
+    Notify(CellNotification, CancellationToken),
+    /// Tell the delegate that a cell is gone.
+    Close(CellId),
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// A cell that was told to stop may run for so long.
+    pub(crate) stop_grace: Duration,
+    /// A callback that was cancelled may take so long.
+    pub(crate) callback_grace: Duration,
+    /// An observer that asked for what there is may wait so long for a worker.
+    pub(crate) collect_grace: Duration,
+    /// A worker without cells is kept for so long.
+    pub(crate) idle: Duration,
+}
+
+/// The most calls, and bytes of inputs and notifications, that a session holds for
+/// its cells together. A call beyond them fails; each cell's own limits are reached
+/// before, unless many cells call at once.
+const MAX_HELD_CALLS: usize = 65_536;
+const MAX_HELD_BYTES: usize = 1 << 30;
+
+/// A request that was not admitted, and what came of it.
+pub(crate) enum NotAdmitted<R> {
+    /// There is no worker: start one, and ask again with the same.
+    NeedsWorker(Box<Execute<R>>),
+    /// Refused.
+    Refused(SessionError),
+}
+
+/// A cell to admit.
+pub(crate) struct Execute<R> {
+    pub(crate) request: ExecuteRequest,
+    pub(crate) to_pending: bool,
+    pub(crate) reply: R,
+}
+
+/// A cell that was admitted.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) cell_id: CellId,
+    /// Its first observer.
+    pub(crate) observer: u64,
+    /// Cancelled at the cell's end at the latest.
+    pub(crate) token: CancellationToken,
+}
+
+/// The worker that runs the session's cells.
+struct Worker<W> {
+    number: u64,
+    way: W,
+    /// The tools it was last told of.
+    tools: Option<(ToolSet, u64)>,
+    /// When it is given back, if no cell comes before.
+    idle_by: Option<Instant>,
+}
+
+pub(crate) struct Core<P: Ports> {
+    pub(super) limits: Limits,
+    pub(super) settings: Settings,
+    token: CancellationToken,
+    worker: Option<Worker<P::Worker>>,
+    last_worker: u64,
+    last_cell: u64,
+    last_observer: u64,
+    pub(super) cells: BTreeMap<u64, Cell<P::Reply>>,
+    ended: Ended,
+    pub(super) stored: Stored,
+    pub(super) backoff: Backoff,
+    /// Calls and bytes held for all cells together.
+    pub(super) held_calls: usize,
+    pub(super) held_bytes: usize,
+    shutting_down: bool,
+    /// When something of a cell is due. An entry may be stale: it says only when to
+    /// look. Cell 0 stands for the worker.
+    due: BinaryHeap<Reverse<(Instant, u64)>>,
+    /// Whether there is an entry for the worker.
+    idle_is_due: bool,
+    effects: VecDeque<Effect<P>>,
+}
+
+impl<P: Ports> Core<P> {
+    /// A session whose cells' tokens are children of `token`.
+    pub(crate) fn new(limits: Limits, settings: Settings, token: CancellationToken) -> Self {
+        Self {
+            limits,
+            settings,
+            token,
+            worker: None,
+            last_worker: 0,
+            last_cell: 0,
+            last_observer: 0,
+            cells: BTreeMap::new(),
+            ended: Ended::default(),
+            stored: Stored::default(),
+            backoff: Backoff::default(),
+            held_calls: 0,
+            held_bytes: 0,
+            shutting_down: false,
+            due: BinaryHeap::new(),
+            idle_is_due: false,
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// The next thing to do.
+    pub(crate) fn next_effect(&mut self) -> Option<Effect<P>> {
+        self.effects.pop_front()
+    }
+
+    pub(super) fn push(&mut self, effect: Effect<P>) {
+        self.effects.push_back(effect);
+    }
+
+    // What can be read.
+
+    /// The cells that have not ended.
+    pub(crate) fn live_cells(&self) -> Vec<CellId> {
+        let live = self.cells.values().filter(|cell| cell.is_running());
+        live.map(|cell| cell.id.clone()).collect()
+    }
+
+    /// What the session's cells may use.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The stored values.
+    pub(crate) fn stored_values(&self) -> Vec<(String, Json)> {
+        self.stored.to_vec()
+    }
+
+    /// Whether there is a worker for the next cell.
+    pub(crate) fn has_worker(&self) -> bool {
+        self.worker.is_some()
+    }
+
+    /// Whether shutdown has begun.
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.shutting_down
+    }
+
+    /// Whether shutdown has begun and every cell has ended.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.shutting_down && self.cells.is_empty()
+    }
+
+    /// Sets a value that cells find stored.
+    ///
+    /// # Errors
+    /// The limit, where the values are more than may be stored.
+    pub(crate) fn store(&mut self, key: String, json: Json) -> Result<(), LimitExceeded> {
+        self.stored.set(key, json);
+        let limit = self.limits.max_stored_bytes;
+        match self.stored.bytes() > limit {
+            true => Err(Limit::StoredBytes.exceeded(limit as u64)),
+            false => Ok(()),
+        }
+    }
+
+    /// How long the next worker's start must wait.
+    pub(crate) fn backoff_delay(&self, now: Instant) -> Duration {
+        self.backoff.delay(now)
+    }
+
+    // Time.
+
+    /// When [`tick`](Self::tick) is due at the latest.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.due.peek().map(|Reverse((at, _))| *at)
+    }
+
+    pub(super) fn due_at(&mut self, at: Instant, cell: u64) {
+        const SPARE: usize = 1024;
+        if self.due.len() > 4 * self.cells.len() + SPARE {
+            let cells = &self.cells;
+            self.due
+                .retain(|Reverse((_, cell))| *cell == 0 || cells.contains_key(cell));
+        }
+        self.due.push(Reverse((at, cell)));
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        while let Some(Reverse((at, cell))) = self.due.peek().copied()
+            && at <= now
+        {
+            self.due.pop();
+            if cell == 0 {
+                self.idle_is_due = false;
+                self.give_worker_back(now);
+            } else {
+                self.cell_is_due(cell, now);
+            }
+        }
+    }
+
+    fn cell_is_due(&mut self, number: u64, now: Instant) {
+        let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        if let Some(stopping) = cell.stopping
+            && stopping.by <= now
+            && cell.is_running()
+        {
+            return self.is_stuck(number, stopping.reason, now);
+        }
+        if is_over(cell.wall_by.take_if(|at| *at <= now)) && cell.is_running() {
+            let limit = self.limits.max_wall_time.unwrap_or_default();
+            let exceeded = Limit::WallTime.exceeded(limit.as_millis() as u64);
+            self.stop(number, StopReason::Limit(exceeded), now);
+        }
+        let Some(cell) = self.cells.get(&number) else {
+            return;
+        };
+        if is_over(cell.observer.as_ref().and_then(|o| o.deadline)) {
+            self.end_observation(number, false, now);
+        }
+        self.settle(number, now);
+    }
+
+    // Requests.
+
+    /// Admits a cell.
+    pub(crate) fn execute(
+        &mut self,
+        execute: Execute<P::Reply>,
+        now: Instant,
+    ) -> Result<Admitted, NotAdmitted<P::Reply>> {
+        let refused = |error: SessionError| Err(NotAdmitted::Refused(error));
+        if self.shutting_down {
+            return refused(SessionError::ShuttingDown);
+        }
+        let limits = &self.limits;
+        if execute.request.source.len() > limits.max_frame_bytes {
+            return refused(Limit::Frame.exceeded(limits.max_frame_bytes as u64).into());
+        }
+        if self.cells.len() >= limits.max_live_cells {
+            return refused(
+                Limit::LiveCells
+                    .exceeded(limits.max_live_cells as u64)
+                    .into(),
+            );
+        }
+        let Some(worker) = &mut self.worker else {
+            return Err(NotAdmitted::NeedsWorker(Box::new(execute)));
+        };
+        let Execute {
+            request,
+            to_pending,
+            reply,
+        } = execute;
+        worker.idle_by = None;
+        let tools = match &worker.tools {
+            Some((known, id))
+                if Arc::ptr_eq(known, &request.enabled_tools)
+                    || *known == request.enabled_tools =>
+            {
+                *id
+            }
+            known => {
+                let id = known.as_ref().map_or(0, |(_, id)| *id) + 1;
+                worker.tools = Some((request.enabled_tools.clone(), id));
+                let tools = request.enabled_tools.iter().map(WireTool::from).collect();
+                let message = ToWorker::Tools { id, tools };
+                self.effects
+                    .push_back(Effect::Send(worker.way.clone(), message));
+                id
+            }
+        };
+        self.last_cell += 1;
+        self.last_observer += 1;
+        let (number, observer) = (self.last_cell, self.last_observer);
+        self.effects.push_back(Effect::Send(
+            worker.way.clone(),
+            ToWorker::Execute {
+                cell: number,
+                tools,
+                source: request.source,
+                to_pending,
+            },
+        ));
+        let cell_id = CellId::nth(number);
+        let token = self.token.child_token();
+        let worker = worker.number;
+        // The worker keeps the limit; the host looks in case it does not.
+        let wall_by = self.limits.max_wall_time.and_then(|limit| {
+            now.checked_add(limit)?
+                .checked_add(self.settings.collect_grace)
+        });
+        self.cells.insert(
+            number,
+            Cell {
+                id: cell_id.clone(),
+                tool_call_id: request.tool_call_id,
+                tools: request.enabled_tools,
+                worker,
+                phase: Phase::Running,
+                token: token.clone(),
+                cancelled: false,
+                observer: None,
+                terminators: Vec::new(),
+                observation: Observation {
+                    number: 1,
+                    armed: true,
+                    to_pending,
+                    last_ended: 0,
+                },
+                stopping: None,
+                wall_by,
+                calls: HashMap::new(),
+                last_call: 0,
+                notifications: VecDeque::new(),
+                delivering: false,
+                held: 0,
+                output: Vec::new(),
+                output_bytes: 0,
+                writes: Vec::new(),
+                writes_bytes: 0,
+            },
+        );
+        if let Some(at) = wall_by {
+            self.due_at(at, number);
+        }
+        let yield_time = self.limits.yield_time(request.yield_time);
+        if yield_time.is_zero() {
+            // No time at all: nothing of the cell was seen, however fast it is.
+            let nothing = CellResponse::Yielded {
+                cell_id: cell_id.clone(),
+                content_items: Vec::new(),
+            };
+            let _ = reply.answer(Ok(PendingOutcome::live(nothing)));
+        } else {
+            self.attach_observer(number, observer, reply, (yield_time, to_pending), now);
+        }
+        Ok(Admitted {
+            cell_id,
+            observer,
+            token,
+        })
+    }
+
+    /// Observes a cell. Returns the observer's number where it waits.
+    pub(crate) fn observe(
+        &mut self,
+        cell_id: &CellId,
+        (yield_time, to_pending): (Option<Duration>, bool),
+        reply: P::Reply,
+        now: Instant,
+    ) -> Option<u64> {
+        let reply = self.answer_if_ended(cell_id, reply, now)?;
+        let number = cell_id.number().unwrap_or_default();
+        let yield_time = self.limits.yield_time(yield_time);
+        let cell = self.cells.get_mut(&number)?;
+        if cell.observer.is_some() {
+            let _ = reply.answer(Err(SessionError::ObserverBusy(cell_id.clone())));
+            return None;
+        }
+        self.last_observer += 1;
+        let observer = self.last_observer;
+        self.attach_observer(number, observer, reply, (yield_time, to_pending), now);
+        if yield_time.is_zero() {
+            self.end_observation(number, true, now);
+        }
+        Some(observer)
+    }
+
+    /// Answers a request about a cell that is not there any more; gives the reply back
+    /// where the cell is there.
+    fn answer_if_ended(
+        &mut self,
+        cell_id: &CellId,
+        reply: P::Reply,
+        now: Instant,
+    ) -> Option<P::Reply> {
+        let number = cell_id.number().unwrap_or_default();
+        if self.cells.contains_key(&number) {
+            return Some(reply);
+        }
+        match self.ended.take(number, now) {
+            None => {
+                let missing = self.ended.missing(cell_id, &self.limits);
+                let _ = reply.answer(Ok(missing));
+            }
+            Some((response, closed)) => match reply.answer(Ok(PendingOutcome::live(response))) {
+                Ok(()) if closed => {}
+                Ok(()) => self.push(Effect::Close(cell_id.clone())),
+                Err(back) => self.keep_answer(number, back, (now, closed)),
+            },
+        }
+        None
+    }
+
+    fn attach_observer(
+        &mut self,
+        number: u64,
+        observer: u64,
+        reply: P::Reply,
+        (yield_time, to_pending): (Duration, bool),
+        now: Instant,
+    ) {
+        let deadline = now.checked_add(yield_time);
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        cell.observer = Some(Observer {
+            number: observer,
+            reply,
+            to_pending,
+            yield_time,
+            deadline,
+            collecting: false,
+        });
+        let observation = &mut cell.observation;
+        let is_armed = observation.armed && observation.to_pending == to_pending;
+        if matches!(cell.phase, Phase::Running) && !is_armed {
+            observation.number += 1;
+            observation.armed = true;
+            observation.to_pending = to_pending;
+            let message = ToWorker::Observe {
+                cell: number,
+                observation: observation.number,
+                to_pending,
+            };
+            let worker = cell.worker;
+            self.send(worker, message);
+        }
+        if let Some(at) = deadline {
+            self.due_at(at, number);
+        }
+    }
+
+    /// Ends an observation with what there is, because its caller asks for it.
+    pub(crate) fn yield_now(&mut self, cell_id: &CellId, observer: u64, now: Instant) {
+        let number = cell_id.number().unwrap_or_default();
+        if self.is_observed_by(number, observer) {
+            self.end_observation(number, true, now);
+        }
+    }
+
+    /// An observer does not wait any more.
+    pub(crate) fn observer_gone(&mut self, cell_id: &CellId, observer: u64) {
+        let number = cell_id.number().unwrap_or_default();
+        if self.is_observed_by(number, observer)
+            && let Some(cell) = self.cells.get_mut(&number)
+        {
+            cell.observer = None;
+        }
+    }
+
+    fn is_observed_by(&self, cell: u64, observer: u64) -> bool {
+        let cell = self.cells.get(&cell);
+        cell.and_then(|cell| cell.observer.as_ref())
+            .is_some_and(|known| known.number == observer)
+    }
+
+    /// An answer was handed over, and its asker went away without looking at it.
+    pub(crate) fn unclaimed(&mut self, outcome: PendingOutcome, now: Instant) {
+        let number = outcome.cell_id().number().unwrap_or_default();
+        // The cell's closing went out with the answer.
+        self.keep_answer(number, Ok(outcome), (now, true));
+    }
+
+    /// Keeps what an asker did not take for the next one.
+    fn keep_answer(&mut self, number: u64, answer: Answer, (at, closed): (Instant, bool)) {
+        let Ok(mut outcome) = answer else {
+            return;
+        };
+        if let Some(cell) = self.cells.get_mut(&number) {
+            cell.put_back(std::mem::take(outcome.content_items_mut()));
+        } else if !self.ended.put_back(number, &mut outcome)
+            && let PendingOutcome::Observed(WaitOutcome::LiveCell(response)) = outcome
+            && response.is_final()
+            && !self.shutting_down
+        {
+            self.keep_result(number, response, (at, closed));
+        }
+    }
+
+    fn keep_result(&mut self, number: u64, response: CellResponse, how: (Instant, bool)) {
+        for cell in self.ended.keep(number, response, how, &self.limits) {
+            self.push(Effect::Close(CellId::nth(cell)));
+        }
+    }
+
+    /// Ends the observation of a cell that has an observer: at once where its
+    /// JavaScript has ended, else by asking the worker for what there is. `now_please`
+    /// where the caller asked, not the clock.
+    fn end_observation(&mut self, number: u64, now_please: bool, now: Instant) {
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        let Some(observer) = &mut cell.observer else {
+            return;
+        };
+        let must_ask = matches!(cell.phase, Phase::Running) && cell.observation.armed;
+        if must_ask && (!observer.collecting || now_please) {
+            observer.collecting = true;
+            let message = ToWorker::Collect {
+                cell: number,
+                observation: cell.observation.number,
+                after: match now_please {
+                    true => Duration::ZERO,
+                    false => observer.yield_time,
+                },
+            };
+            let by = now + self.settings.collect_grace;
+            observer.deadline = Some(by);
+            let worker = cell.worker;
+            self.send(worker, message);
+            self.due_at(by, number);
+        } else {
+            // The worker says nothing of the cell, or nothing in time: what is here is
+            // all that can be told.
+            self.give(number, None);
+        }
+    }
+
+    /// Answers the observer, if there is one, that the cell goes on.
+    pub(super) fn give(&mut self, number: u64, frozen: Option<Vec<RuntimeToolCallId>>) {
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        let Some(observer) = cell.observer.take() else {
+            return;
+        };
+        let cell_id = cell.id.clone();
+        let content_items = cell.take_output();
+        let outcome = match frozen {
+            Some(pending_tool_call_ids) if observer.to_pending => PendingOutcome::Pending {
+                cell_id,
+                content_items,
+                pending_tool_call_ids,
+            },
+            _ => PendingOutcome::live(CellResponse::Yielded {
+                cell_id,
+                content_items,
+            }),
+        };
+        if let Err(Ok(mut outcome)) = observer.reply.answer(Ok(outcome)) {
+            cell.put_back(std::mem::take(outcome.content_items_mut()));
+        }
+    }
+
+    /// Stops a cell. With a reply, the end is told to it.
+    pub(crate) fn terminate(&mut self, cell_id: &CellId, reply: Option<P::Reply>, now: Instant) {
+        let number = cell_id.number().unwrap_or_default();
+        let reply = match reply {
+            None => None,
+            Some(reply) => match self.answer_if_ended(cell_id, reply, now) {
+                None => return,
+                Some(reply) => Some(reply),
+            },
+        };
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        cell.terminators.extend(reply);
+        self.cancel_callbacks(number);
+        let Some(cell) = self.cells.get(&number) else {
+            return;
+        };
+        if !cell.is_running() {
+            self.settle(number, now);
+        } else if cell.stopping.is_none() {
+            self.stop(number, StopReason::Terminated, now);
+        }
+    }
+
+    /// Tells the worker to stop a cell, and sees to it that it is stopped.
+    pub(super) fn stop(&mut self, number: u64, reason: StopReason, now: Instant) {
+        self.cancel_callbacks(number);
+        let by = now + self.settings.stop_grace;
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        cell.stopping = Some(Stopping { by, reason });
+        let worker = cell.worker;
+        self.send(worker, ToWorker::Terminate { cell: number });
+        self.due_at(by, number);
+    }
+
+    /// Cancels a cell's callbacks. Notifications that were not handed over are dropped.
+    pub(super) fn cancel_callbacks(&mut self, number: u64) {
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        if std::mem::replace(&mut cell.cancelled, true) {
+            return;
+        }
+        let undelivered = cell.notifications.split_off(usize::from(cell.delivering));
+        let bytes: usize = undelivered.iter().map(String::len).sum();
+        cell.held -= bytes;
+        let token = cell.token.clone();
+        self.held_bytes -= bytes;
+        self.held_calls -= undelivered.len();
+        self.push(Effect::Cancel(token));
+    }
+
+    pub(super) fn send(&mut self, worker: u64, message: ToWorker) {
+        if let Some(known) = &self.worker
+            && known.number == worker
+        {
+            let way = known.way.clone();
+            self.push(Effect::Send(way, message));
+        }
+    }
+
+    // Workers.
+
+    /// A worker is ready for the session: its number, or `None` where it is not
+    /// wanted any more.
+    pub(crate) fn attach(&mut self, way: P::Worker, now: Instant) -> Option<u64> {
+        if self.shutting_down || self.worker.is_some() {
+            return None;
+        }
+        self.last_worker += 1;
+        let number = self.last_worker;
+        let limits = self.limits.clone();
+        self.push(Effect::Send(way.clone(), ToWorker::Open { limits }));
+        for message in self.stored.messages() {
+            self.push(Effect::Send(way.clone(), message));
+        }
+        let idle_by = now.checked_add(self.settings.idle);
+        self.worker = Some(Worker {
+            number,
+            way,
+            tools: None,
+            idle_by,
+        });
+        if let Some(at) = idle_by {
+            self.idle_due_at(at);
+        }
+        Some(number)
+    }
+
+    /// Whether this is the worker that runs the session's cells.
+    pub(super) fn is_current(&self, worker: u64) -> bool {
+        self.worker.as_ref().is_some_and(|w| w.number == worker)
+    }
+
+    /// Starts the time after which the worker is given back, if it has no cell left.
+    pub(super) fn worker_may_be_idle(&mut self, now: Instant) {
+        let is_busy = self.cells.values().any(Cell::is_running);
+        let Some(worker) = self.worker.as_mut().filter(|_| !is_busy) else {
+            return;
+        };
+        worker.idle_by = now.checked_add(self.settings.idle);
+        if let Some(at) = worker.idle_by {
+            self.idle_due_at(at);
+        }
+    }
+
+    /// One entry is enough: when it is due, the time is looked at again.
+    fn idle_due_at(&mut self, at: Instant) {
+        if !std::mem::replace(&mut self.idle_is_due, true) {
+            self.due_at(at, 0);
+        }
+    }
+
+    fn give_worker_back(&mut self, now: Instant) {
+        match self.worker.as_ref().and_then(|worker| worker.idle_by) {
+            Some(at) if at <= now => {
+                if let Some(worker) = self.worker.take() {
+                    self.push(Effect::Retire(worker.way));
+                }
+            }
+            Some(at) => self.idle_due_at(at),
+            None => {}
+        }
+    }
+
+    /// A worker has ended. `why` says how; `None` after a shutdown.
+    pub(crate) fn worker_lost(&mut self, worker: u64, why: Option<String>, now: Instant) {
+        if !self.is_current(worker) {
+            return;
+        }
+        let why = why.map(|why| {
+            let deaths = self.backoff.died(now);
+            let pause = self.backoff.pause();
+            tracing::warn!(deaths, "worker lost: {why}");
+            if pause.is_zero() {
+                why
+            } else {
+                format!(
+                    "{why} ({deaths} processes in a row died; the next starts in {} ms)",
+                    pause.as_millis()
+                )
+            }
+        });
+        self.lose(
+            |cell_id| match &why {
+                Some(why) => format!("exec cell {cell_id} was lost: {why}"),
+                None => format!("exec cell {cell_id} was lost in a shutdown"),
+            },
+            now,
+        );
+    }
+
+    /// A cell does not stop: it is answered for, and its worker is ended.
+    pub(super) fn is_stuck(&mut self, number: u64, reason: StopReason, now: Instant) {
+        let Some(way) = self.worker.as_ref().map(|worker| worker.way.clone()) else {
+            return;
+        };
+        let Some(cell) = self.cells.get(&number) else {
+            return;
+        };
+        let culprit = cell.id.clone();
+        let (kind, what) = match reason {
+            StopReason::Terminated => (FinalKind::Terminated, "it was terminated".to_owned()),
+            StopReason::Limit(limit) => {
+                (FinalKind::error(limit.to_string()), format!("its {limit}"))
+            }
+        };
+        tracing::warn!(cell = %culprit, "a cell does not stop; its worker is ended");
+        self.backoff.died(now);
+        self.push(Effect::Kill(way));
+        self.js_ended(number, kind, now);
+        self.lose(
+            |cell_id| {
+                format!(
+                    "exec cell {cell_id} was lost: its process was ended, because exec cell {culprit} did not stop after {what}"
+                )
+            },
+            now,
+        );
+    }
+
+    /// The worker is gone: each of its cells ends with this error.
+    fn lose(&mut self, error: impl Fn(&CellId) -> String, now: Instant) {
+        self.worker = None;
+        let running: Vec<u64> = self
+            .cells
+            .iter()
+            .filter(|(_, cell)| cell.is_running())
+            .map(|(number, _)| *number)
+            .collect();
+        for number in running {
+            self.cancel_callbacks(number);
+            let Some(cell) = self.cells.get(&number) else {
+                continue;
+            };
+            let kind = match cell.stopping {
+                // What was asked for has come true.
+                Some(Stopping {
+                    reason: StopReason::Terminated,
+                    ..
+                }) => FinalKind::Terminated,
+                Some(Stopping {
+                    reason: StopReason::Limit(limit),
+                    ..
+                }) => FinalKind::error(limit.to_string()),
+                None => FinalKind::error(error(&cell.id)),
+            };
+            self.js_ended(number, kind, now);
+        }
+    }
+
+    // The end of a cell.
+
+    /// A cell's JavaScript will not run again.
+    pub(super) fn js_ended(&mut self, number: u64, kind: FinalKind, now: Instant) {
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        cell.phase = Phase::Settling {
+            end: Final { kind, at: now },
+            by: None,
+        };
+        cell.stopping = None;
+        cell.wall_by = None;
+        cell.observation.armed = false;
+        self.settle(number, now);
+    }
+
+    /// Goes on with the end of a cell whose JavaScript has ended: its notifications
+    /// are delivered, then its calls are cancelled, then it is told.
+    pub(super) fn settle(&mut self, number: u64, now: Instant) {
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        let grace = self.settings.callback_grace;
+        let is_waiting = cell.has_callbacks();
+        let Phase::Settling { by, .. } = &mut cell.phase else {
+            return;
+        };
+        if !cell.cancelled && (cell.delivering || !cell.notifications.is_empty()) {
+            return;
+        }
+        if is_waiting {
+            let until = *by.get_or_insert(now + grace);
+            if now < until {
+                self.due_at(until, number);
+                return self.cancel_callbacks(number);
+            }
+            tracing::warn!("a callback ignores its cancellation and is left behind");
+        }
+        self.finish(number, now);
+    }
+
+    fn finish(&mut self, number: u64, now: Instant) {
+        self.cancel_callbacks(number);
+        let Some(mut cell) = self.cells.remove(&number) else {
+            return;
+        };
+        self.held_bytes -= cell.held;
+        self.held_calls -= cell.calls.len() + cell.notifications.len();
+        let Phase::Settling { end, .. } = std::mem::replace(&mut cell.phase, Phase::Running) else {
+            return;
+        };
+        let at = end.at;
+        let response = cell.final_response(end, now);
+        let observer = cell.observer.take().map(|observer| observer.reply);
+        let mut replies: Vec<P::Reply> = observer.into_iter().collect();
+        replies.append(&mut cell.terminators);
+        let last = replies.pop();
+        let mut is_taken = false;
+        for reply in replies {
+            let answer = Ok(PendingOutcome::live(response.clone()));
+            is_taken |= reply.answer(answer).is_ok();
+        }
+        let left = match last {
+            None => Some(response),
+            Some(last) => match last.answer(Ok(PendingOutcome::live(response))) {
+                Ok(()) => None,
+                Err(Ok(PendingOutcome::Observed(WaitOutcome::LiveCell(response)))) => {
+                    Some(response)
+                }
+                Err(_) => None,
+            },
+        };
+        match left {
+            Some(response) if !is_taken && !self.shutting_down => {
+                self.keep_result(number, response, (at, false));
+            }
+            _ => self.push(Effect::Close(cell.id)),
+        }
+    }
+
+    // Callbacks.
+
+    /// The delegate has finished a tool call.
+    pub(crate) fn call_finished(
+        &mut self,
+        cell_id: &CellId,
+        call: RuntimeToolCallId,
+        result: Result<Json, String>,
+        now: Instant,
+    ) {
+        let number = cell_id.number().unwrap_or_default();
+        let max_bytes = self.limits.max_frame_bytes;
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        let Some((_, bytes)) = cell.calls.remove(&call) else {
+            return;
+        };
+        cell.held -= bytes;
+        self.held_bytes -= bytes;
+        self.held_calls -= 1;
+        if cell.is_running() && !cell.cancelled {
+            let result = match result {
+                Ok(json) if json.as_str().len() > max_bytes => {
+                    let bytes = json.as_str().len();
+                    let exceeded = Limit::Frame.exceeded(max_bytes as u64);
+                    Err(format!("the tool's result has {bytes} bytes: {exceeded}"))
+                }
+                result => result.map(Json::into_string),
+            };
+            let worker = cell.worker;
+            self.send(
+                worker,
+                ToWorker::ToolResult {
+                    cell: number,
+                    call,
+                    result,
+                },
+            );
+        }
+        self.settle(number, now);
+    }
+
+    /// The delegate has taken a cell's oldest notification.
+    pub(crate) fn notified(&mut self, cell_id: &CellId, now: Instant) {
+        let number = cell_id.number().unwrap_or_default();
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        if !std::mem::replace(&mut cell.delivering, false) {
+            return;
+        }
+        let bytes = cell.notifications.pop_front().map_or(0, |text| text.len());
+        cell.held -= bytes;
+        let worker = cell.worker;
+        let is_running = cell.is_running();
+        self.held_bytes -= bytes;
+        self.held_calls -= 1;
+        if is_running {
+            self.send(worker, ToWorker::Notified { cell: number });
+        }
+        self.deliver_next(number);
+        self.settle(number, now);
+    }
+
+    /// Hands the cell's oldest notification to the delegate, if that has none of it.
+    pub(super) fn deliver_next(&mut self, number: u64) {
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        if cell.delivering || cell.cancelled {
+            return;
+        }
+        let Some(text) = cell.notifications.front() else {
+            return;
+        };
+        let notification =
+            CellNotification::new(cell.id.clone(), cell.tool_call_id.clone(), text.clone());
+        cell.delivering = true;
+        let token = cell.token.child_token();
+        self.push(Effect::Notify(notification, token));
+    }
+
+    /// Whether one more call or notification of `bytes` may be held.
+    pub(super) fn may_hold(&self, bytes: usize) -> bool {
+        self.held_calls < MAX_HELD_CALLS && self.held_bytes.saturating_add(bytes) <= MAX_HELD_BYTES
+    }
+
+    // Shutdown.
+
+    /// Stops every cell and takes no more. The worker is shut down.
+    pub(crate) fn shut_down(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.shutting_down, true) {
+            return;
+        }
+        self.push(Effect::Cancel(self.token.clone()));
+        for cell in self.ended.clear() {
+            self.push(Effect::Close(CellId::nth(cell)));
+        }
+        let cells: Vec<u64> = self.cells.keys().copied().collect();
+        for number in cells {
+            let cell_id = CellId::nth(number);
+            self.terminate(&cell_id, None, now);
+        }
+        if let Some(worker) = &self.worker {
+            let way = worker.way.clone();
+            self.push(Effect::Retire(way));
+        }
+    }
+}

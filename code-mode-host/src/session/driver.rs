@@ -1,0 +1,297 @@
+//! One lock for one event: how a session's core is driven.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use code_mode_protocol::wire::native::{FromWorker, ToWorker};
+use code_mode_protocol::{
+    CellId, CodeModeSessionDelegate, Json, LimitExceeded, Limits, SessionError,
+};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use super::callbacks;
+use super::core::{Answer, Core, Effect, Ports, Reply, Settings};
+use super::said::{Said, Violation};
+use crate::spares::Workers;
+use crate::worker::{Incarnation, Worker, supervise};
+
+/// The program's own ends of a core.
+pub(super) struct Program;
+
+impl Ports for Program {
+    type Worker = Incarnation;
+    type Reply = oneshot::Sender<Answer>;
+}
+
+impl Reply for oneshot::Sender<Answer> {
+    fn answer(self, answer: Answer) -> Result<(), Answer> {
+        self.send(answer)
+    }
+}
+
+/// What a session's handle, its supervisors, its callbacks and its alarm share.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    pub(super) delegate: Arc<dyn CodeModeSessionDelegate>,
+    workers: Arc<Workers>,
+    /// Cancelled when shutdown begins.
+    pub(super) token: CancellationToken,
+    alarm: Arc<Alarm>,
+    /// Supervisors and closings; a shutdown waits for them.
+    pub(super) tasks: TaskTracker,
+    /// Held while a worker is started.
+    starting: tokio::sync::Mutex<()>,
+    pub(super) runtime: Handle,
+    pub(super) callback_grace: Duration,
+    pub(super) span: tracing::Span,
+}
+
+struct State {
+    core: Core<Program>,
+    /// Somebody runs effects; whoever makes more leaves them to that.
+    is_draining: bool,
+    /// When the alarm goes off.
+    alarm_at: Option<Instant>,
+}
+
+/// Wakes the session when something is due.
+struct Alarm {
+    /// Rung when the alarm must go off earlier than it was set to.
+    earlier: Notify,
+    /// Cancelled when the session has shut down.
+    done: CancellationToken,
+}
+
+impl Shared {
+    /// A session that starts with these values. `token` is its parent's child: its
+    /// cancellation shuts the session down.
+    pub(crate) fn open(
+        workers: Arc<Workers>,
+        delegate: Arc<dyn CodeModeSessionDelegate>,
+        (limits, settings): (Limits, Settings),
+        stored: Vec<(String, Json)>,
+        token: CancellationToken,
+    ) -> Result<Arc<Self>, LimitExceeded> {
+        let mut core = Core::new(limits, settings, token.clone());
+        for (key, json) in stored {
+            core.store(key, json)?;
+        }
+        let shared = Arc::new(Self {
+            state: Mutex::new(State {
+                core,
+                is_draining: false,
+                alarm_at: None,
+            }),
+            delegate,
+            workers,
+            token,
+            alarm: Arc::new(Alarm {
+                earlier: Notify::new(),
+                done: CancellationToken::new(),
+            }),
+            tasks: TaskTracker::new(),
+            starting: tokio::sync::Mutex::new(()),
+            runtime: Handle::current(),
+            callback_grace: settings.callback_grace,
+            span: tracing::info_span!("session"),
+        });
+        tokio::spawn(ring(
+            Arc::downgrade(&shared),
+            shared.alarm.clone(),
+            shared.token.clone(),
+        ));
+        Ok(shared)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the core without changing it.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Core<Program>) -> T) -> T {
+        look(&self.state().core)
+    }
+
+    /// Gives the core one event, and runs the effects.
+    ///
+    /// The lock is free while an effect runs. Effects of events that come meanwhile,
+    /// from other threads too, run after it: in the order of the events.
+    pub(super) fn event<T>(
+        self: &Arc<Self>,
+        event: impl FnOnce(&mut Core<Program>, Instant) -> T,
+    ) -> T {
+        let mut state = self.state();
+        let result = event(&mut state.core, Instant::now());
+        if !state.is_draining {
+            state.is_draining = true;
+            while let Some(effect) = state.core.next_effect() {
+                drop(state);
+                self.run(effect);
+                state = self.state();
+            }
+            state.is_draining = false;
+            if state.core.is_shut_down() {
+                self.alarm.done.cancel();
+            }
+        }
+        let due = state.core.next_deadline();
+        if let Some(at) = due
+            && state.alarm_at.is_none_or(|set| at < set)
+        {
+            state.alarm_at = Some(at);
+            drop(state);
+            self.alarm.earlier.notify_one();
+        }
+        result
+    }
+
+    /// Runs one effect. It only hands things on, so it neither waits nor panics.
+    fn run(self: &Arc<Self>, effect: Effect<Program>) {
+        match effect {
+            Effect::Send(worker, message) => worker.send(message),
+            Effect::Kill(worker) => worker.kill(),
+            Effect::Retire(worker) => worker.retire(),
+            Effect::Cancel(token) => token.cancel(),
+            Effect::Invoke(call, token) => callbacks::invoke(self, call, token),
+            Effect::Notify(notification, token) => callbacks::notify(self, notification, token),
+            Effect::Close(cell_id) => callbacks::close(self, cell_id),
+        }
+    }
+
+    // What a supervisor says.
+
+    /// A worker said something.
+    pub(crate) fn said(
+        self: &Arc<Self>,
+        worker: u64,
+        message: FromWorker,
+    ) -> Result<Said, Violation> {
+        self.event(|core, now| core.said(worker, message, now))
+    }
+
+    /// A worker has ended.
+    pub(crate) fn worker_lost(self: &Arc<Self>, worker: u64, why: Option<String>) {
+        self.event(|core, now| core.worker_lost(worker, why, now));
+    }
+
+    // Starting workers.
+
+    /// Sees to it that the session has a worker.
+    ///
+    /// # Errors
+    /// [`SessionError::ShuttingDown`] and [`SessionError::Unavailable`].
+    pub(super) async fn start_worker(self: &Arc<Self>) -> Result<(), SessionError> {
+        let _starting = tokio::select! {
+            () = self.token.cancelled() => return Err(SessionError::ShuttingDown),
+            starting = self.starting.lock() => starting,
+        };
+        let (has_worker, delay) =
+            self.look(|core| (core.has_worker(), core.backoff_delay(Instant::now())));
+        if has_worker {
+            return Ok(());
+        }
+        let start = async {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            self.workers.take().await
+        };
+        let worker = tokio::select! {
+            () = self.token.cancelled() => return Err(SessionError::ShuttingDown),
+            worker = start => worker,
+        };
+        let worker = worker.map_err(|error| SessionError::Unavailable(Arc::new(error)))?;
+        self.attach(worker);
+        Ok(())
+    }
+
+    /// Gives the session a worker. One that it has no use for is dropped, and so ends.
+    pub(crate) fn attach(self: &Arc<Self>, mut worker: Worker) {
+        let way = worker.incarnation.clone();
+        let limits = self.look(|core| core.limits().clone());
+        worker.expect_messages_within(&limits);
+        let number = self.event(|core, now| core.attach(way, now));
+        if let Some(number) = number {
+            let supervisor = supervise(self.clone(), number, worker);
+            let supervisor = supervisor.instrument(self.span.clone());
+            self.tasks.spawn_on(supervisor, &self.runtime);
+        }
+    }
+
+    // Shutting down.
+
+    /// Begins the shutdown.
+    pub(crate) fn shut_down(self: &Arc<Self>) {
+        self.event(|core, now| core.shut_down(now));
+    }
+
+    /// Shuts down; returns when no cell runs and every process has ended.
+    pub(crate) async fn shut_down_and_wait(self: &Arc<Self>) {
+        self.shut_down();
+        // A worker that is being started sees the token.
+        drop(self.starting.lock().await);
+        self.alarm.done.cancelled().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Completes a while after shutdown has begun: what runs until then is left
+    /// behind.
+    pub(super) async fn too_late(&self) {
+        self.token.cancelled().await;
+        tokio::time::sleep(self.callback_grace).await;
+    }
+
+    pub(super) fn closed_span(&self, cell_id: &CellId) -> tracing::Span {
+        tracing::debug_span!(parent: &self.span, "cell_closed", cell = %cell_id)
+    }
+}
+
+impl Incarnation {
+    fn send(&self, message: ToWorker) {
+        // Every text was measured against the frame limit before.
+        if let Ok(frame) = message.encode() {
+            self.outbound.send(frame);
+        }
+    }
+}
+
+/// Tells the session when something is due, until it has shut down or is gone.
+async fn ring(session: Weak<Shared>, alarm: Arc<Alarm>, token: CancellationToken) {
+    let mut is_cancelled = false;
+    loop {
+        let Some(shared) = session.upgrade() else {
+            return;
+        };
+        let at = shared.state().alarm_at;
+        drop(shared);
+        let off = async {
+            match at {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = alarm.done.cancelled() => return,
+            () = alarm.earlier.notified() => {}
+            () = token.cancelled(), if !is_cancelled => {
+                is_cancelled = true;
+                match session.upgrade() {
+                    Some(shared) => shared.shut_down(),
+                    None => return,
+                }
+            }
+            () = off => {
+                let Some(shared) = session.upgrade() else {
+                    return;
+                };
+                shared.state().alarm_at = None;
+                shared.event(|core, now| core.tick(now));
+            }
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! A session: the rules in [`core`], and what carries them out.
+
+mod callbacks;
+mod cell;
+mod core;
+mod driver;
+mod ended;
+mod handle;
+mod said;
+mod stored;
+
+#[cfg(test)]
+mod model;
+
+pub(crate) use core::Settings;
+pub(crate) use driver::Shared;
+pub(crate) use handle::HostSession;
+pub(crate) use said::Said;

@@ -1,0 +1,281 @@
+//! What a session makes of what a worker says.
+//!
+//! A worker is taken for an enemy: every message is checked against what the session
+//! asked for, and the first that does not fit ends the worker.
+
+use std::time::Instant;
+
+use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText, ToWorker};
+use code_mode_protocol::{ContentItem, Json, Limit, Limits, NestedToolCall, RuntimeToolCallId};
+
+use super::cell::{Cell, FinalKind, StopReason};
+use super::core::{Core, Effect, Ports};
+
+/// A worker said something that does not fit.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error("it speaks of cell {0}, which it does not run")]
+    UnknownCell(u64),
+    #[error("it ended observation {observation} of cell {cell}, which nobody asked for")]
+    UnknownObservation { cell: u64, observation: u64 },
+    #[error("it gave a call of cell {0} a name that is not the next")]
+    WrongCallName(u64),
+    #[error("it called a tool that cell {0} does not have")]
+    UnknownTool(u64),
+    #[error("it sent text for cell {0} that is not JSON")]
+    NotJson(u64),
+    #[error("it exceeded a limit that it should have kept in cell {0}")]
+    Limit(u64),
+    #[error("it sent a message that has no place in a session")]
+    OutOfPlace,
+}
+
+/// What the supervisor must know of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// Nothing.
+    Taken,
+    /// The worker has shut down.
+    ShutDown,
+}
+
+impl<P: Ports> Core<P> {
+    /// Takes in a message of a worker. What a worker says that is not the session's
+    /// any more is for nobody.
+    pub(crate) fn said(
+        &mut self,
+        worker: u64,
+        message: FromWorker,
+        now: Instant,
+    ) -> Result<Said, Violation> {
+        if let FromWorker::ShutDown = message {
+            return Ok(Said::ShutDown);
+        }
+        if !self.is_current(worker) {
+            return Ok(Said::Taken);
+        }
+        match message {
+            FromWorker::ToolCall {
+                cell,
+                call,
+                tool,
+                input,
+            } => self.tool_call(cell, call, tool, input)?,
+            FromWorker::Notify { cell, text } => self.notification(cell, text, now)?,
+            FromWorker::Output { cell, items } => self.output(cell, items.into_vec())?,
+            FromWorker::Observed {
+                cell,
+                observation,
+                items,
+                frozen,
+            } => {
+                let frozen = frozen.map(|calls| calls.into_vec());
+                self.observed(cell, observation, items.into_vec(), frozen)?;
+            }
+            FromWorker::Stored { cell, writes } => self.stored(cell, writes.into_vec())?,
+            FromWorker::Ended { cell, items, end } => {
+                self.ended(cell, items.into_vec(), end, now)?;
+            }
+            FromWorker::Stuck { cell, limit } => {
+                self.running(cell)?;
+                self.is_stuck(cell, StopReason::Limit(limit), now);
+            }
+            FromWorker::ShutDown => {}
+            FromWorker::Ready(_) | FromWorker::Rejected { .. } | FromWorker::Probed { .. } => {
+                return Err(Violation::OutOfPlace);
+            }
+        }
+        Ok(Said::Taken)
+    }
+
+    fn running(&mut self, number: u64) -> Result<&mut Cell<P::Reply>, Violation> {
+        self.cells
+            .get_mut(&number)
+            .filter(|cell| cell.is_running())
+            .ok_or(Violation::UnknownCell(number))
+    }
+
+    fn tool_call(
+        &mut self,
+        number: u64,
+        call: RuntimeToolCallId,
+        tool: u32,
+        input: Option<JsonText>,
+    ) -> Result<(), Violation> {
+        let input = input.map(JsonText::into_json).transpose();
+        let input = input.map_err(|_| Violation::NotJson(number))?;
+        let bytes = input.as_ref().map_or(0, |json| json.as_str().len());
+        self.count_call(number, bytes)?;
+        let may_hold = self.may_hold(bytes);
+        let cell = self.running(number)?;
+        if call.0 != cell.last_call + 1 {
+            return Err(Violation::WrongCallName(number));
+        }
+        cell.last_call = call.0;
+        let Some(definition) = cell.tools.get(tool as usize) else {
+            return Err(Violation::UnknownTool(number));
+        };
+        if cell.cancelled {
+            // It crossed the cell's termination on its way.
+            return Ok(());
+        }
+        if !may_hold {
+            let worker = cell.worker;
+            let error = "the session has too many tool calls without an answer".to_owned();
+            let result = Err(error);
+            self.send(
+                worker,
+                ToWorker::ToolResult {
+                    cell: number,
+                    call,
+                    result,
+                },
+            );
+            return Ok(());
+        }
+        let invocation = NestedToolCall::new(
+            cell.id.clone(),
+            cell.tool_call_id.clone(),
+            call,
+            (definition.tool_name.clone(), definition.kind),
+            input,
+        );
+        let token = cell.token.child_token();
+        cell.calls.insert(call, (token.clone(), bytes));
+        cell.held += bytes;
+        self.held_bytes += bytes;
+        self.held_calls += 1;
+        self.push(Effect::Invoke(invocation, token));
+        Ok(())
+    }
+
+    /// Checks the limits that a cell's worker keeps for one more callback.
+    fn count_call(&mut self, number: u64, bytes: usize) -> Result<(), Violation> {
+        let limits = &self.limits;
+        let (max_calls, max_bytes) = (limits.max_pending_tool_calls, limits.heap_bytes());
+        let cell = self.running(number)?;
+        let calls = cell.calls.len() + cell.notifications.len();
+        if calls >= max_calls || cell.held.saturating_add(bytes) > max_bytes {
+            return Err(Violation::Limit(number));
+        }
+        Ok(())
+    }
+
+    fn notification(&mut self, number: u64, text: String, now: Instant) -> Result<(), Violation> {
+        let bytes = text.len();
+        self.count_call(number, bytes)?;
+        let may_hold = self.may_hold(bytes);
+        let cell = self.running(number)?;
+        if cell.cancelled {
+            return Ok(());
+        }
+        if !may_hold {
+            // Nothing is dropped in silence: the cell ends with the limit's name.
+            let max = self.limits.max_pending_tool_calls as u64;
+            let reason = StopReason::Limit(Limit::PendingToolCalls.exceeded(max));
+            self.stop(number, reason, now);
+            return Ok(());
+        }
+        cell.notifications.push_back(text);
+        cell.held += bytes;
+        self.held_bytes += bytes;
+        self.held_calls += 1;
+        self.deliver_next(number);
+        Ok(())
+    }
+
+    fn output(&mut self, number: u64, items: Vec<ContentItem>) -> Result<(), Violation> {
+        // What the worker holds is bounded by the limit; so is what an observer that
+        // went away has left here.
+        let max = 2 * self.limits.max_output_bytes + 4096;
+        let cell = self.running(number)?;
+        if cell.put_out(items) > max {
+            return Err(Violation::Limit(number));
+        }
+        Ok(())
+    }
+
+    fn observed(
+        &mut self,
+        number: u64,
+        observation: u64,
+        items: Vec<ContentItem>,
+        frozen: Option<Vec<RuntimeToolCallId>>,
+    ) -> Result<(), Violation> {
+        let max_calls = self.limits.max_pending_tool_calls;
+        self.output(number, items)?;
+        let cell = self.running(number)?;
+        let known = &mut cell.observation;
+        if observation > known.number || observation <= known.last_ended {
+            let cell = number;
+            return Err(Violation::UnknownObservation { cell, observation });
+        }
+        if frozen.as_ref().is_some_and(|calls| calls.len() > max_calls) {
+            return Err(Violation::Limit(number));
+        }
+        known.last_ended = observation;
+        // An earlier one crossed the message that put another in its place; its output
+        // comes with that.
+        if observation == known.number {
+            known.armed = false;
+            self.give(number, frozen);
+        }
+        Ok(())
+    }
+
+    fn stored(&mut self, number: u64, writes: Vec<(String, JsonText)>) -> Result<(), Violation> {
+        let max = self.limits.max_stored_bytes;
+        let cell = self.running(number)?;
+        for (key, json) in writes {
+            let json = json.into_json().map_err(|_| Violation::NotJson(number))?;
+            cell.writes_bytes += Limits::stored_value_bytes(&key, json.as_str());
+            if cell.writes_bytes > max {
+                return Err(Violation::Limit(number));
+            }
+            cell.writes.push((key, json));
+        }
+        Ok(())
+    }
+
+    fn ended(
+        &mut self,
+        number: u64,
+        items: Vec<ContentItem>,
+        end: CellEnd,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        self.output(number, items)?;
+        let cell = self.running(number)?;
+        let writes: Vec<(String, Json)> = std::mem::take(&mut cell.writes);
+        let stopping = cell.stopping.map(|stopping| stopping.reason);
+        let (kind, commits) = match (stopping, end) {
+            (Some(StopReason::Limit(limit)), _) => (FinalKind::error(limit.to_string()), false),
+            (None, CellEnd::Terminated) => return Err(Violation::OutOfPlace),
+            (_, CellEnd::Terminated) => (FinalKind::Terminated, false),
+            (_, CellEnd::Completed | CellEnd::Exited) => (FinalKind::Result { error: None }, true),
+            (_, CellEnd::Limit(limit)) => (FinalKind::error(limit.to_string()), true),
+            (_, CellEnd::Failed { text, position }) => {
+                if text.len() > Limits::MAX_ERROR_BYTES {
+                    return Err(Violation::Limit(number));
+                }
+                let error = Some((text, position));
+                (FinalKind::Result { error }, true)
+            }
+        };
+        if commits {
+            if self.stored.bytes_with(&writes) > self.limits.max_stored_bytes {
+                return Err(Violation::Limit(number));
+            }
+            for (key, json) in writes {
+                self.stored.set(key, json);
+            }
+        }
+        if !matches!(kind, FinalKind::Terminated) {
+            // The worker works.
+            self.backoff.succeeded();
+        }
+        self.js_ended(number, kind, now);
+        self.worker_may_be_idle(now);
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! Where workers come from, and what they must be to be used.
+
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use code_mode_protocol::wire::native::WorkerInfo;
+use interprocess::local_socket::tokio::{Stream, prelude::*};
+use interprocess::local_socket::{GenericFilePath, ToFsName};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::options::InMemory;
+use crate::process::{self, Child, SpawnError};
+use crate::provider::ProviderError;
+use crate::worker::{Connection, ConnectionError, Worker};
+use crate::{ProviderOptions, Sandbox, WorkerSource, locate};
+
+/// Starts workers, or connects to them.
+pub(crate) struct Source {
+    options: ProviderOptions,
+    from: From,
+    /// Whether workers try what the sandbox forbids when they are asked to.
+    probe: bool,
+    warned: Once,
+}
+
+enum From {
+    Program(PathBuf),
+    Socket { path: PathBuf, used: AtomicBool },
+    InMemory(InMemory),
+}
+
+impl Source {
+    /// The source that the options name.
+    ///
+    /// # Errors
+    /// [`SpawnError::NotFound`] where the program must be found and is not there.
+    pub(crate) fn new(options: ProviderOptions, probe: bool) -> Result<Self, SpawnError> {
+        let from = match &options.worker {
+            WorkerSource::Find => From::Program(locate::find().ok_or(SpawnError::NotFound)?),
+            WorkerSource::Program(path) => From::Program(path.clone()),
+            WorkerSource::Socket(path) => From::Socket {
+                path: path.clone(),
+                used: AtomicBool::new(false),
+            },
+            WorkerSource::InMemory(connect) => From::InMemory(connect.clone()),
+        };
+        Ok(Self {
+            options,
+            from,
+            probe,
+            warned: Once::new(),
+        })
+    }
+
+    pub(crate) fn options(&self) -> &ProviderOptions {
+        &self.options
+    }
+
+    /// Whether this gives more than one worker.
+    pub(crate) fn can_start_many(&self) -> bool {
+        !matches!(self.from, From::Socket { .. })
+    }
+
+    /// A new worker.
+    pub(crate) async fn start(&self) -> Result<Worker, ProviderError> {
+        let (connection, child) = self.connect().await?;
+        Ok(Worker::new(connection, child))
+    }
+
+    /// A connection to a new worker that has answered the greeting.
+    pub(crate) async fn connect(&self) -> Result<(Connection, Option<Child>), ProviderError> {
+        let (connection, child) = match &self.from {
+            From::Program(program) => {
+                let started = process::start(program, &self.options, self.probe).await?;
+                self.greet(started.socket, Some(started.child)).await?
+            }
+            From::Socket { path, used } => {
+                if used.swap(true, Ordering::Relaxed) {
+                    return Err(ProviderError::Used);
+                }
+                let stream = connect(path)
+                    .await
+                    .map_err(|error| ProviderError::Connect {
+                        path: path.clone(),
+                        error,
+                    })?;
+                self.greet(stream, None).await?
+            }
+            From::InMemory(connect) => self.greet(connect.stream(), None).await?,
+        };
+        self.check_sandbox(&connection.info)?;
+        Ok((connection, child))
+    }
+
+    async fn greet<S>(
+        &self,
+        stream: S,
+        child: Option<Child>,
+    ) -> Result<(Connection, Option<Child>), ProviderError>
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let greeting = Connection::open(stream);
+        match tokio::time::timeout(self.options.handshake_timeout, greeting).await {
+            Ok(Ok(connection)) => Ok((connection, child)),
+            Ok(Err(ConnectionError::Ended)) => Err(match child {
+                Some(mut child) => ConnectionError::Died(child.wait().await),
+                None => ConnectionError::Ended,
+            }
+            .into()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(ConnectionError::TimedOut.into()),
+        }
+    }
+
+    fn check_sandbox(&self, info: &WorkerInfo) -> Result<(), ProviderError> {
+        let missing = info.missing_layers();
+        // A worker in the agent's own process has no layers to miss, nor to hold.
+        let has_none = info.sandbox.is_empty();
+        match self.options.sandbox {
+            Sandbox::Required if has_none => Err(ProviderError::Sandbox(
+                "a worker in this process has no sandbox".to_owned(),
+            )),
+            Sandbox::Required if !missing.is_empty() => {
+                Err(ProviderError::Sandbox(missing.join("; ")))
+            }
+            Sandbox::BestEffort if !missing.is_empty() => {
+                self.warned.call_once(|| {
+                    tracing::warn!(
+                        "workers run without a part of their sandbox: {}. `code-mode doctor` shows all layers; docs/sandbox.md says how to have them",
+                        missing.join("; ")
+                    );
+                });
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Connects to a worker that listens, if it belongs to this user.
+async fn connect(path: &Path) -> std::io::Result<Stream> {
+    let stream = Stream::connect(path.to_fs_name::<GenericFilePath>()?).await?;
+    #[cfg(target_os = "linux")]
+    {
+        let ours = rustix::process::geteuid().as_raw();
+        let theirs = stream.peer_creds()?.euid();
+        if theirs != Some(ours) && theirs != Some(0) {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::PermissionDenied,
+                "it belongs to another user",
+            ));
+        }
+    }
+    Ok(stream)
+}

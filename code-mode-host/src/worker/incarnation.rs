@@ -1,0 +1,87 @@
+//! One worker as a value.
+
+use code_mode_protocol::Limits;
+use code_mode_protocol::wire::native::{FromWorker, MAX_WORKER_FRAME, ToWorker};
+use code_mode_protocol::wire::outbound::{Outbound, OutboundTask};
+use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
+use tokio_util::sync::CancellationToken;
+
+use super::Connection;
+use super::connection::Receive;
+use crate::process::Child;
+
+/// The way to one worker. What is sent, killed or retired by way of it can reach no
+/// other worker, whenever that happens.
+#[derive(Clone, Debug)]
+pub(crate) struct Incarnation {
+    pub(crate) outbound: Outbound,
+    killed: CancellationToken,
+    retired: CancellationToken,
+}
+
+impl Incarnation {
+    fn new(outbound: Outbound) -> Self {
+        Self {
+            outbound,
+            killed: CancellationToken::new(),
+            retired: CancellationToken::new(),
+        }
+    }
+
+    /// Ends the worker at once.
+    pub(crate) fn kill(&self) {
+        self.killed.cancel();
+    }
+
+    /// Shuts the worker down in order.
+    pub(crate) fn retire(&self) {
+        self.retired.cancel();
+    }
+
+    /// Tells the worker to shut down.
+    pub(super) fn shut_down(&self) {
+        if let Ok(frame) = ToWorker::Shutdown.encode() {
+            self.outbound.send(frame);
+        }
+    }
+
+    /// Completes when the worker must end at once.
+    pub(super) async fn killed(&self) {
+        self.killed.cancelled().await;
+    }
+
+    /// Completes when the worker must be shut down.
+    pub(super) async fn retired(&self) {
+        self.retired.cancelled().await;
+    }
+}
+
+/// A worker that is ready for a session, and everything its supervisor needs.
+pub(crate) struct Worker {
+    pub(crate) incarnation: Incarnation,
+    pub(super) inbound: MessageReader<Receive, FromWorker>,
+    pub(super) writing: OutboundTask,
+    /// `None` where it is no process of this program's.
+    pub(crate) child: Option<Child>,
+}
+
+impl Worker {
+    pub(crate) fn new(connection: Connection, child: Option<Child>) -> Self {
+        Self {
+            incarnation: Incarnation::new(connection.outbound),
+            inbound: connection.inbound,
+            writing: connection.writing,
+            child,
+        }
+    }
+
+    /// Takes messages from here on as large as these limits make them.
+    pub(crate) fn expect_messages_within(&mut self, limits: &Limits) {
+        let text = limits.max_frame_bytes.max(limits.max_output_bytes);
+        self.inbound.set_max(MaxMessage {
+            frame: MAX_WORKER_FRAME,
+            // What comes with one text of the largest size.
+            texts: text.saturating_add(MAX_WORKER_FRAME),
+        });
+    }
+}

@@ -1,0 +1,119 @@
+//! The supervisor of one worker, from its session to its end.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use code_mode_protocol::wire::frame::FrameError;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Worker;
+use crate::process::Child;
+use crate::session::{Said, Shared};
+
+/// How long a worker may take to shut down before it is killed.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// How long a process whose connection closed may take to end by itself: how it ends
+/// tells more than that it was killed here.
+const LAST_BREATH: Duration = Duration::from_millis(500);
+
+/// How many messages are taken before other tasks have their turn.
+const AT_ONCE: u32 = 32;
+
+/// Why a worker is not supervised any more.
+enum Ended {
+    /// It said so, after a shutdown.
+    ShutDown,
+    /// The connection closed: its process is dead or dying.
+    Disconnected,
+    /// It was killed, or took too long to shut down.
+    Killed,
+    /// It said something that does not fit.
+    Violation(String),
+}
+
+/// Carries what a worker says to its session, until the worker ends; then answers
+/// for it.
+pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker) {
+    let Worker {
+        incarnation,
+        mut inbound,
+        mut writing,
+        child,
+    } = worker;
+    let ended = {
+        let mut killed = pin!(incarnation.killed());
+        let mut retired = pin!(incarnation.retired());
+        let mut deadline = None;
+        let mut taken = 0;
+        loop {
+            // A worker that sends without end must not keep the rest waiting: an order
+            // to end comes first, and other tasks have their turn.
+            taken += 1;
+            if taken % AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
+            tokio::select! {
+                biased;
+                () = &mut killed => break Ended::Killed,
+                () = at(deadline) => break Ended::Killed,
+                () = &mut retired, if deadline.is_none() => {
+                    incarnation.shut_down();
+                    deadline = Some(Instant::now() + SHUTDOWN_GRACE);
+                }
+                _ = &mut writing => break Ended::Disconnected,
+                message = inbound.next() => match message {
+                    Ok(Some(message)) => match session.said(number, message) {
+                        Ok(Said::Taken) => {}
+                        // Before it was asked to, it is one that ended.
+                        Ok(Said::ShutDown) if deadline.is_none() => break Ended::Disconnected,
+                        Ok(Said::ShutDown) => break Ended::ShutDown,
+                        Err(violation) => break Ended::Violation(violation.to_string()),
+                    },
+                    Err(FrameError::Io(_)) | Ok(None) => break Ended::Disconnected,
+                    Err(error) => break Ended::Violation(error.to_string()),
+                },
+            }
+        }
+    };
+    drop((inbound, writing));
+    incarnation.outbound.close();
+    let why = match ended {
+        Ended::ShutDown => None,
+        Ended::Disconnected => Some(format!("its process {}", end_of(child, LAST_BREATH).await)),
+        Ended::Killed => {
+            end_of(child, Duration::ZERO).await;
+            Some("its process did not stop in time and was killed".to_owned())
+        }
+        Ended::Violation(what) => {
+            end_of(child, Duration::ZERO).await;
+            Some(format!("its process broke the protocol: {what}"))
+        }
+    };
+    session.worker_lost(number, why);
+}
+
+/// Waits until a process has ended, killing it after a while, and says how it ended.
+async fn end_of(child: Option<Child>, patience: Duration) -> String {
+    let Some(mut child) = child else {
+        return "closed its connection".to_owned();
+    };
+    if patience.is_zero() {
+        child.kill();
+    }
+    match timeout(patience, child.wait()).await {
+        Ok(reason) => reason.to_string(),
+        Err(_) => {
+            child.kill();
+            child.wait().await.to_string()
+        }
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

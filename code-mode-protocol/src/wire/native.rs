@@ -1,0 +1,475 @@
+//! The native wire: what the host and a worker say to each other.
+//!
+//! The host greets and the worker answers with what it is; then the host opens the
+//! one session, and many cells run at once. A message is bincode in a
+//! [frame](super::frame); its large texts follow the frame. Neither side ever waits
+//! for its writes before it reads on.
+//!
+//! The host decides what a session does; the worker runs cells. A cell has its number
+//! in the session, a tool call its cell and its place in the cell. What can be stale
+//! has a number: an observation's is the host's, and counts up.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Bounded;
+use super::frame::{Frame, FrameBuilder, FrameError, LARGE_TEXT, MAX_FRAME_BYTES};
+use super::texts::{TextMut, Texts};
+use crate::{
+    ContentItem, InvalidJson, Json, LimitExceeded, Limits, RuntimeToolCallId, SourcePosition,
+    ToolDefinition, ToolKind,
+};
+
+/// The version of the wire this crate speaks.
+pub const VERSION: u32 = 2;
+
+/// What both sides can do beyond the requests of [`VERSION`]. There is none yet; a
+/// capability that the other side requires and this list lacks ends the handshake.
+pub const CAPABILITIES: &[&str] = &[];
+
+/// The most items, stored values or announced texts of one message. A worker sends
+/// more in several messages.
+pub const MAX_PARTS: usize = 4096;
+
+/// The largest frame of a worker's message, in bytes: [`MAX_PARTS`] small texts stay
+/// below it. Large texts follow the frame.
+pub const MAX_WORKER_FRAME: usize = 8 << 20;
+
+/// A list in one message of a worker.
+pub type Parts<T> = Bounded<T, MAX_PARTS>;
+
+/// The calls that a frozen cell waits for.
+pub type CallIds = Bounded<RuntimeToolCallId, { 1 << 20 }>;
+
+/// From the host to a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// The first message.
+    Hello {
+        /// Versions the host speaks.
+        versions: Vec<u32>,
+        /// Capabilities it cannot do without.
+        required_capabilities: Vec<String>,
+    },
+    /// Opens the worker's one session.
+    Open {
+        /// What its cells may use.
+        limits: Limits,
+    },
+    /// Values that the session has stored: key and JSON text.
+    Store {
+        /// Some of them.
+        values: Vec<(String, String)>,
+    },
+    /// Defines a set of tools for the executes that name it. The worker keeps the
+    /// last one only.
+    Tools {
+        /// The set's number.
+        id: u64,
+        /// Its tools.
+        tools: Vec<WireTool>,
+    },
+    /// Runs a cell, with its observation number 1.
+    Execute {
+        /// The new cell.
+        cell: u64,
+        /// The set of tools, defined before.
+        tools: u64,
+        /// The source.
+        source: String,
+        /// Whether to freeze the cell when it has no work.
+        to_pending: bool,
+    },
+    /// Observes a cell: its next yield, or that it is frozen, is reported.
+    Observe {
+        /// Which cell.
+        cell: u64,
+        /// The observation's number. It takes the place of an earlier one.
+        observation: u64,
+        /// Whether to freeze the cell when it has no work. Either way, a frozen cell
+        /// goes on.
+        to_pending: bool,
+    },
+    /// Ends an observation with the output there is.
+    Collect {
+        /// Which cell.
+        cell: u64,
+        /// Which observation.
+        observation: u64,
+        /// Not before the cell has run for this long: the time that it waited for an
+        /// isolate is not its observer's.
+        after: Duration,
+    },
+    /// Stops a cell.
+    Terminate {
+        /// Which cell.
+        cell: u64,
+    },
+    /// A tool's answer as JSON text, or the error.
+    ToolResult {
+        /// The calling cell.
+        cell: u64,
+        /// The call.
+        call: RuntimeToolCallId,
+        /// The answer.
+        result: Result<String, String>,
+    },
+    /// The oldest notification of a cell that was not delivered yet, is.
+    Notified {
+        /// The cell.
+        cell: u64,
+    },
+    /// Stops everything. Answered by [`FromWorker::ShutDown`].
+    Shutdown,
+    /// Makes a system call natively and reports what the kernel said. Only a worker
+    /// started with `--probe` answers; it is how the sandbox is tested from the
+    /// inside.
+    Probe {
+        /// Its name, from the worker's own list.
+        name: String,
+    },
+}
+
+/// From a worker to the host.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// The answer to a greeting that fits.
+    Ready(WorkerInfo),
+    /// The answer to one that does not; the worker ends.
+    Rejected {
+        /// Why.
+        reason: String,
+    },
+    /// A cell calls a tool.
+    ToolCall {
+        /// The calling cell.
+        cell: u64,
+        /// The call's place in the cell: 1, 2, ...
+        call: RuntimeToolCallId,
+        /// The tool's place in the cell's set.
+        tool: u32,
+        /// Its input.
+        input: Option<JsonText>,
+    },
+    /// A cell notifies.
+    Notify {
+        /// The cell.
+        cell: u64,
+        /// What it says.
+        text: String,
+    },
+    /// Output of an observation whose other output does not fit this message.
+    Output {
+        /// The cell.
+        cell: u64,
+        /// Some items; more follow.
+        items: Parts<ContentItem>,
+    },
+    /// Ends an observation.
+    Observed {
+        /// The cell.
+        cell: u64,
+        /// Which observation.
+        observation: u64,
+        /// The (last) output.
+        items: Parts<ContentItem>,
+        /// The cell is frozen, and these calls have no answer that was let in.
+        frozen: Option<CallIds>,
+    },
+    /// Values that a cell stored; they are the session's when it ends.
+    Stored {
+        /// The cell.
+        cell: u64,
+        /// Key and value.
+        writes: Parts<(String, JsonText)>,
+    },
+    /// A cell's JavaScript has ended. Nothing more comes of the cell.
+    Ended {
+        /// The cell.
+        cell: u64,
+        /// The (last) output.
+        items: Parts<ContentItem>,
+        /// How it ended.
+        end: CellEnd,
+    },
+    /// A cell has not stopped a while after this limit was hit: V8 cannot be
+    /// interrupted in what it does.
+    Stuck {
+        /// The cell.
+        cell: u64,
+        /// The limit.
+        limit: LimitExceeded,
+    },
+    /// No isolate runs any more; the worker ends.
+    ShutDown,
+    /// Answers [`ToWorker::Probe`]: what the kernel said, in words.
+    Probed {
+        /// The probe.
+        name: String,
+        /// `None` where the worker knows no such probe.
+        outcome: Option<String>,
+    },
+}
+
+/// JSON from a worker. Its sender, which has it from V8, need not parse it; decoding
+/// it does, and refuses what is no [`Json`].
+#[derive(Debug)]
+pub enum JsonText {
+    /// To be sent.
+    Unchecked(String),
+    /// Received.
+    Checked(Json),
+}
+
+impl JsonText {
+    /// The value.
+    ///
+    /// # Errors
+    /// Those of [`Json::parse`], where the text was not received but made here.
+    pub fn into_json(self) -> Result<Json, InvalidJson> {
+        match self {
+            Self::Unchecked(text) => Json::parse(text),
+            Self::Checked(json) => Ok(json),
+        }
+    }
+
+    /// The bytes of the text.
+    #[allow(clippy::len_without_is_empty, reason = "no JSON value is empty")]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Unchecked(text) => text.len(),
+            Self::Checked(json) => json.as_str().len(),
+        }
+    }
+
+    /// Takes the text out, and leaves a short value.
+    pub(crate) fn take(&mut self) -> String {
+        match std::mem::replace(self, Self::Unchecked("0".to_owned())) {
+            Self::Unchecked(text) => text,
+            Self::Checked(json) => json.into_string(),
+        }
+    }
+}
+
+impl Serialize for JsonText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Unchecked(text) => serializer.serialize_str(text),
+            Self::Checked(json) => serializer.serialize_str(json.as_str()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for JsonText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Json::deserialize(deserializer).map(Self::Checked)
+    }
+}
+
+/// How a cell's JavaScript ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CellEnd {
+    /// Its module completed.
+    Completed,
+    /// It called `exit()`.
+    Exited,
+    /// It threw, or did not compile.
+    Failed {
+        /// The error's text.
+        text: String,
+        /// Where in the source, if that is known.
+        position: Option<SourcePosition>,
+    },
+    /// It hit a limit.
+    Limit(LimitExceeded),
+    /// It was terminated.
+    Terminated,
+}
+
+/// What a worker needs to know of a tool; its name is normalised already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireTool {
+    /// The property of `tools`.
+    pub name: String,
+    /// For `ALL_TOOLS`.
+    pub description: String,
+    /// Its kind.
+    pub kind: ToolKind,
+}
+
+impl From<&ToolDefinition> for WireTool {
+    fn from(tool: &ToolDefinition) -> Self {
+        Self {
+            name: crate::normalize_tool_name(&tool.name),
+            description: tool.description.clone(),
+            kind: tool.kind,
+        }
+    }
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// The version of the wire it chose.
+    pub version: u32,
+    /// What it can do.
+    pub capabilities: Vec<String>,
+    /// V8's version.
+    pub v8_version: String,
+    /// The layers of its sandbox.
+    pub sandbox: Vec<SandboxLayer>,
+}
+
+impl WorkerInfo {
+    /// The layers that do not hold, in words; empty where all do.
+    pub fn missing_layers(&self) -> Vec<String> {
+        self.sandbox
+            .iter()
+            .filter_map(|layer| match &layer.state {
+                LayerState::Holds(_) => None,
+                LayerState::Missing(why) => Some(format!("{}: {why}", layer.name)),
+            })
+            .collect()
+    }
+}
+
+/// One layer of a worker's sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxLayer {
+    /// Its name, for example `seccomp`.
+    pub name: String,
+    /// Whether it holds.
+    pub state: LayerState,
+}
+
+/// Whether a layer of the sandbox holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LayerState {
+    /// It does; how, in words.
+    Holds(String),
+    /// It does not; why, in words.
+    Missing(String),
+}
+
+#[allow(private_interfaces, reason = "as in the trait")]
+impl Texts for ToWorker {
+    fn texts(&mut self, visit: &mut dyn FnMut(TextMut<'_>)) {
+        match self {
+            Self::Store { values } => values
+                .iter_mut()
+                .for_each(|(_, json)| visit(TextMut::Plain(json))),
+            Self::Execute { source, .. } => visit(TextMut::Plain(source)),
+            Self::ToolResult {
+                result: Ok(text) | Err(text),
+                ..
+            } => visit(TextMut::Plain(text)),
+            _ => {}
+        }
+    }
+}
+
+#[allow(private_interfaces, reason = "as in the trait")]
+impl Texts for FromWorker {
+    fn texts(&mut self, visit: &mut dyn FnMut(TextMut<'_>)) {
+        match self {
+            Self::ToolCall {
+                input: Some(json), ..
+            } => visit(TextMut::Json(json)),
+            Self::Notify { text, .. } => visit(TextMut::Plain(text)),
+            Self::Output { items, .. }
+            | Self::Observed { items, .. }
+            | Self::Ended { items, .. } => items
+                .as_mut_slice()
+                .iter_mut()
+                .for_each(|item| item.texts(visit)),
+            Self::Stored { writes, .. } => writes
+                .as_mut_slice()
+                .iter_mut()
+                .for_each(|(_, json)| visit(TextMut::Json(json))),
+            _ => {}
+        }
+    }
+}
+
+impl ToWorker {
+    /// The message as a frame.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`] where a text or the frame has 4 GiB or more.
+    pub fn encode(self) -> Result<Frame, FrameError> {
+        encode(self)
+    }
+}
+
+impl FromWorker {
+    /// The message as a frame.
+    ///
+    /// # Errors
+    /// As [`ToWorker::encode`].
+    pub fn encode(self) -> Result<Frame, FrameError> {
+        encode(self)
+    }
+}
+
+/// A text that follows its message's frame.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Announced {
+    /// Which of the message's texts it is.
+    pub(crate) number: u32,
+    pub(crate) bytes: u32,
+}
+
+/// What follows a frame. A host may send one large text for each stored value.
+pub(crate) type Announcements = Bounded<Announced, { 1 << 20 }>;
+
+/// The limit makes bincode check a length against what a frame can hold before it
+/// allocates that much.
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<MAX_FRAME_BYTES>()
+}
+
+pub(crate) fn malformed(error: impl ToString) -> FrameError {
+    FrameError::Malformed(error.to_string())
+}
+
+/// The message in a frame's content.
+pub(crate) fn decode<T: DeserializeOwned>(content: &[u8]) -> Result<T, FrameError> {
+    let (message, read) =
+        bincode::serde::decode_from_slice(content, config()).map_err(malformed)?;
+    match content.len() - read {
+        0 => Ok(message),
+        more => Err(malformed(format!("{more} bytes after the message"))),
+    }
+}
+
+fn encode<T: Serialize + Texts>(mut message: T) -> Result<Frame, FrameError> {
+    let mut announced = Vec::new();
+    let mut texts = Vec::new();
+    let mut number = 0;
+    let mut room = 64;
+    let mut too_large = None;
+    message.texts(&mut |text| {
+        let len = text.len();
+        if len >= LARGE_TEXT {
+            match u32::try_from(len) {
+                Ok(bytes) => announced.push(Announced { number, bytes }),
+                Err(_) => too_large = Some(FrameError::TooLarge(len as u64)),
+            }
+            texts.push(text.take());
+        } else {
+            // Growing a buffer step by step costs more than filling it.
+            room += len + 16;
+        }
+        number += 1;
+    });
+    if let Some(too_large) = too_large {
+        return Err(too_large);
+    }
+    let announced = Announcements::from(announced);
+    let mut frame = FrameBuilder::with_room(room);
+    bincode::serde::encode_into_std_write((&announced, &message), &mut frame, config())
+        .map_err(malformed)?;
+    frame.finish(texts)
+}

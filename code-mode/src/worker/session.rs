@@ -1,0 +1,186 @@
+//! The worker's one session: its cells and their stored values.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+
+use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText};
+use code_mode_protocol::wire::outbound::Outbound;
+use code_mode_protocol::{Limit, Limits};
+use tokio::sync::Notify;
+
+use super::Clock;
+use crate::cell::{CellShared, EndOfJob, Job, ScriptError, Stop, in_parts};
+use crate::error_text::bounded;
+use crate::tools::ToolTable;
+use crate::{Engine, StoredValues};
+
+/// The cells of a session, and the values they start from.
+///
+/// What a session may do is the host's to decide. This registry only finds a cell's
+/// thread, and merges what cells stored, in the same order in which it reports their
+/// ends.
+pub(crate) struct Session {
+    engine: Engine,
+    limits: Arc<Limits>,
+    outbound: Outbound,
+    clock: Arc<Clock>,
+    cells: Mutex<HashMap<u64, Arc<CellShared>>>,
+    stored: Mutex<StoredValues>,
+    /// Rung when a cell's thread is done with it.
+    changed: Notify,
+    span: tracing::Span,
+}
+
+impl Session {
+    pub(crate) fn new(engine: Engine, limits: Limits, outbound: Outbound) -> Self {
+        Self {
+            engine,
+            limits: Arc::new(limits),
+            outbound,
+            clock: Arc::default(),
+            cells: Mutex::default(),
+            stored: Mutex::default(),
+            changed: Notify::new(),
+            span: tracing::info_span!("session"),
+        }
+    }
+
+    /// Does what is due for the session's cells, for ever.
+    pub(crate) async fn run_clock(&self) {
+        self.clock.run().await;
+    }
+
+    fn cells(&self) -> MutexGuard<'_, HashMap<u64, Arc<CellShared>>> {
+        self.cells.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stored(&self) -> MutexGuard<'_, StoredValues> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes values that the session has stored already.
+    pub(crate) fn store(&self, values: Vec<(String, String)>) {
+        let mut stored = self.stored();
+        for (key, json) in values {
+            stored.set(&key.into(), json.into());
+        }
+    }
+
+    /// Runs a cell.
+    pub(crate) fn execute(
+        self: &Arc<Self>,
+        number: u64,
+        source: String,
+        tools: Arc<ToolTable>,
+        to_pending: bool,
+    ) {
+        let (commands, mailbox) = mpsc::channel();
+        let shared = CellShared::new(
+            number,
+            self.limits.clone(),
+            self.outbound.clone(),
+            self.clock.clone(),
+            commands,
+        );
+        self.cells().insert(number, shared.clone());
+        let job = Job {
+            source,
+            tools,
+            stored: self.stored().clone(),
+            commands: mailbox,
+            to_pending,
+            span: tracing::info_span!(parent: &self.span, "cell", cell = number),
+            end: EndOfJob::new(self.clone(), shared.clone()),
+            shared,
+        };
+        self.engine.pool.run(job);
+    }
+
+    /// The cell of this number, while it runs.
+    pub(crate) fn cell(&self, number: u64) -> Option<Arc<CellShared>> {
+        self.cells().get(&number).cloned()
+    }
+
+    /// Stops every cell and waits until no JavaScript of the session runs.
+    pub(crate) async fn stop(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let running: Vec<_> = self.cells().values().cloned().collect();
+            if running.is_empty() {
+                return;
+            }
+            for cell in running {
+                cell.stop(Stop::Terminated);
+            }
+            changed.await;
+        }
+    }
+
+    /// A cell's JavaScript has ended: merges what it stored and reports its end.
+    pub(crate) fn ended(&self, cell: &CellShared, end: CellEnd, writes: Vec<(Arc<str>, Arc<str>)>) {
+        let end = match end {
+            CellEnd::Failed { text, position } => CellEnd::Failed {
+                text: bounded(text),
+                position,
+            },
+            end => end,
+        };
+        if writes.is_empty() || end == CellEnd::Terminated {
+            return cell.end(Vec::new(), end);
+        }
+        // Locked until the end is sent: the host merges in the order of the ends.
+        let mut stored = self.stored();
+        let mut merged = stored.clone();
+        for (key, json) in &writes {
+            merged.set(key, json.clone());
+        }
+        let limit = self.limits.max_stored_bytes;
+        if merged.bytes() > limit {
+            // Others have stored since this cell looked.
+            let exceeded = Limit::StoredBytes.exceeded(limit as u64);
+            let end = match end {
+                CellEnd::Completed | CellEnd::Exited => CellEnd::Limit(exceeded),
+                end => end,
+            };
+            return cell.end(Vec::new(), end);
+        }
+        *stored = merged;
+        let writes = writes
+            .into_iter()
+            .map(|(key, json)| (key.to_string(), JsonText::Unchecked(json.to_string())))
+            .collect();
+        let number = cell.number;
+        let mut frames = Vec::new();
+        let mut send = |writes| {
+            let message = FromWorker::Stored {
+                cell: number,
+                writes,
+            };
+            frames.extend(message.encode().ok());
+        };
+        let last = in_parts(
+            writes,
+            |(key, json): &(String, JsonText)| key.len() + json.len() + 16,
+            &mut send,
+        );
+        send(last);
+        cell.end(frames, end);
+    }
+
+    /// A cell's thread is done with it.
+    pub(crate) fn gone(&self, number: u64) {
+        self.cells().remove(&number);
+        self.changed.notify_waiters();
+    }
+}
+
+impl From<ScriptError> for CellEnd {
+    fn from(error: ScriptError) -> Self {
+        Self::Failed {
+            text: error.text,
+            position: error.position,
+        }
+    }
+}
