@@ -17,6 +17,10 @@ pub(crate) struct RuntimeArgs {
     /// Run workers without the operating system's sandbox (to measure its cost)
     #[arg(long)]
     pub(crate) no_sandbox: bool,
+    /// Interpret JavaScript and never compile it to machine code: less to attack,
+    /// slower where code runs hot
+    #[arg(long)]
+    pub(crate) jitless: bool,
     /// Start workers from this program instead of this one
     #[arg(long, value_name = "PROGRAM", conflicts_with = "worker_socket")]
     pub(crate) worker_program: Option<PathBuf>,
@@ -47,6 +51,7 @@ impl RuntimeArgs {
         ProviderOptions::default()
             .worker(worker)
             .sandbox(sandbox)
+            .jitless(self.jitless)
             .limits(self.limits.limits())
     }
 }

@@ -6,3 +6,6 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     code_mode_bin::main()
 }
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

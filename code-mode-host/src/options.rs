@@ -25,6 +25,10 @@ pub struct ProviderOptions {
     /// What to do about layers of the sandbox that cannot be had. Default
     /// [`Sandbox::BestEffort`].
     pub sandbox: Sandbox,
+    /// Whether workers interpret JavaScript and never compile it to machine code: less
+    /// to attack, and several times slower where code runs hot. Default false. Workers
+    /// in this process are not concerned: there it is for `code_mode::Engine`.
+    pub jitless: bool,
     /// The fewest workers that are started ahead of the cells that will need them;
     /// under demand there are up to four. Default 1; 0 starts each worker when it is
     /// needed.
@@ -46,6 +50,7 @@ impl Default for ProviderOptions {
             worker: WorkerSource::Find,
             limits: Limits::default(),
             sandbox: Sandbox::BestEffort,
+            jitless: false,
             prewarmed: 1,
             handshake_timeout: Duration::from_secs(10),
             stop_grace: Duration::from_secs(1),
@@ -73,6 +78,7 @@ setters! {
     worker: WorkerSource,
     limits: Limits,
     sandbox: Sandbox,
+    jitless: bool,
     prewarmed: usize,
     handshake_timeout: Duration,
     stop_grace: Duration,

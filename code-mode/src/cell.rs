@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::frame::Frame;
-use code_mode_protocol::wire::native::{CellEnd, FromWorker, MAX_PARTS, Parts};
+use code_mode_protocol::wire::native::{CallIds, CellEnd, FromWorker, MAX_PARTS, Parts};
 use code_mode_protocol::wire::outbound::Outbound;
 use code_mode_protocol::{
     ContentItem, Limit, LimitExceeded, Limits, RuntimeToolCallId, SourcePosition,
@@ -25,7 +25,7 @@ use crate::{StoredValues, tools::ToolTable};
 const ITEM_OVERHEAD: usize = 64;
 
 /// How much of small output goes into one message.
-const MESSAGE_BYTES: usize = 4 << 20;
+const MESSAGE_BYTES: usize = 1 << 20;
 
 /// How long after a cell was stopped by a limit its thread may still run before the
 /// host is told that it is stuck.
@@ -314,7 +314,8 @@ impl CellShared {
     }
 
     /// The cell has no immediately runnable work and lets nothing in.
-    pub(crate) fn frozen(&self, calls: Vec<RuntimeToolCallId>) {
+    pub(crate) fn frozen(&self, mut calls: Vec<RuntimeToolCallId>) {
+        calls.truncate(CallIds::MAX);
         self.end_observation(&mut self.output(), Some(calls));
     }
 

@@ -1,5 +1,6 @@
 //! V8 in this process, and isolates from the startup snapshot.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use v8::MapFnTo;
@@ -32,13 +33,27 @@ pub struct Engine {
     pub(crate) pool: Arc<Pool>,
 }
 
+/// See [`Engine::forbid_machine_code`].
+static JITLESS: AtomicBool = AtomicBool::new(false);
+
 impl Engine {
+    /// Makes V8 interpret JavaScript and regular expressions without ever compiling
+    /// them to machine code: most known ways to take V8 over need its compilers, or
+    /// memory that can be both written and run. Code that runs hot gets several times
+    /// slower; `docs/PERFORMANCE.md` has figures. Call before [`new`](Self::new).
+    pub fn forbid_machine_code() {
+        JITLESS.store(true, Ordering::Relaxed);
+    }
+
     /// The engine of this process; starts V8 at the first call.
     pub fn new() -> Self {
         static ENGINE: OnceLock<Engine> = OnceLock::new();
         ENGINE
             .get_or_init(|| {
                 v8::V8::set_entropy_source(|buffer| getrandom::fill(buffer).is_ok());
+                if JITLESS.load(Ordering::Relaxed) {
+                    v8::V8::set_flags_from_string("--jitless");
+                }
                 bootstrap::initialize_v8();
                 Self {
                     pool: Arc::new(Pool::new()),
@@ -98,6 +113,10 @@ const MAX_YOUNG_GENERATION: usize = 16 << 20;
 /// that must be in the snapshot for that to work.
 const HIDDEN_GLOBALS: [&str; 4] = ["Atomics", "SharedArrayBuffer", "WebAssembly", "console"];
 
+extern "C" fn no_wasm(_: v8::Local<v8::Context>, _: v8::Local<v8::String>) -> bool {
+    false
+}
+
 impl ReadyIsolate {
     /// Makes one on the calling thread, where it must be used. Its heap limit
     /// cannot be changed later: how much memory outside the heap V8 lets a cell
@@ -111,6 +130,8 @@ impl ReadyIsolate {
             .set_max_young_generation_size_in_bytes(MAX_YOUNG_GENERATION.min(heap_bytes / 4));
         let mut isolate = v8::Isolate::new(params);
         isolate.set_microtasks_policy(v8::MicrotasksPolicy::Explicit);
+        // The global is deleted below; this refuses whatever else may reach it.
+        isolate.set_allow_wasm_code_generation_callback(no_wasm);
         let (context, internals) = {
             v8::scope!(let scope, &mut isolate);
             let context = v8::Context::new(scope, v8::ContextOptions::default());

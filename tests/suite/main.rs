@@ -13,10 +13,12 @@ mod faults;
 mod hostile_worker;
 mod idle;
 mod large_inputs;
+mod limits;
 mod listening;
 mod pending;
 #[cfg(target_os = "linux")]
 mod processes;
+mod run_borders;
 mod run_command;
 mod sessions;
 mod soak;

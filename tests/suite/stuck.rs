@@ -115,3 +115,69 @@ fn a_shutdown_ends_what_v8_cannot_interrupt() {
         provider.shutdown().await;
     });
 }
+
+/// Every function of the language's own objects, called on an array-like or a text that
+/// is as long as can be: whatever loops in native code must still end at the limit.
+const EVERY_BUILTIN: &str = r#"
+    const long = { length: 2 ** 53 - 1 };
+    const receivers = [long, Object.assign([], { length: 2 ** 32 - 1 }), 'ab'.repeat(2 ** 24)];
+    const seen = new Set();
+    const found = [];
+    const look = (object, path) => {
+        if (object === null || (typeof object !== 'object' && typeof object !== 'function')) return;
+        if (seen.has(object) || path.length > 3) return;
+        seen.add(object);
+        for (const key of Reflect.ownKeys(object)) {
+            const { value, get } = Reflect.getOwnPropertyDescriptor(object, key);
+            if (typeof value === 'function') found.push(value);
+            look(value ?? get, [...path, key]);
+        }
+    };
+    for (const name of ['Array', 'String', 'Object', 'Reflect', 'JSON', 'Map', 'Set', 'Promise',
+        'RegExp', 'Uint8Array', 'Iterator', 'BigInt', 'Math', 'Intl', 'Symbol', 'Function'])
+        look(globalThis[name], [name]);
+"#;
+
+#[test]
+fn no_builtin_function_outlasts_its_limit() {
+    run(async {
+        let provider = impatient();
+        let limits = || {
+            Limits::default()
+                .max_cpu_time(Some(Duration::from_millis(300)))
+                .max_heap_bytes(64 << 20)
+        };
+        let session = || session_of(&provider, Arc::new(Agent::default()), limits());
+        let counting = session().await;
+        let counted = exec(&*counting, &format!("{EVERY_BUILTIN} text(found.length)")).await;
+        let count: usize = texts(&counted)[0].parse().expect("a number");
+        assert!(count > 300, "{count}");
+        // Each in a cell of its own, a few sessions side by side.
+        const TOGETHER: usize = 4;
+        let mut ends = std::collections::BTreeMap::<String, usize>::new();
+        let work = (0..TOGETHER).map(|lane| {
+            let session = session();
+            async move {
+                let session = session.await;
+                let mut ends = Vec::new();
+                for n in (lane..count).step_by(TOGETHER) {
+                    let source = format!(
+                        "{EVERY_BUILTIN} for (const r of receivers) {{
+                            try {{ found[{n}].call(r, r, 1) }} catch {{}}
+                            try {{ found[{n}].call(r, () => true) }} catch {{}} }}"
+                    );
+                    let response = exec(&*session, &source).await;
+                    ends.push(error_text(&response).unwrap_or("no error").to_owned());
+                }
+                ends
+            }
+        });
+        for end in futures::future::join_all(work).await.into_iter().flatten() {
+            // A worker that V8 ended is an end too; it is counted to be seen.
+            *ends.entry(end.chars().take(60).collect()).or_default() += 1;
+        }
+        println!("{ends:#?}");
+        assert_eq!(ends.values().sum::<usize>(), count);
+        provider.shutdown().await;
+    });
+}

@@ -1,5 +1,6 @@
 //! Running a tool's command.
 
+use std::ffi::OsString;
 use std::process::Stdio;
 
 use code_mode_protocol::{Json, ToolKind};
@@ -7,6 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
+use super::processes::Processes;
 use super::tools_file::CommandTool;
 
 /// How much of a failed command's standard error its error shows.
@@ -44,16 +46,17 @@ pub(crate) async fn run(tool: &CommandTool, input: Option<&Json>) -> Result<Json
         program: program.clone(),
         error,
     };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
+        .env_clear()
+        .envs(environment(&tool.env))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
+        .stderr(Stdio::piped());
+    let mut processes = Processes::start(command).map_err(failed)?;
     let text = input.map_or("null", Json::as_str).to_owned();
-    let stdin = child.stdin.take();
+    let (stdin, stdout, stderr) = processes.streams();
     let feed = async move {
         if let Some(mut stdin) = stdin {
             // A command that does not read its input is none the worse for it.
@@ -61,8 +64,8 @@ pub(crate) async fn run(tool: &CommandTool, input: Option<&Json>) -> Result<Json
         }
     };
     let max = tool.max_output_bytes;
-    let stdout = read(child.stdout.take(), max + 1);
-    let stderr = read_tail(child.stderr.take());
+    let stdout = read(stdout, max + 1);
+    let stderr = read_tail(stderr);
     let work = async {
         let (stdout, stderr, ()) = tokio::join!(stdout, stderr, feed);
         let stdout = stdout.map_err(failed)?;
@@ -72,7 +75,7 @@ pub(crate) async fn run(tool: &CommandTool, input: Option<&Json>) -> Result<Json
                 max,
             });
         }
-        let status = child.wait().await.map_err(failed)?;
+        let status = processes.wait().await.map_err(failed)?;
         if !status.success() {
             let how = match status.code() {
                 Some(code) => format!("exited with status {code}"),
@@ -103,6 +106,41 @@ pub(crate) async fn run(tool: &CommandTool, input: Option<&Json>) -> Result<Json
         return Ok(json);
     }
     Ok(Json::string(&text))
+}
+
+/// The variables that every command gets, where this program has them: enough to find
+/// programs and files, and nothing that may be a secret.
+const ENVIRONMENT: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "SystemRoot",
+    "SystemDrive",
+    "PATHEXT",
+    "COMSPEC",
+    "TEMP",
+    "TMP",
+    "USERPROFILE",
+];
+
+/// The environment of a command: the common variables, and those that its tool names,
+/// as `NAME` (with this program's value) or `NAME=VALUE`.
+fn environment(named: &[String]) -> Vec<(String, OsString)> {
+    let common = ENVIRONMENT.iter().copied();
+    common
+        .chain(named.iter().map(String::as_str))
+        .filter_map(|variable| match variable.split_once('=') {
+            Some((name, value)) => Some((name.to_owned(), value.into())),
+            None => Some((variable.to_owned(), std::env::var_os(variable)?)),
+        })
+        .collect()
 }
 
 /// The beginning of a stream. What is beyond is read no more, so that a command

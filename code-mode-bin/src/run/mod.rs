@@ -2,8 +2,10 @@
 
 mod command_tool;
 mod output;
+mod processes;
 mod script_error;
 mod store;
+mod terminal;
 pub mod tools_file;
 
 use std::io::Read;
@@ -104,6 +106,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
+    processes::keep_descriptors();
     let tools = match &args.tools {
         Some(path) => Tools::read(path).map_err(|e| Failure::Usage(e.to_string()))?,
         None => Tools::default(),

@@ -1,5 +1,6 @@
 //! What a person, or a program that reads JSON lines, sees of a run.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,12 +12,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::script_error;
+use super::terminal::visible;
 
 /// The two streams of a run.
 pub(crate) struct Output {
     json: bool,
     media_dir: Option<PathBuf>,
     media: AtomicUsize,
+    /// Whether a person sees standard output and standard error.
+    terminals: (bool, bool),
     /// On a terminal only.
     spinner: Option<ProgressBar>,
 }
@@ -46,6 +50,10 @@ impl Output {
             json,
             media_dir,
             media: AtomicUsize::new(0),
+            terminals: (
+                std::io::stdout().is_terminal(),
+                std::io::stderr().is_terminal(),
+            ),
             spinner,
         }
     }
@@ -55,6 +63,22 @@ impl Output {
         match &self.spinner {
             Some(spinner) => spinner.suspend(print),
             None => print(),
+        }
+    }
+
+    /// A text for standard output.
+    fn out<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        match self.terminals.0 {
+            true => visible(text),
+            false => Cow::Borrowed(text),
+        }
+    }
+
+    /// A text for standard error.
+    fn err<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        match self.terminals.1 {
+            true => visible(text),
+            false => Cow::Borrowed(text),
         }
     }
 
@@ -72,7 +96,7 @@ impl Output {
                         let mut stdout = std::io::stdout().lock();
                         let end = if text.ends_with('\n') { "" } else { "\n" };
                         // A reader that went away has seen enough.
-                        let _ = write!(stdout, "{text}{end}");
+                        let _ = write!(stdout, "{}{end}", self.out(text));
                         let _ = stdout.flush();
                     });
                     continue;
@@ -98,7 +122,7 @@ impl Output {
                         shown["bytes"]
                     ),
                 };
-                self.print(|| println!("{line}"));
+                self.print(|| println!("{}", self.out(&line)));
             }
         }
         Ok(())
@@ -134,7 +158,7 @@ impl Output {
         if self.json {
             self.line(&json!({"type": "notification", "text": text}));
         } else {
-            self.print(|| eprintln!("{text}"));
+            self.print(|| eprintln!("{}", self.err(text)));
         }
     }
 
@@ -169,7 +193,8 @@ impl Output {
                 "error": {"text": text, "position": position},
             }));
         }
-        self.print(|| eprint!("{}", script_error::render(name, source, text, position)));
+        let shown = script_error::render(name, source, text, position);
+        self.print(|| eprint!("{}", self.err(&shown)));
     }
 
     /// Takes the status line away.

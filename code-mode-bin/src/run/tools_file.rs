@@ -45,6 +45,10 @@ pub(crate) struct CommandTool {
     /// A program and its arguments, run without a shell; `{property}` in an
     /// argument stands for that property of the input.
     pub(crate) command: Vec<String>,
+    /// Variables of the environment that the command gets besides the common ones, as
+    /// `NAME` or `NAME=VALUE`.
+    #[serde(default)]
+    pub(crate) env: Vec<String>,
     /// Standard output is JSON where it parses as such, not a string.
     #[serde(default)]
     pub(crate) json: bool,
@@ -164,6 +168,12 @@ impl CommandTool {
         };
         if program.is_empty() || !super::command_tool::placeholders(program)?.is_empty() {
             return Err("the command's program cannot come from the input".to_owned());
+        }
+        if let Some(odd) = self.env.iter().find(|env| {
+            let name = env.split_once('=').map_or(env.as_str(), |(name, _)| name);
+            name.is_empty() || env.contains('\0')
+        }) {
+            return Err(format!("`{odd}` is no variable of an environment"));
         }
         for argument in &self.command {
             super::command_tool::placeholders(argument)?;

@@ -7,7 +7,7 @@ use super::{Expected, missing};
 /// No native probes without a sandbox to test.
 pub(crate) const PROBES: &[(&str, Expected)] = &[];
 
-pub(crate) fn lock_in(_: Option<&str>) -> Vec<SandboxLayer> {
+pub(crate) fn lock_in(_: Option<&str>, _: bool) -> Vec<SandboxLayer> {
     vec![missing(
         "process",
         format!("there is no worker sandbox for {}", std::env::consts::OS),

@@ -30,6 +30,10 @@ pub(crate) struct Args {
     /// else why not
     #[arg(long, value_name = "STATE", hide = true)]
     namespaces: Option<String>,
+    /// Run JavaScript without compiling it to machine code, and turn off what the
+    /// processor guesses ahead: less to attack, and slower
+    #[arg(long)]
+    jitless: bool,
     /// Try what the sandbox forbids when the provider asks for it (for tests)
     #[arg(long, hide = true)]
     probe: bool,
@@ -51,18 +55,23 @@ pub(crate) fn main(args: Args) -> ExitCode {
 
 fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let endpoint = transport::open(args)?;
+    #[cfg(unix)]
+    leave_terminal()?;
     // What must be read from the file system is read now.
     let time_zone = sandbox::time_zone();
     let mut layers = if args.no_sandbox {
         sandbox::turned_off()
     } else {
-        sandbox::lock_in(args.namespaces.as_deref())
+        sandbox::lock_in(args.namespaces.as_deref(), args.jitless)
     };
     #[cfg(unix)]
     let room = match crate::address_space::make_room() {
         Ok(room) => room,
         Err(why) => return refuse(endpoint, &why),
     };
+    if args.jitless {
+        code_mode::Engine::forbid_machine_code();
+    }
     let engine = code_mode::Engine::new();
     code_mode::Engine::set_time_zone(&time_zone);
     // Made on another thread while this one goes on; the filter covers that too.
@@ -97,6 +106,28 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     // Threads may still run JavaScript, and V8 does not take its own end well
     // while they do: the process goes at once.
     sandbox::exit_now(0)
+}
+
+/// Sees to it that this process has no terminal: code that took it over could write
+/// there what the terminal obeys.
+#[cfg(unix)]
+fn leave_terminal() -> std::io::Result<()> {
+    use std::io::IsTerminal;
+    use std::os::fd::AsRawFd;
+
+    if !std::io::stderr().is_terminal() && !std::io::stdout().is_terminal() {
+        return Ok(());
+    }
+    eprintln!("code-mode worker: nothing is logged to a terminal; 2> FILE keeps a log");
+    let nothing = std::fs::File::options().write(true).open("/dev/null")?;
+    for standard in [1, 2] {
+        // SAFETY: both descriptors are this process's own, and nothing holds on to what
+        // the number of a standard stream meant before.
+        if unsafe { libc::dup2(nothing.as_raw_fd(), standard) } < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// The layers that do not hold, in words.

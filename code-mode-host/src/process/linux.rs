@@ -267,8 +267,18 @@ async fn spawn(spec: Spec) -> Result<Child, Failure> {
 const FAILED_NAMESPACES: u8 = 1;
 const FAILED_EXEC: u8 = 2;
 
+/// A copy of a descriptor above those of the standard streams. Where an agent runs with
+/// its standard streams closed, new descriptors have their numbers, and putting one in
+/// its place for the worker would overwrite another.
+fn above_standard(descriptor: impl AsFd) -> Result<OwnedFd, Failure> {
+    rustix::io::fcntl_dupfd_cloexec(descriptor, 3).map_err(|error| Failure::Process(error.into()))
+}
+
 fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
     let (mut report, report_in) = UnixStream::pair().map_err(Failure::Process)?;
+    let report_in = above_standard(report_in)?;
+    let socket = above_standard(&spec.socket)?;
+    let stderr = above_standard(&spec.stderr)?;
     // Everything the child needs is made before it exists: it shares no locks
     // with the threads it left behind, so it may not allocate.
     let arguments = pointers(&spec.arguments);
@@ -281,8 +291,8 @@ fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
         program: &spec.program,
         arguments: &arguments,
         environment: &environment,
-        socket: spec.socket.as_raw_fd(),
-        stderr: spec.stderr.as_raw_fd(),
+        socket: socket.as_raw_fd(),
+        stderr: stderr.as_raw_fd(),
         report: report_in.as_raw_fd(),
         maps: spec.namespaces.then_some([
             (c"/proc/self/setgroups", b"deny".as_slice()),

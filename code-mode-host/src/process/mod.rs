@@ -98,6 +98,9 @@ fn arguments(options: &ProviderOptions, probe: bool) -> Vec<OsString> {
         Sandbox::Required => arguments.push("--require-sandbox".into()),
         Sandbox::Off => arguments.push("--no-sandbox".into()),
     }
+    if options.jitless {
+        arguments.push("--jitless".into());
+    }
     if probe {
         arguments.push("--probe".into());
     }

@@ -33,15 +33,16 @@ pub const CAPABILITIES: &[&str] = &[];
 /// more in several messages.
 pub const MAX_PARTS: usize = 4096;
 
-/// The largest frame of a worker's message, in bytes: [`MAX_PARTS`] small texts stay
-/// below it. Large texts follow the frame.
-pub const MAX_WORKER_FRAME: usize = 8 << 20;
+/// The largest frame of a worker's message, in bytes. A worker sends more small texts
+/// in several messages; large ones follow the frame. Decoding a frame of this size
+/// takes the host a few milliseconds.
+pub const MAX_WORKER_FRAME: usize = 2 << 20;
 
 /// A list in one message of a worker.
 pub type Parts<T> = Bounded<T, MAX_PARTS>;
 
-/// The calls that a frozen cell waits for.
-pub type CallIds = Bounded<RuntimeToolCallId, { 1 << 20 }>;
+/// The calls that a frozen cell waits for; where there are more, the first of them.
+pub type CallIds = Bounded<RuntimeToolCallId, { 1 << 16 }>;
 
 /// From the host to a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -421,8 +422,8 @@ pub(crate) struct Announced {
     pub(crate) bytes: u32,
 }
 
-/// What follows a frame. A host may send one large text for each stored value.
-pub(crate) type Announcements = Bounded<Announced, { 1 << 20 }>;
+/// What follows a frame.
+pub(crate) type Announcements = Bounded<Announced, MAX_PARTS>;
 
 /// The limit makes bincode check a length against what a frame can hold before it
 /// allocates that much.

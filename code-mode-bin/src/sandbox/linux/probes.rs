@@ -70,6 +70,23 @@ pub(crate) const PROBES: &[(&str, Expected)] = &[
     ("ioctl-tiocsti", Refused),
     ("dup-many", Refused),
     ("uname", Refused),
+    ("mmap-shared", Refused),
+    ("mmap-growsdown", Refused),
+    ("mmap-locked", Refused),
+    ("fcntl-setown", Refused),
+    ("fcntl-setsig", Refused),
+    ("fcntl-dupfd", Refused),
+    ("send-out-of-band", Refused),
+    ("recv-out-of-band", Refused),
+    ("sendmsg", Refused),
+    ("recvmsg", Refused),
+    ("readv", Refused),
+    ("writev", Refused),
+    ("epoll-create", Refused),
+    ("eventfd", Refused),
+    ("futex-pi", Refused),
+    ("madvise-poison", Refused),
+    ("clone-new-namespace", Refused),
 ];
 
 /// Tries one; returns what the kernel said, where the process lives to tell.
@@ -203,10 +220,58 @@ fn attempt(name: &str) -> Option<libc::c_long> {
             "ioctl-tiocsti" => libc::syscall(libc::SYS_ioctl, 2, libc::TIOCSTI, out),
             "dup-many" => libc::syscall(libc::SYS_dup, 0),
             "uname" => libc::syscall(libc::SYS_uname, out),
+            "mmap-shared" => map(libc::MAP_SHARED | libc::MAP_ANONYMOUS),
+            "mmap-growsdown" => map(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_GROWSDOWN),
+            "mmap-locked" => map(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_LOCKED),
+            "fcntl-setown" => libc::syscall(libc::SYS_fcntl, 0, libc::F_SETOWN, 1),
+            "fcntl-setsig" => libc::syscall(libc::SYS_fcntl, 0, F_SETSIG, libc::SIGKILL),
+            "fcntl-dupfd" => libc::syscall(libc::SYS_fcntl, 0, libc::F_DUPFD, 10),
+            "send-out-of-band" => {
+                libc::syscall(libc::SYS_sendto, 0, out, 1, libc::MSG_OOB, null, 0)
+            }
+            "recv-out-of-band" => {
+                libc::syscall(libc::SYS_recvfrom, 0, out, 1, libc::MSG_OOB, null, null)
+            }
+            "sendmsg" => libc::syscall(libc::SYS_sendmsg, 0, out, libc::MSG_DONTWAIT),
+            "recvmsg" => libc::syscall(libc::SYS_recvmsg, 0, out, libc::MSG_DONTWAIT),
+            "readv" => libc::syscall(libc::SYS_readv, 0, null, 0),
+            "writev" => libc::syscall(libc::SYS_writev, 2, null, 0),
+            "epoll-create" => libc::syscall(libc::SYS_epoll_create1, 0),
+            "eventfd" => libc::syscall(libc::SYS_eventfd2, 0, 0),
+            "futex-pi" => libc::syscall(libc::SYS_futex, out, libc::FUTEX_LOCK_PI, 0, null),
+            "madvise-poison" => libc::syscall(libc::SYS_madvise, null, 0, libc::MADV_HWPOISON),
+            "clone-new-namespace" => libc::syscall(
+                libc::SYS_clone,
+                libc::CLONE_THREAD | libc::CLONE_SIGHAND | libc::CLONE_VM | libc::CLONE_NEWUSER,
+                0,
+                0,
+                0,
+                0,
+            ),
             _ => return None,
         }
     };
     Some(returned)
+}
+
+/// The command that chooses the signal of a descriptor.
+const F_SETSIG: libc::c_int = 10;
+
+/// # Safety
+/// None: a mapping that is made after all is new memory, which nothing uses.
+unsafe fn map(flags: libc::c_int) -> libc::c_long {
+    // SAFETY: the kernel chooses the place.
+    unsafe {
+        libc::syscall(
+            libc::SYS_mmap,
+            std::ptr::null::<u8>(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            -1,
+            0,
+        )
+    }
 }
 
 /// # Safety

@@ -75,8 +75,10 @@ pub(super) fn capabilities() -> SandboxLayer {
 /// Descriptors a worker needs: the connection, standard error, and those of its
 /// event loop.
 const MAX_DESCRIPTORS: u64 = 64;
-/// Threads a worker may have: one for each live cell and each ready isolate.
-const MAX_THREADS: u64 = 32_768;
+/// Threads a worker may have: one for each live cell and each ready isolate, and those
+/// of V8. A session that opens with more live cells than this leaves room for gets the
+/// error of a thread that cannot be made.
+const MAX_THREADS: u64 = 4_096;
 
 /// How much a worker may add to a log that is a file.
 const MAX_LOG_BYTES: u64 = 16 << 20;
@@ -123,6 +125,33 @@ pub(super) fn resource_limits(in_namespaces: bool) -> SandboxLayer {
             "on descriptors, file size, locked memory and core files"
         },
     )
+}
+
+/// Makes this process the first that the kernel ends when memory is short: it costs one
+/// session's cells, where another process may be the agent.
+pub(super) fn first_to_go() -> SandboxLayer {
+    let name = "first to go";
+    match std::fs::write("/proc/self/oom_score_adj", "1000") {
+        Ok(()) => holds(
+            name,
+            "when memory is short, the kernel ends this process first",
+        ),
+        Err(error) => missing(name, error.to_string()),
+    }
+}
+
+/// Turns off speculation across this process's own borders, on processors that leak by
+/// it. The kernel refuses where there is nothing to turn off.
+pub(super) fn no_speculation() {
+    const PR_SET_SPECULATION_CTRL: libc::c_int = 53;
+    const PR_SPEC_STORE_BYPASS: libc::c_ulong = 0;
+    const PR_SPEC_INDIRECT_BRANCH: libc::c_ulong = 1;
+    const PR_SPEC_FORCE_DISABLE: libc::c_ulong = 8;
+    for what in [PR_SPEC_STORE_BYPASS, PR_SPEC_INDIRECT_BRANCH] {
+        // SAFETY: no pointers; it changes how this process is scheduled and nothing
+        // else.
+        unsafe { libc::prctl(PR_SET_SPECULATION_CTRL, what, PR_SPEC_FORCE_DISABLE, 0, 0) };
+    }
 }
 
 /// Limits the memory this process may have writable, which is what stops one

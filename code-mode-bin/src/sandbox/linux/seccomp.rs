@@ -18,21 +18,19 @@ use super::super::{holds, missing};
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type Error = seccompiler::Error;
 
-/// What V8, tokio and the allocator use while cells run, whatever the arguments.
+/// What V8, tokio and the allocators use while cells run, whatever the arguments. It is
+/// what a trace of workers under load shows, and what a crash needs to be one.
 const ALLOWED: &[libc::c_long] = &[
     // Memory.
-    libc::SYS_mmap,
     libc::SYS_munmap,
     libc::SYS_mprotect,
     libc::SYS_mremap,
-    libc::SYS_madvise,
     libc::SYS_brk,
     libc::SYS_pkey_alloc,
     libc::SYS_pkey_free,
     libc::SYS_pkey_mprotect,
     libc::SYS_membarrier,
     // Threads and time.
-    libc::SYS_futex,
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
     libc::SYS_gettid,
@@ -53,21 +51,11 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_exit_group,
     // The connection, standard error and the event loop.
     libc::SYS_read,
-    libc::SYS_readv,
     libc::SYS_write,
-    libc::SYS_writev,
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
     libc::SYS_shutdown,
     libc::SYS_close,
-    libc::SYS_fcntl,
-    libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
-    libc::SYS_eventfd2,
-    libc::SYS_ppoll,
     libc::SYS_getrandom,
     // Signals of its own: a crash must be able to be one.
     libc::SYS_rt_sigaction,
@@ -79,7 +67,7 @@ const ALLOWED: &[libc::c_long] = &[
 ];
 
 #[cfg(target_arch = "x86_64")]
-const ALLOWED_HERE: &[libc::c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_time];
+const ALLOWED_HERE: &[libc::c_long] = &[libc::SYS_epoll_wait, libc::SYS_time];
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: &[libc::c_long] = &[];
 
@@ -171,6 +159,86 @@ const DEADLY_HERE: &[libc::c_long] = &[libc::SYS_renameat];
 
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
+/// The flags of a new thread, as the C library sets them.
+const THREAD: u64 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_CLEARTID) as u64;
+
+/// Without effect; musl still sets it.
+const CLONE_DETACHED: u64 = 0x0040_0000;
+
+/// Flags that make a mapping something other than private memory: shared, which no
+/// limit on data counts; growing down, likewise; locked; or of a file.
+const MAPPING: u64 =
+    (libc::MAP_TYPE | libc::MAP_GROWSDOWN | libc::MAP_LOCKED | libc::MAP_HUGETLB) as u64;
+
+/// Futex operations, less their flags for private memory and the clock: wait, wake,
+/// requeue and their variants; none of priority inheritance, which has been a way into
+/// the kernel before.
+const FUTEX_FLAGS: u64 = !((libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME) as u64);
+
+/// Calls that are allowed with some arguments only: the call, which argument, what of it
+/// counts, and the values it may have.
+const CHECKED: &[(libc::c_long, u8, u64, &[u64])] = &[
+    (
+        libc::SYS_clone,
+        0,
+        u64::MAX,
+        &[THREAD, THREAD | CLONE_DETACHED],
+    ),
+    (libc::SYS_mmap, 3, MAPPING, &[libc::MAP_PRIVATE as u64]),
+    (
+        libc::SYS_madvise,
+        2,
+        u64::MAX,
+        &[
+            libc::MADV_NORMAL as u64,
+            libc::MADV_DONTNEED as u64,
+            libc::MADV_FREE as u64,
+            libc::MADV_DONTFORK as u64,
+            libc::MADV_DONTDUMP as u64,
+            libc::MADV_DODUMP as u64,
+            libc::MADV_HUGEPAGE as u64,
+            libc::MADV_NOHUGEPAGE as u64,
+        ],
+    ),
+    (
+        libc::SYS_futex,
+        1,
+        FUTEX_FLAGS,
+        &[
+            libc::FUTEX_WAIT as u64,
+            libc::FUTEX_WAKE as u64,
+            libc::FUTEX_REQUEUE as u64,
+            libc::FUTEX_CMP_REQUEUE as u64,
+            libc::FUTEX_WAKE_OP as u64,
+            libc::FUTEX_WAIT_BITSET as u64,
+            libc::FUTEX_WAKE_BITSET as u64,
+        ],
+    ),
+    // The connection: no out-of-band data, no zero-copy, no address.
+    (
+        libc::SYS_sendto,
+        3,
+        u64::MAX,
+        &[0, libc::MSG_NOSIGNAL as u64],
+    ),
+    (libc::SYS_recvfrom, 3, u64::MAX, &[0]),
+    // Looking at a descriptor; above all not who gets which signal for it.
+    (
+        libc::SYS_fcntl,
+        1,
+        u64::MAX,
+        &[libc::F_GETFD as u64, libc::F_GETFL as u64],
+    ),
+];
+
 /// Installs the filters on every thread.
 pub(crate) fn filter_system_calls() -> SandboxLayer {
     let name = "seccomp";
@@ -212,6 +280,24 @@ fn argument(index: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition,
     )?)
 }
 
+/// One rule for each value that the masked argument may have. These arguments are of
+/// 32 bits to the kernel, which ignores what is above.
+fn one_of(index: u8, mask: u64, values: &[u64]) -> Result<Vec<SeccompRule>, Error> {
+    let compare = |value: &u64| {
+        let op = match mask {
+            u64::MAX => SeccompCmpOp::Eq,
+            mask => SeccompCmpOp::MaskedEq(mask & u64::from(u32::MAX)),
+        };
+        rule(vec![SeccompCondition::new(
+            index,
+            SeccompCmpArgLen::Dword,
+            op,
+            *value,
+        )?])
+    };
+    values.iter().map(compare).collect()
+}
+
 fn rule(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, Error> {
     Ok(SeccompRule::new(conditions)?)
 }
@@ -222,15 +308,9 @@ fn allowed() -> Result<Rules, Error> {
         .chain(ALLOWED_HERE)
         .map(|call| (*call, vec![]))
         .collect();
-    let thread = libc::CLONE_THREAD as u64;
-    rules.insert(
-        libc::SYS_clone,
-        vec![rule(vec![argument(
-            0,
-            SeccompCmpOp::MaskedEq(thread),
-            thread,
-        )?])?],
-    );
+    for (call, argument, masked, values) in CHECKED {
+        rules.insert(*call, one_of(*argument, *masked, values)?);
+    }
     // V8 and the allocator name their mappings; threads have names.
     let prctl = [PR_SET_VMA, libc::PR_SET_NAME as u64]
         .into_iter()

@@ -1,0 +1,143 @@
+//! A tool's command, and everything that it starts.
+//!
+//! A command whose time is over, or whose call is cancelled, must end, and so must
+//! whatever it has started: the group of processes it leads (a job on Windows), and on
+//! Linux also processes that left the group, which are known by a mark in their
+//! environment.
+
+use std::io;
+use std::process::ExitStatus;
+
+use process_wrap::tokio::{ChildWrapper, CommandWrap};
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
+
+/// The variable that marks the processes of one call.
+const MARK: &str = "CODE_MODE_TOOL_CALL";
+
+/// A command that runs. Dropping it before it has ended ends it and all it started.
+pub(super) struct Processes {
+    child: Box<dyn ChildWrapper>,
+    mark: String,
+    has_ended: bool,
+}
+
+impl Processes {
+    /// Starts a command as the leader of a group of its own.
+    pub(super) fn start(mut command: Command) -> io::Result<Self> {
+        let mark = mark();
+        command.env(MARK, &mark).kill_on_drop(true);
+        let mut command = CommandWrap::from(command);
+        #[cfg(unix)]
+        command.wrap(process_wrap::tokio::ProcessGroup::leader());
+        #[cfg(windows)]
+        command.wrap(process_wrap::tokio::JobObject);
+        Ok(Self {
+            child: command.spawn()?,
+            mark,
+            has_ended: false,
+        })
+    }
+
+    /// The command's three streams; once.
+    pub(super) fn streams(
+        &mut self,
+    ) -> (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>) {
+        (
+            self.child.stdin().take(),
+            self.child.stdout().take(),
+            self.child.stderr().take(),
+        )
+    }
+
+    /// Waits for the command's end. What it has left running goes on.
+    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait().await;
+        self.has_ended = true;
+        status
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        let _ = self.child.start_kill();
+        #[cfg(target_os = "linux")]
+        stragglers::kill(&self.mark);
+    }
+}
+
+/// A mark that no other call has.
+fn mark() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new().hash_one(std::process::id());
+    format!("{:x}-{random:016x}", std::process::id())
+}
+
+#[cfg(target_os = "linux")]
+mod stragglers {
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+    use super::MARK;
+
+    /// How often processes are looked for: one that is looked at may have just started
+    /// another.
+    const ROUNDS: usize = 8;
+
+    /// Ends every process that has this mark in its environment.
+    pub(super) fn kill(mark: &str) {
+        let wanted = format!("{MARK}={mark}");
+        for _ in 0..ROUNDS {
+            let Ok(processes) = std::fs::read_dir("/proc") else {
+                return;
+            };
+            let mut found = false;
+            for process in processes.flatten() {
+                let name = process.file_name();
+                let pid = name.to_str().and_then(|name| name.parse().ok());
+                if let Some(pid) = pid.and_then(Pid::from_raw) {
+                    found |= kill_if_marked(pid, wanted.as_bytes());
+                }
+            }
+            if !found {
+                return;
+            }
+        }
+    }
+
+    /// Ends a process if it has the mark. The descriptor is taken first, so that the
+    /// process which is looked at is the one which is ended.
+    fn kill_if_marked(pid: Pid, wanted: &[u8]) -> bool {
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+            return false;
+        };
+        let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()));
+        // A process that has ended and that nobody has waited for has none.
+        let is_marked = environment
+            .is_ok_and(|variables| variables.split(|byte| *byte == 0).any(|v| v == wanted));
+        is_marked && pidfd_send_signal(&process, Signal::KILL).is_ok()
+    }
+}
+
+/// Keeps descriptors that this program was started with from every command it starts.
+pub(super) fn keep_descriptors() {
+    #[cfg(target_os = "linux")]
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        use std::os::fd::BorrowedFd;
+
+        use rustix::io::{FdFlags, fcntl_setfd};
+
+        let numbers = open.flatten().filter_map(|entry| {
+            let number: i32 = entry.file_name().to_str()?.parse().ok()?;
+            (number > 2).then_some(number)
+        });
+        for number in numbers.collect::<Vec<_>>() {
+            // SAFETY: the descriptor is used for one call only, which changes a flag of
+            // it that concerns programs started later; where the number is not open any
+            // more the call fails.
+            let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+            let _ = fcntl_setfd(descriptor, FdFlags::CLOEXEC);
+        }
+    }
+}
