@@ -96,7 +96,6 @@ fn input(source: &str) -> std::fs::File {
 #[cfg(target_os = "linux")]
 fn a_terminal_is_shown_what_it_would_obey() {
     use std::io::Read;
-    use std::os::fd::OwnedFd;
 
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
@@ -121,7 +120,7 @@ fn a_terminal_is_shown_what_it_would_obey() {
     assert_eq!(status.code(), Some(1));
     let mut shown = Vec::new();
     // The end of a terminal is an error.
-    let _ = std::fs::File::from(OwnedFd::from(ours)).read_to_end(&mut shown);
+    let _ = std::fs::File::from(ours).read_to_end(&mut shown);
     let shown = String::from_utf8_lossy(&shown).into_owned();
     for (obeyed, visible) in [
         ("\x1b[31m", r"\u{1b}[31mred\u{7}"),
