@@ -3,6 +3,10 @@
 //! V8 and its allocator reserve far more addresses than they use memory, and end
 //! the process where they get none. A limit that is too low is told before that,
 //! in a sentence, with the number that is needed.
+#![allow(
+    unsafe_code,
+    reason = "code that runs before `main`, and its system calls"
+)]
 
 use std::io;
 

@@ -6,6 +6,7 @@
 #[cfg(unix)]
 mod address_space;
 mod args;
+mod descriptors;
 mod doctor;
 mod run;
 mod sandbox;

@@ -13,6 +13,8 @@
 //! - what a caller does around a cell: [`pragma`] and [`truncate`];
 //! - the wires, which promise nothing: [`wire`].
 
+#![forbid(unsafe_code)]
+
 pub mod describe;
 pub mod pragma;
 pub mod truncate;

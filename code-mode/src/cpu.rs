@@ -1,6 +1,14 @@
-//! The processor time of the calling thread.
+//! Processor time: of a thread, and of a cell against its limit.
+#![allow(
+    unsafe_code,
+    reason = "clocks of the system, and V8's interrupts, take raw pointers"
+)]
 
 use std::time::Duration;
+
+use code_mode_protocol::Limit;
+
+use crate::cell::{CellShared, Stop};
 
 /// Processor time the calling thread has used since it started; zero where the
 /// platform does not say, so that nothing is ever charged for time not used.
@@ -92,5 +100,33 @@ impl ThreadClock {
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn time(self) -> Duration {
         Duration::ZERO
+    }
+}
+
+/// Compares the processor time a cell has used with its limit: here, or, where
+/// no other thread can read it, on its own at the next point where V8 can be
+/// interrupted.
+pub(crate) fn check_cpu_time(shared: &CellShared) {
+    if let Some(used) = shared.cpu_time() {
+        limit_cpu_time(shared, used);
+    } else if let Some(isolate) = shared.isolate() {
+        let data = std::ptr::from_ref(shared).cast_mut().cast();
+        isolate.request_interrupt(cpu_time_check, data);
+    }
+}
+
+unsafe extern "C" fn cpu_time_check(_: v8::UnsafeRawIsolatePtr, data: *mut std::ffi::c_void) {
+    // SAFETY: `data` is the `CellShared` of the cell whose isolate is running this;
+    // `run` holds it until that isolate is disposed of.
+    let shared = unsafe { &*data.cast::<CellShared>() };
+    limit_cpu_time(shared, shared.own_cpu_time());
+}
+
+fn limit_cpu_time(shared: &CellShared, used: Duration) {
+    if let Some(limit) = shared.limits.max_cpu_time
+        && used >= limit
+    {
+        let exceeded = Limit::CpuTime.exceeded(limit.as_millis() as u64);
+        shared.stop(Stop::Limit(exceeded));
     }
 }

@@ -38,6 +38,7 @@ mod cell;
 mod cpu;
 mod engine;
 mod error_text;
+mod heap_guard;
 mod natives;
 mod pool;
 mod runtime;

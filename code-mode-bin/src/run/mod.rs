@@ -106,7 +106,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
-    processes::keep_descriptors();
+    crate::descriptors::keep();
     let tools = match &args.tools {
         Some(path) => Tools::read(path).map_err(|e| Failure::Usage(e.to_string()))?,
         None => Tools::default(),

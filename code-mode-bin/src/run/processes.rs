@@ -119,25 +119,3 @@ mod stragglers {
         is_marked && pidfd_send_signal(&process, Signal::KILL).is_ok()
     }
 }
-
-/// Keeps descriptors that this program was started with from every command it starts.
-pub(super) fn keep_descriptors() {
-    #[cfg(target_os = "linux")]
-    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-        use std::os::fd::BorrowedFd;
-
-        use rustix::io::{FdFlags, fcntl_setfd};
-
-        let numbers = open.flatten().filter_map(|entry| {
-            let number: i32 = entry.file_name().to_str()?.parse().ok()?;
-            (number > 2).then_some(number)
-        });
-        for number in numbers.collect::<Vec<_>>() {
-            // SAFETY: the descriptor is used for one call only, which changes a flag of
-            // it that concerns programs started later; where the number is not open any
-            // more the call fails.
-            let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
-            let _ = fcntl_setfd(descriptor, FdFlags::CLOEXEC);
-        }
-    }
-}

@@ -70,6 +70,7 @@ pub(crate) fn time_zone() -> String {
 
 /// Ends the process without running anything of it: other threads may be in the
 /// middle of JavaScript.
+#[cfg_attr(unix, allow(unsafe_code, reason = "`_exit` has no safe form"))]
 pub(crate) fn exit_now(status: i32) -> ! {
     #[cfg(unix)]
     // SAFETY: `_exit` is always sound; what it leaves undone belongs to this

@@ -1,12 +1,17 @@
 //! `code-mode worker`: one session's cells, in a process that locked itself in.
 
+#[cfg(unix)]
+mod transport;
+#[cfg(not(unix))]
+#[path = "transport_other.rs"]
+mod transport;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use code_mode::{ServeError, Surroundings};
 use code_mode_protocol::Limits;
 use code_mode_protocol::wire::native::{LayerState, SandboxLayer};
-use interprocess::local_socket::tokio::Stream;
 
 use crate::sandbox;
 
@@ -56,7 +61,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
 fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let endpoint = transport::open(args)?;
     #[cfg(unix)]
-    leave_terminal()?;
+    transport::leave_terminal()?;
     // What must be read from the file system is read now.
     let time_zone = sandbox::time_zone();
     let mut layers = if args.no_sandbox {
@@ -106,28 +111,6 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     // Threads may still run JavaScript, and V8 does not take its own end well
     // while they do: the process goes at once.
     sandbox::exit_now(0)
-}
-
-/// Sees to it that this process has no terminal: code that took it over could write
-/// there what the terminal obeys.
-#[cfg(unix)]
-fn leave_terminal() -> std::io::Result<()> {
-    use std::io::IsTerminal;
-    use std::os::fd::AsRawFd;
-
-    if !std::io::stderr().is_terminal() && !std::io::stdout().is_terminal() {
-        return Ok(());
-    }
-    eprintln!("code-mode worker: nothing is logged to a terminal; 2> FILE keeps a log");
-    let nothing = std::fs::File::options().write(true).open("/dev/null")?;
-    for standard in [1, 2] {
-        // SAFETY: both descriptors are this process's own, and nothing holds on to what
-        // the number of a standard stream meant before.
-        if unsafe { libc::dup2(nothing.as_raw_fd(), standard) } < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-    }
-    Ok(())
 }
 
 /// The layers that do not hold, in words.
@@ -186,126 +169,4 @@ fn refuse(
     let stream = runtime.block_on(transport::into_async(endpoint))?;
     let _ = runtime.block_on(code_mode::refuse(stream, why));
     Err(why.into())
-}
-
-#[cfg(unix)]
-mod transport {
-    use std::io;
-    use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-    use std::os::unix::net::{UnixListener, UnixStream};
-    use std::path::Path;
-
-    use interprocess::os::unix::uds_local_socket::tokio::Stream as UnixLocalStream;
-
-    use super::{Args, Stream};
-
-    /// Standard input, as the connection to the provider. It stays at its number
-    /// until the process has closed all others.
-    pub(super) struct OnStandardInput;
-
-    /// Sees to it that standard input is the connection to the provider; with
-    /// `--listen` that is the first that a process of the same user makes.
-    pub(super) fn open(args: &Args) -> io::Result<OnStandardInput> {
-        let Some(path) = &args.listen else {
-            let input = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
-            if !input.metadata()?.file_type().is_socket() {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "standard input is not a provider's connection; --listen SOCKET waits for one",
-                ));
-            }
-            return Ok(OnStandardInput);
-        };
-        let listener = listen(path)?;
-        let stream = loop {
-            let (stream, _) = listener.accept()?;
-            if is_own(&stream) {
-                break stream;
-            }
-            tracing::warn!("a stranger connected to the socket and was turned away");
-        };
-        // One session, so nobody else is to find the socket.
-        std::fs::remove_file(path)?;
-        // SAFETY: both descriptors are open; nothing has read standard input.
-        if unsafe { libc::dup2(stream.as_raw_fd(), 0) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(OnStandardInput)
-    }
-
-    /// A socket that can be connected to, by its user alone, from the moment that
-    /// its name is there: between `bind` and `listen` it refuses, and until its
-    /// permissions are set it is anybody's.
-    fn listen(path: &Path) -> io::Result<UnixListener> {
-        let hidden = path.with_file_name(format!(".{}", std::process::id()));
-        let listener = UnixListener::bind(&hidden)?;
-        let shown = std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))
-            // Unlike a renaming, a link never takes the name of what is there.
-            .and_then(|()| std::fs::hard_link(&hidden, path));
-        std::fs::remove_file(&hidden)?;
-        shown?;
-        Ok(listener)
-    }
-
-    #[cfg(target_os = "linux")]
-    fn is_own(stream: &UnixStream) -> bool {
-        rustix::net::sockopt::socket_peercred(stream)
-            .is_ok_and(|peer| peer.uid == rustix::process::geteuid())
-    }
-
-    /// Elsewhere the socket's permissions keep others away.
-    #[cfg(not(target_os = "linux"))]
-    fn is_own(_: &UnixStream) -> bool {
-        true
-    }
-
-    /// The connection, for the runtime that this runs on.
-    pub(super) async fn into_async(_: OnStandardInput) -> io::Result<Stream> {
-        let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        stream.set_nonblocking(true)?;
-        Ok(UnixLocalStream::try_from(OwnedFd::from(stream))?.into())
-    }
-}
-
-#[cfg(not(unix))]
-mod transport {
-    use std::io;
-
-    use interprocess::local_socket::tokio::prelude::*;
-    use interprocess::local_socket::{
-        GenericFilePath, GenericNamespaced, ListenerOptions, Name, ToFsName, ToNsName,
-    };
-
-    use super::{Args, Stream};
-
-    pub(super) enum Transport {
-        Listen(Name<'static>),
-        Connect(Name<'static>),
-    }
-
-    pub(super) fn open(args: &Args) -> io::Result<Transport> {
-        match (&args.listen, &args.connect) {
-            (Some(path), _) => Ok(Transport::Listen(
-                path.clone().to_fs_name::<GenericFilePath>()?,
-            )),
-            (_, Some(name)) => Ok(Transport::Connect(
-                name.clone().to_ns_name::<GenericNamespaced>()?,
-            )),
-            _ => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "needs --listen SOCKET on this platform",
-            )),
-        }
-    }
-
-    pub(super) async fn into_async(transport: Transport) -> io::Result<Stream> {
-        match transport {
-            Transport::Listen(name) => {
-                let listener = ListenerOptions::new().name(name).create_tokio()?;
-                listener.accept().await
-            }
-            Transport::Connect(name) => Stream::connect(name).await,
-        }
-    }
 }

@@ -6,6 +6,7 @@
 //! first process of its PID namespace without another in between. Its parent
 //! death signal follows the *thread* that made it, so one thread that lives as
 //! long as this process makes all of them.
+#![allow(unsafe_code, reason = "`clone` with namespaces has no safe form")]
 
 use std::ffi::{CString, OsStr};
 use std::io::{self, Read};

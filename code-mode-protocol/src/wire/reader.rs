@@ -58,8 +58,6 @@ struct ArrivingText {
     number: u32,
     len: usize,
     bytes: Vec<u8>,
-    /// So many of them are known to be UTF-8.
-    checked: usize,
 }
 
 impl<R, Rx> MessageReader<R, Rx>
@@ -179,7 +177,6 @@ impl<Rx: DeserializeOwned + Texts> Arriving<Rx> {
                 let came = src.len().min(text.missing());
                 text.bytes.extend_from_slice(&src[..came]);
                 src.advance(came);
-                text.check()?;
                 if text.missing() > 0 {
                     return Ok(false);
                 }
@@ -204,9 +201,8 @@ impl<Rx: DeserializeOwned + Texts> Arriving<Rx> {
         let mut invalid = None;
         message.texts(&mut |place| {
             if let Some(arrived) = arrived.next_if(|arrived| arrived.number == number) {
-                let put = arrived
-                    .into_text()
-                    .and_then(|text| place.put(text).map_err(malformed));
+                let text = String::from_utf8(arrived.bytes).map_err(malformed);
+                let put = text.and_then(|text| place.put(text).map_err(malformed));
                 invalid = invalid.take().or(put.err());
             }
             number += 1;
@@ -225,35 +221,10 @@ impl ArrivingText {
             number: announced.number,
             len: announced.bytes as usize,
             bytes: Vec::with_capacity(announced.bytes as usize),
-            checked: 0,
         }
     }
 
     fn missing(&self) -> usize {
         self.len - self.bytes.len()
-    }
-
-    /// Checks what has come since, while it is in the processor's caches.
-    fn check(&mut self) -> Result<(), FrameError> {
-        match simdutf8::compat::from_utf8(&self.bytes[self.checked..]) {
-            Ok(_) => self.checked = self.bytes.len(),
-            // The rest of the last character is on its way.
-            Err(error) if error.error_len().is_none() && self.missing() > 0 => {
-                self.checked += error.valid_up_to();
-            }
-            Err(error) => return Err(malformed(error)),
-        }
-        Ok(())
-    }
-
-    fn into_text(self) -> Result<String, FrameError> {
-        if self.checked != self.bytes.len() || self.missing() > 0 {
-            return Err(malformed("a text is not whole"));
-        }
-        // SAFETY: `check` has accepted every byte as UTF-8: each call checks from the
-        // end of the last whole character, `checked` never passes a byte that was not
-        // accepted, and it stands at the end here. Checking 64 MiB once more would
-        // take some 10 ms.
-        Ok(unsafe { String::from_utf8_unchecked(self.bytes) })
     }
 }

@@ -26,12 +26,12 @@ pub(super) fn for_each_piece(
         return;
     };
     for piece in latin1.chunks(PIECE) {
-        if piece.is_ascii() {
-            // SAFETY: ASCII is UTF-8.
-            show(unsafe { std::str::from_utf8_unchecked(piece) });
-        } else {
-            let piece: String = piece.iter().map(|byte| char::from(*byte)).collect();
-            show(&piece);
+        match std::str::from_utf8(piece) {
+            Ok(ascii) if piece.is_ascii() => show(ascii),
+            _ => {
+                let piece: String = piece.iter().map(|byte| char::from(*byte)).collect();
+                show(&piece);
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use code_mode_protocol::{Limit, LimitExceeded};
 use tokio::sync::Notify;
 
 use crate::cell::{CellShared, Stop};
-use crate::runtime;
+use crate::cpu;
 
 /// What is due.
 #[derive(Clone, Copy, Debug)]
@@ -132,7 +132,7 @@ impl Clock {
                 cell.stop(Stop::Limit(exceeded));
             }
             Due::CpuTime => {
-                runtime::check_cpu_time(cell);
+                cpu::check_cpu_time(cell);
                 if cell.stopped().is_none() {
                     // What the cell has left is known only now; looking again after a
                     // fraction of the limit bounds the overshoot by that fraction.

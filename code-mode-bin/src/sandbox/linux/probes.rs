@@ -3,6 +3,10 @@
 //! `code-mode doctor` and the attack corpus start workers with `--probe` and have
 //! each tried in a process of its own, because most end it. Each is what code that
 //! has taken over the process could do without any library.
+#![allow(
+    unsafe_code,
+    reason = "system calls without their wrappers are the point"
+)]
 
 use std::io;
 

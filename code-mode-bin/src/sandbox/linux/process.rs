@@ -1,4 +1,5 @@
 //! What the process itself may still become, see or use up.
+#![allow(unsafe_code, reason = "system calls that no library wraps")]
 
 use std::io;
 

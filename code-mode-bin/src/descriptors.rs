@@ -1,0 +1,27 @@
+//! Descriptors that this program was started with.
+#![cfg_attr(
+    target_os = "linux",
+    allow(unsafe_code, reason = "numbers of descriptors are looked up")
+)]
+
+/// Keeps descriptors that this program was started with from every command it starts.
+pub(crate) fn keep() {
+    #[cfg(target_os = "linux")]
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        use std::os::fd::BorrowedFd;
+
+        use rustix::io::{FdFlags, fcntl_setfd};
+
+        let numbers = open.flatten().filter_map(|entry| {
+            let number: i32 = entry.file_name().to_str()?.parse().ok()?;
+            (number > 2).then_some(number)
+        });
+        for number in numbers.collect::<Vec<_>>() {
+            // SAFETY: the descriptor is used for one call only, which changes a flag of
+            // it that concerns programs started later; where the number is not open any
+            // more the call fails.
+            let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+            let _ = fcntl_setfd(descriptor, FdFlags::CLOEXEC);
+        }
+    }
+}

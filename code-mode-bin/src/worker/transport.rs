@@ -1,0 +1,101 @@
+//! The worker's connection to its host, on standard input.
+#![allow(unsafe_code, reason = "`dup2` onto a standard stream has no safe form")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use interprocess::os::unix::uds_local_socket::tokio::Stream as UnixLocalStream;
+
+use interprocess::local_socket::tokio::Stream;
+
+use super::Args;
+
+/// Standard input, as the connection to the provider. It stays at its number
+/// until the process has closed all others.
+pub(super) struct OnStandardInput;
+
+/// Sees to it that standard input is the connection to the provider; with
+/// `--listen` that is the first that a process of the same user makes.
+pub(super) fn open(args: &Args) -> io::Result<OnStandardInput> {
+    let Some(path) = &args.listen else {
+        let input = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        if !input.metadata()?.file_type().is_socket() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "standard input is not a provider's connection; --listen SOCKET waits for one",
+            ));
+        }
+        return Ok(OnStandardInput);
+    };
+    let listener = listen(path)?;
+    let stream = loop {
+        let (stream, _) = listener.accept()?;
+        if is_own(&stream) {
+            break stream;
+        }
+        tracing::warn!("a stranger connected to the socket and was turned away");
+    };
+    // One session, so nobody else is to find the socket.
+    std::fs::remove_file(path)?;
+    // SAFETY: both descriptors are open; nothing has read standard input.
+    if unsafe { libc::dup2(stream.as_raw_fd(), 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(OnStandardInput)
+}
+
+/// A socket that can be connected to, by its user alone, from the moment that
+/// its name is there: between `bind` and `listen` it refuses, and until its
+/// permissions are set it is anybody's.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let hidden = path.with_file_name(format!(".{}", std::process::id()));
+    let listener = UnixListener::bind(&hidden)?;
+    let shown = std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))
+        // Unlike a renaming, a link never takes the name of what is there.
+        .and_then(|()| std::fs::hard_link(&hidden, path));
+    std::fs::remove_file(&hidden)?;
+    shown?;
+    Ok(listener)
+}
+
+#[cfg(target_os = "linux")]
+fn is_own(stream: &UnixStream) -> bool {
+    rustix::net::sockopt::socket_peercred(stream)
+        .is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+}
+
+/// Elsewhere the socket's permissions keep others away.
+#[cfg(not(target_os = "linux"))]
+fn is_own(_: &UnixStream) -> bool {
+    true
+}
+
+/// The connection, for the runtime that this runs on.
+pub(super) async fn into_async(_: OnStandardInput) -> io::Result<Stream> {
+    let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    stream.set_nonblocking(true)?;
+    Ok(UnixLocalStream::try_from(OwnedFd::from(stream))?.into())
+}
+
+/// Sees to it that this process has no terminal: code that took it over could write
+/// there what the terminal obeys.
+pub(super) fn leave_terminal() -> io::Result<()> {
+    use std::io::IsTerminal;
+
+    if !std::io::stderr().is_terminal() && !std::io::stdout().is_terminal() {
+        return Ok(());
+    }
+    eprintln!("code-mode worker: nothing is logged to a terminal; 2> FILE keeps a log");
+    let nothing = std::fs::File::options().write(true).open("/dev/null")?;
+    for standard in [1, 2] {
+        // SAFETY: both descriptors are this process's own, and nothing holds on to what
+        // the number of a standard stream meant before.
+        if unsafe { libc::dup2(nothing.as_raw_fd(), standard) } < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
