@@ -1,7 +1,7 @@
 //! Address-space limits (`ulimit -v`).
 //!
 //! V8 and its allocator reserve far more addresses than they use memory, and end
-//! the process where they get none. A limit that is too low is told before that,
+//! the process where they get none. A limit that is too low is reported before that,
 //! in a sentence, with the number that is needed.
 #![allow(
     unsafe_code,
@@ -24,7 +24,7 @@ const WORKER: u64 = 256 * GIB;
 /// too little for the rest. A limit up to this is lowered to [`WORKER`] meanwhile.
 const AMPLE: u64 = 4096 * GIB;
 
-/// Tells why the program cannot run at all. It must not allocate, so it is called
+/// Says why the program cannot run at all. It must not allocate, so it is called
 /// before anything does.
 #[cfg(target_os = "linux")]
 extern "C" fn check_before_main() {

@@ -57,7 +57,7 @@ impl RuntimeArgs {
 }
 
 /// The file this program was started from: as the system says, or, where it does
-/// not (Linux without `/proc`), as whoever started it wrote it.
+/// not (Linux without `/proc`), as it stands in the command line.
 fn this_program() -> Option<PathBuf> {
     std::env::current_exe().ok().or_else(|| {
         let written = PathBuf::from(std::env::args_os().next()?);

@@ -8,11 +8,13 @@ mod address_space;
 mod args;
 mod descriptors;
 mod doctor;
+mod large_buffers;
 mod run;
 mod sandbox;
 mod stdio;
 mod worker;
 
+pub use large_buffers::LargeBuffers;
 pub use run::tools_file;
 
 use std::path::Path;

@@ -8,4 +8,4 @@ fn main() -> ExitCode {
 }
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: code_mode_bin::LargeBuffers = code_mode_bin::LargeBuffers;

@@ -35,7 +35,7 @@ pub struct ProviderOptions {
     pub prewarmed: usize,
     /// How long a new worker may take to say that it is ready. Default 10 s.
     pub handshake_timeout: Duration,
-    /// How long a cell that was told to stop may still run before its worker is
+    /// How long a cell that must stop may still run before its worker is
     /// killed. Default 1 s.
     pub stop_grace: Duration,
     /// How long a session keeps a worker that runs no cell. Its values and the numbers

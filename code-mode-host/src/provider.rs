@@ -19,7 +19,7 @@ use crate::spares::Workers;
 use crate::worker::ConnectionError;
 
 /// How long a callback that was cancelled may take to return before its cell's end is
-/// told without it.
+/// reported without it.
 const CALLBACK_GRACE: Duration = Duration::from_millis(500);
 
 /// How long an observation may last beyond its time where a worker does not answer.

@@ -79,7 +79,7 @@ impl Workers {
     }
 
     /// Says whether workers can be had. The first time, and after a failure, that
-    /// takes a worker, which is given to whoever asked.
+    /// takes a worker, which the caller gets.
     pub(crate) async fn prove(self: &Arc<Self>) -> Result<Option<Worker>, ProviderError> {
         if self.source.can_start_many() && self.is_proven.load(Ordering::Relaxed) {
             return Ok(None);

@@ -9,7 +9,7 @@
 //!   [`ToolDefinition`], [`ContentItem`], [`Limits`], ...;
 //! - the traits an agent core programs against: [`CodeModeSessionProvider`],
 //!   [`CodeModeSession`] and [`CodeModeSessionDelegate`];
-//! - what a model is told: [`describe`];
+//! - the texts that describe the tools to a model: [`describe`];
 //! - what a caller does around a cell: [`pragma`] and [`truncate`];
 //! - the wires, which promise nothing: [`wire`].
 

@@ -35,7 +35,7 @@ pub struct Limits {
     /// Cells of one session that have not ended. Default 1,024.
     pub max_live_cells: usize,
     /// Cells of one session that have ended and whose result nobody has taken.
-    /// Past it the oldest result is dropped, and whoever waits for it is told.
+    /// Past it the oldest result is dropped, and a `wait` for that cell says so.
     /// Default 4,096.
     pub max_ended_cells: usize,
     /// Output and error texts of such results together, in bytes. Past it the

@@ -29,7 +29,7 @@ pub struct ExecuteRequest {
     /// is. It never touches the cell.
     pub yield_now: CancellationToken,
     /// Cancelled by the caller (at the end of a turn, say) to terminate the cell,
-    /// whoever observes it then.
+    /// whether or not somebody observes it.
     pub parent: Option<CancellationToken>,
 }
 

@@ -145,7 +145,7 @@ pub trait CodeModeSession: Send + Sync {
 pub trait CodeModeSessionDelegate: Send + Sync {
     /// Runs one tool call. `Err` is the text the cell's `ToolError` carries.
     /// `cancelled` fires when the answer is no longer wanted: the cell has ended, or
-    /// was told to terminate. A call may come before the `execute` that started its
+    /// must terminate. A call may come before the `execute` that started its
     /// cell has returned.
     async fn invoke_tool(
         &self,
@@ -186,7 +186,7 @@ pub struct NestedToolCall {
 }
 
 impl NestedToolCall {
-    /// A call as a session makes it, for whoever tests a delegate.
+    /// A call as a session makes it, for tests of a delegate.
     pub fn new(
         cell_id: CellId,
         tool_call_id: String,
@@ -218,7 +218,7 @@ pub struct CellNotification {
 }
 
 impl CellNotification {
-    /// A notification as a session makes it, for whoever tests a delegate.
+    /// A notification as a session makes it, for tests of a delegate.
     pub fn new(cell_id: CellId, tool_call_id: String, text: String) -> Self {
         Self {
             cell_id,

@@ -28,7 +28,7 @@ const ITEM_OVERHEAD: usize = 64;
 const MESSAGE_BYTES: usize = 1 << 20;
 
 /// How long after a cell was stopped by a limit its thread may still run before the
-/// host is told that it is stuck.
+/// worker reports it as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// How much longer an observation lasts that would end within the first turn of its
@@ -272,7 +272,7 @@ impl CellShared {
                     Some(at) if at > Instant::now() => {
                         self.due_at(at, Due::Collect(observation));
                     }
-                    // Who asked for a yield now gets it now.
+                    // A caller that asks for a yield now gets it now.
                     _ if after.is_zero() => self.end_observation(&mut output, None),
                     _ => self.collect_now(output, observation),
                 }

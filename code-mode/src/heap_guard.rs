@@ -24,7 +24,7 @@ struct HeapWatch {
 
 /// How often the limit is raised while a stopped cell unwinds, and how far: what
 /// runs when the limit is hit may be one operation on a string as large as V8
-/// allows, which it finishes before it notices that it is to stop.
+/// allows, which V8 finishes before it notices that it must stop.
 const MAX_EXTENSIONS: u32 = 3;
 const EXTENSION: usize = 1 << 30;
 

@@ -19,11 +19,10 @@ use crate::runtime;
 
 /// Ready isolates kept while cells come often.
 const MAX_READY: usize = 8;
-/// Ready isolates kept while they come seldom: one to take, and one more so that
-/// none need be made while the first is in use.
+/// Ready isolates kept while cells come seldom: one for the next cell, and one more
+/// so that no isolate need be made while the first is in use.
 const MIN_READY: usize = 2;
-/// Isolates made at the same time; more only get into each other's way in the
-/// kernel.
+/// Isolates made at the same time. More would only wait for each other in the kernel.
 const MAX_WARMING: usize = 2;
 /// How long a ready isolate beyond the first waits for work before it goes: a
 /// burst is over by then, and each is most of a megabyte.
@@ -46,7 +45,7 @@ struct State {
     /// Where to send a job so that a ready isolate runs it; last in, first out,
     /// so that surplus ones grow idle.
     ready: Vec<Parked<Box<Job>>>,
-    /// Threads with no isolate, to be told to make one.
+    /// Threads with no isolate. A message makes one of them make an isolate.
     idle: Vec<Parked<()>>,
     /// Isolates being made.
     warming: usize,
@@ -128,9 +127,9 @@ impl Pool {
                 Err(unsent) => job = unsent.0,
             }
         }
-        // Cells come faster than isolates: one more next time. One for a burst,
-        // however long, because a single burst says little about the next, and what
-        // was made in vain leaves its memory with the allocators.
+        // Cells come faster than isolates: the pool keeps one more next time. Only one
+        // for a burst, however long: a single burst says little about the next, and an
+        // isolate made in vain leaves its memory with the allocators.
         if state.backlog.is_empty() {
             state.target = (state.target + 1).min(MAX_READY);
         }
@@ -139,7 +138,7 @@ impl Pool {
     }
 }
 
-/// Has isolates made where more are wanted.
+/// Makes isolates where more are wanted.
 fn refill(shared: &Arc<Mutex<State>>, mut state: MutexGuard<'_, State>) {
     while state.warming < MAX_WARMING && state.wanted() > 0 {
         if !make(shared, &mut state) {
@@ -148,7 +147,7 @@ fn refill(shared: &Arc<Mutex<State>>, mut state: MutexGuard<'_, State>) {
     }
 }
 
-/// Has an isolate made, on a thread that has none or on a new one.
+/// Lets a thread that has no isolate, or a new one, make an isolate.
 fn make(shared: &Arc<Mutex<State>>, state: &mut State) -> bool {
     state.warming += 1;
     while let Some(idle) = state.idle.pop() {
@@ -252,7 +251,7 @@ fn retire(state: &mut State, id: u64, woken: &Receiver<Box<Job>>) -> Option<Job>
     woken.try_recv().ok().map(|job| *job)
 }
 
-/// Whether the calling thread, which has no isolate, is to make one; waits a
+/// Whether the calling thread, which has no isolate, must make one; waits a
 /// while for that to be wanted.
 fn next_isolate(shared: &Arc<Mutex<State>>) -> bool {
     let (id, woken) = {

@@ -58,8 +58,8 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
         (Some(Stop::Limit(limit)), _) => CellEnd::Limit(limit),
     };
     job.end.report(end, state.take_writes());
-    // The kernel may have put who waits for the answer behind this thread, which
-    // would go on for most of a millisecond.
+    // The kernel may have put the thread that waits for the answer behind this one,
+    // which would run on for most of a millisecond.
     std::thread::yield_now();
     // Handles into the heap go before the heap.
     isolate.remove_slot::<Rc<CellState>>();

@@ -143,7 +143,7 @@ fn environment(named: &[String]) -> Vec<(String, OsString)> {
         .collect()
 }
 
-/// The beginning of a stream. What is beyond is read no more, so that a command
+/// The beginning of a stream. Nothing beyond it is read, so that a command
 /// which never stops is stopped by its own pipe.
 async fn read(
     stream: Option<impl AsyncRead + Unpin>,
@@ -200,7 +200,7 @@ pub(crate) fn placeholders(argument: &str) -> Result<Vec<&str>, String> {
 }
 
 /// `{name}` is a property; `{{` and `}}` are braces. Anything else in braces is a
-/// mistake, told when the file is read.
+/// mistake, which the reader of the file reports.
 fn parts(argument: &str) -> Result<Vec<Part<'_>>, String> {
     let mut parts = Vec::new();
     let mut rest = argument;

@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// Tools the script may call, as commands of this machine (TOML)
     #[arg(long, value_name = "FILE")]
     tools: Option<PathBuf>,
-    /// Print what a model would be told of the runtime and the tools, and end
+    /// Print the texts that a model gets of the runtime and the tools, and end
     #[arg(long)]
     list_tools: bool,
     /// Keep stored values in this JSON file from one run to the next
@@ -62,10 +62,10 @@ pub(crate) struct Args {
     runtime: RuntimeArgs,
 }
 
-/// How a run ends, other than well.
+/// Why a run does not complete.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    /// The script failed; it was told already.
+    /// The script failed; its error was shown already.
     #[error("the script failed")]
     Script,
     /// The command line, or a file it names.

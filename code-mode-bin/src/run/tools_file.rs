@@ -143,7 +143,7 @@ impl Tools {
         Ok(tools)
     }
 
-    /// What scripts and models are told.
+    /// The definitions of the tools, for scripts and models.
     pub fn definitions(&self) -> Vec<ToolDefinition> {
         self.tool.iter().map(CommandTool::definition).collect()
     }

@@ -19,7 +19,7 @@ pub(crate) use none::{PROBES, filter_system_calls, limit_memory, lock_in, probe}
 
 use code_mode_protocol::wire::native::LayerState;
 
-/// What a system call that the sandbox is to refuse must meet.
+/// The end that a forbidden system call must come to.
 #[cfg_attr(
     not(target_os = "linux"),
     allow(dead_code, reason = "nothing is probed elsewhere")

@@ -6,7 +6,7 @@ use code_mode_host::{CellResponse, ContentItem, truncate};
 const DEFAULT_TOKENS: u64 = 10_000;
 const BYTES_PER_TOKEN: usize = 4;
 
-/// Who makes a session's output fit its budget.
+/// The side that makes a session's output fit its budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bounding {
     /// The client.

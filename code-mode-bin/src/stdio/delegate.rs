@@ -39,7 +39,7 @@ impl Callbacks {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client answered. An answer nobody waits for is ignored.
+    /// The client answered. An answer that no call waits for is ignored.
     pub(super) fn answered(&self, id: u64, answer: DelegateAnswer) {
         let waiting = self.state().waiting.remove(&id);
         if let Some(waiting) = waiting {

@@ -32,7 +32,7 @@ pub(super) struct StdioSession {
     /// As the client wrote them, and as they were understood: agents send the same
     /// definitions with every execute.
     tools: Option<(Box<RawValue>, ToolSet)>,
-    /// Who makes its output fit the budget of a request.
+    /// The side that makes its output fit the budget of a request.
     pub(super) bounding: Bounding,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Request {
     /// `operation/cancel` for it.
     pub(super) cancelled: CancellationToken,
     pub(super) received: Instant,
-    /// The tokens of output that are wanted, and who sees to it.
+    /// The side that cuts the output, and to how many tokens.
     pub(super) budget: (Bounding, Option<u64>),
 }
 

@@ -104,7 +104,7 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     };
     match runtime.block_on(code_mode::serve(stream, engine, locked_in)) {
         Ok(()) => {}
-        // The host is gone, and so is whoever could be told.
+        // The host is gone: nobody is left to report this to.
         Err(ServeError::Connection(error)) => tracing::debug!(%error, "the host is gone"),
         Err(error) => tracing::error!(%error, "this worker ends"),
     }

@@ -38,7 +38,7 @@ pub(super) fn open(args: &Args) -> io::Result<OnStandardInput> {
         }
         tracing::warn!("a stranger connected to the socket and was turned away");
     };
-    // One session, so nobody else is to find the socket.
+    // One session, so nobody else may find the socket.
     std::fs::remove_file(path)?;
     // SAFETY: both descriptors are open; nothing has read standard input.
     if unsafe { libc::dup2(stream.as_raw_fd(), 0) } < 0 {

@@ -363,7 +363,7 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
         .collect()
 }
 
-/// What the child is to do, made before it exists.
+/// Everything the child needs, made before the child exists.
 struct Plan<'a> {
     program: &'a CString,
     arguments: &'a [*const libc::c_char],
@@ -380,7 +380,7 @@ fn become_worker(plan: &Plan<'_>) -> ! {
         let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
         let [a, b, c, d] = errno.to_ne_bytes();
         let message = [what, a, b, c, d];
-        // SAFETY: `message` is valid for its length; nothing is to be done where
+        // SAFETY: `message` is valid for its length; nothing can be done where
         // the parent does not hear it. `_exit` runs no destructors, which belong to
         // the parent.
         unsafe {

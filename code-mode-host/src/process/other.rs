@@ -111,7 +111,7 @@ mod connect {
             .spawn()?;
         loop {
             let stream = listener.accept().await?;
-            // Whoever else guessed the name in time is not the child.
+            // Another process may have guessed the name in time.
             let pid = stream.peer_creds().ok().and_then(|peer| peer.pid());
             if pid.is_none() || pid.and_then(|p| u32::try_from(p).ok()) == child.id() {
                 return Ok((child, stream));

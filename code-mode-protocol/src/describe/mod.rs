@@ -1,4 +1,4 @@
-//! What a model is told: the `exec` and `wait` tools, and every nested tool as a
+//! The texts for a model: the `exec` and `wait` tools, and every nested tool as a
 //! TypeScript declaration.
 //!
 //! All text is a function of the definitions alone, so that an unchanged set of

@@ -1,10 +1,10 @@
 //! Messages on their way out.
 //!
-//! Whoever sends a message writes it to the connection at once, from its own thread,
+//! The sender of a message writes it to the connection at once, from its own thread,
 //! if the connection takes it; waking a task first would be the longer part of the
 //! way. What the connection does not take now is queued, and a task writes it when
-//! there is room. Messages go out in the order in which they were sent, whoever
-//! writes them.
+//! there is room. Messages go out in the order in which they were sent, whichever
+//! thread writes them.
 
 use std::collections::VecDeque;
 use std::future::Future;

@@ -162,7 +162,7 @@ pub(super) fn tool_error<'s>(
     Some(error.into())
 }
 
-/// What an observer is told of an uncaught error.
+/// The text and the place of an uncaught error, for the observer.
 ///
 /// This runs the cell's code where the error has getters or a `toString` of its
 /// own; should that throw too, a fixed text stands in.

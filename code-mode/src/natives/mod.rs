@@ -160,7 +160,7 @@ pub(crate) fn native<'s>(
 }
 
 /// Runs a function that does nothing: on entering JavaScript V8 notices that it
-/// is to terminate, and the exception that nothing catches is on its way.
+/// must terminate, and the exception that nothing catches is on its way.
 fn notice_termination(scope: &mut v8::PinScope, state: &CellState) {
     let internals = v8::Local::new(scope, &state.internals);
     if let Some(noop) = display::internal_function(scope, internals, "noop") {

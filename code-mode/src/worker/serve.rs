@@ -127,7 +127,7 @@ where
 /// Answers the host's greeting with the reason why this process cannot serve.
 ///
 /// # Errors
-/// [`ServeError::Connection`], where the host cannot be told.
+/// [`ServeError::Connection`], where the reason cannot be sent.
 pub async fn refuse<S>(stream: S, why: &str) -> Result<(), ServeError>
 where
     S: AsyncRead + AsyncWrite + Send + 'static,

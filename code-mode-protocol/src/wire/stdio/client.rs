@@ -88,7 +88,7 @@ pub enum Operation<'a> {
         session_id: String,
         /// Limits of its cells.
         limits: CellExecutionLimits,
-        /// Who cuts output to its budget, where the client says so.
+        /// The side that cuts output to its budget, where the client names one.
         output_truncation: Option<OutputTruncation>,
     },
     /// `session/execute`.
