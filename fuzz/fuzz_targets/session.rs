@@ -137,12 +137,11 @@ impl CodeModeSessionDelegate for Agent {
         call: NestedToolCall,
         cancelled: CancellationToken,
     ) -> Result<Json, String> {
-        let closed = self.closed.lock().expect("not poisoned");
-        assert!(
-            !closed.contains(&call.cell_id),
-            "a call after its cell was closed"
-        );
-        drop(closed);
+        let is_closed = {
+            let closed = self.closed.lock().expect("not poisoned");
+            closed.contains(&call.cell_id)
+        };
+        assert!(!is_closed, "a call after its cell was closed");
         if self.called.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
             cancelled.cancelled().await;
         }
@@ -178,8 +177,10 @@ async fn worker(stream: DuplexStream, mut says: tokio::sync::mpsc::UnboundedRece
                 Some(said) if !said.is_empty() => drop(send.write_all(&said).await),
                 _ => return,
             },
-            heard = reader.next() => if !matches!(heard, Ok(Some(_))) {
-                return;
+            // It hangs up when it must shut down: waiting for it would be most of a run.
+            heard = reader.next() => match heard {
+                Ok(Some(ToWorker::Shutdown)) | Ok(None) | Err(_) => return,
+                Ok(Some(_)) => {}
             },
         }
     }
