@@ -1,8 +1,26 @@
-//! Descriptors that this program was started with.
+//! Descriptors: those that this program was started with, and how many it may have.
 #![cfg_attr(
     target_os = "linux",
     allow(unsafe_code, reason = "numbers of descriptors are looked up")
 )]
+
+/// Lets this program have as many descriptors as it may: each worker has some, and the
+/// usual 1024 are few for hundreds of sessions.
+pub(crate) fn allow_many() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+        const ENOUGH: u64 = 1 << 16;
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let allowed = maximum.unwrap_or(ENOUGH).min(ENOUGH);
+        if current.is_some_and(|current| current < allowed) {
+            let current = Some(allowed);
+            // Fewer are no reason not to serve.
+            let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
+        }
+    }
+}
 
 /// Keeps descriptors that this program was started with from every command it starts.
 pub(crate) fn keep() {

@@ -6,6 +6,7 @@
 #[cfg(unix)]
 mod address_space;
 mod args;
+mod bounded;
 mod descriptors;
 mod doctor;
 mod large_buffers;

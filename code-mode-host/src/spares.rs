@@ -95,33 +95,32 @@ impl Workers {
     }
 
     async fn take_one(self: &Arc<Self>) -> Result<Worker, ProviderError> {
-        loop {
-            let spare = {
-                let mut state = self.state();
-                state.taken += 1;
-                let spare = state.spares.pop_front();
-                if spare.is_none() && self.min > 0 {
-                    state.target = (state.target + 1).min(MAX_SPARES.max(self.min));
-                }
-                spare
-            };
-            self.refill(REFILL_DELAY);
-            let Some(spare) = spare else {
-                return self.source.start().await;
-            };
+        let spare = {
+            let mut state = self.state();
+            state.taken += 1;
+            let spare = state.spares.pop_front();
+            if spare.is_none() && self.min > 0 {
+                state.target = (state.target + 1).min(MAX_SPARES.max(self.min));
+            }
+            spare
+        };
+        self.refill(REFILL_DELAY);
+        if let Some(spare) = spare {
             spare.wanted.notify_one();
             match spare.worker.await {
-                // It may have died while it waited for a session.
                 Ok(Ok(mut worker)) => {
                     let child = worker.child.as_mut();
                     if !child.is_some_and(crate::process::Child::has_ended) {
                         return Ok(worker);
                     }
+                    tracing::debug!("a spare worker ended while it waited for a session");
                 }
-                Ok(Err(error)) => return Err(error),
+                // What stood in the way then may be gone.
+                Ok(Err(error)) => tracing::debug!("a spare worker could not be started: {error}"),
                 Err(_) => return Err(ProviderError::ShuttingDown),
             }
         }
+        self.source.start().await
     }
 
     /// Starts as many spares as are wanted, after a while.

@@ -63,6 +63,9 @@ impl Limits {
     /// entries and allocations that hold it.
     pub const STORED_VALUE_OVERHEAD: usize = 512;
 
+    /// The most bytes of a stored value's key.
+    pub const MAX_KEY_BYTES: usize = 64 << 10;
+
     /// The most bytes of an error text. A longer one is cut in the middle, and says
     /// so.
     pub const MAX_ERROR_BYTES: usize = 64 << 10;

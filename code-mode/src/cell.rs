@@ -65,6 +65,8 @@ pub(crate) struct CellShared {
     /// Bytes of tool inputs and notifications that are on their way; they are the
     /// cell's memory too.
     bytes_in_flight: AtomicUsize,
+    /// Bytes of tools' answers that the cell has not let in; they are its memory too.
+    answers_waiting: AtomicUsize,
     /// Lengths of the notifications that were not delivered yet, oldest first.
     notified: Mutex<std::collections::VecDeque<usize>>,
 }
@@ -121,6 +123,7 @@ impl CellShared {
             }),
             pending_notifications: AtomicUsize::new(0),
             bytes_in_flight: AtomicUsize::new(0),
+            answers_waiting: AtomicUsize::new(0),
             notified: Mutex::default(),
         })
     }
@@ -217,7 +220,9 @@ impl CellShared {
 
     /// Reports the cell as stuck, if it still runs.
     pub(crate) fn report_stuck(&self, limit: LimitExceeded) {
-        if !self.output().ended {
+        // Locked until it is sent: nothing may be said of a cell after its end.
+        let output = self.output();
+        if !output.ended {
             let cell = self.number;
             self.send(FromWorker::Stuck { cell, limit });
         }
@@ -251,6 +256,10 @@ impl CellShared {
     /// The host observes the cell.
     pub(crate) fn observe(&self, observation: u64) {
         let mut output = self.output();
+        if output.ended {
+            // The message crossed the cell's end, which answers the observer.
+            return;
+        }
         output.observation = Some(observation);
         output.overdue = false;
         output.collect_after = None;
@@ -259,7 +268,7 @@ impl CellShared {
     /// The host wants what there is, once the cell has run for `after`.
     pub(crate) fn collect(&self, observation: u64, after: Duration) {
         let mut output = self.output();
-        if output.observation != Some(observation) {
+        if output.ended || output.observation != Some(observation) {
             // It ended by itself meanwhile.
             return;
         }
@@ -325,6 +334,9 @@ impl CellShared {
         let Some(observation) = output.observation.take() else {
             return;
         };
+        if output.ended {
+            return;
+        }
         output.overdue = false;
         output.collect_after = None;
         let cell = self.number;
@@ -395,6 +407,27 @@ impl CellShared {
     /// Notifications that were not delivered yet.
     pub(crate) fn pending_notifications(&self) -> usize {
         self.pending_notifications.load(Ordering::Relaxed)
+    }
+
+    /// A tool answered. The answer waits until the cell lets it in; a cell that lets
+    /// nothing in may have as much waiting as its heap may have.
+    pub(crate) fn answer(&self, call: RuntimeToolCallId, result: Result<String, String>) {
+        let (Ok(text) | Err(text)) = &result;
+        let waiting = self
+            .answers_waiting
+            .fetch_add(text.len(), Ordering::Relaxed)
+            + text.len();
+        let max = self.limits.heap_bytes();
+        if waiting > max {
+            self.stop(Stop::Limit(Limit::Heap.exceeded(max as u64)));
+        } else {
+            self.command(Command::ToolAnswer { call, result });
+        }
+    }
+
+    /// The cell lets an answer of so many bytes in.
+    pub(crate) fn answer_let_in(&self, bytes: usize) {
+        self.answers_waiting.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Counts bytes that leave the cell for its delegate.

@@ -142,6 +142,8 @@ impl Run<'_> {
         loop {
             match command {
                 Ok(Command::ToolAnswer { call, result }) => {
+                    let (Ok(text) | Err(text)) = &result;
+                    self.state.shared.answer_let_in(text.len());
                     natives::answer(scope, self.state, call, result);
                     answered = true;
                 }

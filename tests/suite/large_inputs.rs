@@ -1,12 +1,13 @@
 //! A tool gets its input as `JSON.stringify` writes it, however large its texts, whatever
 //! worker they come from.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use code_mode_protocol::{
     CellResponse, CodeModeSession, CodeModeSessionDelegate, ContentItem, Json, Limits,
-    NestedToolCall,
+    NestedToolCall, RuntimeToolCallId,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,15 @@ use crate::support::{open, request, run};
 
 /// Keeps what tools were called with.
 #[derive(Default)]
-struct Recorder(Mutex<Vec<String>>);
+struct Recorder(Mutex<BTreeMap<RuntimeToolCallId, String>>);
+
+impl Recorder {
+    /// What tools were called with, in the order of the calls.
+    fn take(&self) -> Vec<String> {
+        let inputs = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
+        inputs.into_values().collect()
+    }
+}
 
 #[async_trait]
 impl CodeModeSessionDelegate for Recorder {
@@ -24,10 +33,9 @@ impl CodeModeSessionDelegate for Recorder {
         _: CancellationToken,
     ) -> Result<Json, String> {
         let input = call.input.expect("an input");
-        self.0
-            .lock()
-            .expect("not poisoned")
-            .push(input.into_string());
+        let mut inputs = self.0.lock().expect("not poisoned");
+        // Calls may reach the delegate in another order than the cell made them.
+        inputs.insert(call.runtime_tool_call_id, input.into_string());
         Ok(Json::null())
     }
 }
@@ -40,7 +48,7 @@ async fn called(source: &str) -> (Vec<String>, Vec<String>) {
     let source = format!("{large}{source}");
     let texts = put_out(&*opened.session, &source).await;
     opened.provider.shutdown().await;
-    let inputs = std::mem::take(&mut *recorder.0.lock().expect("not poisoned"));
+    let inputs = recorder.take();
     (inputs, texts)
 }
 
@@ -223,7 +231,7 @@ async fn megabytes_arrive(session: &dyn CodeModeSession, recorder: &Recorder) {
     .await;
     let (plain, other) = ("x".repeat(3 << 20), "é\n".repeat(1 << 20));
     assert!(texts == [plain.as_str(), "small", &other]);
-    let inputs = std::mem::take(&mut *recorder.0.lock().expect("not poisoned"));
+    let inputs = recorder.take();
     let escaped = other.replace('\n', "\\n");
     assert!(inputs == [format!(r#"{{"plain":"{plain}","other":"{escaped}"}}"#)]);
 }

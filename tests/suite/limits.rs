@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use code_mode_host::{CellResponse, Limits};
+use code_mode_host::{CellResponse, Limits, ToolSet};
 use serde_json::json;
 
 use crate::stdio_client::Client;
-use crate::support::{Agent, error_text, exec, on_both, open, run, texts};
+use crate::support::{Agent, error_text, exec, on_both, open, request, run, texts, tool};
 
 #[test]
 fn a_long_error_text_keeps_its_ends_and_says_how_much_is_missing() {
@@ -57,6 +57,43 @@ fn a_stored_value_larger_than_a_message_is_refused_at_the_call() {
             texts(&response),
             ["Unable to store \"k\": frame limit of 67108864 bytes exceeded"]
         );
+    });
+}
+
+#[test]
+fn a_key_larger_than_keys_may_be_is_refused_at_the_call() {
+    on_both(Limits::default(), |session, _| async move {
+        let source = "const key = 'k'.repeat(65_536); store(key, 1);
+            try { store(key + 'k', 1) } catch (e) { text(e.message) }";
+        let response = exec(&*session, source).await;
+        assert_eq!(
+            texts(&response),
+            ["Unable to store: the key has 65537 bytes, and may have 65536"]
+        );
+        assert_eq!(session.stored_values().len(), 1);
+    });
+}
+
+#[test]
+fn answers_that_a_cell_lets_wait_count_as_its_memory() {
+    run(async {
+        let large = format!("\"{}\"", "x".repeat(1 << 20));
+        let agent = Agent {
+            answers: [("large", Ok(large))].into(),
+            ..Agent::default()
+        };
+        let limits = Limits::default().max_heap_bytes(64 << 20);
+        let opened = open(Arc::new(agent), limits).await;
+        let source = "for (let i = 0; i < 1000; i++) tools.large(); while (true) {}";
+        let request = request(source).tools(ToolSet::from(vec![tool("large")]));
+        let started = opened.session.execute(request).await.expect("admitted");
+        let response = started.initial_response.await.expect("observed");
+        assert_eq!(
+            error_text(&response),
+            Some("heap limit of 67108864 bytes exceeded")
+        );
+        assert_eq!(texts(&exec(&*opened.session, "text('on')").await), ["on"]);
+        opened.provider.shutdown().await;
     });
 }
 

@@ -41,13 +41,7 @@ timeout_ms = 1000
         "sh did not end within 1000 ms\n"
     );
     assert!(folder.path().join("up").exists());
-    let left: Vec<String> = std::fs::read_dir("/proc")
-        .expect("there")
-        .flatten()
-        .filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok())
-        .filter(|line| (1000..=1004).any(|n| *line == format!("sleep\0{n}\0")))
-        .collect();
-    assert_eq!(left, [""; 0]);
+    assert_eq!(sleeping(1000..=1004), [""; 0]);
 }
 
 #[test]
@@ -166,4 +160,56 @@ fn without_machine_code_scripts_run_all_the_same() {
         .expect("it starts");
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(shown, "4999950000\nbb\n12,345.5\nundefined\n");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_run_that_is_told_to_end_ends_its_script_and_its_tools() {
+    use std::io::{BufRead, BufReader};
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let (folder, tools) = tools_file(
+        r#"
+[[tool]]
+name = "sleeps"
+command = ["sh", "-c", "echo up > up; exec sleep 1005"]
+"#,
+    );
+    let script = folder.path().join("script.js");
+    let source = "tools.sleeps(); text('up'); yield_control(); await new Promise(() => {})";
+    std::fs::write(&script, source).expect("written");
+    for (signal, status) in [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130)] {
+        let mut child = std::process::Command::new(program())
+            .args(["run", "--tools", &tools])
+            .arg(&script)
+            .current_dir(folder.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut shown = String::new();
+        let stdout = child.stdout.take().expect("piped");
+        let read = BufReader::new(stdout).read_line(&mut shown);
+        read.expect("text");
+        assert_eq!(shown, "up\n");
+        let pid = Pid::from_child(&child);
+        kill_process(pid, signal).expect("it runs");
+        assert_eq!(child.wait().expect("it ended").code(), Some(status));
+        assert_eq!(sleeping(1005..=1005), [""; 0]);
+    }
+}
+
+/// The command lines of `sleep` with one of these numbers that run.
+#[cfg(target_os = "linux")]
+fn sleeping(numbers: std::ops::RangeInclusive<u32>) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").expect("there").flatten();
+    processes
+        .filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok())
+        .filter(|line| {
+            numbers
+                .clone()
+                .into_iter()
+                .any(|n| *line == format!("sleep\0{n}\0"))
+        })
+        .collect()
 }

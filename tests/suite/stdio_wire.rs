@@ -380,6 +380,26 @@ fn shutdown_answers_its_cells_then_closes_them_then_itself() {
 }
 
 #[test]
+fn a_session_is_open_until_its_closing_was_told() {
+    run(async {
+        let mut client = opened().await;
+        client.busy("s", "notify('up'); while (true) {}").await;
+        let of_s = |id: u64, method: &str| {
+            let request = json!({"method": method, "sessionId": "s"});
+            let request = json!({"type": "operation/request", "id": id, "request": request});
+            frame(request.to_string().as_bytes())
+        };
+        let together = [of_s(1001, "session/shutdown"), of_s(1002, "session/open")].concat();
+        client.send_bytes(&together).await;
+        let refused = client.response(1002).await;
+        let error = "code-mode session ID `s` is already open";
+        assert_eq!(refused, json!({"status": "error", "message": error}));
+        assert_eq!(client.response(1001).await["status"], "ok");
+        assert_eq!(client.open("s").await["status"], "ok");
+    });
+}
+
+#[test]
 fn the_heap_limit_of_a_session_ends_the_cell_beside_ten_healthy_sessions() {
     run(async {
         let mut client = ready().await;
@@ -536,6 +556,13 @@ fn callbacks_beyond_the_capacity_wait_their_turn() {
         while client.calls < 129 {
             client.step().await;
         }
+        assert!(client.notifications.is_empty());
+        // Those of a cell that ends meanwhile are not wanted any more.
+        let terminated = client.terminate("s", "1").await;
+        client.response(terminated).await;
+        client.until_closed(1).await;
+        client.exec("s", "text('on')", &json!([])).await;
+        assert_eq!(client.calls, 129);
         assert!(client.notifications.is_empty());
     });
 }

@@ -1,6 +1,7 @@
 //! `code-mode run`: one script as a cell, for a person at a shell.
 
 mod command_tool;
+mod interrupts;
 mod output;
 mod processes;
 mod script_error;
@@ -20,16 +21,19 @@ use code_mode_host::{
     CodeModeSessionProvider, ExecuteRequest, Json, NestedToolCall, Provider, ProviderError,
     SessionError, SessionOptions, WaitRequest, describe, pragma, truncate,
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::RuntimeArgs;
+use interrupts::{Interrupt, Interrupts};
 use output::Output;
 use tools_file::Tools;
 
 /// The options of `code-mode run`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Exit status: 0 the script completed, 1 it failed, 2 wrong usage, 3 the runtime failed, 130 interrupted.
+Exit status: 0 the script completed, 1 it failed, 2 wrong usage, 3 the runtime failed, 130 interrupted
+(129 and 143: by SIGHUP and SIGTERM).
 
 Example: code-mode run --tools examples/git-history/tools.toml examples/git-history/main.js")]
 pub(crate) struct Args {
@@ -78,7 +82,7 @@ enum Failure {
     #[error("{0}")]
     Runtime(String),
     #[error("interrupted")]
-    Interrupted,
+    Interrupted(Interrupt),
 }
 
 impl Failure {
@@ -87,7 +91,7 @@ impl Failure {
             Self::Script => 1,
             Self::Usage(_) => crate::WRONG_USAGE,
             Self::Provider(_) | Self::Session(_) | Self::Runtime(_) => 3,
-            Self::Interrupted => 130,
+            Self::Interrupted(interrupt) => interrupt.exit_status(),
         })
     }
 }
@@ -169,17 +173,19 @@ async fn in_session(
     stored: Vec<(String, Json)>,
     script: Script,
 ) -> Result<(), Failure> {
+    let mut interrupts = Interrupts::new().map_err(|e| Failure::Runtime(e.to_string()))?;
     let output = Arc::new(Output::new(args.json, args.media_dir.clone()));
     // One session, so no spare worker.
     let provider = Provider::new(args.runtime.provider_options().prewarmed(0))?;
     let tools = Arc::new(tools);
     let delegate = Arc::new(RunDelegate {
         tools: tools.clone(),
+        at_once: Semaphore::new(COMMANDS_AT_ONCE),
         output: output.clone(),
     });
     let stored = SessionOptions::default().stored(stored);
     let session = provider.open_session(delegate, stored).await?;
-    let observed = observe(&*session, &tools, &output, &script).await;
+    let observed = observe(&*session, (&tools, &mut interrupts), &output, &script).await;
     output.finish();
     let saved = match &args.store {
         Some(path) => {
@@ -197,7 +203,7 @@ async fn in_session(
 /// Runs the cell to its end, showing its output as it comes.
 async fn observe(
     session: &dyn CodeModeSession,
-    tools: &Tools,
+    (tools, interrupts): (&Tools, &mut Interrupts),
     output: &Output,
     script: &Script,
 ) -> Result<(), Failure> {
@@ -209,7 +215,7 @@ async fn observe(
     let mut budget = script.max_output_tokens;
     let mut response = tokio::select! {
         response = started.initial_response => response?,
-        () = interrupted() => return interrupt(session, cell_id, output).await,
+        by = interrupts.next() => return interrupt(session, cell_id, output, by).await,
     };
     loop {
         if let Some(budget) = &mut budget {
@@ -241,15 +247,8 @@ async fn observe(
         let wait = WaitRequest::new(cell_id.clone()).yield_time(script.yield_time);
         response = tokio::select! {
             outcome = session.wait(wait) => outcome?.into_response(),
-            () = interrupted() => return interrupt(session, cell_id, output).await,
+            by = interrupts.next() => return interrupt(session, cell_id, output, by).await,
         };
-    }
-}
-
-/// Completes at Ctrl-C; never where that cannot be known.
-async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
     }
 }
 
@@ -257,17 +256,24 @@ async fn interrupt(
     session: &dyn CodeModeSession,
     cell_id: CellId,
     output: &Output,
+    interrupt: Interrupt,
 ) -> Result<(), Failure> {
     let last = session.terminate(cell_id).await?.into_response();
     output
         .items(last.content_items())
         .map_err(Failure::Runtime)?;
-    Err(Failure::Interrupted)
+    Err(Failure::Interrupted(interrupt))
 }
+
+/// How many commands of tools run at a time: each has processes and descriptors of its
+/// own, and a script may call thousands.
+const COMMANDS_AT_ONCE: usize = 64;
 
 /// What a script's calls and notifications do.
 struct RunDelegate {
     tools: Arc<Tools>,
+    /// Commands that may run; more wait their turn.
+    at_once: Semaphore,
     output: Arc<Output>,
 }
 
@@ -281,11 +287,13 @@ impl CodeModeSessionDelegate for RunDelegate {
         let Some(tool) = self.tools.get(&call.tool_name) else {
             return Err(format!("there is no tool {}", call.tool_name.name));
         };
-        let _running = self.output.tool_runs(&tool.name);
+        let command = async {
+            let _turn = self.at_once.acquire().await;
+            let _running = self.output.tool_runs(&tool.name);
+            command_tool::run(tool, call.input.as_ref()).await
+        };
         tokio::select! {
-            result = command_tool::run(tool, call.input.as_ref()) => {
-                result.map_err(|error| error.to_string())
-            }
+            result = command => result.map_err(|error| error.to_string()),
             // Dropping the future kills the command.
             () = cancelled.cancelled() => Err("the call was cancelled".to_owned()),
         }

@@ -17,12 +17,12 @@ use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::bounded::Bounding;
 use super::delegate::{Callbacks, Operations, SessionDelegate};
 use super::handshake;
 use super::outbound::ToClient;
 use super::session::{Request, StdioSession};
 use super::streams::standard_streams;
+use crate::bounded::Bounding;
 
 /// How long a client that has closed its side may take to read the rest.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -80,6 +80,7 @@ pub(super) async fn serve(
         callbacks: Arc::new(Callbacks::new(client.clone(), capacity)),
         client,
         sessions: HashMap::new(),
+        closing: Closing::default(),
         request_ids: RequestIds::default(),
         observations: Observations::default(),
         tasks: TaskTracker::new(),
@@ -125,6 +126,16 @@ impl Observations {
     }
 }
 
+/// Sessions whose shutdown was asked for and is not over.
+#[derive(Clone, Default)]
+struct Closing(Arc<Mutex<HashSet<String>>>);
+
+impl Closing {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The request ids that were used: all from 1 up to one, which is all of them
 /// for a client that counts, and single ones beside those.
 struct RequestIds {
@@ -159,6 +170,7 @@ struct Connection {
     client: ToClient,
     callbacks: Arc<Callbacks>,
     sessions: HashMap<String, StdioSession>,
+    closing: Closing,
     request_ids: RequestIds,
     observations: Observations,
     tasks: TaskTracker,
@@ -255,10 +267,15 @@ impl Connection {
                     request.respond(Err(unknown(&session_id)));
                     return Ok(());
                 };
+                self.closing.lock().insert(session_id.clone());
+                let closing = self.closing.clone();
                 self.tasks.spawn(async move {
                     if let Ok(host) = session.host.await {
                         host.shutdown().await;
                     }
+                    // Locked until it is said: what is opened now is another session.
+                    let mut closing = closing.lock();
+                    closing.remove(&session_id);
                     request.respond(Ok::<_, SessionError>(Value::SessionClosed { session_id }));
                 });
             }
@@ -284,7 +301,8 @@ impl Connection {
         bounding: Bounding,
     ) {
         let known = self.sessions.get(&session_id);
-        if known.is_some_and(|known| !matches!(known.host.peek(), Some(Err(_)))) {
+        let is_closing = self.closing.lock().contains(&session_id);
+        if is_closing || known.is_some_and(|known| !matches!(known.host.peek(), Some(Err(_)))) {
             let error = format!("code-mode session ID `{session_id}` is already open");
             return request.respond(Err(error));
         }

@@ -1,14 +1,17 @@
 //! Callbacks of cells, as messages to the client.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use code_mode_host::{CellId, CellNotification, CodeModeSessionDelegate, Json, NestedToolCall};
 use code_mode_protocol::wire::stdio::{DelegateAnswer, DelegateRequest, HostMessage, Invocation};
+use futures::FutureExt;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::outbound::{ToClient, TooLarge};
 
@@ -59,12 +62,17 @@ impl Callbacks {
             self.outbound.ready().await;
             permit
         };
-        // A call whose cell has ended meanwhile is sent all the same, if its turn
-        // has come: the client sees what the cell did, and that it is cancelled.
-        let _permit = tokio::select! {
-            biased;
-            permit = turn => permit.ok()?,
-            () = cancelled.cancelled() => return None,
+        let mut turn = pin!(turn);
+        // A call whose cell has ended meanwhile is sent all the same where there is room
+        // for it at once: the client sees what the cell did, and that it is cancelled.
+        // One that had to wait is not wanted any more.
+        let _permit = match turn.as_mut().now_or_never() {
+            Some(permit) => permit.ok()?,
+            None => tokio::select! {
+                biased;
+                () = cancelled.cancelled() => return None,
+                permit = turn => permit.ok()?,
+            },
         };
         let (sender, answer) = oneshot::channel();
         let id = {
@@ -111,10 +119,16 @@ pub(super) struct SessionDelegate {
 pub(super) struct Operations(Arc<Mutex<HashMap<CellId, TaskTracker>>>);
 
 impl Operations {
-    /// The requests about one cell.
+    /// The requests about a cell that was admitted.
     pub(super) fn of(&self, cell_id: &CellId) -> TaskTracker {
         let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         cells.entry(cell_id.clone()).or_default().clone()
+    }
+
+    /// A request about a cell that may not be there.
+    pub(super) fn about(&self, cell_id: &CellId) -> Option<TaskTrackerToken> {
+        let cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cells.get(cell_id).map(TaskTracker::token)
     }
 
     fn take(&self, cell_id: &CellId) -> Option<TaskTracker> {

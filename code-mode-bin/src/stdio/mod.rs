@@ -3,7 +3,6 @@
 //! An adapter over the provider: it has no rules of its own for cells, only for
 //! messages.
 
-mod bounded;
 mod connection;
 mod delegate;
 mod fit;
@@ -34,6 +33,7 @@ const FAILED: u8 = 1;
 
 /// Serves one connection, then ends.
 pub(crate) fn main(args: Args) -> ExitCode {
+    crate::descriptors::allow_many();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -13,10 +13,10 @@ use futures::future::{BoxFuture, Shared};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
-use super::bounded::Bounding;
 use super::delegate::Operations;
 use super::fit::fit;
 use super::outbound::{ToClient, TooLarge};
+use crate::bounded::Bounding;
 
 /// What a request that cannot be answered in a frame is answered with.
 const TOO_LARGE: &str = "the answer does not fit a frame of the stdio wire";
@@ -175,7 +175,7 @@ impl StdioSession {
         yield_time: Option<Duration>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let host = self.host.clone();
-        let observed = self.operations.of(&cell_id).token();
+        let observed = self.operations.about(&cell_id);
         let mut wait = WaitRequest::new(cell_id).yield_now(request.yield_now.clone());
         wait.yield_time = yield_time;
         async move {
@@ -195,7 +195,7 @@ impl StdioSession {
         cell_id: CellId,
     ) -> impl Future<Output = ()> + Send + use<> {
         let host = self.host.clone();
-        let observed = self.operations.of(&cell_id).token();
+        let observed = self.operations.about(&cell_id);
         async move {
             request.outcome(async { host.await?.terminate(cell_id).await }.await);
             drop(observed);

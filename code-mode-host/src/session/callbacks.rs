@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::driver::Shared;
+use crate::worker::Incarnation;
 
 /// Runs a method of the delegate; `None` where it panics.
 async fn guarded<T>(method: impl Future<Output = T>) -> Option<T> {
@@ -19,7 +20,11 @@ async fn guarded<T>(method: impl Future<Output = T>) -> Option<T> {
 }
 
 /// Runs a tool, and tells the core what came of it.
-pub(super) fn invoke(shared: &Arc<Shared>, call: NestedToolCall, cancelled: CancellationToken) {
+pub(super) fn invoke(
+    shared: &Arc<Shared>,
+    call: NestedToolCall,
+    (cancelled, worker): (CancellationToken, Incarnation),
+) {
     let span = tracing::debug_span!(
         parent: &shared.span,
         "tool_call",
@@ -30,9 +35,13 @@ pub(super) fn invoke(shared: &Arc<Shared>, call: NestedToolCall, cancelled: Canc
     let session = shared.clone();
     let task = async move {
         let (cell_id, id) = (call.cell_id.clone(), call.runtime_tool_call_id);
-        let result = guarded(session.delegate.invoke_tool(call, cancelled)).await;
+        let result = guarded(session.delegate.invoke_tool(call, cancelled.clone())).await;
         let result =
             result.unwrap_or_else(|| Err("the agent's code for this tool panicked".to_owned()));
+        tokio::select! {
+            () = worker.takes_more() => {}
+            () = cancelled.cancelled() => {}
+        }
         session.event(|core, now| core.call_finished(&cell_id, id, result, now));
     };
     shared.runtime.spawn(task.instrument(span));

@@ -4,11 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use code_mode_protocol::{
-    CellId, CellResponse, ContentItem, Json, LimitExceeded, RuntimeToolCallId, SourcePosition,
-    ToolSet,
+    CellId, CellResponse, ContentItem, Json, LimitExceeded, PendingOutcome, RuntimeToolCallId,
+    SourcePosition, ToolSet,
 };
 use tokio_util::sync::CancellationToken;
 
+use super::core::Reply;
 use super::ended::ITEM_OVERHEAD;
 
 /// One cell.
@@ -42,9 +43,16 @@ pub(super) struct Cell<R> {
     /// Output that no observer has had.
     pub(super) output: Vec<ContentItem>,
     pub(super) output_bytes: usize,
+    /// Output that the worker has said since it last ended an observation.
+    pub(super) said_bytes: usize,
     /// What it stored so far.
     pub(super) writes: Vec<(String, Json)>,
     pub(super) writes_bytes: usize,
+}
+
+/// What items count against the limits on output.
+pub(super) fn bytes_of(items: &[ContentItem]) -> usize {
+    items.iter().map(|item| item.bytes() + ITEM_OVERHEAD).sum()
 }
 
 /// How far a cell is.
@@ -101,6 +109,8 @@ pub(super) struct Observation {
     pub(super) number: u64,
     /// The worker has not ended it.
     pub(super) armed: bool,
+    /// The worker was asked for what there is, and is about to end it.
+    pub(super) collected: bool,
     pub(super) to_pending: bool,
     /// The last that the worker ended.
     pub(super) last_ended: u64,
@@ -130,18 +140,14 @@ impl<R> Cell<R> {
         self.delivering || !self.calls.is_empty()
     }
 
-    /// Adds output; returns all bytes.
-    pub(super) fn put_out(&mut self, items: Vec<ContentItem>) -> usize {
-        self.output_bytes += items
-            .iter()
-            .map(|item| item.bytes() + ITEM_OVERHEAD)
-            .sum::<usize>();
+    /// Adds output.
+    pub(super) fn put_out(&mut self, items: Vec<ContentItem>) {
+        self.output_bytes += bytes_of(&items);
         if self.output.is_empty() {
             self.output = items;
         } else {
             self.output.extend(items);
         }
-        self.output_bytes
     }
 
     /// Puts output that an observer did not take in front.
@@ -154,6 +160,21 @@ impl<R> Cell<R> {
     pub(super) fn take_output(&mut self) -> Vec<ContentItem> {
         self.output_bytes = 0;
         std::mem::take(&mut self.output)
+    }
+
+    /// Answers with the output that no observer has had. Where nobody takes it, it
+    /// stays.
+    pub(super) fn give_output(&mut self, reply: R)
+    where
+        R: Reply,
+    {
+        let yielded = CellResponse::Yielded {
+            cell_id: self.id.clone(),
+            content_items: self.take_output(),
+        };
+        if let Err(Ok(mut outcome)) = reply.answer(Ok(PendingOutcome::live(yielded))) {
+            self.put_back(std::mem::take(outcome.content_items_mut()));
+        }
     }
 
     /// What an observer is told of the end, with the output left.

@@ -60,7 +60,9 @@ pub(crate) enum Effect<P: Ports> {
     /// Cancel what has this token.
     Cancel(CancellationToken),
     /// Run a tool.
-    Invoke(NestedToolCall, CancellationToken),
+    ///
+    /// Its answer goes to this worker, and waits while that does not read.
+    Invoke(NestedToolCall, CancellationToken, P::Worker),
     /// Deliver a notification.
     Notify(CellNotification, CancellationToken),
     /// Tell the delegate that a cell is gone.
@@ -370,6 +372,7 @@ impl<P: Ports> Core<P> {
                 observation: Observation {
                     number: 1,
                     armed: true,
+                    collected: false,
                     to_pending,
                     last_ended: 0,
                 },
@@ -382,6 +385,7 @@ impl<P: Ports> Core<P> {
                 held: 0,
                 output: Vec::new(),
                 output_bytes: 0,
+                said_bytes: 0,
                 writes: Vec::new(),
                 writes_bytes: 0,
             },
@@ -421,6 +425,12 @@ impl<P: Ports> Core<P> {
         let cell = self.cells.get_mut(&number)?;
         if cell.observer.is_some() {
             let _ = reply.answer(Err(SessionError::ObserverBusy(cell_id.clone())));
+            return None;
+        }
+        if cell.is_running() && cell.output_bytes >= self.limits.max_output_bytes {
+            // Observers that went away have left as much as a cell may have: the worker
+            // is not asked for more before somebody takes it.
+            cell.give_output(reply);
             return None;
         }
         self.last_observer += 1;
@@ -479,10 +489,13 @@ impl<P: Ports> Core<P> {
             collecting: false,
         });
         let observation = &mut cell.observation;
-        let is_armed = observation.armed && observation.to_pending == to_pending;
+        // One that is being collected is another observer's.
+        let is_armed =
+            observation.armed && !observation.collected && observation.to_pending == to_pending;
         if matches!(cell.phase, Phase::Running) && !is_armed {
             observation.number += 1;
             observation.armed = true;
+            observation.collected = false;
             observation.to_pending = to_pending;
             let message = ToWorker::Observe {
                 cell: number,
@@ -563,6 +576,7 @@ impl<P: Ports> Core<P> {
         let must_ask = matches!(cell.phase, Phase::Running) && cell.observation.armed;
         if must_ask && (!observer.collecting || now_please) {
             observer.collecting = true;
+            cell.observation.collected = true;
             let message = ToWorker::Collect {
                 cell: number,
                 observation: cell.observation.number,
@@ -665,12 +679,15 @@ impl<P: Ports> Core<P> {
     }
 
     pub(super) fn send(&mut self, worker: u64, message: ToWorker) {
-        if let Some(known) = &self.worker
-            && known.number == worker
-        {
-            let way = known.way.clone();
+        if let Some(way) = self.way(worker) {
             self.push(Effect::Send(way, message));
         }
+    }
+
+    /// The way to the worker with this number, if it is still the session's.
+    pub(super) fn way(&self, worker: u64) -> Option<P::Worker> {
+        let worker = self.worker.as_ref().filter(|known| known.number == worker);
+        worker.map(|worker| worker.way.clone())
     }
 
     // Workers.

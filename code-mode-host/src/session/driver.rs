@@ -156,7 +156,7 @@ impl Shared {
             Effect::Kill(worker) => worker.kill(),
             Effect::Retire(worker) => worker.retire(),
             Effect::Cancel(token) => token.cancel(),
-            Effect::Invoke(call, token) => callbacks::invoke(self, call, token),
+            Effect::Invoke(call, token, worker) => callbacks::invoke(self, call, (token, worker)),
             Effect::Notify(notification, token) => callbacks::notify(self, notification, token),
             Effect::Close(cell_id) => callbacks::close(self, cell_id),
         }

@@ -8,8 +8,12 @@ use std::time::Instant;
 use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText, ToWorker};
 use code_mode_protocol::{ContentItem, Json, Limit, Limits, NestedToolCall, RuntimeToolCallId};
 
-use super::cell::{Cell, FinalKind, StopReason};
+use super::cell::{Cell, FinalKind, StopReason, bytes_of};
 use super::core::{Core, Effect, Ports};
+
+/// What the output of one observation may have beyond its limit: the item that passes
+/// it is counted differently by the worker.
+const SLACK: usize = 4096;
 
 /// A worker said something that does not fit.
 #[derive(Debug, thiserror::Error)]
@@ -143,9 +147,12 @@ impl<P: Ports> Core<P> {
         let token = cell.token.child_token();
         cell.calls.insert(call, (token.clone(), bytes));
         cell.held += bytes;
+        let worker = cell.worker;
         self.held_bytes += bytes;
         self.held_calls += 1;
-        self.push(Effect::Invoke(invocation, token));
+        if let Some(way) = self.way(worker) {
+            self.push(Effect::Invoke(invocation, token, way));
+        }
         Ok(())
     }
 
@@ -185,13 +192,15 @@ impl<P: Ports> Core<P> {
     }
 
     fn output(&mut self, number: u64, items: Vec<ContentItem>) -> Result<(), Violation> {
-        // What the worker holds is bounded by the limit; so is what an observer that
-        // went away has left here.
-        let max = 2 * self.limits.max_output_bytes + 4096;
+        // What observers that went away have left here is no fault of the worker's: only
+        // what it says for one observation counts against it.
+        let max = self.limits.max_output_bytes.saturating_add(SLACK);
         let cell = self.running(number)?;
-        if cell.put_out(items) > max {
+        cell.said_bytes = cell.said_bytes.saturating_add(bytes_of(&items));
+        if cell.said_bytes > max {
             return Err(Violation::Limit(number));
         }
+        cell.put_out(items);
         Ok(())
     }
 
@@ -214,6 +223,8 @@ impl<P: Ports> Core<P> {
             return Err(Violation::Limit(number));
         }
         known.last_ended = observation;
+        cell.said_bytes = 0;
+        let known = &mut cell.observation;
         // An earlier one crossed the message that put another in its place; its output
         // comes with that.
         if observation == known.number {

@@ -10,6 +10,9 @@ use super::Connection;
 use super::connection::Receive;
 use crate::process::Child;
 
+/// Bytes waiting for a worker, past which answers of tools wait too.
+const HIGH_WATER: usize = 64 << 20;
+
 /// The way to one worker. What is sent, killed or retired by way of it can reach no
 /// other worker, whenever that happens.
 #[derive(Clone, Debug)]
@@ -26,6 +29,13 @@ impl Incarnation {
             killed: CancellationToken::new(),
             retired: CancellationToken::new(),
         }
+    }
+
+    /// Completes when the worker has read most of what it was sent, or is gone. Answers
+    /// of tools wait for it, each in its call's task, so that a worker which cannot keep
+    /// up is waited for.
+    pub(crate) async fn takes_more(&self) {
+        self.outbound.until_queued_below(HIGH_WATER).await;
     }
 
     /// Ends the worker at once.

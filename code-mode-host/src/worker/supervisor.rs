@@ -42,6 +42,11 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker)
         mut writing,
         child,
     } = worker;
+    let mut lost = Lost {
+        session: session.clone(),
+        number,
+        why: Some("the program that served it failed".to_owned()),
+    };
     let ended = {
         let mut killed = pin!(incarnation.killed());
         let mut retired = pin!(incarnation.retired());
@@ -79,7 +84,7 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker)
     };
     drop((inbound, writing));
     incarnation.outbound.close();
-    let why = match ended {
+    lost.why = match ended {
         Ended::ShutDown => None,
         Ended::Disconnected => Some(format!("its process {}", end_of(child, LAST_BREATH).await)),
         Ended::Killed => {
@@ -91,7 +96,19 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker)
             Some(format!("its process broke the protocol: {what}"))
         }
     };
-    session.worker_lost(number, why);
+}
+
+/// Tells the session that its worker is gone, whatever ends the supervisor.
+struct Lost {
+    session: Arc<Shared>,
+    number: u64,
+    why: Option<String>,
+}
+
+impl Drop for Lost {
+    fn drop(&mut self) {
+        self.session.worker_lost(self.number, self.why.take());
+    }
 }
 
 /// Waits until a process has ended, killing it after a while, and says how it ended.

@@ -251,6 +251,14 @@ impl Future for OutboundTask {
     }
 }
 
+impl Drop for OutboundTask {
+    fn drop(&mut self) {
+        // Nobody writes any more; who waits for that must not wait for ever.
+        self.shared.state().fail(io::ErrorKind::BrokenPipe);
+        self.shared.drained.notify_waiters();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
@@ -344,5 +352,18 @@ mod tests {
         }
         let error = task.await.expect_err("it failed");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_connection_that_is_dropped_goes_on() {
+        let (ours, _theirs) = tokio::io::duplex(16);
+        let (outbound, task) = Outbound::new(ours, usize::MAX);
+        for _ in 0..10 {
+            outbound.send(frame("0123456789"));
+        }
+        let waiting = tokio::spawn(async move { outbound.until_queued_below(1).await });
+        tokio::task::yield_now().await;
+        drop(task);
+        waiting.await.expect("it went on");
     }
 }

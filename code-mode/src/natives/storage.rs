@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use code_mode_protocol::Limit;
+use code_mode_protocol::{Limit, Limits};
 
 use super::{Answer, CellState, Refusal, input, thrown};
 
@@ -18,8 +18,15 @@ pub(super) fn store(
         Err(Refusal::Error(format!("Unable to store {key:?}: {why}")))
     };
     let limits = &state.shared.limits;
+    if key.len() > Limits::MAX_KEY_BYTES {
+        return Err(Refusal::Error(format!(
+            "Unable to store: the key has {} bytes, and may have {}",
+            key.len(),
+            Limits::MAX_KEY_BYTES
+        )));
+    }
     // Asked before the copy, which may be large.
-    if key.len().max(json.length()) > limits.max_frame_bytes {
+    if json.length() > limits.max_frame_bytes {
         return refused(&Limit::Frame.exceeded(limits.max_frame_bytes as u64));
     }
     let json = json.to_rust_string_lossy(scope);

@@ -283,7 +283,7 @@ impl<A: Surroundings> Server<A> {
             }
             ToWorker::ToolResult { cell, call, result } => {
                 if let Some(cell) = self.session()?.cell(cell) {
-                    cell.command(Command::ToolAnswer { call, result });
+                    cell.answer(call, result);
                 }
             }
             ToWorker::Notified { cell } => {

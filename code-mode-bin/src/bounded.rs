@@ -8,7 +8,7 @@ const BYTES_PER_TOKEN: usize = 4;
 
 /// The side that makes a session's output fit its budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bounding {
+pub(crate) enum Bounding {
     /// The client.
     Client,
     /// This program, in the form a model reads: a script's error is part of the output,
@@ -18,7 +18,7 @@ pub(super) enum Bounding {
 
 impl Bounding {
     /// Makes a response fit.
-    pub(super) fn apply(self, response: &mut CellResponse, tokens: Option<u64>) {
+    pub(crate) fn apply(self, response: &mut CellResponse, tokens: Option<u64>) {
         match self {
             Self::Client => {}
             Self::Server => present(response, tokens.unwrap_or(DEFAULT_TOKENS)),
