@@ -1,4 +1,5 @@
-//! Has the linker place the functions of V8 that every cell runs side by side.
+//! Makes the messages of the gRPC wire, and has the linker place the functions of V8
+//! that every cell runs side by side.
 //!
 //! V8's code is 30 MB, of which a cell runs one, a function here and a function
 //! there; each process maps, and waits for, the pages around all of them. The list
@@ -8,8 +9,32 @@
 use std::path::Path;
 use std::{env, fs};
 
-fn main() {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=build.rs");
+    make_messages()?;
+    order_functions();
+    Ok(())
+}
+
+/// Compiles `proto/code_mode.proto`, without a compiler that must be installed.
+fn make_messages() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto/code_mode.proto");
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_source_info(true);
+    compiler.open_file("code_mode.proto")?;
+    let folder = env::var_os("OUT_DIR").ok_or("cargo names a folder")?;
+    // For clients that ask the host for its interface.
+    fs::write(
+        Path::new(&folder).join("code_mode.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}
+
+fn order_functions() {
     println!("cargo:rerun-if-changed=../third_party/v8/hot-functions.txt");
     println!("cargo:rerun-if-env-changed=CARGO_ENCODED_RUSTFLAGS");
     let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../third_party/v8/hot-functions.txt");

@@ -9,9 +9,12 @@ mod args;
 mod bounded;
 mod descriptors;
 mod doctor;
+mod grpc;
 mod large_buffers;
 mod run;
 mod sandbox;
+mod serve;
+mod standard_streams;
 mod stdio;
 mod worker;
 
@@ -34,7 +37,7 @@ const WRONG_USAGE: u8 = 2;
 const ABOUT: &str = "Run JavaScript cells for an AI agent, outside its process, with no access to \
                      anything but the tools it hands in";
 const RUN: &str = "Run one script as a cell and print what it outputs";
-const SERVE: &str = "Serve the stdio wire (version 1) of the Codex CLI's code-mode host";
+const SERVE: &str = "Serve the wires of the Codex CLI's code-mode host, stdio and gRPC";
 const DOCTOR: &str = "Show the runtime, its sandbox and its limits, and test the sandbox";
 const WORKER: &str = "Run a session's cells for the provider that started this process";
 
@@ -54,7 +57,7 @@ fn command_line() -> Command {
                 .defer(|command| run::Args::augment_args(command).about(RUN)),
             Command::new("serve")
                 .about(SERVE)
-                .defer(|command| stdio::Args::augment_args(command).about(SERVE)),
+                .defer(|command| serve::Args::augment_args(command).about(SERVE)),
             Command::new("doctor")
                 .about(DOCTOR)
                 .defer(|command| doctor::Args::augment_args(command).about(DOCTOR)),
@@ -78,7 +81,7 @@ pub fn main() -> ExitCode {
         .try_get_matches_from(arguments)
         .and_then(|matches| match matches.subcommand() {
             Some(("run", matches)) => start(run::main, matches),
-            Some(("serve", matches)) => start(stdio::main, matches),
+            Some(("serve", matches)) => start(serve::main, matches),
             Some(("doctor", matches)) => start(doctor::main, matches),
             Some(("worker", matches)) => start(worker::main, matches),
             _ => Err(command_line().error(ErrorKind::MissingSubcommand, "a command is needed")),

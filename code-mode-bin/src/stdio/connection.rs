@@ -21,8 +21,8 @@ use super::delegate::{Callbacks, Operations, SessionDelegate};
 use super::handshake;
 use super::outbound::ToClient;
 use super::session::{Request, StdioSession};
-use super::streams::standard_streams;
 use crate::bounded::Bounding;
+use crate::standard_streams::standard_streams;
 
 /// How long a client that has closed its side may take to read the rest.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ enum Broken {
 }
 
 /// Serves the client on standard input and output until it goes away.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     provider: Arc<Provider>,
     limits: Limits,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

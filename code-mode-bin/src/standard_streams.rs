@@ -11,7 +11,7 @@ type Writer = Box<dyn AsyncWrite + Unpin + Send>;
 
 /// Standard input and standard output.
 #[cfg(unix)]
-pub(super) fn standard_streams() -> (Reader, Writer) {
+pub(crate) fn standard_streams() -> (Reader, Writer) {
     use std::os::fd::{AsFd, OwnedFd};
     use std::os::unix::fs::FileTypeExt;
 
@@ -76,6 +76,6 @@ fn socket(fd: std::os::fd::OwnedFd) -> std::io::Result<tokio::net::UnixStream> {
 }
 
 #[cfg(not(unix))]
-pub(super) fn standard_streams() -> (Reader, Writer) {
+pub(crate) fn standard_streams() -> (Reader, Writer) {
     (Box::new(tokio::io::stdin()), Box::new(tokio::io::stdout()))
 }

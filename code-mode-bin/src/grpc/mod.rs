@@ -1,0 +1,32 @@
+//! `code-mode serve --listen grpc+stdio://` and `grpc://IP:PORT`: the gRPC wire.
+//!
+//! An adapter over the provider, like the stdio wire: it has rules of its own for
+//! messages, ids and subscriptions, and none for cells.
+
+mod check;
+mod delegate;
+mod listen;
+mod metrics;
+mod observations;
+mod outcome;
+mod service;
+mod session;
+mod subscriptions;
+
+pub(crate) use listen::{Address, serve};
+
+/// The messages and the service, as `proto/code_mode.proto` defines them.
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated from proto/code_mode.proto, which has the documentation"
+)]
+mod wire {
+    tonic::include_proto!("codex.code_mode.v1");
+
+    /// The interface for reflection.
+    pub(super) const DESCRIPTORS: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/code_mode.bin"));
+}

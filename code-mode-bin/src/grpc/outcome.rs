@@ -1,0 +1,107 @@
+//! Responses of cells as messages.
+
+use std::time::{Duration, Instant};
+
+use code_mode_host::{CellResponse, ContentItem, ImageDetail};
+
+use super::wire;
+use super::wire::content_item::Item;
+use super::wire::execution_outcome::Outcome;
+use crate::bounded::Bounding;
+
+/// The largest message, in bytes.
+pub(super) const MAX_MESSAGE: usize = 64 << 20;
+
+/// Room for everything in an outcome but its items.
+const ENVELOPE: usize = 64 << 10;
+
+/// What an item takes beyond its text.
+const ITEM: usize = 32;
+
+/// How a request wants its output.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    pub(super) bounding: Bounding,
+    pub(super) tokens: Option<u64>,
+    pub(super) received: Instant,
+}
+
+/// The response of a cell as a message, and how long a result had lain ready.
+pub(super) fn outcome(
+    mut response: CellResponse,
+    budget: Budget,
+) -> (wire::ExecutionOutcome, Option<Duration>) {
+    budget.bounding.apply(&mut response, budget.tokens);
+    fit(response.content_items_mut());
+    let cell_id = response.cell_id().to_string();
+    let (items, outcome, buffered_for) = match response {
+        CellResponse::Yielded { content_items, .. } => (
+            content_items,
+            Outcome::Yielded(wire::ExecutionYielded {}),
+            None,
+        ),
+        CellResponse::Terminated { content_items, .. } => (
+            content_items,
+            Outcome::Terminated(wire::ExecutionTerminated {}),
+            None,
+        ),
+        CellResponse::Result {
+            content_items,
+            error_text,
+            buffered_for,
+            ..
+        } => (
+            content_items,
+            Outcome::Completed(wire::ExecutionCompleted { error_text }),
+            Some(buffered_for),
+        ),
+    };
+    let taken = budget.received.elapsed().as_nanos();
+    let message = wire::ExecutionOutcome {
+        cell_id,
+        content_items: items.into_iter().map(item).collect(),
+        outcome: Some(outcome),
+        code_mode_host_duration_ns: u64::try_from(taken).unwrap_or(u64::MAX),
+    };
+    (message, buffered_for)
+}
+
+/// Cuts items that do not fit a message, and says so.
+fn fit(items: &mut Vec<ContentItem>) {
+    let mut room = MAX_MESSAGE - ENVELOPE - 2 * code_mode_host::Limits::MAX_ERROR_BYTES;
+    let fitting = items
+        .iter()
+        .take_while(|item| {
+            let bytes = item.bytes() + ITEM;
+            let fits = bytes <= room;
+            room = room.saturating_sub(bytes);
+            fits
+        })
+        .count();
+    let left_out: usize = items.drain(fitting..).map(|item| item.bytes()).sum();
+    if left_out > 0 {
+        items.push(ContentItem::text(format!(
+            "[{left_out} bytes of output left out: they do not fit a message of {MAX_MESSAGE} bytes]"
+        )));
+    }
+}
+
+fn item(item: ContentItem) -> wire::ContentItem {
+    let item = match item {
+        ContentItem::Text { text } => Item::Text(wire::TextContent { text }),
+        ContentItem::Image { image_url, detail } => {
+            let detail = match detail {
+                ImageDetail::Auto => wire::ImageDetail::Auto,
+                ImageDetail::Low => wire::ImageDetail::Low,
+                ImageDetail::High => wire::ImageDetail::High,
+                ImageDetail::Original => wire::ImageDetail::Original,
+            };
+            Item::Image(wire::ImageContent {
+                image_url,
+                detail: Some(detail.into()),
+            })
+        }
+        ContentItem::Audio { audio_url } => Item::Audio(wire::AudioContent { audio_url }),
+    };
+    wire::ContentItem { item: Some(item) }
+}

@@ -1,0 +1,528 @@
+//! The methods of the service.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use code_mode_host::{
+    CellId, CellResponse, CodeModeSession, CodeModeSessionProvider, ExecuteRequest, Limits,
+    Provider, SessionError, SessionOptions, ToolDefinition, WaitOutcome, WaitRequest,
+};
+use futures::{Stream, StreamExt};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::delegate::Delegate;
+use super::observations::Tokens;
+use super::outcome::{Budget, outcome};
+use super::session::{LEASE_EVENTS, Session};
+use super::subscriptions::MAX_FILTERS;
+use super::wire::code_mode_host_server::CodeModeHost;
+use super::wire::execute_event::Event as ExecuteEventKind;
+use super::wire::session_event::Event;
+use super::wire::wait_response::State as WaitState;
+use super::{check, metrics, wire};
+use crate::bounded::Bounding;
+
+/// Callbacks without an answer: of a session by default, and the most of a session and
+/// of the host.
+const DEFAULT_CAPACITY: u32 = 1024;
+const MAX_CAPACITY: u32 = 4096;
+
+/// The most cells of the host that are not closed.
+const MAX_ACTIVE_CELLS: usize = 2048;
+
+/// The header that says how long a result had lain ready.
+const BUFFERED_FOR: &str = "codex-code-mode-result-buffered-for-ns";
+
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The host: the sessions of all connections.
+#[derive(Clone)]
+pub(super) struct Host {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    provider: Provider,
+    limits: Limits,
+    sessions: Mutex<HashMap<Uuid, Arc<Session>>>,
+    capacity: Arc<Semaphore>,
+    active_cells: Arc<Semaphore>,
+    /// Parent of the sessions' tokens.
+    token: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Shared {
+    fn sessions(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops a session's cells and ends its streams. Safe to call again.
+    async fn close(&self, session: &Arc<Session>) {
+        self.sessions().remove(&session.id);
+        session.closed.cancel();
+        if let Some(host) = session.host.get() {
+            host.shutdown().await;
+        }
+        session.end_streams();
+    }
+
+    /// Closes a session from a place that cannot wait.
+    fn close_soon(self: &Arc<Self>, session: Arc<Session>) {
+        let shared = self.clone();
+        self.tasks
+            .spawn(async move { shared.close(&session).await });
+    }
+}
+
+impl Host {
+    pub(super) fn new(provider: Provider, limits: Limits) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                provider,
+                limits,
+                sessions: Mutex::default(),
+                capacity: Arc::new(Semaphore::new(MAX_CAPACITY as usize)),
+                active_cells: Arc::new(Semaphore::new(MAX_ACTIVE_CELLS)),
+                token: CancellationToken::new(),
+                tasks: TaskTracker::new(),
+            }),
+        }
+    }
+
+    /// Closes every session and ends every process.
+    pub(super) async fn shut_down(&self) {
+        self.shared.token.cancel();
+        let sessions: Vec<_> = self.shared.sessions().values().cloned().collect();
+        futures::future::join_all(sessions.iter().map(|session| self.shared.close(session))).await;
+        self.shared.provider.shutdown().await;
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    fn session(&self, id: &str) -> Result<Arc<Session>, Status> {
+        let known = check::uuid(id, "session ID")?;
+        let session = self.shared.sessions().get(&known).cloned();
+        session.ok_or_else(|| Status::not_found(format!("unknown code-mode session {id}")))
+    }
+}
+
+/// The provider's end of an open session.
+fn host_of(session: &Session) -> Result<Arc<dyn CodeModeSession>, Status> {
+    let gone = || Status::not_found(format!("unknown code-mode session {}", session.id));
+    session.host.get().cloned().ok_or_else(gone)
+}
+
+fn status(error: SessionError) -> Status {
+    let text = error.to_string();
+    match error {
+        SessionError::ObserverBusy(_) => Status::failed_precondition(text),
+        SessionError::Limit(_) => Status::resource_exhausted(text),
+        SessionError::ShuttingDown => Status::cancelled("code-mode session is closing"),
+        _ => Status::unavailable(text),
+    }
+}
+
+fn wait_cancelled() -> Status {
+    Status::cancelled("code-mode wait was cancelled")
+}
+
+/// A cell's id, which a client may write as it likes: one that no cell has is missing.
+fn cell_id(text: String) -> Result<CellId, Status> {
+    let id = check::id(text, "cell ID")?;
+    CellId::try_from(id).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// What `Wait` and `Terminate` answer.
+fn wait_response(outcome_: WaitOutcome, budget: Budget) -> Response<wire::WaitResponse> {
+    let (is_live, response) = match outcome_ {
+        WaitOutcome::LiveCell(response) => (true, response),
+        WaitOutcome::MissingCell(response) => (false, response),
+    };
+    let (message, buffered_for) = outcome(response, budget);
+    let state = match is_live {
+        true => WaitState::LiveCell(message),
+        false => WaitState::MissingCell(message),
+    };
+    let mut response = Response::new(wire::WaitResponse { state: Some(state) });
+    if let Some(buffered_for) = buffered_for.filter(|_| is_live)
+        && let Ok(value) = buffered_for.as_nanos().to_string().parse()
+    {
+        response.metadata_mut().insert(BUFFERED_FOR, value);
+    }
+    response
+}
+
+/// Marks an observation as over wherever its request ends.
+struct Over(Tokens);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.is_over.cancel();
+    }
+}
+
+#[tonic::async_trait]
+impl CodeModeHost for Host {
+    type OpenSessionStream = Events<wire::SessionEvent>;
+    type SubscribeToToolCallsStream = Events<wire::ToolCall>;
+    type ExecuteStream = Events<wire::ExecuteEvent>;
+
+    async fn get_process_metrics(
+        &self,
+        _: Request<wire::GetProcessMetricsRequest>,
+    ) -> Result<Response<wire::GetProcessMetricsResponse>, Status> {
+        metrics::process().map(Response::new)
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<wire::OpenSessionRequest>,
+    ) -> Result<Response<Self::OpenSessionStream>, Status> {
+        let request = request.into_inner();
+        let bounding = match wire::OutputTruncation::try_from(request.output_truncation) {
+            Ok(wire::OutputTruncation::Server) => Bounding::Server,
+            Ok(_) => Bounding::Client,
+            Err(_) => {
+                let message = "unknown code-mode output truncation mode";
+                return Err(Status::invalid_argument(message));
+            }
+        };
+        let capacity = request
+            .max_pending_delegate_calls
+            .unwrap_or(DEFAULT_CAPACITY)
+            .min(MAX_CAPACITY);
+        if capacity == 0 {
+            let message = "callback capacity must be positive";
+            return Err(Status::invalid_argument(message));
+        }
+        let mut limits = self.shared.limits.clone();
+        if let Some(asked) = request.cell_execution_limits {
+            if let Some(heap) = asked.max_heap_size_bytes {
+                limits.max_heap_bytes = usize::try_from(heap).unwrap_or(usize::MAX);
+            }
+            if let Some(ms) = asked.max_yield_time_ms {
+                let asked = Duration::from_millis(ms);
+                let known = limits.max_yield_time.unwrap_or(asked);
+                limits.max_yield_time = Some(known.min(asked));
+            }
+        }
+        let (lease, events) = mpsc::channel(LEASE_EVENTS);
+        let session = Arc::new(Session::new(
+            bounding,
+            lease.clone(),
+            capacity as usize,
+            self.shared.capacity.clone(),
+            self.shared.token.child_token(),
+        ));
+        let delegate = Arc::new(Delegate {
+            session: Arc::downgrade(&session),
+        });
+        let options = SessionOptions::default().limits(limits);
+        let host = self.shared.provider.open_session(delegate, options).await;
+        let _ = session.host.set(host.map_err(status)?);
+        self.shared.sessions().insert(session.id, session.clone());
+        let opened = wire::SessionOpened {
+            session_id: session.id.to_string(),
+            output_truncation: match bounding {
+                Bounding::Server => wire::OutputTruncation::Server,
+                Bounding::Client => wire::OutputTruncation::Unspecified,
+            }
+            .into(),
+        };
+        session.event(Event::Opened(opened)).await;
+        // The session lives as long as its lease.
+        let shared = self.shared.clone();
+        self.shared.tasks.spawn(async move {
+            tokio::select! {
+                () = lease.closed() => shared.close_soon(session),
+                () = session.closed.cancelled() => {}
+            }
+        });
+        Ok(Response::new(stream_of(events)))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<wire::CloseSessionRequest>,
+    ) -> Result<Response<wire::CloseSessionResponse>, Status> {
+        let session = self.session(&request.into_inner().session_id)?;
+        self.shared.close(&session).await;
+        Ok(Response::new(wire::CloseSessionResponse {}))
+    }
+
+    async fn subscribe_to_tool_calls(
+        &self,
+        request: Request<wire::SubscribeToToolCallsRequest>,
+    ) -> Result<Response<Self::SubscribeToToolCallsStream>, Status> {
+        let request = request.into_inner();
+        let session = self.session(&request.session_id)?;
+        if request.tool_names.len() > MAX_FILTERS {
+            let message = format!("code-mode tool subscription exceeds {MAX_FILTERS} filters");
+            return Err(Status::invalid_argument(message));
+        }
+        let filters = request.tool_names.into_iter().map(check::tool_name);
+        let filters = filters.collect::<Result<_, _>>()?;
+        let (calls, receiver) = mpsc::unbounded_channel();
+        let added = session.state().subscriptions.add(filters, calls.clone());
+        let Some(id) = added else {
+            let message = "code-mode session has too many tool subscriptions";
+            return Err(Status::resource_exhausted(message));
+        };
+        let (shared, watched) = (self.shared.clone(), session.clone());
+        self.shared.tasks.spawn(async move {
+            let dropped = calls.downgrade();
+            let closed = calls.closed();
+            tokio::pin!(closed);
+            tokio::select! {
+                () = &mut closed => {
+                    // A call may or may not have been seen: nobody can tell.
+                    if watched.unsubscribed(id) {
+                        shared.close_soon(watched);
+                    }
+                }
+                () = watched.closed.cancelled() => {}
+            }
+            drop(dropped);
+        });
+        let closed = session.closed.clone();
+        let stream = tokio_stream_of(receiver).take_until(closed.cancelled_owned());
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn complete_tool_call(
+        &self,
+        request: Request<wire::CompleteToolCallRequest>,
+    ) -> Result<Response<wire::CompleteToolCallResponse>, Status> {
+        use wire::complete_tool_call_request::Outcome;
+        let request = request.into_inner();
+        let session = self.session(&request.session_id)?;
+        let id = check::uuid(&request.invocation_id, "tool invocation ID")?;
+        let result = match request.outcome {
+            None => {
+                let message = "tool completion is missing its outcome";
+                return Err(Status::invalid_argument(message));
+            }
+            Some(Outcome::Failed(failed)) => Err(failed.message),
+            Some(Outcome::Succeeded(succeeded)) => {
+                let json = check::json_of(succeeded.output_json).map_err(|why| {
+                    let message = format!("invalid code-mode tool output JSON: {why}");
+                    Status::invalid_argument(message)
+                })?;
+                Ok(json)
+            }
+        };
+        if !session.knows_call(id) {
+            let message = format!("unknown code-mode tool invocation {id}");
+            return Err(Status::not_found(message));
+        }
+        session.complete(id, result);
+        Ok(Response::new(wire::CompleteToolCallResponse {}))
+    }
+
+    async fn acknowledge_notification(
+        &self,
+        request: Request<wire::AcknowledgeNotificationRequest>,
+    ) -> Result<Response<wire::AcknowledgeNotificationResponse>, Status> {
+        let request = request.into_inner();
+        self.session(&request.session_id)?;
+        check::uuid(&request.notification_id, "notification ID")?;
+        Ok(Response::new(wire::AcknowledgeNotificationResponse {}))
+    }
+
+    async fn execute(
+        &self,
+        request: Request<wire::ExecuteRequest>,
+    ) -> Result<Response<Self::ExecuteStream>, Status> {
+        let received = Instant::now();
+        let request = request.into_inner();
+        let session = self.session(&request.session_id)?;
+        let id = check::id(request.execution_id, "execution ID")?;
+        let tool_call_id = check::id(request.tool_call_id, "tool call ID")?;
+        let tools = request.enabled_tools.into_iter().map(check::definition);
+        let tools: Vec<ToolDefinition> = tools.collect::<Result<_, _>>()?;
+        let active = self.shared.active_cells.clone().try_acquire_owned();
+        let active = active
+            .map_err(|_| Status::resource_exhausted("code-mode host has too many active cells"))?;
+        let begun = session.state().executions.begin(&id);
+        let Some(tokens) = begun else {
+            let message = format!("code-mode execution ID `{id}` was reused");
+            return Err(Status::already_exists(message));
+        };
+        let over = Over(tokens.clone());
+        session.begin(id.clone(), tool_call_id);
+        // Callbacks come with the execution's id, by which the session finds the rest.
+        let mut execute = ExecuteRequest::new(id.clone(), request.source)
+            .tools(tools)
+            .yield_now(tokens.yield_now);
+        execute.yield_time = request.yield_time_ms.map(Duration::from_millis);
+        let host = host_of(&session)?;
+        let started = match host.execute(execute).await {
+            Ok(started) => started,
+            Err(error) => {
+                session.refused(&id);
+                return Err(status(error));
+            }
+        };
+        session.started(&id, started.cell_id.clone());
+        let budget = Budget {
+            bounding: session.bounding,
+            tokens: request.max_output_tokens,
+            received,
+        };
+        let (events, receiver) = mpsc::channel(2);
+        let event = wire::ExecutionStarted {
+            execution_id: id,
+            cell_id: started.cell_id.to_string(),
+        };
+        let _ = events.try_send(Ok(execute_event(ExecuteEventKind::Started(event))));
+        self.shared.tasks.spawn(async move {
+            let _over = over;
+            // Counted until its first observation is over: the cell's closing is the
+            // provider's, whose own limit holds from then on.
+            let _active = active;
+            tokio::select! {
+                response = started.initial_response => {
+                    let event = match response {
+                        Ok(response) => Ok(first_outcome(response, budget)),
+                        Err(SessionError::ShuttingDown) => return,
+                        Err(error) => Err(status(error)),
+                    };
+                    let _ = events.send(event).await;
+                }
+                // The client is gone before the outcome: its cell runs for nobody.
+                () = events.closed() => {
+                    let _ = host.terminate(started.cell_id).await;
+                }
+                // Ends the stream without an outcome.
+                () = session.closed.cancelled() => {}
+            }
+        });
+        Ok(Response::new(stream_of(receiver)))
+    }
+
+    async fn wait(
+        &self,
+        request: Request<wire::WaitRequest>,
+    ) -> Result<Response<wire::WaitResponse>, Status> {
+        let received = Instant::now();
+        let request = request.into_inner();
+        let session = self.session(&request.session_id)?;
+        let cell_id = cell_id(request.cell_id)?;
+        let id = check::id(request.wait_id, "wait ID")?;
+        let begun = session.state().waits.begin(&id);
+        let Some(tokens) = begun else {
+            let message = format!("code-mode wait ID `{id}` was reused");
+            return Err(Status::already_exists(message));
+        };
+        let _over = Over(tokens.clone());
+        let host = host_of(&session)?;
+        let wait = WaitRequest::new(cell_id)
+            .yield_time(Duration::from_millis(request.yield_time_ms))
+            .yield_now(tokens.yield_now);
+        let budget = Budget {
+            bounding: session.bounding,
+            tokens: request.max_output_tokens,
+            received,
+        };
+        tokio::select! {
+            biased;
+            () = tokens.cancel.cancelled() => Err(wait_cancelled()),
+            () = session.closed.cancelled() => Err(wait_cancelled()),
+            outcome = host.wait(wait) => match outcome {
+                Ok(outcome) => Ok(wait_response(outcome, budget)),
+                Err(SessionError::ShuttingDown) => Err(wait_cancelled()),
+                Err(error) => Err(status(error)),
+            },
+        }
+    }
+
+    async fn yield_observation(
+        &self,
+        request: Request<wire::YieldObservationRequest>,
+    ) -> Result<Response<wire::YieldObservationResponse>, Status> {
+        use wire::yield_observation_request::Observation;
+        let request = request.into_inner();
+        let session = self.session(&request.session_id)?;
+        let tokens = match request.observation {
+            None => {
+                let message = "missing code-mode observation ID";
+                return Err(Status::invalid_argument(message));
+            }
+            Some(Observation::ExecutionId(id)) => {
+                let id = check::id(id, "execution ID")?;
+                session.state().executions.of(&id).0
+            }
+            Some(Observation::WaitId(id)) => {
+                let id = check::id(id, "wait ID")?;
+                session.state().waits.of(&id).0
+            }
+        };
+        tokens.yield_now.cancel();
+        Ok(Response::new(wire::YieldObservationResponse {}))
+    }
+
+    async fn cancel_wait(
+        &self,
+        request: Request<wire::CancelWaitRequest>,
+    ) -> Result<Response<wire::CancelWaitResponse>, Status> {
+        let request = request.into_inner();
+        let session = self.session(&request.session_id)?;
+        let id = check::id(request.wait_id, "wait ID")?;
+        let (tokens, has_begun) = session.state().waits.of(&id);
+        tokens.cancel.cancel();
+        if has_begun {
+            // The cell is free for the next wait when this is answered.
+            tokens.is_over.cancelled().await;
+        }
+        Ok(Response::new(wire::CancelWaitResponse {}))
+    }
+
+    async fn terminate(
+        &self,
+        request: Request<wire::TerminateRequest>,
+    ) -> Result<Response<wire::WaitResponse>, Status> {
+        let received = Instant::now();
+        let request = request.into_inner();
+        let session = self.session(&request.session_id)?;
+        let cell_id = cell_id(request.cell_id)?;
+        let host = host_of(&session)?;
+        let outcome = host.terminate(cell_id).await.map_err(status)?;
+        let budget = Budget {
+            bounding: session.bounding,
+            tokens: request.max_output_tokens,
+            received,
+        };
+        Ok(wait_response(outcome, budget))
+    }
+}
+
+fn execute_event(event: ExecuteEventKind) -> wire::ExecuteEvent {
+    wire::ExecuteEvent { event: Some(event) }
+}
+
+fn first_outcome(response: CellResponse, budget: Budget) -> wire::ExecuteEvent {
+    execute_event(ExecuteEventKind::Outcome(outcome(response, budget).0))
+}
+
+fn stream_of<T: Send + 'static>(receiver: mpsc::Receiver<Result<T, Status>>) -> Events<T> {
+    Box::pin(futures::stream::unfold(receiver, async |mut receiver| {
+        let event = receiver.recv().await?;
+        Some((event, receiver))
+    }))
+}
+
+fn tokio_stream_of<T: Send + 'static>(
+    receiver: mpsc::UnboundedReceiver<Result<T, Status>>,
+) -> Events<T> {
+    Box::pin(futures::stream::unfold(receiver, async |mut receiver| {
+        let event = receiver.recv().await?;
+        Some((event, receiver))
+    }))
+}

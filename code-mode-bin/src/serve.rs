@@ -1,0 +1,70 @@
+//! `code-mode serve`: the wires of the Codex CLI's code-mode host.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use code_mode_host::Provider;
+
+use crate::args::RuntimeArgs;
+use crate::{grpc, stdio};
+
+/// The options of `code-mode serve`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Which wire, and where: `stdio` or `stdio://`; `grpc+stdio://`, gRPC on standard
+    /// input and output; `grpc://IP:PORT`, gRPC on a loopback address
+    #[arg(long, value_name = "ADDRESS", default_value = "stdio")]
+    listen: String,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// Exit status where the connection broke the protocol or the runtime failed.
+const FAILED: u8 = 1;
+
+/// Serves until the client has gone or a signal ends the program.
+pub(crate) fn main(args: Args) -> ExitCode {
+    crate::descriptors::allow_many();
+    let grpc = match grpc::Address::parse(&args.listen).transpose() {
+        Ok(None) if !matches!(args.listen.as_str(), "stdio" | "stdio://") => {
+            return failed(&format!(
+                "unsupported --listen URL `{}`; expected `grpc://IP:PORT`, `grpc+stdio://`, `stdio`, or `stdio://`",
+                args.listen
+            ));
+        }
+        Ok(grpc) => grpc,
+        Err(error) => return failed(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let served = runtime.block_on(async {
+        // Its first worker starts now, while the client says hello.
+        let provider = Provider::new(args.runtime.provider_options())?;
+        let limits = args.runtime.limits.limits();
+        match grpc {
+            Some(address) => Ok(grpc::serve(address, provider, limits).await?),
+            None => {
+                let provider = Arc::new(provider);
+                let served = stdio::serve(provider.clone(), limits).await;
+                provider.shutdown().await;
+                served
+            }
+        }
+    });
+    // A read of standard input that still waits must not hold the process up.
+    runtime.shutdown_background();
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&*error),
+    }
+}
+
+fn failed(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
+    eprintln!("code-mode serve: {error}");
+    ExitCode::from(FAILED)
+}
