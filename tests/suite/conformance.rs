@@ -1,6 +1,6 @@
 //! Recorded behaviour of the reference host, reproduced through every way in:
-//! the session in this process, the provider's worker process, and the stdio
-//! wire. Each case has a session, and each of the last a process, of its own.
+//! the session in this process, the provider's worker process, the stdio wire and
+//! the gRPC wire. Each case has a session, and each of the last a process, of its own.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::grpc_client;
 use crate::stdio_client::Client;
 use crate::support;
 
@@ -370,6 +371,130 @@ async fn run_case_over_stdio(fixture: &Value, case: &Value) -> Value {
     client.end_of_input().await;
     assert!(client.exit().await.success(), "{}", case["name"]);
     got
+}
+
+#[test]
+fn every_case_passes_over_the_grpc_wire() {
+    support::run(async {
+        let fixture = fixture();
+        let cases = fixture["cases"].as_array().expect("cases");
+        let mut failures = Vec::new();
+        for case in cases {
+            let got = run_case_over_grpc(&fixture, case).await;
+            check(case, got, &mut failures);
+        }
+        finish(cases.len(), &failures);
+    });
+}
+
+async fn run_case_over_grpc(fixture: &Value, case: &Value) -> Value {
+    use grpc_client::{definition, outcome, started, wait_as_recorded, wire};
+
+    let mut host = grpc_client::Host::stdio().await;
+    let session = host.open(wire::OpenSessionRequest::default()).await;
+    let seen = Arc::new(grpc_client::Seen::default());
+    let calls = session.subscribe(&[]).await;
+    let grpc_client::Session {
+        requests: session,
+        lease,
+    } = session;
+    tokio::spawn(seen.clone().read(lease));
+    let answering = answer_calls(fixture.clone(), session.clone(), (calls, seen.clone()));
+    let answering = tokio::spawn(answering);
+    let mut last = String::new();
+    let mut results: Vec<Value> = Vec::new();
+    for (n, step) in steps(case).enumerate() {
+        let yield_time = step.step["yield_time_ms"].as_u64();
+        results.push(match step.op {
+            "execute" => {
+                let source = step.step["source"].as_str().expect("a source");
+                let mut request = session.request(&n.to_string(), source);
+                let tools = step.step.get("enabled_tools");
+                let tools = tools.unwrap_or(&fixture["enabled_tools"]);
+                let tools = tools.as_array().expect("tools").iter();
+                request.enabled_tools = tools.map(definition).collect();
+                request.yield_time_ms = yield_time;
+                let executed = host.client.execute(request).await.expect("admitted");
+                let mut events = executed.into_inner();
+                last = started(&mut events).await;
+                let outcome = outcome(&mut events).await;
+                json!({"status": "ok", "value": grpc_client::as_recorded(&outcome)})
+            }
+            "wait" => {
+                // The default of the other ways in.
+                let yield_time = yield_time.unwrap_or(10_000);
+                let cell = step.cell(&last);
+                let waited = session.wait(&n.to_string(), &cell, yield_time).await;
+                wait_as_recorded(&waited.expect("observed"))
+            }
+            "terminate_if_yielded" if !was_yielded(results.last()) => json!("skipped"),
+            "terminate" | "terminate_if_yielded" => {
+                let request = wire::TerminateRequest {
+                    session_id: session.id.clone(),
+                    cell_id: step.cell(&last),
+                    max_output_tokens: None,
+                };
+                let terminated = host.client.terminate(request).await.expect("terminated");
+                wait_as_recorded(&terminated.into_inner())
+            }
+            other => panic!("unknown step {other}"),
+        });
+    }
+    let expected = case["expect"]["closed_cells"]
+        .as_array()
+        .map_or(0, Vec::len);
+    // Each stream has its own pace: the lease may be ahead of the calls.
+    while seen.closed.lock().expect("not poisoned").len() < expected
+        || *seen.calls.lock().expect("not poisoned") < *seen.sent.lock().expect("not poisoned")
+    {
+        seen.changed.notified().await;
+    }
+    let mut closed = seen.closed.lock().expect("not poisoned").clone();
+    closed.sort();
+    session.close().await;
+    answering.await.expect("no panic");
+    json!({
+        "results": results,
+        "notifications": *seen.notifications.lock().expect("not poisoned"),
+        "closed_cells": closed,
+        "tool_calls": *seen.calls.lock().expect("not poisoned"),
+    })
+}
+
+/// Answers calls as the tools of the recording do, until the session is closed.
+async fn answer_calls(
+    fixture: Value,
+    session: grpc_client::Requests,
+    (mut calls, seen): (
+        tonic::Streaming<grpc_client::wire::ToolCall>,
+        Arc<grpc_client::Seen>,
+    ),
+) {
+    while let Ok(Some(call)) = calls.message().await {
+        *seen.calls.lock().expect("not poisoned") += 1;
+        seen.changed.notify_one();
+        let name = call.tool_name.expect("a name");
+        let kind = match call.tool_kind {
+            2 => "freeform",
+            _ => "function",
+        };
+        let input = call
+            .input_json
+            .map(|json| String::from_utf8(json).expect("text"));
+        let answer = recorded_tool(
+            &fixture,
+            &name.name,
+            name.namespace.as_deref(),
+            kind,
+            input.as_deref().unwrap_or("null"),
+            &call.runtime_tool_call_id,
+        );
+        let session = session.clone();
+        tokio::spawn(async move {
+            let answer = answer.settle().await;
+            session.try_complete(&call.invocation_id, answer).await.ok();
+        });
+    }
 }
 
 /// Durations differ from run to run.

@@ -10,6 +10,8 @@ mod crashes;
 mod delegates;
 mod environments;
 mod faults;
+mod grpc_client;
+mod grpc_wire;
 mod hostile_worker;
 mod idle;
 mod large_inputs;

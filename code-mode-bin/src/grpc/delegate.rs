@@ -1,5 +1,6 @@
 //! Callbacks of cells, as messages down the streams of their session.
 
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
@@ -7,6 +8,7 @@ use async_trait::async_trait;
 use code_mode_host::{
     CellId, CellNotification, CodeModeSessionDelegate, Json, NestedToolCall, ToolKind,
 };
+use futures::FutureExt;
 use prost::Message;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -45,10 +47,18 @@ impl Session {
         call: NestedToolCall,
         cancelled: &CancellationToken,
     ) -> Result<Json, String> {
-        let _turn = tokio::select! {
-            turn = self.turn() => turn.ok_or(CANCELLED)?,
-            () = cancelled.cancelled() => return Err(CANCELLED.to_owned()),
+        let mut turn = pin!(self.turn());
+        // A call whose cell has ended meanwhile is sent all the same where there is room
+        // for it at once: the client sees what the cell did, and that it is cancelled.
+        let turn = match turn.as_mut().now_or_never() {
+            Some(turn) => turn,
+            None => tokio::select! {
+                biased;
+                () = cancelled.cancelled() => None,
+                turn = turn => turn,
+            },
         };
+        let _turn = turn.ok_or(CANCELLED)?;
         // What this program calls the execute's tool call is the execution's id.
         let execution = self.execution(&call.tool_call_id).ok_or(CANCELLED)?;
         let mut message = wire::ToolCall {
@@ -118,7 +128,7 @@ impl CodeModeSessionDelegate for Delegate {
         let Some(execution) = session.execution(&notification.tool_call_id) else {
             return;
         };
-        let event = wire::Notification {
+        let mut event = wire::Notification {
             notification_id: Uuid::new_v4().to_string(),
             execution_id: execution.id.clone(),
             cell_id: notification.cell_id.to_string(),
@@ -126,8 +136,10 @@ impl CodeModeSessionDelegate for Delegate {
             text: notification.text,
         };
         if event.encoded_len() > MAX_MESSAGE {
-            tracing::warn!("a notification does not fit a message and is dropped");
-            return;
+            event.text = format!(
+                "[a notification of {} bytes left out: it does not fit a message of {MAX_MESSAGE} bytes]",
+                event.text.len()
+            );
         }
         // A notification is done when the lease's queue has it; until then it waits its
         // turn like a call.

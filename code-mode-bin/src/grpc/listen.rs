@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use tower::layer::layer_fn;
 use tower::Service;
+use tower::layer::layer_fn;
 
 use super::outcome::MAX_MESSAGE;
 use super::service::Host;

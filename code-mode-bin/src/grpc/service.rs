@@ -356,7 +356,7 @@ impl CodeModeHost for Host {
             return Err(Status::already_exists(message));
         };
         let over = Over(tokens.clone());
-        session.begin(id.clone(), tool_call_id);
+        session.begin(id.clone(), tool_call_id, active);
         // Callbacks come with the execution's id, by which the session finds the rest.
         let mut execute = ExecuteRequest::new(id.clone(), request.source)
             .tools(tools)
@@ -384,9 +384,6 @@ impl CodeModeHost for Host {
         let _ = events.try_send(Ok(execute_event(ExecuteEventKind::Started(event))));
         self.shared.tasks.spawn(async move {
             let _over = over;
-            // Counted until its first observation is over: the cell's closing is the
-            // provider's, whose own limit holds from then on.
-            let _active = active;
             tokio::select! {
                 response = started.initial_response => {
                     let event = match response {

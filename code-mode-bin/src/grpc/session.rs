@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use code_mode_host::{CellId, CodeModeSession, Json};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use uuid::Uuid;
@@ -61,6 +61,8 @@ pub(super) struct Execution {
     pub(super) tool_call_id: String,
     /// Tool calls that were sent out.
     pub(super) sequence: AtomicU64,
+    /// Its place among the host's cells, until its cell is closed.
+    _active: OwnedSemaphorePermit,
 }
 
 /// A tool call without an answer.
@@ -114,11 +116,12 @@ impl Session {
     }
 
     /// Remembers an execution that is about to be admitted.
-    pub(super) fn begin(&self, id: String, tool_call_id: String) {
+    pub(super) fn begin(&self, id: String, tool_call_id: String, active: OwnedSemaphorePermit) {
         let execution = Arc::new(Execution {
             id: id.clone(),
             tool_call_id,
             sequence: AtomicU64::new(0),
+            _active: active,
         });
         self.state().running.insert(id, execution);
     }
