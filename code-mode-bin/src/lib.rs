@@ -9,13 +9,17 @@ mod args;
 mod bounded;
 mod descriptors;
 mod doctor;
+mod fit;
 mod grpc;
+mod interrupts;
 mod large_buffers;
 mod run;
 mod sandbox;
 mod serve;
+mod session_limits;
 mod standard_streams;
 mod stdio;
+mod turn;
 mod worker;
 
 pub use large_buffers::LargeBuffers;

@@ -1,7 +1,6 @@
 //! `code-mode serve`: the wires of the Codex CLI's code-mode host.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use code_mode_host::Provider;
 
@@ -48,12 +47,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
         let limits = args.runtime.limits.limits();
         match grpc {
             Some(address) => Ok(grpc::serve(address, provider, limits).await?),
-            None => {
-                let provider = Arc::new(provider);
-                let served = stdio::serve(provider.clone(), limits).await;
-                provider.shutdown().await;
-                served
-            }
+            None => stdio::serve(provider, limits).await,
         }
     });
     // A read of standard input that still waits must not hold the process up.

@@ -79,3 +79,28 @@ fn socket(fd: std::os::fd::OwnedFd) -> std::io::Result<tokio::net::UnixStream> {
 pub(crate) fn standard_streams() -> (Reader, Writer) {
     (Box::new(tokio::io::stdin()), Box::new(tokio::io::stdout()))
 }
+
+/// Completes when nobody reads standard output any more, also while nothing is written.
+/// Only pipes tell, and only Linux was asked.
+#[cfg(target_os = "linux")]
+pub(crate) async fn output_closed() {
+    use std::os::fd::AsFd;
+
+    use tokio::io::Interest;
+    use tokio::net::unix::pipe;
+
+    let output = std::io::stdout().as_fd().try_clone_to_owned();
+    let watched = output.and_then(pipe::Sender::from_owned_fd);
+    if let Ok(watched) = watched
+        && watched.ready(Interest::ERROR).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// See above.
+#[cfg(not(target_os = "linux"))]
+pub(crate) async fn output_closed() {
+    std::future::pending().await
+}

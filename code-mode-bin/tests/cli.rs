@@ -39,7 +39,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         &["dance"],
         &["run"],
         &["run", "--max-heap-bytes", "lots", "x.js"],
-        &["serve", "--listen", "tcp://0.0.0.0:80"],
+        &["serve", "--listen"],
         &["run", "--require-sandbox", "--no-sandbox", "x.js"],
     ] {
         let output = code_mode(arguments);

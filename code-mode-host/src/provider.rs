@@ -75,7 +75,8 @@ impl From<ProviderError> for SessionError {
 }
 
 impl Provider {
-    /// A provider with these options; starts its first worker at once.
+    /// A provider with these options; starts the spare workers that they ask for at once.
+    /// Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`SpawnError::NotFound`] where the worker program must be found and is not

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What one session's cells may use. Past any of these the caller gets an error
-/// that names the limit and its value; the process and all other cells live on.
+/// What one session's cells may use. Past a limit the caller gets an error that names it
+/// and its value; the process and all other cells live on. Two kinds are softer: past
+/// [`max_yield_time`](field@Self::max_yield_time) an observation ends with a yield, and past
+/// those on ended cells the oldest result is dropped, and said to be. Where a limit is an
+/// `Option`, `None` is no limit.
 ///
 /// Serialises with the units in the names of its fields (see [`Limit`]).
 ///

@@ -37,7 +37,14 @@ pub struct Host {
 impl Host {
     /// On its standard input and output.
     pub async fn stdio() -> Self {
-        let mut child = start("grpc+stdio://");
+        let mut command = Command::new(program());
+        command.arg("serve");
+        Self::stdio_of(command).await
+    }
+
+    /// A host that is started by this command and the option that says where to listen.
+    pub async fn stdio_of(command: Command) -> Self {
+        let mut child = start(command, "grpc+stdio://");
         let output = child.stdout.take().expect("piped");
         let input = child.stdin.take().expect("piped");
         let streams = Mutex::new(Some(TokioIo::new(tokio::io::join(output, input))));
@@ -52,7 +59,9 @@ impl Host {
 
     /// On a port of this machine.
     pub async fn tcp() -> Self {
-        let mut child = start("grpc://127.0.0.1:0");
+        let mut command = Command::new(program());
+        command.arg("serve");
+        let mut child = start(command, "grpc://127.0.0.1:0");
         let output = BufReader::new(child.stdout.take().expect("piped"));
         let line = output.lines().next_line().await.expect("text");
         let address = line.expect("it says where it listens");
@@ -96,9 +105,9 @@ impl Host {
     }
 }
 
-fn start(listen: &str) -> Child {
-    Command::new(program())
-        .args(["serve", "--listen", listen])
+fn start(mut command: Command, listen: &str) -> Child {
+    command
+        .args(["--listen", listen])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

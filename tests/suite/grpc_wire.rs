@@ -491,3 +491,68 @@ fn hundreds_of_cells_and_thousands_of_calls_share_a_connection() {
             .expect("it closes");
     });
 }
+
+#[test]
+fn a_burst_of_dropped_requests_ends_those_alone() {
+    run(async {
+        let mut host = Host::stdio().await;
+        let session = opened(&mut host).await;
+        let mut dropped = tokio::task::JoinSet::new();
+        for n in 0..300 {
+            let request = session.request(&format!("d{n}"), "await new Promise(() => {})");
+            let mut client = host.client.clone();
+            dropped.spawn(async move { client.execute(request).await.map(|_| ()) });
+        }
+        // Each is sent when its task has run once.
+        tokio::task::yield_now().await;
+        dropped.shutdown().await;
+        assert_eq!(texts(&session.exec("e", "text('on')").await), ["on"]);
+    });
+}
+
+#[test]
+fn a_client_that_reads_neither_lease_nor_calls_holds_no_other_session_up() {
+    run(async {
+        let mut host = Host::stdio().await;
+        let lazy = opened(&mut host).await;
+        let _unread = lazy.subscribe(&[]).await;
+        let source = "for (let i = 0; i < 2000; i++) notify(i);
+            for (let i = 0; i < 900; i++) tools.echo('x'.repeat(50_000));
+            await new Promise((r) => setTimeout(r, 100))";
+        for n in 0..3 {
+            let mut request = lazy.request(&n.to_string(), source);
+            request.yield_time_ms = Some(200);
+            let executed = host.client.execute(request).await.expect("admitted");
+            let mut events = executed.into_inner();
+            next(&mut events).await;
+            outcome(&mut events).await;
+        }
+        let mut other = opened(&mut host).await;
+        let mut calls = other.subscribe(&[]).await;
+        let mut events = other
+            .execute("e", "notify('n'); text(await tools.echo(1))")
+            .await;
+        let call = next(&mut calls).await;
+        other
+            .complete(&call.invocation_id, Ok("2".to_owned()))
+            .await;
+        assert_eq!(texts(&outcome(&mut events).await), ["2"]);
+        other.cell_closed().await;
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_standard_output_that_nobody_reads_any_more_ends_the_program_well() {
+    let mut child = std::process::Command::new(program())
+        .args(["serve", "--listen", "grpc+stdio://"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    drop(child.stdout.take());
+    // Its input stays open.
+    let input = child.stdin.take();
+    assert!(child.wait().expect("it ends").success());
+    drop(input);
+}

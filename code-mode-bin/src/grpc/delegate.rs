@@ -1,25 +1,32 @@
 //! Callbacks of cells, as messages down the streams of their session.
 
-use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode_host::{
     CellId, CellNotification, CodeModeSessionDelegate, Json, NestedToolCall, ToolKind,
 };
-use futures::FutureExt;
 use prost::Message;
-use tokio::sync::Semaphore;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::outcome::MAX_MESSAGE;
-use super::session::Session;
+use super::session::{Session, Turn};
 use super::wire;
 use super::wire::session_event::Event;
+use crate::turn::at_once_or_wanted;
 
 const CANCELLED: &str = "the call was cancelled";
+
+/// How long a call waits for calls of other sessions to be answered.
+const HOST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The most that one call takes of the room for calls, in KiB.
+const MAX_KIB: u32 = 32 << 10;
 
 /// The delegate of one session. The session's streams may outlive it and end first.
 pub(super) struct Delegate {
@@ -27,19 +34,24 @@ pub(super) struct Delegate {
 }
 
 impl Session {
-    /// Waits for the turn of one more callback, in the session and in the host.
-    async fn turn(&self) -> Option<impl Drop + use<>> {
-        struct Turn(
-            #[allow(dead_code, reason = "held")] tokio::sync::OwnedSemaphorePermit,
-            #[allow(dead_code, reason = "held")] tokio::sync::OwnedSemaphorePermit,
-        );
-        impl Drop for Turn {
-            fn drop(&mut self) {}
-        }
-        let acquire = |of: &Arc<Semaphore>| of.clone().acquire_owned();
-        let own = acquire(&self.capacity).await.ok()?;
-        let hosts = acquire(&self.host_capacity).await.ok()?;
-        Some(Turn(own, hosts))
+    /// Waits for the turn of one more call of so many bytes, in the session and in the
+    /// host.
+    async fn turn(&self, bytes: usize) -> Result<(Turn, OwnedSemaphorePermit), String> {
+        let closed = |_| CANCELLED.to_owned();
+        let own = self
+            .capacity
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(closed)?;
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(MAX_KIB);
+        let room = self.call_room.clone().acquire_many_owned(kib);
+        let room = room.await.map_err(closed)?;
+        // Another client may never answer: this one is told so.
+        let hosts = timeout(HOST_PATIENCE, self.host_capacity.clone().acquire_owned()).await;
+        let too_many = |_| "code-mode host has too many pending delegate calls".to_owned();
+        let hosts = hosts.map_err(too_many)?.map_err(closed)?;
+        Ok((Arc::new([own, room]), hosts))
     }
 
     async fn ask(
@@ -47,18 +59,6 @@ impl Session {
         call: NestedToolCall,
         cancelled: &CancellationToken,
     ) -> Result<Json, String> {
-        let mut turn = pin!(self.turn());
-        // A call whose cell has ended meanwhile is sent all the same where there is room
-        // for it at once: the client sees what the cell did, and that it is cancelled.
-        let turn = match turn.as_mut().now_or_never() {
-            Some(turn) => turn,
-            None => tokio::select! {
-                biased;
-                () = cancelled.cancelled() => None,
-                turn = turn => turn,
-            },
-        };
-        let _turn = turn.ok_or(CANCELLED)?;
         // What this program calls the execute's tool call is the execution's id.
         let execution = self.execution(&call.tool_call_id).ok_or(CANCELLED)?;
         let mut message = wire::ToolCall {
@@ -85,6 +85,8 @@ impl Session {
                 "code-mode tool invocation exceeds the {MAX_MESSAGE}-byte gRPC message limit"
             ));
         }
+        let turn = at_once_or_wanted(self.turn(message.encoded_len()), cancelled).await;
+        let (turn, hosts) = turn.ok_or(CANCELLED)??;
         let next = self.state().subscriptions.next(&call.tool_name);
         let Some((subscription, calls)) = next else {
             let none = "no code-mode tool subscription matches the requested tool";
@@ -93,20 +95,23 @@ impl Session {
         let (id, answered) = self.call(subscription);
         message.invocation_id = id.to_string();
         message.sequence = execution.next_sequence();
+        self.queue(id, message, turn.clone());
         // A subscription that was dropped just now ends the session.
-        let _ = calls.send(Ok(message));
-        tokio::select! {
+        let _ = calls.send(id);
+        let answer = tokio::select! {
             biased;
             answer = answered => answer.unwrap_or_else(|_| Err(CANCELLED.to_owned())),
             () = cancelled.cancelled() => {
                 if self.forget_call(id) {
                     let invocation_id = id.to_string();
                     let event = wire::ToolCallCancelled { invocation_id };
-                    self.event(Event::ToolCallCancelled(event)).await;
+                    self.event(Event::ToolCallCancelled(event));
                 }
                 Err(CANCELLED.to_owned())
             }
-        }
+        };
+        drop((turn, hosts));
+        answer
     }
 }
 
@@ -141,13 +146,9 @@ impl CodeModeSessionDelegate for Delegate {
                 event.text.len()
             );
         }
-        // A notification is done when the lease's queue has it; until then it waits its
-        // turn like a call.
+        // A notification is done when the lease has it: it needs no answer.
         tokio::select! {
-            () = async {
-                let _turn = session.turn().await;
-                session.event(Event::Notification(event)).await;
-            } => {}
+            () = session.notification(event) => {}
             () = cancelled.cancelled() => {}
         }
     }
@@ -162,7 +163,7 @@ impl CodeModeSessionDelegate for Delegate {
                 cell_id: cell_id.to_string(),
                 final_tool_call_sequence: execution.sequence.load(Ordering::Relaxed),
             };
-            session.event(Event::CellClosed(event)).await;
+            session.event(Event::CellClosed(event));
         }
     }
 }

@@ -24,13 +24,18 @@ use super::outcome::MAX_MESSAGE;
 use super::service::Host;
 use super::wire;
 use super::wire::code_mode_host_server::CodeModeHostServer;
-use crate::standard_streams::standard_streams;
+use crate::interrupts::Interrupts;
+use crate::standard_streams::{output_closed, standard_streams};
 
 /// What a client may send before it is told that there is room again.
 const WINDOW: u32 = 1 << 20;
 
 /// The largest list of headers.
 const MAX_HEADERS: u32 = 16 << 10;
+
+/// How many requests a client may drop at once before they were looked at: as many as
+/// cells and waits may be there. The library's own number is 20.
+const MAX_RESETS: usize = 8192;
 
 /// How long clients may take to read the last of what they are sent.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -87,7 +92,7 @@ pub(crate) async fn serve(
     provider: Provider,
     limits: Limits,
 ) -> Result<(), ListenError> {
-    let mut signals = Signals::new()?;
+    let mut interrupts = Interrupts::new()?;
     let host = Host::new(provider, limits);
     let over = CancellationToken::new();
     let serving = async {
@@ -112,8 +117,9 @@ pub(crate) async fn serve(
     tokio::pin!(serving);
     let served = tokio::select! {
         served = &mut serving => Some(served),
-        () = signals.next() => None,
+        _ = interrupts.next() => None,
         () = over.cancelled() => None,
+        () = output_closed(), if address == Address::StandardStreams => None,
     };
     // Streams end with their sessions; then the connections do.
     host.shut_down().await;
@@ -177,6 +183,7 @@ where
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .http2_max_header_list_size(MAX_HEADERS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
         .accept_http1(has_http1)
         .layer(layer_fn(move |inner| Front { inner, has_http1 }))
         .add_service(service)
@@ -259,10 +266,10 @@ impl AsyncRead for StandardStreams {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
+        let (before, has_room) = (buffer.filled().len(), buffer.remaining() > 0);
         let read = Pin::new(&mut self.reader).poll_read(context, buffer);
         let is_over = match &read {
-            Poll::Ready(Ok(())) => buffer.filled().len() == before && buffer.capacity() > 0,
+            Poll::Ready(Ok(())) => has_room && buffer.filled().len() == before,
             Poll::Ready(Err(_)) => true,
             Poll::Pending => false,
         };
@@ -292,46 +299,6 @@ impl AsyncWrite for StandardStreams {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.writer).poll_shutdown(context)
-    }
-}
-
-/// The signals that end the program in order.
-#[cfg(unix)]
-struct Signals([tokio::signal::unix::Signal; 3]);
-
-#[cfg(unix)]
-impl Signals {
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self([
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::hangup())?,
-        ]))
-    }
-
-    async fn next(&mut self) {
-        let [terminate, interrupt, hang_up] = &mut self.0;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hang_up.recv() => {}
-        }
-    }
-}
-
-/// Ctrl-C.
-#[cfg(windows)]
-struct Signals(tokio::signal::windows::CtrlC);
-
-#[cfg(windows)]
-impl Signals {
-    fn new() -> io::Result<Self> {
-        tokio::signal::windows::ctrl_c().map(Self)
-    }
-
-    async fn next(&mut self) {
-        self.0.recv().await;
     }
 }
 

@@ -50,12 +50,28 @@ impl Observations {
         (known.tokens.clone(), known.is_used)
     }
 
+    /// Forgets the oldest id whose observation does not run.
+    fn forget_one(&mut self) {
+        for _ in 0..self.order.len() {
+            let Some(oldest) = self.order.pop_front() else {
+                return;
+            };
+            let runs = self
+                .known
+                .get(&oldest)
+                .is_some_and(|known| known.is_used && !known.tokens.is_over.is_cancelled());
+            if !runs {
+                self.known.remove(&oldest);
+                return;
+            }
+            self.order.push_back(oldest);
+        }
+    }
+
     fn entry(&mut self, id: &str) -> &mut Known {
         if !self.known.contains_key(id) {
-            if self.order.len() >= REMEMBERED
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.known.remove(&oldest);
+            if self.order.len() >= REMEMBERED {
+                self.forget_one();
             }
             self.order.push_back(id.to_owned());
         }
@@ -75,10 +91,17 @@ mod tests {
         assert!(!has_begun);
         let tokens = observations.begin("a").expect("new");
         assert!(tokens.yield_now.is_cancelled());
+        let flood = |observations: &mut Observations| {
+            for n in 0..2 * REMEMBERED {
+                observations.of(&n.to_string());
+            }
+        };
+        flood(&mut observations);
+        // It runs.
         assert!(observations.begin("a").is_none());
-        for n in 0..REMEMBERED {
-            observations.begin(&n.to_string());
-        }
+        tokens.is_over.cancel();
+        flood(&mut observations);
         assert!(observations.begin("a").is_some());
+        assert!(observations.known.len() <= REMEMBERED);
     }
 }

@@ -8,15 +8,10 @@ use super::wire;
 use super::wire::content_item::Item;
 use super::wire::execution_outcome::Outcome;
 use crate::bounded::Bounding;
+use crate::fit::{Encoding, fit};
 
 /// The largest message, in bytes.
 pub(super) const MAX_MESSAGE: usize = 64 << 20;
-
-/// Room for everything in an outcome but its items.
-const ENVELOPE: usize = 64 << 10;
-
-/// What an item takes beyond its text.
-const ITEM: usize = 32;
 
 /// How a request wants its output.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +27,7 @@ pub(super) fn outcome(
     budget: Budget,
 ) -> (wire::ExecutionOutcome, Option<Duration>) {
     budget.bounding.apply(&mut response, budget.tokens);
-    fit(response.content_items_mut());
+    fit(&mut response, MAX_MESSAGE, Encoding::Plain);
     let cell_id = response.cell_id().to_string();
     let (items, outcome, buffered_for) = match response {
         CellResponse::Yielded { content_items, .. } => (
@@ -64,26 +59,6 @@ pub(super) fn outcome(
         code_mode_host_duration_ns: u64::try_from(taken).unwrap_or(u64::MAX),
     };
     (message, buffered_for)
-}
-
-/// Cuts items that do not fit a message, and says so.
-fn fit(items: &mut Vec<ContentItem>) {
-    let mut room = MAX_MESSAGE - ENVELOPE - 2 * code_mode_host::Limits::MAX_ERROR_BYTES;
-    let fitting = items
-        .iter()
-        .take_while(|item| {
-            let bytes = item.bytes() + ITEM;
-            let fits = bytes <= room;
-            room = room.saturating_sub(bytes);
-            fits
-        })
-        .count();
-    let left_out: usize = items.drain(fitting..).map(|item| item.bytes()).sum();
-    if left_out > 0 {
-        items.push(ContentItem::text(format!(
-            "[{left_out} bytes of output left out: they do not fit a message of {MAX_MESSAGE} bytes]"
-        )));
-    }
 }
 
 fn item(item: ContentItem) -> wire::ContentItem {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::delegate::Delegate;
 use super::observations::Tokens;
 use super::outcome::{Budget, outcome};
-use super::session::{LEASE_EVENTS, Session};
+use super::session::Session;
 use super::subscriptions::MAX_FILTERS;
 use super::wire::code_mode_host_server::CodeModeHost;
 use super::wire::execute_event::Event as ExecuteEventKind;
@@ -27,6 +27,7 @@ use super::wire::session_event::Event;
 use super::wire::wait_response::State as WaitState;
 use super::{check, metrics, wire};
 use crate::bounded::Bounding;
+use crate::session_limits::session_limits;
 
 /// Callbacks without an answer: of a session by default, and the most of a session and
 /// of the host.
@@ -140,8 +141,8 @@ fn cell_id(text: String) -> Result<CellId, Status> {
 }
 
 /// What `Wait` and `Terminate` answer.
-fn wait_response(outcome_: WaitOutcome, budget: Budget) -> Response<wire::WaitResponse> {
-    let (is_live, response) = match outcome_ {
+fn wait_response(waited: WaitOutcome, budget: Budget) -> Response<wire::WaitResponse> {
+    let (is_live, response) = match waited {
         WaitOutcome::LiveCell(response) => (true, response),
         WaitOutcome::MissingCell(response) => (false, response),
     };
@@ -202,18 +203,13 @@ impl CodeModeHost for Host {
             let message = "callback capacity must be positive";
             return Err(Status::invalid_argument(message));
         }
-        let mut limits = self.shared.limits.clone();
-        if let Some(asked) = request.cell_execution_limits {
-            if let Some(heap) = asked.max_heap_size_bytes {
-                limits.max_heap_bytes = usize::try_from(heap).unwrap_or(usize::MAX);
-            }
-            if let Some(ms) = asked.max_yield_time_ms {
-                let asked = Duration::from_millis(ms);
-                let known = limits.max_yield_time.unwrap_or(asked);
-                limits.max_yield_time = Some(known.min(asked));
-            }
-        }
-        let (lease, events) = mpsc::channel(LEASE_EVENTS);
+        let asked = request.cell_execution_limits.unwrap_or_default();
+        let limits = session_limits(
+            &self.shared.limits,
+            asked.max_heap_size_bytes,
+            asked.max_yield_time_ms,
+        );
+        let (lease, events) = mpsc::unbounded_channel();
         let session = Arc::new(Session::new(
             bounding,
             lease.clone(),
@@ -236,16 +232,24 @@ impl CodeModeHost for Host {
             }
             .into(),
         };
-        session.event(Event::Opened(opened)).await;
+        session.event(Event::Opened(opened));
         // The session lives as long as its lease.
-        let shared = self.shared.clone();
+        let (shared, leased) = (self.shared.clone(), Arc::downgrade(&session));
         self.shared.tasks.spawn(async move {
             tokio::select! {
                 () = lease.closed() => shared.close_soon(session),
+                () = session.given_up.cancelled() => {
+                    tracing::warn!("a client does not read its lease; its session is closed");
+                    shared.close_soon(session);
+                }
                 () = session.closed.cancelled() => {}
             }
         });
-        Ok(Response::new(stream_of(events)))
+        let events = unbounded_stream_of(events).filter_map(move |event| {
+            let session = leased.upgrade();
+            std::future::ready(session.map(|session| Ok(session.taken(event))))
+        });
+        Ok(Response::new(Box::pin(events)))
     }
 
     async fn close_session(
@@ -277,11 +281,8 @@ impl CodeModeHost for Host {
         };
         let (shared, watched) = (self.shared.clone(), session.clone());
         self.shared.tasks.spawn(async move {
-            let dropped = calls.downgrade();
-            let closed = calls.closed();
-            tokio::pin!(closed);
             tokio::select! {
-                () = &mut closed => {
+                () = calls.closed() => {
                     // A call may or may not have been seen: nobody can tell.
                     if watched.unsubscribed(id) {
                         shared.close_soon(watched);
@@ -289,10 +290,13 @@ impl CodeModeHost for Host {
                 }
                 () = watched.closed.cancelled() => {}
             }
-            drop(dropped);
         });
-        let closed = session.closed.clone();
-        let stream = tokio_stream_of(receiver).take_until(closed.cancelled_owned());
+        let closed = session.closed.clone().cancelled_owned();
+        let calls = unbounded_stream_of(receiver).filter_map(move |id| {
+            let call = session.take_queued(id);
+            std::future::ready(call.map(Ok))
+        });
+        let stream = calls.take_until(closed);
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -356,7 +360,7 @@ impl CodeModeHost for Host {
             return Err(Status::already_exists(message));
         };
         let over = Over(tokens.clone());
-        session.begin(id.clone(), tool_call_id, active);
+        let admission = session.begin(id.clone(), tool_call_id, active);
         // Callbacks come with the execution's id, by which the session finds the rest.
         let mut execute = ExecuteRequest::new(id.clone(), request.source)
             .tools(tools)
@@ -365,12 +369,9 @@ impl CodeModeHost for Host {
         let host = host_of(&session)?;
         let started = match host.execute(execute).await {
             Ok(started) => started,
-            Err(error) => {
-                session.refused(&id);
-                return Err(status(error));
-            }
+            Err(error) => return Err(status(error)),
         };
-        session.started(&id, started.cell_id.clone());
+        admission.started(started.cell_id.clone());
         let budget = Budget {
             bounding: session.bounding,
             tokens: request.max_output_tokens,
@@ -391,7 +392,10 @@ impl CodeModeHost for Host {
                         Err(SessionError::ShuttingDown) => return,
                         Err(error) => Err(status(error)),
                     };
-                    let _ = events.send(event).await;
+                    // The client is gone just now: as if it had gone before.
+                    if events.send(event).await.is_err() {
+                        let _ = host.terminate(started.cell_id).await;
+                    }
                 }
                 // The client is gone before the outcome: its cell runs for nobody.
                 () = events.closed() => {
@@ -515,11 +519,11 @@ fn stream_of<T: Send + 'static>(receiver: mpsc::Receiver<Result<T, Status>>) -> 
     }))
 }
 
-fn tokio_stream_of<T: Send + 'static>(
-    receiver: mpsc::UnboundedReceiver<Result<T, Status>>,
-) -> Events<T> {
-    Box::pin(futures::stream::unfold(receiver, async |mut receiver| {
-        let event = receiver.recv().await?;
-        Some((event, receiver))
-    }))
+fn unbounded_stream_of<T: Send + 'static>(
+    receiver: mpsc::UnboundedReceiver<T>,
+) -> impl Stream<Item = T> + Send {
+    futures::stream::unfold(receiver, async |mut receiver| {
+        let item = receiver.recv().await?;
+        Some((item, receiver))
+    })
 }

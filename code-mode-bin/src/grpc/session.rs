@@ -1,13 +1,12 @@
 //! One session of the gRPC wire.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use code_mode_host::{CellId, CodeModeSession, Json};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use uuid::Uuid;
 
 use super::observations::Observations;
@@ -19,8 +18,22 @@ use crate::bounded::Bounding;
 /// How many completed calls are remembered, whose second completion is no error.
 const REMEMBERED_CALLS: usize = 4096;
 
-/// Events that wait for a client that does not read its lease; callbacks wait then.
-pub(super) const LEASE_EVENTS: usize = 1024;
+/// Notifications that wait for a client that does not read its lease; more wait in the
+/// cell.
+const UNREAD_NOTIFICATIONS: usize = 1024;
+
+/// Other events that wait; beyond, the session is given up.
+const UNREAD_EVENTS: usize = 8192;
+
+/// Tool calls that wait for a client that does not read its subscription, in KiB; more
+/// wait for their turn.
+const UNREAD_CALLS: usize = 64 << 10;
+
+/// What goes down a lease, and what is free again when the client has taken it.
+pub(super) struct LeaseEvent {
+    pub(super) event: wire::SessionEvent,
+    _room: Option<OwnedSemaphorePermit>,
+}
 
 /// A session, and what the wire adds to it.
 pub(super) struct Session {
@@ -29,10 +42,17 @@ pub(super) struct Session {
     pub(super) host: std::sync::OnceLock<Arc<dyn CodeModeSession>>,
     pub(super) bounding: Bounding,
     /// The lease. It is taken when the session closes, which ends the stream.
-    lease: Mutex<Option<mpsc::Sender<Result<wire::SessionEvent, Status>>>>,
-    /// Callbacks that may be without an answer: of this session, and of the host.
+    lease: Mutex<Option<mpsc::UnboundedSender<LeaseEvent>>>,
+    notifications: Arc<Semaphore>,
+    /// Events on the lease, without notifications, that the client has not taken.
+    unread: AtomicUsize,
+    /// Calls that may be without an answer: of this session, and of the host.
     pub(super) capacity: Arc<Semaphore>,
     pub(super) host_capacity: Arc<Semaphore>,
+    /// KiB of calls that may wait for the client to take them.
+    pub(super) call_room: Arc<Semaphore>,
+    /// Cancelled when the client is too far behind.
+    pub(super) given_up: CancellationToken,
     /// Cancelled when the session closes.
     pub(super) closed: CancellationToken,
     state: Mutex<State>,
@@ -50,8 +70,13 @@ pub(super) struct State {
     /// The execution of each cell.
     of_cell: HashMap<CellId, Arc<Execution>>,
     calls: HashMap<Uuid, Call>,
+    /// Calls that their subscriptions' streams have not taken.
+    queued: HashMap<Uuid, (wire::ToolCall, Turn)>,
     completed: VecDeque<Uuid>,
 }
+
+/// What a call takes up until it has an answer and the client has it.
+pub(super) type Turn = Arc<[OwnedSemaphorePermit; 2]>;
 
 /// One execution.
 #[derive(Debug)]
@@ -74,7 +99,7 @@ struct Call {
 impl Session {
     pub(super) fn new(
         bounding: Bounding,
-        lease: mpsc::Sender<Result<wire::SessionEvent, Status>>,
+        lease: mpsc::UnboundedSender<LeaseEvent>,
         capacity: usize,
         host_capacity: Arc<Semaphore>,
         closed: CancellationToken,
@@ -84,6 +109,10 @@ impl Session {
             host: std::sync::OnceLock::new(),
             bounding,
             lease: Mutex::new(Some(lease)),
+            notifications: Arc::new(Semaphore::new(UNREAD_NOTIFICATIONS)),
+            unread: AtomicUsize::new(0),
+            call_room: Arc::new(Semaphore::new(UNREAD_CALLS)),
+            given_up: CancellationToken::new(),
             capacity: Arc::new(Semaphore::new(capacity)),
             host_capacity,
             closed,
@@ -96,50 +125,79 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lease(&self) -> MutexGuard<'_, Option<mpsc::Sender<Result<wire::SessionEvent, Status>>>> {
+    fn lease(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<LeaseEvent>>> {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends an event down the lease, when the client has read enough of those before.
-    pub(super) async fn event(&self, event: Event) {
-        let lease = self.lease().clone();
-        if let Some(lease) = lease {
+    fn send(&self, event: Event, room: Option<OwnedSemaphorePermit>) {
+        if let Some(lease) = &*self.lease() {
             let event = wire::SessionEvent { event: Some(event) };
-            let _ = lease.send(Ok(event)).await;
+            // A client that is gone misses nothing.
+            let _ = lease.send(LeaseEvent { event, _room: room });
         }
     }
 
-    /// Ends the streams of the session.
+    /// Sends an event down the lease. A client that leaves thousands unread is given up.
+    pub(super) fn event(&self, event: Event) {
+        if self.unread.fetch_add(1, Ordering::Relaxed) >= UNREAD_EVENTS {
+            self.given_up.cancel();
+        }
+        self.send(event, None);
+    }
+
+    /// Sends a notification down the lease, when the client has read enough of those
+    /// before.
+    pub(super) async fn notification(&self, notification: wire::Notification) {
+        let room = self.notifications.clone().acquire_owned().await;
+        self.send(Event::Notification(notification), room.ok());
+    }
+
+    /// The client takes an event of the lease.
+    pub(super) fn taken(&self, event: LeaseEvent) -> wire::SessionEvent {
+        if event._room.is_none() {
+            self.unread.fetch_sub(1, Ordering::Relaxed);
+        }
+        event.event
+    }
+
+    /// Ends the streams of the session. What they have not sent is dropped: a client that
+    /// does not read them would keep it.
     pub(super) fn end_streams(&self) {
         self.lease().take();
-        self.state().subscriptions.clear();
+        let mut state = self.state();
+        state.subscriptions.clear();
+        state.queued.clear();
+    }
+
+    /// Keeps a call until its subscription's stream takes it.
+    pub(super) fn queue(&self, id: Uuid, message: wire::ToolCall, room: Turn) {
+        self.state().queued.insert(id, (message, room));
+    }
+
+    /// The call that a subscription's stream takes; `None` where the session has closed.
+    pub(super) fn take_queued(&self, id: Uuid) -> Option<wire::ToolCall> {
+        let queued = self.state().queued.remove(&id);
+        queued.map(|(message, _)| message)
     }
 
     /// Remembers an execution that is about to be admitted.
-    pub(super) fn begin(&self, id: String, tool_call_id: String, active: OwnedSemaphorePermit) {
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        id: String,
+        tool_call_id: String,
+        active: OwnedSemaphorePermit,
+    ) -> Admission {
         let execution = Arc::new(Execution {
             id: id.clone(),
             tool_call_id,
             sequence: AtomicU64::new(0),
             _active: active,
         });
-        self.state().running.insert(id, execution);
-    }
-
-    /// An execution was refused.
-    pub(super) fn refused(&self, id: &str) {
-        self.state().running.remove(id);
-    }
-
-    /// An execution got its cell.
-    pub(super) fn started(&self, id: &str, cell: CellId) {
-        {
-            let mut state = self.state();
-            if let Some(execution) = state.running.get(id).cloned() {
-                state.of_cell.insert(cell, execution);
-            }
+        self.state().running.insert(id, execution.clone());
+        Admission {
+            session: self.clone(),
+            execution: Some(execution),
         }
-        self.started.notify_waiters();
     }
 
     /// The execution that a callback names.
@@ -214,6 +272,31 @@ impl Session {
         state.subscriptions.remove(subscription);
         let mut calls = state.calls.values();
         calls.any(|call| call.subscription == subscription)
+    }
+}
+
+/// An execution that waits to be admitted. Dropped before it has a cell, because it was
+/// refused or because its client is gone, it is forgotten.
+pub(super) struct Admission {
+    session: Arc<Session>,
+    execution: Option<Arc<Execution>>,
+}
+
+impl Admission {
+    /// The execution got its cell.
+    pub(super) fn started(mut self, cell: CellId) {
+        if let Some(execution) = self.execution.take() {
+            self.session.state().of_cell.insert(cell, execution);
+            self.session.started.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if let Some(execution) = &self.execution {
+            self.session.state().running.remove(&execution.id);
+        }
     }
 }
 

@@ -2,9 +2,7 @@
 
 use code_mode_host::ToolName;
 use tokio::sync::mpsc::UnboundedSender;
-use tonic::Status;
-
-use super::wire;
+use uuid::Uuid;
 
 /// The most subscriptions of a session, and filters of a subscription.
 pub(super) const MAX_SUBSCRIPTIONS: usize = 128;
@@ -26,7 +24,8 @@ pub(super) struct Subscriptions {
 struct Subscription {
     id: u64,
     filters: Vec<ToolName>,
-    calls: UnboundedSender<Result<wire::ToolCall, Status>>,
+    /// Takes the ids of calls.
+    calls: UnboundedSender<Uuid>,
 }
 
 impl Subscriptions {
@@ -34,7 +33,7 @@ impl Subscriptions {
     pub(super) fn add(
         &mut self,
         filters: Vec<ToolName>,
-        calls: UnboundedSender<Result<wire::ToolCall, Status>>,
+        calls: UnboundedSender<Uuid>,
     ) -> Option<u64> {
         if self.all.len() >= MAX_SUBSCRIPTIONS {
             return None;
@@ -56,10 +55,7 @@ impl Subscriptions {
 
     /// The subscription whose turn it is for this tool. Those that match take turns, in
     /// the order of their subscribing, from the one after the last that was served.
-    pub(super) fn next(
-        &mut self,
-        tool: &ToolName,
-    ) -> Option<(u64, UnboundedSender<Result<wire::ToolCall, Status>>)> {
+    pub(super) fn next(&mut self, tool: &ToolName) -> Option<(u64, UnboundedSender<Uuid>)> {
         let split = self.all.partition_point(|s| s.id <= self.last_served);
         let (before, after) = self.all.split_at(split);
         let chosen = after

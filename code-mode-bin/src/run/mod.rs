@@ -1,7 +1,6 @@
 //! `code-mode run`: one script as a cell, for a person at a shell.
 
 mod command_tool;
-mod interrupts;
 mod output;
 mod processes;
 mod script_error;
@@ -25,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::RuntimeArgs;
-use interrupts::{Interrupt, Interrupts};
+use crate::interrupts::{Interrupt, Interrupts};
 use output::Output;
 use tools_file::Tools;
 

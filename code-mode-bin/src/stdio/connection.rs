@@ -22,6 +22,7 @@ use super::handshake;
 use super::outbound::ToClient;
 use super::session::{Request, StdioSession};
 use crate::bounded::Bounding;
+use crate::session_limits::session_limits;
 use crate::standard_streams::standard_streams;
 
 /// How long a client that has closed its side may take to read the rest.
@@ -46,8 +47,19 @@ enum Broken {
     Tools(serde_json::Error),
 }
 
-/// Serves the client on standard input and output until it goes away.
+/// Serves the client on standard input and output until it goes away, then ends every
+/// process.
 pub(crate) async fn serve(
+    provider: Provider,
+    limits: Limits,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let provider = Arc::new(provider);
+    let served = converse(provider.clone(), limits).await;
+    provider.shutdown().await;
+    served
+}
+
+async fn converse(
     provider: Arc<Provider>,
     limits: Limits,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -75,7 +87,7 @@ pub(crate) async fn serve(
         CAPACITY
     };
     let mut connection = Connection {
-        provider: provider.clone(),
+        provider,
         limits,
         callbacks: Arc::new(Callbacks::new(client.clone(), capacity)),
         client,
@@ -101,7 +113,6 @@ pub(crate) async fn serve(
     // is for nobody.
     connection.client.close();
     let _ = tokio::time::timeout(LAST_WORDS, &mut written).await;
-    provider.shutdown().await;
     Ok(ended?)
 }
 
@@ -306,18 +317,11 @@ impl Connection {
             let error = format!("code-mode session ID `{session_id}` is already open");
             return request.respond(Err(error));
         }
-        let mut limits = self.limits.clone();
-        if let Some(heap) = asked.max_heap_size_bytes {
-            limits.max_heap_bytes = usize::try_from(heap).unwrap_or(usize::MAX);
-        }
-        if let Some(ms) = asked.max_yield_time_ms {
-            let asked = Duration::from_millis(ms);
-            limits.max_yield_time = Some(
-                limits
-                    .max_yield_time
-                    .map_or(asked, |known| known.min(asked)),
-            );
-        }
+        let limits = session_limits(
+            &self.limits,
+            asked.max_heap_size_bytes,
+            asked.max_yield_time_ms,
+        );
         let operations = Operations::default();
         let delegate = Arc::new(SessionDelegate {
             session_id: session_id.clone(),

@@ -1,19 +1,18 @@
 //! Callbacks of cells, as messages to the client.
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use code_mode_host::{CellId, CellNotification, CodeModeSessionDelegate, Json, NestedToolCall};
 use code_mode_protocol::wire::stdio::{DelegateAnswer, DelegateRequest, HostMessage, Invocation};
-use futures::FutureExt;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::outbound::{ToClient, TooLarge};
+use crate::turn::at_once_or_wanted;
 
 /// The callbacks of all sessions of a connection.
 pub(super) struct Callbacks {
@@ -62,18 +61,7 @@ impl Callbacks {
             self.outbound.ready().await;
             permit
         };
-        let mut turn = pin!(turn);
-        // A call whose cell has ended meanwhile is sent all the same where there is room
-        // for it at once: the client sees what the cell did, and that it is cancelled.
-        // One that had to wait is not wanted any more.
-        let _permit = match turn.as_mut().now_or_never() {
-            Some(permit) => permit.ok()?,
-            None => tokio::select! {
-                biased;
-                () = cancelled.cancelled() => return None,
-                permit = turn => permit.ok()?,
-            },
-        };
+        let _permit = at_once_or_wanted(turn, &cancelled).await?.ok()?;
         let (sender, answer) = oneshot::channel();
         let id = {
             let mut state = self.state();

@@ -5,7 +5,6 @@
 
 mod connection;
 mod delegate;
-mod fit;
 mod handshake;
 mod outbound;
 mod session;

@@ -7,16 +7,18 @@ use code_mode_host::{
     CellId, CellResponse, CodeModeSession, ExecuteRequest, SessionError, ToolDefinition, ToolSet,
     WaitOutcome, WaitRequest,
 };
-use code_mode_protocol::wire::stdio::{HostMessage, TimedOutcome, TimedResponse, Value};
+use code_mode_protocol::wire::stdio::{
+    HostMessage, MAX_FRAME_BYTES, TimedOutcome, TimedResponse, Value,
+};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::delegate::Operations;
-use super::fit::fit;
 use super::outbound::{ToClient, TooLarge};
 use crate::bounded::Bounding;
+use crate::fit::{Encoding, fit};
 
 /// What a request that cannot be answered in a frame is answered with.
 const TOO_LARGE: &str = "the answer does not fit a frame of the stdio wire";
@@ -106,7 +108,7 @@ impl Request {
     fn cut(&self, response: &mut CellResponse) {
         let (bounding, tokens) = self.budget;
         bounding.apply(response, tokens);
-        fit(response);
+        fit(response, MAX_FRAME_BYTES, Encoding::Json);
     }
 }
 

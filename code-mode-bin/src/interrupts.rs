@@ -1,14 +1,14 @@
-//! The signals that end a run in order: its output is shown, its values are kept and its
-//! tools' processes end.
+//! The signals that end this program in order: cells are stopped, what was said is
+//! shown or sent, and processes end.
 
 use std::io;
 
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Who ends the run.
+/// Who ends the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Interrupt {
+pub(crate) enum Interrupt {
     /// Ctrl-C.
     Person,
     /// SIGTERM.
@@ -21,7 +21,7 @@ pub(super) enum Interrupt {
 
 impl Interrupt {
     /// As a shell tells of a program that the signal ended: 128 and its number.
-    pub(super) fn exit_status(self) -> u8 {
+    pub(crate) fn exit_status(self) -> u8 {
         match self {
             Self::Person => 130,
             #[cfg(unix)]
@@ -35,7 +35,7 @@ impl Interrupt {
 /// The signals, from when this was made: none is missed between two calls of
 /// [`next`](Self::next).
 #[cfg(unix)]
-pub(super) struct Interrupts {
+pub(crate) struct Interrupts {
     person: Signal,
     terminate: Signal,
     /// `None` where the program was started to outlive its terminal.
@@ -44,7 +44,7 @@ pub(super) struct Interrupts {
 
 #[cfg(unix)]
 impl Interrupts {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             person: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -55,7 +55,7 @@ impl Interrupts {
         })
     }
 
-    pub(super) async fn next(&mut self) -> Interrupt {
+    pub(crate) async fn next(&mut self) -> Interrupt {
         let hang_up = async {
             match &mut self.hang_up {
                 Some(hang_up) => hang_up.recv().await,
@@ -82,15 +82,15 @@ fn ignores_hang_up() -> bool {
 
 /// Ctrl-C.
 #[cfg(windows)]
-pub(super) struct Interrupts(tokio::signal::windows::CtrlC);
+pub(crate) struct Interrupts(tokio::signal::windows::CtrlC);
 
 #[cfg(windows)]
 impl Interrupts {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         tokio::signal::windows::ctrl_c().map(Self)
     }
 
-    pub(super) async fn next(&mut self) -> Interrupt {
+    pub(crate) async fn next(&mut self) -> Interrupt {
         self.0.recv().await;
         Interrupt::Person
     }
