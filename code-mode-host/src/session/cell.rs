@@ -162,17 +162,26 @@ impl<R> Cell<R> {
         std::mem::take(&mut self.output)
     }
 
-    /// Answers with the output that no observer has had. Where nobody takes it, it
-    /// stays.
-    pub(super) fn give_output(&mut self, reply: R)
+    /// Answers that the cell goes on, with the output that no observer has had. Where
+    /// nobody takes it, it stays. `frozen` has the calls that a frozen cell waits for.
+    pub(super) fn give_output(&mut self, reply: R, frozen: Option<Vec<RuntimeToolCallId>>)
     where
         R: Reply,
     {
-        let yielded = CellResponse::Yielded {
-            cell_id: self.id.clone(),
-            content_items: self.take_output(),
+        let cell_id = self.id.clone();
+        let content_items = self.take_output();
+        let outcome = match frozen {
+            Some(pending_tool_call_ids) => PendingOutcome::Pending {
+                cell_id,
+                content_items,
+                pending_tool_call_ids,
+            },
+            None => PendingOutcome::live(CellResponse::Yielded {
+                cell_id,
+                content_items,
+            }),
         };
-        if let Err(Ok(mut outcome)) = reply.answer(Ok(PendingOutcome::live(yielded))) {
+        if let Err(Ok(mut outcome)) = reply.answer(Ok(outcome)) {
             self.put_back(std::mem::take(outcome.content_items_mut()));
         }
     }

@@ -26,7 +26,7 @@ use code_mode_protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::cell::{Cell, Final, FinalKind, Observation, Observer, Phase, StopReason, Stopping};
+use super::cell::{Cell, Observation, Observer, Phase, StopReason, Stopping};
 use super::ended::Ended;
 use super::stored::Stored;
 use crate::backoff::Backoff;
@@ -85,8 +85,8 @@ pub(crate) struct Settings {
 /// The most calls, and bytes of inputs and notifications, that a session holds for
 /// its cells together. A call beyond them fails; each cell's own limits are reached
 /// before, unless many cells call at once.
-const MAX_HELD_CALLS: usize = 65_536;
-const MAX_HELD_BYTES: usize = 1 << 30;
+pub(super) const MAX_HELD_CALLS: usize = 65_536;
+pub(super) const MAX_HELD_BYTES: usize = 1 << 30;
 
 /// A request that was not admitted, and what came of it.
 pub(crate) enum NotAdmitted<R> {
@@ -114,21 +114,21 @@ pub(crate) struct Admitted {
 }
 
 /// The worker that runs the session's cells.
-struct Worker<W> {
-    number: u64,
-    way: W,
+pub(super) struct Worker<W> {
+    pub(super) number: u64,
+    pub(super) way: W,
     /// The tools it was last told of.
-    tools: Option<(ToolSet, u64)>,
+    pub(super) tools: Option<(ToolSet, u64)>,
     /// When it is given back, if no cell comes before.
-    idle_by: Option<Instant>,
+    pub(super) idle_by: Option<Instant>,
 }
 
 pub(crate) struct Core<P: Ports> {
     pub(super) limits: Limits,
     pub(super) settings: Settings,
     token: CancellationToken,
-    worker: Option<Worker<P::Worker>>,
-    last_worker: u64,
+    pub(super) worker: Option<Worker<P::Worker>>,
+    pub(super) last_worker: u64,
     last_cell: u64,
     last_observer: u64,
     pub(super) cells: BTreeMap<u64, Cell<P::Reply>>,
@@ -138,12 +138,12 @@ pub(crate) struct Core<P: Ports> {
     /// Calls and bytes held for all cells together.
     pub(super) held_calls: usize,
     pub(super) held_bytes: usize,
-    shutting_down: bool,
+    pub(super) shutting_down: bool,
     /// When something of a cell is due. An entry may be stale: it says only when to
     /// look. Cell 0 stands for the worker.
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     /// Whether there is an entry for the worker.
-    idle_is_due: bool,
+    pub(super) idle_is_due: bool,
     effects: VecDeque<Effect<P>>,
 }
 
@@ -430,7 +430,7 @@ impl<P: Ports> Core<P> {
         if cell.is_running() && cell.output_bytes >= self.limits.max_output_bytes {
             // Observers that went away have left as much as a cell may have: the worker
             // is not asked for more before somebody takes it.
-            cell.give_output(reply);
+            cell.give_output(reply, None);
             return None;
         }
         self.last_observer += 1;
@@ -557,7 +557,12 @@ impl<P: Ports> Core<P> {
         }
     }
 
-    fn keep_result(&mut self, number: u64, response: CellResponse, how: (Instant, bool)) {
+    pub(super) fn keep_result(
+        &mut self,
+        number: u64,
+        response: CellResponse,
+        how: (Instant, bool),
+    ) {
         for cell in self.ended.keep(number, response, how, &self.limits) {
             self.push(Effect::Close(CellId::nth(cell)));
         }
@@ -605,22 +610,8 @@ impl<P: Ports> Core<P> {
         let Some(observer) = cell.observer.take() else {
             return;
         };
-        let cell_id = cell.id.clone();
-        let content_items = cell.take_output();
-        let outcome = match frozen {
-            Some(pending_tool_call_ids) if observer.to_pending => PendingOutcome::Pending {
-                cell_id,
-                content_items,
-                pending_tool_call_ids,
-            },
-            _ => PendingOutcome::live(CellResponse::Yielded {
-                cell_id,
-                content_items,
-            }),
-        };
-        if let Err(Ok(mut outcome)) = observer.reply.answer(Ok(outcome)) {
-            cell.put_back(std::mem::take(outcome.content_items_mut()));
-        }
+        let frozen = frozen.filter(|_| observer.to_pending);
+        cell.give_output(observer.reply, frozen);
     }
 
     /// Stops a cell. With a reply, the end is told to it.
@@ -688,325 +679,6 @@ impl<P: Ports> Core<P> {
     pub(super) fn way(&self, worker: u64) -> Option<P::Worker> {
         let worker = self.worker.as_ref().filter(|known| known.number == worker);
         worker.map(|worker| worker.way.clone())
-    }
-
-    // Workers.
-
-    /// A worker is ready for the session: its number, or `None` where it is not
-    /// wanted any more.
-    pub(crate) fn attach(&mut self, way: P::Worker, now: Instant) -> Option<u64> {
-        if self.shutting_down || self.worker.is_some() {
-            return None;
-        }
-        self.last_worker += 1;
-        let number = self.last_worker;
-        let limits = self.limits.clone();
-        self.push(Effect::Send(way.clone(), ToWorker::Open { limits }));
-        for message in self.stored.messages() {
-            self.push(Effect::Send(way.clone(), message));
-        }
-        let idle_by = now.checked_add(self.settings.idle);
-        self.worker = Some(Worker {
-            number,
-            way,
-            tools: None,
-            idle_by,
-        });
-        if let Some(at) = idle_by {
-            self.idle_due_at(at);
-        }
-        Some(number)
-    }
-
-    /// Whether this is the worker that runs the session's cells.
-    pub(super) fn is_current(&self, worker: u64) -> bool {
-        self.worker.as_ref().is_some_and(|w| w.number == worker)
-    }
-
-    /// Starts the time after which the worker is given back, if it has no cell left.
-    pub(super) fn worker_may_be_idle(&mut self, now: Instant) {
-        let is_busy = self.cells.values().any(Cell::is_running);
-        let Some(worker) = self.worker.as_mut().filter(|_| !is_busy) else {
-            return;
-        };
-        worker.idle_by = now.checked_add(self.settings.idle);
-        if let Some(at) = worker.idle_by {
-            self.idle_due_at(at);
-        }
-    }
-
-    /// One entry is enough: when it is due, the time is looked at again.
-    fn idle_due_at(&mut self, at: Instant) {
-        if !std::mem::replace(&mut self.idle_is_due, true) {
-            self.due_at(at, 0);
-        }
-    }
-
-    fn give_worker_back(&mut self, now: Instant) {
-        match self.worker.as_ref().and_then(|worker| worker.idle_by) {
-            Some(at) if at <= now => {
-                if let Some(worker) = self.worker.take() {
-                    self.push(Effect::Retire(worker.way));
-                }
-            }
-            Some(at) => self.idle_due_at(at),
-            None => {}
-        }
-    }
-
-    /// A worker has ended. `why` says how; `None` after a shutdown.
-    pub(crate) fn worker_lost(&mut self, worker: u64, why: Option<String>, now: Instant) {
-        if !self.is_current(worker) {
-            return;
-        }
-        let why = why.map(|why| {
-            let deaths = self.backoff.died(now);
-            let pause = self.backoff.pause();
-            tracing::warn!(deaths, "worker lost: {why}");
-            if pause.is_zero() {
-                why
-            } else {
-                format!(
-                    "{why} ({deaths} processes in a row died; the next starts in {} ms)",
-                    pause.as_millis()
-                )
-            }
-        });
-        self.lose(
-            |cell_id| match &why {
-                Some(why) => format!("exec cell {cell_id} was lost: {why}"),
-                None => format!("exec cell {cell_id} was lost in a shutdown"),
-            },
-            now,
-        );
-    }
-
-    /// A cell does not stop: it is answered for, and its worker is ended.
-    pub(super) fn is_stuck(&mut self, number: u64, reason: StopReason, now: Instant) {
-        let Some(way) = self.worker.as_ref().map(|worker| worker.way.clone()) else {
-            return;
-        };
-        let Some(cell) = self.cells.get(&number) else {
-            return;
-        };
-        let culprit = cell.id.clone();
-        let (kind, what) = match reason {
-            StopReason::Terminated => (FinalKind::Terminated, "it was terminated".to_owned()),
-            StopReason::Limit(limit) => {
-                (FinalKind::error(limit.to_string()), format!("its {limit}"))
-            }
-        };
-        tracing::warn!(cell = %culprit, "a cell does not stop; its worker is ended");
-        self.backoff.died(now);
-        self.push(Effect::Kill(way));
-        self.js_ended(number, kind, now);
-        self.lose(
-            |cell_id| {
-                format!(
-                    "exec cell {cell_id} was lost: its process was ended, because exec cell {culprit} did not stop after {what}"
-                )
-            },
-            now,
-        );
-    }
-
-    /// The worker is gone: each of its cells ends with this error.
-    fn lose(&mut self, error: impl Fn(&CellId) -> String, now: Instant) {
-        self.worker = None;
-        let running: Vec<u64> = self
-            .cells
-            .iter()
-            .filter(|(_, cell)| cell.is_running())
-            .map(|(number, _)| *number)
-            .collect();
-        for number in running {
-            self.cancel_callbacks(number);
-            let Some(cell) = self.cells.get(&number) else {
-                continue;
-            };
-            let kind = match cell.stopping {
-                // What was asked for has come true.
-                Some(Stopping {
-                    reason: StopReason::Terminated,
-                    ..
-                }) => FinalKind::Terminated,
-                Some(Stopping {
-                    reason: StopReason::Limit(limit),
-                    ..
-                }) => FinalKind::error(limit.to_string()),
-                None => FinalKind::error(error(&cell.id)),
-            };
-            self.js_ended(number, kind, now);
-        }
-    }
-
-    // The end of a cell.
-
-    /// A cell's JavaScript will not run again.
-    pub(super) fn js_ended(&mut self, number: u64, kind: FinalKind, now: Instant) {
-        let Some(cell) = self.cells.get_mut(&number) else {
-            return;
-        };
-        cell.phase = Phase::Settling {
-            end: Final { kind, at: now },
-            by: None,
-        };
-        cell.stopping = None;
-        cell.wall_by = None;
-        cell.observation.armed = false;
-        self.settle(number, now);
-    }
-
-    /// Goes on with the end of a cell whose JavaScript has ended: its notifications
-    /// are delivered, then its calls are cancelled, then it is told.
-    pub(super) fn settle(&mut self, number: u64, now: Instant) {
-        let Some(cell) = self.cells.get_mut(&number) else {
-            return;
-        };
-        let grace = self.settings.callback_grace;
-        let is_waiting = cell.has_callbacks();
-        let Phase::Settling { by, .. } = &mut cell.phase else {
-            return;
-        };
-        if !cell.cancelled && (cell.delivering || !cell.notifications.is_empty()) {
-            return;
-        }
-        if is_waiting {
-            let until = *by.get_or_insert(now + grace);
-            if now < until {
-                self.due_at(until, number);
-                return self.cancel_callbacks(number);
-            }
-            tracing::warn!("a callback ignores its cancellation and is left behind");
-        }
-        self.finish(number, now);
-    }
-
-    fn finish(&mut self, number: u64, now: Instant) {
-        self.cancel_callbacks(number);
-        let Some(mut cell) = self.cells.remove(&number) else {
-            return;
-        };
-        self.held_bytes -= cell.held;
-        self.held_calls -= cell.calls.len() + cell.notifications.len();
-        let Phase::Settling { end, .. } = std::mem::replace(&mut cell.phase, Phase::Running) else {
-            return;
-        };
-        let at = end.at;
-        let response = cell.final_response(end, now);
-        let observer = cell.observer.take().map(|observer| observer.reply);
-        let mut replies: Vec<P::Reply> = observer.into_iter().collect();
-        replies.append(&mut cell.terminators);
-        let last = replies.pop();
-        let mut is_taken = false;
-        for reply in replies {
-            let answer = Ok(PendingOutcome::live(response.clone()));
-            is_taken |= reply.answer(answer).is_ok();
-        }
-        let left = match last {
-            None => Some(response),
-            Some(last) => match last.answer(Ok(PendingOutcome::live(response))) {
-                Ok(()) => None,
-                Err(Ok(PendingOutcome::Observed(WaitOutcome::LiveCell(response)))) => {
-                    Some(response)
-                }
-                Err(_) => None,
-            },
-        };
-        match left {
-            Some(response) if !is_taken && !self.shutting_down => {
-                self.keep_result(number, response, (at, false));
-            }
-            _ => self.push(Effect::Close(cell.id)),
-        }
-    }
-
-    // Callbacks.
-
-    /// The delegate has finished a tool call.
-    pub(crate) fn call_finished(
-        &mut self,
-        cell_id: &CellId,
-        call: RuntimeToolCallId,
-        result: Result<Json, String>,
-        now: Instant,
-    ) {
-        let number = cell_id.number().unwrap_or_default();
-        let max_bytes = self.limits.max_frame_bytes;
-        let Some(cell) = self.cells.get_mut(&number) else {
-            return;
-        };
-        let Some((_, bytes)) = cell.calls.remove(&call) else {
-            return;
-        };
-        cell.held -= bytes;
-        self.held_bytes -= bytes;
-        self.held_calls -= 1;
-        if cell.is_running() && !cell.cancelled {
-            let result = match result {
-                Ok(json) if json.as_str().len() > max_bytes => {
-                    let bytes = json.as_str().len();
-                    let exceeded = Limit::Frame.exceeded(max_bytes as u64);
-                    Err(format!("the tool's result has {bytes} bytes: {exceeded}"))
-                }
-                result => result.map(Json::into_string),
-            };
-            let worker = cell.worker;
-            self.send(
-                worker,
-                ToWorker::ToolResult {
-                    cell: number,
-                    call,
-                    result,
-                },
-            );
-        }
-        self.settle(number, now);
-    }
-
-    /// The delegate has taken a cell's oldest notification.
-    pub(crate) fn notified(&mut self, cell_id: &CellId, now: Instant) {
-        let number = cell_id.number().unwrap_or_default();
-        let Some(cell) = self.cells.get_mut(&number) else {
-            return;
-        };
-        if !std::mem::replace(&mut cell.delivering, false) {
-            return;
-        }
-        let bytes = cell.notifications.pop_front().map_or(0, |text| text.len());
-        cell.held -= bytes;
-        let worker = cell.worker;
-        let is_running = cell.is_running();
-        self.held_bytes -= bytes;
-        self.held_calls -= 1;
-        if is_running {
-            self.send(worker, ToWorker::Notified { cell: number });
-        }
-        self.deliver_next(number);
-        self.settle(number, now);
-    }
-
-    /// Hands the cell's oldest notification to the delegate, if that has none of it.
-    pub(super) fn deliver_next(&mut self, number: u64) {
-        let Some(cell) = self.cells.get_mut(&number) else {
-            return;
-        };
-        if cell.delivering || cell.cancelled {
-            return;
-        }
-        let Some(text) = cell.notifications.front() else {
-            return;
-        };
-        let notification =
-            CellNotification::new(cell.id.clone(), cell.tool_call_id.clone(), text.clone());
-        cell.delivering = true;
-        let token = cell.token.child_token();
-        self.push(Effect::Notify(notification, token));
-    }
-
-    /// Whether one more call or notification of `bytes` may be held.
-    pub(super) fn may_hold(&self, bytes: usize) -> bool {
-        self.held_calls < MAX_HELD_CALLS && self.held_bytes.saturating_add(bytes) <= MAX_HELD_BYTES
     }
 
     // Shutdown.

@@ -7,7 +7,9 @@ mod driver;
 mod ended;
 mod handle;
 mod said;
+mod settling;
 mod stored;
+mod workers;
 
 #[cfg(test)]
 mod model;

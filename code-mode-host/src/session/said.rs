@@ -52,13 +52,12 @@ impl<P: Ports> Core<P> {
         message: FromWorker,
         now: Instant,
     ) -> Result<Said, Violation> {
-        if let FromWorker::ShutDown = message {
-            return Ok(Said::ShutDown);
-        }
-        if !self.is_current(worker) {
+        let is_farewell = matches!(message, FromWorker::ShutDown);
+        if !is_farewell && !self.is_current(worker) {
             return Ok(Said::Taken);
         }
         match message {
+            FromWorker::ShutDown => return Ok(Said::ShutDown),
             FromWorker::ToolCall {
                 cell,
                 call,
@@ -84,7 +83,6 @@ impl<P: Ports> Core<P> {
                 self.running(cell)?;
                 self.is_stuck(cell, StopReason::Limit(limit), now);
             }
-            FromWorker::ShutDown => {}
             FromWorker::Ready(_) | FromWorker::Rejected { .. } | FromWorker::Probed { .. } => {
                 return Err(Violation::OutOfPlace);
             }
