@@ -5,6 +5,9 @@ use std::pin::pin;
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
+/// What the script is told of a call that nobody answers any more.
+pub(crate) const CANCELLED: &str = "the call was cancelled";
+
 /// Waits for the turn of a call; `None` where it is not wanted any more.
 ///
 /// A call whose cell has ended meanwhile is sent all the same where there is room for

@@ -206,7 +206,7 @@ fn check_string(bytes: &[u8], mut at: usize) -> Result<usize, InvalidJson> {
     }
 }
 
-/// The UTF-16 unit of the escape `\uXXXX` that begins at `at`.
+/// The UTF-16 unit of the escape (`\u` and four digits) that begins at `at`.
 fn escaped_unit(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()

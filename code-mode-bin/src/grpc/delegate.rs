@@ -18,9 +18,7 @@ use super::outcome::MAX_MESSAGE;
 use super::session::{Session, Turn};
 use super::wire;
 use super::wire::session_event::Event;
-use crate::turn::at_once_or_wanted;
-
-const CANCELLED: &str = "the call was cancelled";
+use crate::turn::{CANCELLED, at_once_or_wanted};
 
 /// How long a call waits for calls of other sessions to be answered.
 const HOST_PATIENCE: Duration = Duration::from_secs(10);
@@ -80,13 +78,14 @@ impl Session {
             sequence: u64::MAX,
             traceparent: None,
         };
-        if message.encoded_len() > MAX_MESSAGE {
+        let bytes = message.encoded_len();
+        if bytes > MAX_MESSAGE {
             return Err(format!(
                 "code-mode tool invocation exceeds the {MAX_MESSAGE}-byte gRPC message limit"
             ));
         }
-        let turn = at_once_or_wanted(self.turn(message.encoded_len()), cancelled).await;
-        let (turn, hosts) = turn.ok_or(CANCELLED)??;
+        let turn = at_once_or_wanted(self.turn(bytes), cancelled).await;
+        let (turn, _in_host) = turn.ok_or(CANCELLED)??;
         let next = self.state().subscriptions.next(&call.tool_name);
         let Some((subscription, calls)) = next else {
             let none = "no code-mode tool subscription matches the requested tool";
@@ -95,10 +94,11 @@ impl Session {
         let (id, answered) = self.call(subscription);
         message.invocation_id = id.to_string();
         message.sequence = execution.next_sequence();
+        // Its turn is over when it is answered and the client has it.
         self.queue(id, message, turn.clone());
         // A subscription that was dropped just now ends the session.
         let _ = calls.send(id);
-        let answer = tokio::select! {
+        tokio::select! {
             biased;
             answer = answered => answer.unwrap_or_else(|_| Err(CANCELLED.to_owned())),
             () = cancelled.cancelled() => {
@@ -109,9 +109,7 @@ impl Session {
                 }
                 Err(CANCELLED.to_owned())
             }
-        };
-        drop((turn, hosts));
-        answer
+        }
     }
 }
 

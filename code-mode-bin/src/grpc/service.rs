@@ -110,14 +110,18 @@ impl Host {
     fn session(&self, id: &str) -> Result<Arc<Session>, Status> {
         let known = check::uuid(id, "session ID")?;
         let session = self.shared.sessions().get(&known).cloned();
-        session.ok_or_else(|| Status::not_found(format!("unknown code-mode session {id}")))
+        session.ok_or_else(|| unknown_session(id))
     }
 }
 
 /// The provider's end of an open session.
 fn host_of(session: &Session) -> Result<Arc<dyn CodeModeSession>, Status> {
-    let gone = || Status::not_found(format!("unknown code-mode session {}", session.id));
-    session.host.get().cloned().ok_or_else(gone)
+    let host = session.host.get().cloned();
+    host.ok_or_else(|| unknown_session(session.id))
+}
+
+fn unknown_session(id: impl std::fmt::Display) -> Status {
+    Status::not_found(format!("unknown code-mode session {id}"))
 }
 
 fn status(error: SessionError) -> Status {
@@ -245,7 +249,7 @@ impl CodeModeHost for Host {
                 () = session.closed.cancelled() => {}
             }
         });
-        let events = unbounded_stream_of(events).filter_map(move |event| {
+        let events = stream_of(events).filter_map(move |event| {
             let session = leased.upgrade();
             std::future::ready(session.map(|session| Ok(session.taken(event))))
         });
@@ -292,7 +296,7 @@ impl CodeModeHost for Host {
             }
         });
         let closed = session.closed.clone().cancelled_owned();
-        let calls = unbounded_stream_of(receiver).filter_map(move |id| {
+        let calls = stream_of(receiver).filter_map(move |id| {
             let call = session.take_queued(id);
             std::future::ready(call.map(Ok))
         });
@@ -377,12 +381,12 @@ impl CodeModeHost for Host {
             tokens: request.max_output_tokens,
             received,
         };
-        let (events, receiver) = mpsc::channel(2);
+        let (events, receiver) = mpsc::unbounded_channel();
         let event = wire::ExecutionStarted {
             execution_id: id,
             cell_id: started.cell_id.to_string(),
         };
-        let _ = events.try_send(Ok(execute_event(ExecuteEventKind::Started(event))));
+        let _ = events.send(Ok(execute_event(ExecuteEventKind::Started(event))));
         self.shared.tasks.spawn(async move {
             let _over = over;
             tokio::select! {
@@ -393,7 +397,7 @@ impl CodeModeHost for Host {
                         Err(error) => Err(status(error)),
                     };
                     // The client is gone just now: as if it had gone before.
-                    if events.send(event).await.is_err() {
+                    if events.send(event).is_err() {
                         let _ = host.terminate(started.cell_id).await;
                     }
                 }
@@ -405,7 +409,7 @@ impl CodeModeHost for Host {
                 () = session.closed.cancelled() => {}
             }
         });
-        Ok(Response::new(stream_of(receiver)))
+        Ok(Response::new(Box::pin(stream_of(receiver))))
     }
 
     async fn wait(
@@ -512,14 +516,7 @@ fn first_outcome(response: CellResponse, budget: Budget) -> wire::ExecuteEvent {
     execute_event(ExecuteEventKind::Outcome(outcome(response, budget).0))
 }
 
-fn stream_of<T: Send + 'static>(receiver: mpsc::Receiver<Result<T, Status>>) -> Events<T> {
-    Box::pin(futures::stream::unfold(receiver, async |mut receiver| {
-        let event = receiver.recv().await?;
-        Some((event, receiver))
-    }))
-}
-
-fn unbounded_stream_of<T: Send + 'static>(
+fn stream_of<T: Send + 'static>(
     receiver: mpsc::UnboundedReceiver<T>,
 ) -> impl Stream<Item = T> + Send {
     futures::stream::unfold(receiver, async |mut receiver| {

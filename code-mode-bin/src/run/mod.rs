@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::RuntimeArgs;
 use crate::interrupts::{Interrupt, Interrupts};
+use crate::turn::CANCELLED;
 use output::Output;
 use tools_file::Tools;
 
@@ -294,7 +295,7 @@ impl CodeModeSessionDelegate for RunDelegate {
         tokio::select! {
             result = command => result.map_err(|error| error.to_string()),
             // Dropping the future kills the command.
-            () = cancelled.cancelled() => Err("the call was cancelled".to_owned()),
+            () = cancelled.cancelled() => Err(CANCELLED.to_owned()),
         }
     }
 

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::outbound::{ToClient, TooLarge};
-use crate::turn::at_once_or_wanted;
+use crate::turn::{CANCELLED, at_once_or_wanted};
 
 /// The callbacks of all sessions of a connection.
 pub(super) struct Callbacks {
@@ -145,7 +145,7 @@ impl CodeModeSessionDelegate for SessionDelegate {
             Some(DelegateAnswer::NotificationDelivered) => {
                 Err("the client answered a tool call as if it were a notification".to_owned())
             }
-            None => Err("the call was cancelled".to_owned()),
+            None => Err(CANCELLED.to_owned()),
         }
     }
 
