@@ -28,6 +28,7 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/bootstrap.rs");
     println!("cargo:rerun-if-changed=src/bootstrap.js");
+    println!("cargo:rerun-if-changed=src/web");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let native_build = env::var_os("HOST") == env::var_os("TARGET");
     let blob = if native_build {

@@ -133,7 +133,8 @@ impl CodeModeSessionProvider for Provider {
         }
         let worker = self.workers.prove().await?;
         let options = self.workers.source().options();
-        let limits = session.limits.unwrap_or_else(|| options.limits.clone());
+        let limits = session.limits.clone();
+        let limits = limits.unwrap_or_else(|| options.limits.clone());
         let settings = Settings {
             stop_grace: options.stop_grace,
             callback_grace: CALLBACK_GRACE,
@@ -148,7 +149,7 @@ impl CodeModeSessionProvider for Provider {
             self.workers.clone(),
             delegate,
             (limits, settings),
-            session.stored,
+            session,
             self.token.child_token(),
         )?;
         if let Some(worker) = worker {

@@ -39,4 +39,4 @@ pub use session::{
     BoxFuture, CellNotification, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
     NestedToolCall, SessionError, SessionOptions, StartedCell, StartedPendingCell, cell_not_found,
 };
-pub use tool::{ToolDefinition, ToolKind, ToolName, ToolSet, normalize_tool_name};
+pub use tool::{ToolAnswer, ToolDefinition, ToolKind, ToolName, ToolSet, normalize_tool_name};

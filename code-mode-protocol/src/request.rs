@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::{CellId, ContentItem, RuntimeToolCallId, ToolSet};
+use crate::{CellId, ContentItem, Json, RuntimeToolCallId, ToolSet};
 
 /// Run one cell.
 #[derive(Clone, Debug)]
@@ -25,6 +25,9 @@ pub struct ExecuteRequest {
     /// The session cuts the output as [`truncate`](crate::truncate) does. Default:
     /// nothing is cut.
     pub max_output_tokens: Option<u64>,
+    /// Globals that the cell finds besides its own, as values: name and JSON. One that
+    /// has the name of a helper takes its place. Default none.
+    pub constants: Vec<(String, Json)>,
     /// Cancelled by the caller to end this request's observation with what there
     /// is. It never touches the cell.
     pub yield_now: CancellationToken,
@@ -42,6 +45,7 @@ impl ExecuteRequest {
             source: source.into(),
             yield_time: None,
             max_output_tokens: None,
+            constants: Vec::new(),
             yield_now: CancellationToken::new(),
             parent: None,
         }
@@ -65,6 +69,13 @@ impl ExecuteRequest {
     #[must_use]
     pub fn max_output_tokens(mut self, tokens: u64) -> Self {
         self.max_output_tokens = Some(tokens);
+        self
+    }
+
+    /// Sets the globals that the cell finds besides its own.
+    #[must_use]
+    pub fn constants(mut self, constants: Vec<(String, Json)>) -> Self {
+        self.constants = constants;
         self
     }
 

@@ -26,6 +26,12 @@ pub struct SessionOptions {
     pub limits: Option<Limits>,
     /// Values that its cells find stored: key and value.
     pub stored: Vec<(String, Json)>,
+    /// Whether its cells get what programs for Node and the web expect, and a model
+    /// errors that it can act on; default false. See [`guided`](Self::guided()).
+    pub guided: bool,
+    /// Whether a tool's input is checked against its schema before the delegate is
+    /// called; default false. See [`check_inputs`](Self::check_inputs()).
+    pub check_inputs: bool,
 }
 
 impl SessionOptions {
@@ -40,6 +46,27 @@ impl SessionOptions {
     #[must_use]
     pub fn stored(mut self, stored: Vec<(String, Json)>) -> Self {
         self.stored = stored;
+        self
+    }
+
+    /// Sets whether the session is guided. Its cells then have `console`, `URL`,
+    /// `TextEncoder`, `structuredClone` and the other globals that `docs/cells.md`
+    /// lists, `search_tools` and `describe_tool`; TypeScript is accepted; and an
+    /// uncaught error's text has the line it points at and a line of help where the
+    /// cause is a common one.
+    #[must_use]
+    pub fn guided(mut self, guided: bool) -> Self {
+        self.guided = guided;
+        self
+    }
+
+    /// Sets whether inputs are checked. A call whose input does not fit the tool's
+    /// input schema then fails in the cell with the path, the rule and the value's
+    /// type, and the delegate never sees it. A schema that cannot be read, or that
+    /// refers to another document, lets every input through.
+    #[must_use]
+    pub fn check_inputs(mut self, check: bool) -> Self {
+        self.check_inputs = check;
         self
     }
 }

@@ -45,6 +45,30 @@ pub struct ToolDefinition {
     /// JSON Schema of the result.
     #[serde(default)]
     pub output_schema: Option<Json>,
+    /// Whether it is left out of [`describe::exec_tool`](crate::describe::exec_tool)'s
+    /// text. It can be called all the same, and `ALL_TOOLS` says how. Default false; a
+    /// definition on a wire has no such field.
+    #[serde(skip)]
+    pub deferred: bool,
+    /// What the delegate's answer to a call is; default [`ToolAnswer::Value`]. A
+    /// definition on a wire has no such field.
+    #[serde(skip)]
+    pub answer: ToolAnswer,
+}
+
+/// What a delegate answers to a call of a tool, and so what the cell gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ToolAnswer {
+    /// The value itself.
+    #[default]
+    Value,
+    /// The `CallToolResult` of an MCP server, as JSON. A cell of a
+    /// [guided](crate::SessionOptions::guided) session gets the value in it: structured
+    /// content, the text or what it holds as JSON, or the blocks; `isError` throws; and
+    /// `tools.NAME.raw(input)` gives the whole. An answer `{"error": {"code", "message",
+    /// "data"}}` without `content` is a JSON-RPC error, which throws with these
+    /// properties. In other sessions the cell gets the answer as it is.
+    McpResult,
 }
 
 impl ToolDefinition {
@@ -61,6 +85,8 @@ impl ToolDefinition {
             kind: ToolKind::Function,
             input_schema: None,
             output_schema: None,
+            deferred: false,
+            answer: ToolAnswer::Value,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Declarations of MCP tools have the form that models already know from the
 //! Codex CLI.
 
-use code_mode_protocol::{Json, ToolDefinition, ToolKind, ToolName, describe};
+use code_mode_protocol::{Json, ToolAnswer, ToolDefinition, ToolKind, ToolName, describe};
 use serde_json::Value;
 
 #[test]
@@ -26,6 +26,8 @@ fn every_recorded_declaration_is_reproduced() {
             kind: ToolKind::Function,
             input_schema: schema("input_schema"),
             output_schema: schema("output_schema"),
+            deferred: false,
+            answer: ToolAnswer::Value,
         };
         assert_eq!(
             describe::declaration(&tool),

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use code_mode_protocol::{Json, ToolDefinition, ToolKind, ToolName, describe, normalize_tool_name};
+use code_mode_protocol::{
+    Json, ToolAnswer, ToolDefinition, ToolKind, ToolName, describe, normalize_tool_name,
+};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -30,6 +32,8 @@ fn servers() -> BTreeMap<String, Vec<ToolDefinition>> {
         kind: ToolKind::Function,
         input_schema: tool.input_schema,
         output_schema: tool.output_schema,
+        deferred: false,
+        answer: ToolAnswer::Value,
     };
     servers
         .into_iter()

@@ -5,9 +5,10 @@
 // Everything it uses later is taken now, so that a cell may overwrite any global
 // or prototype without breaking or hijacking a helper. `await` on a promise and
 // object literals need no such care; method calls on built-ins do.
-(function (hooks) {
+(function (hooks, web) {
   "use strict";
-  const { refuse, toolNames, hasTool, toolFunction, parse } = hooks;
+  const { refuse, toolNames, hasTool, toolFunction, parse, unknownTool, declarationOf } =
+    hooks;
   const PromiseCtor = Promise;
   const MapCtor = Map;
   const ProxyCtor = Proxy;
@@ -69,7 +70,9 @@
   // `tools`: every function is made when it is first asked for by name, and all
   // of them when the object is looked at in any other way, so that from the
   // outside it is an ordinary object with a property for each tool.
-  function makeTools() {
+  // In a guided session (`guided`) a name that is no tool's gives a function that throws
+  // an error with the nearest names.
+  function makeTools(guided) {
     const target = {};
     // Functions made so far; `null` once `target` has them all.
     let made = { __proto__: null };
@@ -98,7 +101,11 @@
           const tool = one(key);
           if (tool !== undefined) return tool;
         }
-        return get(target, key, receiver);
+        const value = get(target, key, receiver);
+        if (value === undefined && guided && typeof key === "string" && asksForTool(key)) {
+          return () => refuse(unknownTool(key));
+        }
+        return value;
       },
       has: (_, key) =>
         (made !== null && typeof key === "string" && hasTool(key)) ||
@@ -112,6 +119,28 @@
       ownKeys: () => ownKeys(all()),
       preventExtensions: () => preventExtensions(all()),
     });
+  }
+
+  // What looks at any object for these must not take `tools` for one that has them.
+  const asksForTool = (key) => key !== "then" && key !== "toJSON";
+
+  // `ALL_TOOLS` where cells may read how a tool is called: from a list of its objects.
+  // A declaration is made when it is read.
+  function declared(list) {
+    const get = {
+      get declaration() {
+        return declarationOf(this.name);
+      },
+    };
+    const property = getOwnPropertyDescriptor(get, "declaration");
+    property.__proto__ = null;
+    for (let i = 0; i < list.length; i++) {
+      if (list[i].described) {
+        delete list[i].described;
+        defineProperty(list[i], "declaration", property);
+      }
+    }
+    return list;
   }
 
   function as_settled(promises) {
@@ -172,8 +201,19 @@
   const { parse: jsonParse, stringify: jsonStringify } = JSON;
   define(JSON, "parse", parse, false);
 
+  const guidedMakers = { __proto__: null };
+  const shared = { __proto__: null };
+  for (let i = 0; i < web.length; i++) {
+    const makers = web[i](hooks, shared);
+    for (const name of ownKeys(makers)) guidedMakers[name] = makers[name];
+  }
+  const makeGlobal = (name) => guidedMakers[name]();
+
   return {
     __proto__: null,
+    makeGlobal,
+    mcpTool: shared.mcpTool,
+    declared,
     jsonParse,
     jsonStringify,
     helperErrorPrototype,

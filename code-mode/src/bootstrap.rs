@@ -11,6 +11,16 @@ use v8::MapFnTo;
 
 const BOOTSTRAP_JS: &str = include_str!("bootstrap.js");
 
+/// The globals of guided sessions, by what they are about.
+const WEB_JS: [(&str, &str); 6] = [
+    ("code-mode:console", include_str!("web/console.js")),
+    ("code-mode:events", include_str!("web/events.js")),
+    ("code-mode:encoding", include_str!("web/encoding.js")),
+    ("code-mode:url", include_str!("web/url.js")),
+    ("code-mode:platform", include_str!("web/platform.js")),
+    ("code-mode:mcp", include_str!("web/mcp.js")),
+];
+
 /// The flags that V8 runs with.
 ///
 /// Cells are short. Optimising a function on another thread pays only for one
@@ -50,6 +60,47 @@ pub(crate) enum Native {
     /// `(key, value)`: the replacer of a tool's input with large texts.
     #[allow(dead_code, reason = "the build script has no use for it")]
     LeaveOut,
+    /// `(name)`: what is wrong with a tool's name.
+    UnknownTool,
+    /// `(message)`: a tool's error, not thrown.
+    ToolError,
+    /// `(name)`: the declaration of a tool that there is.
+    Declaration,
+    /// `(name)`: the same, or an error with the nearest names.
+    DescribeTool,
+    /// `(query, limit, server, detail)`: what was found, as JSON.
+    SearchTools,
+    /// `(callback, ms)`: a timer that runs until it is cleared.
+    SetRepeating,
+    /// `(value, transfer, refuse)`: a structured clone.
+    Clone,
+    /// `(view)`: fills it with random bytes.
+    FillRandom,
+    /// `()`: a random UUID.
+    Uuid,
+    /// `()`: milliseconds since the cell began.
+    NowMs,
+    /// `()`: when the cell began, in milliseconds since 1970.
+    TimeOrigin,
+    /// `(text)`: a `Uint8Array` of its UTF-8.
+    EncodeUtf8,
+    /// `(label)`: the name of an encoding, if there is such a label.
+    EncodingName,
+    /// `(encoding, bytes, state, stream, fatal, ignoreBOM)`: `[text, state]`, or nothing
+    /// where the bytes are malformed.
+    DecodeText,
+    /// `(text)`: what `atob` gives, or nothing.
+    Base64Decode,
+    /// `(text)`: what `btoa` gives, or nothing.
+    Base64Encode,
+    /// `(url, base?)`: its parts, or nothing.
+    ParseUrl,
+    /// `(url, part, value)`: the parts of the changed URL.
+    SetUrl,
+    /// `(query)`: pairs.
+    ParseForm,
+    /// `(pairs)`: a query.
+    FormText,
 }
 
 /// See [`Native`].
@@ -81,13 +132,68 @@ const HOOKS: &[(&str, Native, i32)] = &[
     ("parse", Native::JsonParse, 2),
 ];
 
+/// The native functions behind the globals of guided sessions.
+const WEB_HOOKS: &[(&str, Native, i32)] = &[
+    ("putOut", Native::Text, 1),
+    ("setTimer", Native::SetTimeout, 2),
+    ("clearTimer", Native::ClearTimeout, 1),
+    ("unknownTool", Native::UnknownTool, 1),
+    ("toolError", Native::ToolError, 1),
+    ("declarationOf", Native::Declaration, 1),
+    ("describeTool", Native::DescribeTool, 1),
+    ("searchTools", Native::SearchTools, 4),
+    ("setRepeating", Native::SetRepeating, 2),
+    ("clone", Native::Clone, 3),
+    ("fillRandom", Native::FillRandom, 1),
+    ("uuid", Native::Uuid, 0),
+    ("nowMs", Native::NowMs, 0),
+    ("timeOrigin", Native::TimeOrigin, 0),
+    ("encodeUtf8", Native::EncodeUtf8, 1),
+    ("encodingName", Native::EncodingName, 1),
+    ("decodeText", Native::DecodeText, 6),
+    ("base64Decode", Native::Base64Decode, 1),
+    ("base64Encode", Native::Base64Encode, 1),
+    ("parseUrl", Native::ParseUrl, 2),
+    ("setUrl", Native::SetUrl, 3),
+    ("parseForm", Native::ParseForm, 1),
+    ("formText", Native::FormText, 1),
+];
+
+/// The globals of guided sessions; made when first read too.
+#[allow(dead_code, reason = "the build script has no use for it")]
+pub(crate) const GUIDED_GLOBALS: [&str; 23] = [
+    "console",
+    "structuredClone",
+    "queueMicrotask",
+    "URL",
+    "URLSearchParams",
+    "TextEncoder",
+    "TextDecoder",
+    "atob",
+    "btoa",
+    "AbortController",
+    "AbortSignal",
+    "DOMException",
+    "Event",
+    "EventTarget",
+    "setTimeout",
+    "setInterval",
+    "clearInterval",
+    "crypto",
+    "performance",
+    "search_tools",
+    "describe_tool",
+    "tools",
+    "ALL_TOOLS",
+];
+
 /// The globals that are made when first read.
 pub(crate) const LAZY_GLOBALS: [&str; 2] = ["tools", "ALL_TOOLS"];
 
 impl Native {
     /// Every function, by its number.
     #[allow(dead_code, reason = "the build script has no use for it")]
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 38] = [
         Self::Text,
         Self::Image,
         Self::Audio,
@@ -106,6 +212,26 @@ impl Native {
         Self::ToolFunction,
         Self::JsonParse,
         Self::LeaveOut,
+        Self::UnknownTool,
+        Self::ToolError,
+        Self::Declaration,
+        Self::DescribeTool,
+        Self::SearchTools,
+        Self::SetRepeating,
+        Self::Clone,
+        Self::FillRandom,
+        Self::Uuid,
+        Self::NowMs,
+        Self::TimeOrigin,
+        Self::EncodeUtf8,
+        Self::EncodingName,
+        Self::DecodeText,
+        Self::Base64Decode,
+        Self::Base64Encode,
+        Self::ParseUrl,
+        Self::SetUrl,
+        Self::ParseForm,
+        Self::FormText,
     ];
 }
 
@@ -180,14 +306,16 @@ where
     let native_function = callbacks.native;
     let global = context.global(scope);
     let hooks = v8::Object::new(scope);
-    for (name, native, length) in HOOKS {
+    for (name, native, length) in HOOKS.iter().chain(WEB_HOOKS) {
         set_native(scope, hooks, name, *native, *length, native_function)?;
     }
-    let source = v8::String::new(scope, BOOTSTRAP_JS)?;
-    let origin = origin(scope, "code-mode:bootstrap", false)?;
-    let script = v8::Script::compile(scope, source, Some(&origin))?;
-    let bootstrap = script.run(scope)?;
+    let bootstrap = evaluated(scope, "code-mode:bootstrap", BOOTSTRAP_JS)?;
     let bootstrap = v8::Local::<v8::Function>::try_from(bootstrap).ok()?;
+    let mut web = Vec::new();
+    for (name, source) in WEB_JS {
+        web.push(evaluated(scope, name, source)?);
+    }
+    let web = v8::Array::new_with_elements(scope, &web);
     // `as_settled` and `stream_settled` become globals before the natives, and
     // all of them after the language's own.
     for name in LAZY_GLOBALS {
@@ -197,8 +325,20 @@ where
     for (name, native, length) in GLOBALS {
         set_native(scope, global, name, *native, *length, native_function)?;
     }
-    let internals = bootstrap.call(scope, global.into(), &[hooks.into()])?;
+    let internals = bootstrap.call(scope, global.into(), &[hooks.into(), web.into()])?;
     internals.to_object(scope)
+}
+
+/// What a script of ours evaluates to.
+fn evaluated<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    name: &str,
+    source: &str,
+) -> Option<v8::Local<'s, v8::Value>> {
+    let source = v8::String::new(scope, source)?;
+    let origin = origin(scope, name, false)?;
+    let script = v8::Script::compile(scope, source, Some(&origin))?;
+    script.run(scope)
 }
 
 /// Where a source comes from, as stack frames name it.

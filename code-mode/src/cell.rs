@@ -17,6 +17,7 @@ use code_mode_protocol::{
 };
 
 use crate::cpu::{self, ThreadClock};
+use crate::shapes::Shapes;
 use crate::worker::{Clock, Due, Session};
 use crate::{StoredValues, tools::ToolTable};
 
@@ -498,6 +499,10 @@ pub(crate) enum Command {
 pub(crate) struct Job {
     pub(crate) source: String,
     pub(crate) tools: Arc<ToolTable>,
+    /// Globals besides the usual ones: name and JSON text.
+    pub(crate) constants: Vec<(String, String)>,
+    /// In a guided session: what its tools' results looked like.
+    pub(crate) guided: Option<Arc<Mutex<Shapes>>>,
     pub(crate) stored: StoredValues,
     pub(crate) shared: Arc<CellShared>,
     pub(crate) commands: mpsc::Receiver<Command>,

@@ -38,12 +38,16 @@ mod cell;
 mod cpu;
 mod engine;
 mod error_text;
+mod guide;
 mod heap_guard;
 mod natives;
 mod pool;
 mod runtime;
+mod shapes;
 mod stored;
+mod tool_search;
 mod tools;
+mod typescript;
 mod worker;
 
 use stored::StoredValues;

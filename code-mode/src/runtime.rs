@@ -2,19 +2,23 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::native::CellEnd;
+use code_mode_protocol::{ContentItem, SourcePosition};
 
 use crate::bootstrap;
 use crate::cell::{Command, Job, ScriptError, Stop};
 use crate::engine::ReadyIsolate;
+use crate::guide::Guide;
 use crate::heap_guard::HeapGuard;
 use crate::natives::{self, CellState};
+use crate::typescript::{self, Stripped};
 
 /// The name of a cell's module, as stack frames show it.
-const MODULE_NAME: &str = "exec_main.mjs";
+pub(crate) const MODULE_NAME: &str = "exec_main.mjs";
 
 /// Runs a cell to its end and reports it. The isolate is used up. `waits` is called
 /// when the cell first waits for something, if it does.
@@ -34,6 +38,7 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
         job.tools,
         internals,
         job.stored,
+        job.guided,
     ));
     isolate.set_slot(state.clone());
     isolate.set_host_import_module_dynamically_callback(import_dynamically);
@@ -41,6 +46,10 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
         v8::scope!(let scope, &mut isolate);
         let context = v8::Local::new(scope, &context);
         let scope = &mut v8::ContextScope::new(scope, context);
+        if state.guided.is_some() {
+            install_guided(scope, context);
+        }
+        install_constants(scope, context, &job.constants);
         Run {
             state: &state,
             commands: &job.commands,
@@ -49,6 +58,21 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
             waits: Some(waits),
         }
         .run_to_end(scope, &job.source)
+    };
+    let outcome = match &state.guided {
+        Some(shapes) => {
+            if outcome.is_ok() && shared.stopped().is_none() {
+                say_what_was_not_awaited(&state);
+            }
+            let shapes = shapes.lock().unwrap_or_else(PoisonError::into_inner);
+            let guide = Guide {
+                source: &job.source,
+                tools: &state.tools,
+                shapes: &shapes,
+            };
+            outcome.map_err(|error| guide.explain(error))
+        }
+        None => outcome,
     };
     let end = match (shared.stopped(), outcome) {
         (None, Ok(())) => CellEnd::Completed,
@@ -70,6 +94,68 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
     drop(heap);
     // The session may count the cell out now: nothing of it is left.
     drop(job.end);
+}
+
+/// Gives a context the globals of guided sessions, which are made when first read.
+fn install_guided(scope: &mut v8::PinScope, context: v8::Local<v8::Context>) {
+    let global = context.global(scope);
+    for name in bootstrap::GUIDED_GLOBALS {
+        if let Some(name) = v8::String::new(scope, name) {
+            global.set_lazy_data_property(scope, name.into(), natives::lazy_global);
+        }
+    }
+}
+
+/// Gives a context the values that its caller wants there. One that V8 cannot parse is
+/// left out; the host has checked them all.
+fn install_constants(
+    scope: &mut v8::PinScope,
+    context: v8::Local<v8::Context>,
+    constants: &[(String, String)],
+) {
+    let global = context.global(scope);
+    for (name, json) in constants {
+        if let Some(name) = v8::String::new(scope, name)
+            && let Some(json) = v8::String::new(scope, json)
+            && let Some(value) = v8::json::parse(scope, json)
+        {
+            global.create_data_property(scope, name.into(), value);
+        }
+    }
+}
+
+/// Puts out that calls were cancelled because nobody waited for them: most such calls
+/// miss an `await`, and their cell seems to have done what it has not.
+fn say_what_was_not_awaited(state: &CellState) {
+    const SHOWN: usize = 5;
+    let calls = state.calls.borrow();
+    if calls.is_empty() {
+        return;
+    }
+    let mut calls: Vec<_> = calls.iter().collect();
+    calls.sort_by_key(|(id, _)| **id);
+    let names = calls.iter().take(SHOWN).map(|(_, call)| {
+        let name = state
+            .tools
+            .get(call.tool)
+            .map_or("", |tool| tool.name.as_str());
+        match call.site {
+            Some(at) => format!("tools.{name} (line {})", at.line),
+            None => format!("tools.{name}"),
+        }
+    });
+    let names = names.collect::<Vec<_>>().join(", ");
+    let more = calls.len().saturating_sub(SHOWN);
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    let text = format!(
+        "[warning] the cell ended while these calls had no answer, so they were cancelled: {names}{more}; write `await` before a call whose work must be done"
+    );
+    // Where the output has no room left, the cell has more to say than this.
+    let _ = state.shared.put_out(vec![ContentItem::Text { text }]);
 }
 
 /// A cell while it runs.
@@ -264,14 +350,28 @@ fn evaluate(
     state: &CellState,
     source: &str,
 ) -> Result<Option<v8::Global<v8::Promise>>, ScriptError> {
+    let mut unsupported = None;
     v8::tc_scope!(let scope, scope);
     let evaluated = (|| {
         // V8 takes a hash-bang only as the very first character.
         let source = source.strip_prefix('\u{feff}').unwrap_or(source);
-        let source = v8::String::new(scope, source)?;
-        let origin = bootstrap::origin(scope, MODULE_NAME, true)?;
-        let mut source = v8::script_compiler::Source::new(source, Some(&origin));
-        let module = v8::script_compiler::compile_module(scope, &mut source)?;
+        let module = match compile(scope, source) {
+            Some(module) => module,
+            None if state.guided.is_some() && state.shared.stopped().is_none() => {
+                let javascript = match typescript::strip(source) {
+                    Stripped::JavaScript(javascript) => javascript,
+                    Stripped::Unsupported(what, position) => {
+                        unsupported = Some(cannot_be_stripped(&what, position));
+                        return None;
+                    }
+                    Stripped::Neither => return None,
+                };
+                // Where that does not compile either, its error is of what is left.
+                scope.reset();
+                compile(scope, &javascript)?
+            }
+            None => return None,
+        };
         module.instantiate_module(scope, refuse_import)?;
         let promise = module.evaluate(scope)?;
         v8::Local::<v8::Promise>::try_from(promise).ok()
@@ -282,7 +382,25 @@ fn evaluate(
             Ok(Some(v8::Global::new(scope, promise)))
         }
         None if state.shared.stopped().is_some() || scope.has_terminated() => Ok(None),
-        None => Err(failed_to_start(scope)),
+        None => Err(unsupported.unwrap_or_else(|| failed_to_start(scope))),
+    }
+}
+
+fn compile<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    source: &str,
+) -> Option<v8::Local<'s, v8::Module>> {
+    let source = v8::String::new(scope, source)?;
+    let origin = bootstrap::origin(scope, MODULE_NAME, true)?;
+    let mut source = v8::script_compiler::Source::new(source, Some(&origin));
+    v8::script_compiler::compile_module(scope, &mut source)
+}
+
+/// TypeScript that is more than types.
+fn cannot_be_stripped(what: &str, position: Option<SourcePosition>) -> ScriptError {
+    ScriptError {
+        text: format!("SyntaxError: {what}; {}", typescript::instead_of(what)),
+        position,
     }
 }
 

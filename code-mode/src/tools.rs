@@ -1,9 +1,14 @@
 //! A session's tools, in the form isolates use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::OnceLock;
 
-use code_mode_protocol::wire::native::WireTool;
+use code_mode_protocol::wire::native::{ToolDetails, WireTool};
+use code_mode_protocol::{ToolDefinition, describe};
+use serde_json::{Value, json};
+
+use crate::shapes::Shapes;
+use crate::tool_search::{Index, near, schema, summary};
 
 /// A set of tools, made once and shared by every cell that has them, so that an
 /// unchanged set costs nothing for each cell.
@@ -14,6 +19,7 @@ pub(crate) struct ToolTable {
     by_name: OnceLock<HashMap<String, u32>>,
     /// `ALL_TOOLS` as JSON text.
     listing: OnceLock<String>,
+    index: OnceLock<Index>,
 }
 
 impl ToolTable {
@@ -23,7 +29,13 @@ impl ToolTable {
             tools,
             by_name: OnceLock::new(),
             listing: OnceLock::new(),
+            index: OnceLock::new(),
         }
+    }
+
+    /// Whether a cell may ask how a tool is called.
+    pub(crate) fn has_details(&self) -> bool {
+        self.tools.iter().any(|tool| tool.details.is_some())
     }
 
     /// The tool at a place.
@@ -59,17 +71,156 @@ impl ToolTable {
             struct Listed<'a> {
                 name: &'a str,
                 description: &'a str,
+                #[serde(skip_serializing_if = "Option::is_none")]
+                server: Option<&'a str>,
+                #[serde(skip_serializing_if = "Option::is_none")]
+                tool: Option<&'a str>,
+                /// Says to `bootstrap.js` that there is a declaration.
+                #[serde(skip_serializing_if = "std::ops::Not::not")]
+                described: bool,
             }
             let list: Vec<_> = self
                 .tools
                 .iter()
-                .map(|tool| Listed {
-                    name: &tool.name,
-                    description: &tool.description,
+                .map(|tool| {
+                    let server = tool.details.as_ref().and_then(server);
+                    Listed {
+                        name: &tool.name,
+                        description: &tool.description,
+                        server,
+                        tool: server.and(tool.details.as_ref().map(|d| d.tool_name.name.as_str())),
+                        described: tool.details.is_some(),
+                    }
                 })
                 .collect();
             // Strings alone cannot fail to serialise.
             serde_json::to_string(&list).unwrap_or_else(|_| "[]".to_owned())
         })
     }
+
+    /// What to say of a name that no tool has.
+    pub(crate) fn unknown(&self, name: &str) -> String {
+        let near = near(name, self.names());
+        let help = if !near.is_empty() {
+            let near: Vec<_> = near.iter().map(|name| format!("tools.{name}")).collect();
+            format!("did you mean {}?", near.join(", "))
+        } else if self.tools.is_empty() {
+            "this cell has no tools".to_owned()
+        } else if matches!(
+            name,
+            "call" | "invoke" | "execute" | "run" | "callTool" | "call_tool"
+        ) {
+            "a tool is called by its name: await tools.NAME(input)".to_owned()
+        } else {
+            "search_tools(\"words\") finds one, ALL_TOOLS has them all".to_owned()
+        };
+        format!("there is no tool `{name}`: {help}")
+    }
+
+    /// How a tool is called, as TypeScript.
+    pub(crate) fn declaration(&self, name: &str, shapes: &Shapes) -> Option<String> {
+        let tool = self.get(self.index_of(name)?)?;
+        let details = tool.details.as_ref()?;
+        let definition = ToolDefinition {
+            input_schema: schema(details.input_schema.as_ref()),
+            output_schema: schema(details.output_schema.as_ref()),
+            kind: tool.kind,
+            answer: tool.answer,
+            tool_name: details.tool_name.clone(),
+            ..ToolDefinition::function(&tool.name, "")
+        };
+        let declaration = describe::declaration(&definition);
+        let observed = match definition.output_schema {
+            Some(_) => None,
+            None => shapes.of(name),
+        };
+        Some(match observed {
+            Some(shape) => {
+                let shape = shape.typescript();
+                declaration.replacen(
+                    "Promise<unknown>",
+                    &format!("Promise</* as observed in this session */ {shape}>"),
+                    1,
+                )
+            }
+            None => declaration,
+        })
+    }
+
+    /// The declaration with the description above it.
+    pub(crate) fn description(&self, name: &str, shapes: &Shapes) -> Option<String> {
+        let declaration = self.declaration(name, shapes)?;
+        let tool = self.get(self.index_of(name)?)?;
+        let description = tool.description.trim().replace("*/", "* /");
+        if description.is_empty() {
+            return Some(declaration);
+        }
+        let lines = description
+            .lines()
+            .map(|line| format!(" * {line}").trim_end().to_owned());
+        let lines: Vec<_> = lines.collect();
+        Some(format!("/**\n{}\n */\n{declaration}", lines.join("\n")))
+    }
+
+    /// What `search_tools` finds, as JSON: `{"tools": [...], "servers": [...]}`.
+    pub(crate) fn search(
+        &self,
+        query: &str,
+        limit: usize,
+        of_server: Option<&str>,
+        detail: &str,
+        shapes: &Shapes,
+    ) -> String {
+        let found = if query.trim().is_empty() {
+            self.by_server()
+        } else {
+            self.index
+                .get_or_init(|| Index::new(&self.tools))
+                .search(&self.tools, query)
+        };
+        let is_of = |tool: &&WireTool| match of_server {
+            None => true,
+            Some(name) => tool.details.as_ref().and_then(server) == Some(name),
+        };
+        let tools: Vec<Value> = found
+            .into_iter()
+            .filter_map(|index| self.get(index))
+            .filter(is_of)
+            .take(limit)
+            .map(|tool| match detail {
+                "names" => Value::from(tool.name.as_str()),
+                "declarations" => json!({
+                    "name": tool.name,
+                    "description": summary(&tool.description),
+                    "declaration": self.declaration(&tool.name, shapes),
+                }),
+                _ => json!({
+                    "name": tool.name,
+                    "description": summary(&tool.description),
+                }),
+            })
+            .collect();
+        let servers: BTreeSet<&str> = self
+            .tools
+            .iter()
+            .filter_map(|tool| tool.details.as_ref().and_then(server))
+            .collect();
+        json!({"tools": tools, "servers": servers}).to_string()
+    }
+
+    /// All tools, by server and then by name.
+    fn by_server(&self) -> Vec<u32> {
+        let mut all: Vec<u32> = (0u32..).zip(&self.tools).map(|(index, _)| index).collect();
+        let key = |index: &u32| {
+            let tool = self.get(*index);
+            let server = tool.and_then(|tool| tool.details.as_ref()).and_then(server);
+            (server, tool.map(|tool| tool.name.as_str()))
+        };
+        all.sort_by(|a, b| key(a).cmp(&key(b)));
+        all
+    }
+}
+
+fn server(details: &ToolDetails) -> Option<&str> {
+    details.tool_name.namespace.as_deref()
 }

@@ -3,7 +3,6 @@
 mod command_tool;
 mod output;
 mod processes;
-mod script_error;
 mod store;
 mod terminal;
 pub mod tools_file;
@@ -183,8 +182,9 @@ async fn in_session(
         at_once: Semaphore::new(COMMANDS_AT_ONCE),
         output: output.clone(),
     });
-    let stored = SessionOptions::default().stored(stored);
-    let session = provider.open_session(delegate, stored).await?;
+    let options = SessionOptions::default().stored(stored);
+    let options = options.guided(true).check_inputs(true);
+    let session = provider.open_session(delegate, options).await?;
     let observed = observe(&*session, (&tools, &mut interrupts), &output, &script).await;
     output.finish();
     let saved = match &args.store {
@@ -240,7 +240,7 @@ async fn observe(
                     output.completed();
                     return Ok(());
                 };
-                output.script_error(&script.name, &script.source, &text, error_position);
+                output.script_error(&script.name, &text, error_position);
                 return Err(Failure::Script);
             }
         }

@@ -11,8 +11,10 @@ use code_mode_protocol::{ContentItem, SourcePosition};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::script_error;
 use super::terminal::visible;
+
+/// How V8 names a cell's module in stack frames.
+const MODULE_NAME: &str = "exec_main.mjs";
 
 /// The two streams of a run.
 pub(crate) struct Output {
@@ -178,13 +180,7 @@ impl Output {
     }
 
     /// Shows why the script failed.
-    pub(crate) fn script_error(
-        &self,
-        name: &str,
-        source: &str,
-        text: &str,
-        position: Option<SourcePosition>,
-    ) {
+    pub(crate) fn script_error(&self, name: &str, text: &str, position: Option<SourcePosition>) {
         if self.json {
             let position = position.map(|p| json!({"line": p.line, "column": p.column}));
             self.line(&json!({
@@ -193,8 +189,9 @@ impl Output {
                 "error": {"text": text, "position": position},
             }));
         }
-        let shown = script_error::render(name, source, text, position);
-        self.print(|| eprint!("{}", self.err(&shown)));
+        // The text has the line and help already; a person knows the script by its name.
+        let shown = text.replace(MODULE_NAME, name);
+        self.print(|| eprintln!("error: {}", self.err(&shown)));
     }
 
     /// Takes the status line away.

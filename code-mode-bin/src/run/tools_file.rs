@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use code_mode_protocol::{Json, ToolDefinition, ToolKind, ToolName};
+use code_mode_protocol::{Json, ToolAnswer, ToolDefinition, ToolKind, ToolName};
 use serde::Deserialize;
 
 /// A file of tools.
@@ -42,6 +42,9 @@ pub(crate) struct CommandTool {
     input_schema: Option<toml::Table>,
     #[serde(default)]
     output_schema: Option<toml::Table>,
+    /// Left out of what `--list-tools` prints in full.
+    #[serde(default)]
+    deferred: bool,
     /// A program and its arguments, run without a shell; `{property}` in an
     /// argument stands for that property of the input.
     pub(crate) command: Vec<String>,
@@ -205,6 +208,8 @@ impl CommandTool {
             kind: self.kind,
             input_schema: self.input_schema_json.clone(),
             output_schema: self.output_schema_json.clone(),
+            deferred: self.deferred,
+            answer: ToolAnswer::Value,
         }
     }
 

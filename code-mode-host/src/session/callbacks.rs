@@ -6,7 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use code_mode_protocol::{CellId, CellNotification, NestedToolCall};
+use code_mode_protocol::{CellId, CellNotification, NestedToolCall, ToolSet};
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -23,6 +23,7 @@ async fn guarded<T>(method: impl Future<Output = T>) -> Option<T> {
 pub(super) fn invoke(
     shared: &Arc<Shared>,
     call: NestedToolCall,
+    tools: ToolSet,
     (cancelled, worker): (CancellationToken, Incarnation),
 ) {
     let span = tracing::debug_span!(
@@ -35,9 +36,16 @@ pub(super) fn invoke(
     let session = shared.clone();
     let task = async move {
         let (cell_id, id) = (call.cell_id.clone(), call.runtime_tool_call_id);
-        let result = guarded(session.delegate.invoke_tool(call, cancelled.clone())).await;
-        let result =
-            result.unwrap_or_else(|| Err("the agent's code for this tool panicked".to_owned()));
+        let refusal = session
+            .inputs
+            .as_ref()
+            .and_then(|inputs| inputs.refusal(&tools, &call));
+        let result = match refusal {
+            Some(refusal) => Err(refusal),
+            None => guarded(session.delegate.invoke_tool(call, cancelled.clone()))
+                .await
+                .unwrap_or_else(|| Err("the agent's code for this tool panicked".to_owned())),
+        };
         tokio::select! {
             () = worker.takes_more() => {}
             () = cancelled.cancelled() => {}

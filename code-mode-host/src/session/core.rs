@@ -62,7 +62,7 @@ pub(crate) enum Effect<P: Ports> {
     /// Run a tool.
     ///
     /// Its answer goes to this worker, and waits while that does not read.
-    Invoke(NestedToolCall, CancellationToken, P::Worker),
+    Invoke(NestedToolCall, ToolSet, (CancellationToken, P::Worker)),
     /// Deliver a notification.
     Notify(CellNotification, CancellationToken),
     /// Tell the delegate that a cell is gone.
@@ -125,6 +125,8 @@ pub(super) struct Worker<W> {
 
 pub(crate) struct Core<P: Ports> {
     pub(super) limits: Limits,
+    /// As `SessionOptions::guided`.
+    pub(super) guided: bool,
     pub(super) settings: Settings,
     token: CancellationToken,
     pub(super) worker: Option<Worker<P::Worker>>,
@@ -152,6 +154,7 @@ impl<P: Ports> Core<P> {
     pub(crate) fn new(limits: Limits, settings: Settings, token: CancellationToken) -> Self {
         Self {
             limits,
+            guided: false,
             settings,
             token,
             worker: None,
@@ -169,6 +172,12 @@ impl<P: Ports> Core<P> {
             idle_is_due: false,
             effects: VecDeque::new(),
         }
+    }
+
+    /// The same session, guided or not.
+    pub(crate) fn guided(mut self, guided: bool) -> Self {
+        self.guided = guided;
+        self
     }
 
     /// The next thing to do.
@@ -330,7 +339,8 @@ impl<P: Ports> Core<P> {
             known => {
                 let id = known.as_ref().map_or(0, |(_, id)| *id) + 1;
                 worker.tools = Some((request.enabled_tools.clone(), id));
-                let tools = request.enabled_tools.iter().map(WireTool::from).collect();
+                let tools = request.enabled_tools.iter();
+                let tools = tools.map(|tool| WireTool::new(tool, self.guided)).collect();
                 let message = ToWorker::Tools { id, tools };
                 self.effects
                     .push_back(Effect::Send(worker.way.clone(), message));
@@ -347,6 +357,11 @@ impl<P: Ports> Core<P> {
                 tools,
                 source: request.source,
                 to_pending,
+                constants: request
+                    .constants
+                    .into_iter()
+                    .map(|(name, json)| (name, json.into_string()))
+                    .collect(),
             },
         ));
         let cell_id = CellId::nth(number);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::native::{FromWorker, ToWorker};
 use code_mode_protocol::{
-    CellId, CodeModeSessionDelegate, Json, LimitExceeded, Limits, SessionError,
+    CellId, CodeModeSessionDelegate, LimitExceeded, Limits, SessionError, SessionOptions,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
@@ -15,6 +15,7 @@ use tracing::Instrument;
 
 use super::callbacks;
 use super::core::{Answer, Core, Effect, Ports, Reply, Settings};
+use super::inputs::Inputs;
 use super::said::{Said, Violation};
 use crate::spares::Workers;
 use crate::worker::{Incarnation, Worker, supervise};
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     pub(super) delegate: Arc<dyn CodeModeSessionDelegate>,
     workers: Arc<Workers>,
+    /// Where inputs are to be checked.
+    pub(super) inputs: Option<Inputs>,
     /// Cancelled when shutdown begins.
     pub(super) token: CancellationToken,
     alarm: Arc<Alarm>,
@@ -67,17 +70,17 @@ struct Alarm {
 }
 
 impl Shared {
-    /// A session that starts with these values. `token` is its parent's child: its
+    /// A session with these options but the limits. `token` is its parent's child: its
     /// cancellation shuts the session down.
     pub(crate) fn open(
         workers: Arc<Workers>,
         delegate: Arc<dyn CodeModeSessionDelegate>,
         (limits, settings): (Limits, Settings),
-        stored: Vec<(String, Json)>,
+        options: SessionOptions,
         token: CancellationToken,
     ) -> Result<Arc<Self>, LimitExceeded> {
-        let mut core = Core::new(limits, settings, token.clone());
-        for (key, json) in stored {
+        let mut core = Core::new(limits, settings, token.clone()).guided(options.guided);
+        for (key, json) in options.stored {
             core.store(key, json)?;
         }
         let shared = Arc::new(Self {
@@ -88,6 +91,7 @@ impl Shared {
             }),
             delegate,
             workers,
+            inputs: options.check_inputs.then(Inputs::default),
             token,
             alarm: Arc::new(Alarm {
                 earlier: Notify::new(),
@@ -156,7 +160,7 @@ impl Shared {
             Effect::Kill(worker) => worker.kill(),
             Effect::Retire(worker) => worker.retire(),
             Effect::Cancel(token) => token.cancel(),
-            Effect::Invoke(call, token, worker) => callbacks::invoke(self, call, (token, worker)),
+            Effect::Invoke(call, tools, how) => callbacks::invoke(self, call, tools, how),
             Effect::Notify(notification, token) => callbacks::notify(self, notification, token),
             Effect::Close(cell_id) => callbacks::close(self, cell_id),
         }

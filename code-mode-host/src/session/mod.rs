@@ -6,6 +6,7 @@ mod core;
 mod driver;
 mod ended;
 mod handle;
+mod inputs;
 mod said;
 mod settling;
 mod stored;

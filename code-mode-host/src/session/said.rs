@@ -143,13 +143,14 @@ impl<P: Ports> Core<P> {
             input,
         );
         let token = cell.token.child_token();
+        let tools = cell.tools.clone();
         cell.calls.insert(call, (token.clone(), bytes));
         cell.held += bytes;
         let worker = cell.worker;
         self.held_bytes += bytes;
         self.held_calls += 1;
         if let Some(way) = self.way(worker) {
-            self.push(Effect::Invoke(invocation, token, way));
+            self.push(Effect::Invoke(invocation, tools, (token, way)));
         }
         Ok(())
     }

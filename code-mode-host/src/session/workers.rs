@@ -18,7 +18,8 @@ impl<P: Ports> Core<P> {
         self.last_worker += 1;
         let number = self.last_worker;
         let limits = self.limits.clone();
-        self.push(Effect::Send(way.clone(), ToWorker::Open { limits }));
+        let guided = self.guided;
+        self.push(Effect::Send(way.clone(), ToWorker::Open { limits, guided }));
         for message in self.stored.messages() {
             self.push(Effect::Send(way.clone(), message));
         }

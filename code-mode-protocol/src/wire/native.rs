@@ -19,11 +19,11 @@ use super::frame::{Frame, FrameBuilder, FrameError, LARGE_TEXT, MAX_FRAME_BYTES}
 use super::texts::{TextMut, Texts};
 use crate::{
     ContentItem, InvalidJson, Json, LimitExceeded, Limits, RuntimeToolCallId, SourcePosition,
-    ToolDefinition, ToolKind,
+    ToolAnswer, ToolDefinition, ToolKind, ToolName,
 };
 
 /// The version of the wire this crate speaks.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What both sides can do beyond the requests of [`VERSION`]. There is none yet; a
 /// capability that the other side requires and this list lacks ends the handshake.
@@ -58,6 +58,8 @@ pub enum ToWorker {
     Open {
         /// What its cells may use.
         limits: Limits,
+        /// As [`SessionOptions::guided`](crate::SessionOptions::guided).
+        guided: bool,
     },
     /// Values that the session has stored: key and JSON text.
     Store {
@@ -82,6 +84,8 @@ pub enum ToWorker {
         source: String,
         /// Whether to freeze the cell when it has no work.
         to_pending: bool,
+        /// Globals of the cell besides: name and value as JSON text.
+        constants: Vec<(String, String)>,
     },
     /// Observes a cell: its next yield, or that it is frozen, is reported.
     Observe {
@@ -298,14 +302,39 @@ pub struct WireTool {
     pub description: String,
     /// Its kind.
     pub kind: ToolKind,
+    /// What its answers are.
+    pub answer: ToolAnswer,
+    /// What a declaration is made of; `None` where no cell asks for one.
+    pub details: Option<ToolDetails>,
 }
 
-impl From<&ToolDefinition> for WireTool {
-    fn from(tool: &ToolDefinition) -> Self {
+/// More of a tool, for the sessions that describe tools to their cells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolDetails {
+    /// What its invocations carry.
+    pub tool_name: ToolName,
+    /// JSON Schema of the input, as text.
+    pub input_schema: Option<String>,
+    /// JSON Schema of the result, as text.
+    pub output_schema: Option<String>,
+}
+
+impl WireTool {
+    /// The tool as a worker needs it: with its details in a `guided` session, and
+    /// where it is deferred.
+    pub fn new(tool: &ToolDefinition, guided: bool) -> Self {
+        let text = |json: &Option<Json>| json.as_ref().map(|json| json.as_str().to_owned());
+        let details = (guided || tool.deferred).then(|| ToolDetails {
+            tool_name: tool.tool_name.clone(),
+            input_schema: text(&tool.input_schema),
+            output_schema: text(&tool.output_schema),
+        });
         Self {
             name: crate::normalize_tool_name(&tool.name),
             description: tool.description.clone(),
             kind: tool.kind,
+            answer: tool.answer,
+            details,
         }
     }
 }

@@ -22,6 +22,11 @@ pub(super) fn display(
     state: &CellState,
     value: v8::Local<v8::Value>,
 ) -> Answer<String> {
+    if state.guided.is_some() && value.is_promise() {
+        return Err(
+            "a promise was given where its value was meant: write `await` before it".into(),
+        );
+    }
     if value.is_native_error()
         && let Ok(error) = v8::Local::<v8::Object>::try_from(value)
     {
@@ -79,6 +84,19 @@ pub(super) fn internal_function<'s>(
     name: &str,
 ) -> Option<v8::Local<'s, v8::Function>> {
     v8::Local::try_from(property(scope, internals, name)?).ok()
+}
+
+/// A global of guided sessions.
+pub(super) fn made<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    name: &str,
+) -> Option<v8::Local<'s, v8::Value>> {
+    let internals = v8::Local::new(scope, &state.internals);
+    let make = internal_function(scope, internals, "makeGlobal")?;
+    let receiver = v8::undefined(scope);
+    let name = v8::String::new(scope, name)?;
+    make.call(scope, receiver.into(), &[name.into()])
 }
 
 /// An error whose text is its bare message.
@@ -168,7 +186,7 @@ pub(super) fn tool_error<'s>(
 /// own; should that throw too, a fixed text stands in.
 pub(crate) fn error_text(scope: &mut v8::PinScope, error: v8::Local<v8::Value>) -> ScriptError {
     v8::tc_scope!(let scope, scope);
-    let position = position(scope, error);
+    let position = site(scope, error).or_else(|| position(scope, error));
     let text = describe(scope, error)
         .unwrap_or_else(|| "the cell threw a value that cannot be shown".to_owned());
     ScriptError { text, position }
@@ -188,6 +206,40 @@ fn describe(scope: &mut v8::PinScope, error: v8::Local<v8::Value>) -> Option<Str
         return Some(error.to_rust_string_lossy(scope));
     }
     Some(error.to_string(scope)?.to_rust_string_lossy(scope))
+}
+
+const SITE: &str = "code-mode:site";
+
+/// Says of an object where what it is about was called.
+pub(super) fn set_site(
+    scope: &mut v8::PinScope,
+    object: v8::Local<v8::Object>,
+    at: SourcePosition,
+) {
+    let Some(key) = mark(scope, SITE) else {
+        return;
+    };
+    let packed = f64::from(at.line) * SITE_COLUMNS + f64::from(at.column);
+    let packed = v8::Number::new(scope, packed);
+    object.set_private(scope, key, packed.into());
+}
+
+/// A line and a column are one number.
+const SITE_COLUMNS: f64 = 1_048_576.0;
+
+/// What [`set_site`] said.
+pub(super) fn site(
+    scope: &mut v8::PinScope,
+    value: v8::Local<v8::Value>,
+) -> Option<SourcePosition> {
+    let object = v8::Local::<v8::Object>::try_from(value).ok()?;
+    let key = mark(scope, SITE)?;
+    let packed = v8::Local::<v8::Number>::try_from(object.get_private(scope, key)?).ok()?;
+    let line = (packed.value() / SITE_COLUMNS).floor();
+    Some(SourcePosition {
+        line: line as u32,
+        column: (packed.value() - line * SITE_COLUMNS) as u32,
+    })
 }
 
 /// Where an error was thrown.

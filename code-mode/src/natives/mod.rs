@@ -6,29 +6,34 @@
 
 mod control;
 mod display;
+mod encoding;
 mod input;
 mod json;
 mod media;
+mod platform;
 mod storage;
 mod strings;
 mod timers;
 mod tools;
+mod url;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use code_mode_protocol::{LimitExceeded, RuntimeToolCallId};
+use code_mode_protocol::{LimitExceeded, RuntimeToolCallId, SourcePosition};
 
 pub(crate) use display::{error_text, helper_error, message_position};
 pub(crate) use input::LeftOut;
+pub(crate) use platform::Began;
 pub(crate) use timers::Timers;
 pub(crate) use tools::answer;
 
 use crate::StoredValues;
 use crate::bootstrap::{FIRST_TOOL, LAZY_GLOBALS, Native};
 use crate::cell::{CellShared, Stop};
+use crate::shapes::Shapes;
 use crate::tools::ToolTable;
 
 /// What the native functions of one cell work on; in a slot of its isolate.
@@ -43,6 +48,11 @@ pub(crate) struct CellState {
     pub(crate) stored: RefCell<StoredValues>,
     /// The keys it wrote, in the order of their first writing.
     pub(crate) written: RefCell<Written>,
+    /// In a guided session: what its tools' results looked like.
+    pub(crate) guided: Option<Arc<Mutex<Shapes>>>,
+    pub(crate) began: Began,
+    /// Decoders that wait for the rest of a character.
+    pub(crate) decoders: RefCell<BTreeMap<u32, encoding_rs::Decoder>>,
     /// While a tool's input is made JSON: the texts it has stand-ins for.
     pub(crate) left_out: RefCell<Option<LeftOut>>,
 }
@@ -52,6 +62,10 @@ pub(crate) struct PendingCall {
     pub(crate) resolver: v8::Global<v8::PromiseResolver>,
     /// Of its input, counted against the cell until the answer.
     pub(crate) bytes: usize,
+    /// The tool's place in the table.
+    pub(crate) tool: u32,
+    /// Where it was called, in a guided session.
+    pub(crate) site: Option<SourcePosition>,
 }
 
 /// See [`CellState::written`].
@@ -75,6 +89,7 @@ impl CellState {
         tools: Arc<ToolTable>,
         internals: v8::Global<v8::Object>,
         stored: StoredValues,
+        guided: Option<Arc<Mutex<Shapes>>>,
     ) -> Self {
         Self {
             shared,
@@ -85,6 +100,9 @@ impl CellState {
             last_call: Cell::new(0),
             stored: RefCell::new(stored),
             written: RefCell::default(),
+            guided,
+            began: Began::now(),
+            decoders: RefCell::default(),
             left_out: RefCell::default(),
         }
     }
@@ -203,6 +221,26 @@ fn call<'s>(
         Native::ToolFunction => return tools::function(scope, state, args),
         Native::JsonParse => return json::parse(scope, state, args).map(Some),
         Native::LeaveOut => return input::leave_out(scope, state, args).map(Some),
+        Native::UnknownTool => return tools::unknown(scope, state, args).map(Some),
+        Native::ToolError => return Ok(tools::error(scope, state, args)),
+        Native::Declaration => return tools::declaration(scope, state, args),
+        Native::DescribeTool => return tools::describe(scope, state, args),
+        Native::SearchTools => return tools::search(scope, state, args).map(Some),
+        Native::SetRepeating => return timers::set_repeating(scope, state, args).map(Some),
+        Native::Clone => return platform::clone(scope, args),
+        Native::FillRandom => platform::fill_random(args)?,
+        Native::Uuid => return platform::uuid(scope).map(Some),
+        Native::NowMs => return Ok(Some(platform::now(scope, state))),
+        Native::TimeOrigin => return Ok(Some(platform::time_origin(scope, state))),
+        Native::EncodeUtf8 => return encoding::encode_utf8(scope, args).map(Some),
+        Native::EncodingName => return encoding::encoding_name(scope, args),
+        Native::DecodeText => return encoding::decode(scope, state, args),
+        Native::Base64Decode => return encoding::base64_decode(scope, args),
+        Native::Base64Encode => return encoding::base64_encode(scope, args),
+        Native::ParseUrl => return url::parse(scope, args),
+        Native::SetUrl => return url::set(scope, args),
+        Native::ParseForm => return url::parse_form(scope, args).map(Some),
+        Native::FormText => return url::form_text(scope, args).map(Some),
     }
     Ok(None)
 }
@@ -220,8 +258,10 @@ pub(crate) fn lazy_global<'s>(
     let name = name.to_rust_string_lossy(scope);
     let value = if name == LAZY_GLOBALS[0] {
         tools::object(scope, &state)
-    } else {
+    } else if name == LAZY_GLOBALS[1] {
         tools::listing(scope, &state)
+    } else {
+        display::made(scope, &state, &name)
     };
     if let Some(value) = value {
         returned.set(value);

@@ -16,7 +16,13 @@ pub(crate) struct Timers {
     last_id: u32,
     /// By deadline, then by id: equal delays fire in order.
     order: BinaryHeap<Reverse<(Instant, u32)>>,
-    callbacks: HashMap<u32, v8::Global<v8::Function>>,
+    callbacks: HashMap<u32, Callback>,
+}
+
+struct Callback {
+    function: v8::Global<v8::Function>,
+    /// Of one that runs again and again.
+    every: Option<Duration>,
 }
 
 impl Timers {
@@ -37,10 +43,16 @@ impl Timers {
             return None;
         }
         let Reverse((_, id)) = self.order.pop()?;
-        self.callbacks.remove(&id)
+        match self.callbacks.get(&id)?.every {
+            None => Some(self.callbacks.remove(&id)?.function),
+            Some(every) => {
+                self.order.push(Reverse((now + every, id)));
+                Some(self.callbacks.get(&id)?.function.clone())
+            }
+        }
     }
 
-    fn set(&mut self, callback: v8::Global<v8::Function>, deadline: Instant) -> u32 {
+    fn set(&mut self, callback: Callback, deadline: Instant) -> u32 {
         self.last_id += 1;
         self.callbacks.insert(self.last_id, callback);
         self.order.push(Reverse((deadline, self.last_id)));
@@ -65,16 +77,44 @@ pub(super) fn set_timeout<'s>(
     state: &CellState,
     args: &v8::FunctionCallbackArguments<'s>,
 ) -> Answer<v8::Local<'s, v8::Value>> {
+    set(scope, state, args, "setTimeout", |_| None)
+}
+
+/// `setInterval(callback, ms?)`
+pub(super) fn set_repeating<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments<'s>,
+) -> Answer<v8::Local<'s, v8::Value>> {
+    set(scope, state, args, "setInterval", |delay| {
+        Some(delay.max(SHORTEST_INTERVAL))
+    })
+}
+
+/// An interval of nothing would leave its cell no time for anything else.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
+fn set<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments<'s>,
+    name: &str,
+    every: impl FnOnce(Duration) -> Option<Duration>,
+) -> Answer<v8::Local<'s, v8::Value>> {
     let callback = v8::Local::<v8::Function>::try_from(args.get(0))
-        .map_err(|_| Refusal::from("setTimeout expects a function callback"))?;
+        .map_err(|_| Refusal::Error(format!("{name} expects a function callback")))?;
     let delay = super::thrown(args.get(1).number_value(scope))?;
     let max = state.shared.limits.max_pending_timers;
     let mut timers = state.timers.borrow_mut();
     if timers.callbacks.len() >= max {
         return Err(Limit::PendingTimers.exceeded(max as u64).into());
     }
-    let callback = v8::Global::new(scope, callback);
-    let id = timers.set(callback, Instant::now() + duration(delay));
+    let delay = duration(delay);
+    let callback = Callback {
+        function: v8::Global::new(scope, callback),
+        every: every(delay),
+    };
+    let id = timers.set(callback, Instant::now() + delay);
     Ok(v8::Integer::new_from_unsigned(scope, id).into())
 }
 

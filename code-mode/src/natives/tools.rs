@@ -1,10 +1,16 @@
 //! `tools` and `ALL_TOOLS`.
 
-use code_mode_protocol::RuntimeToolCallId;
+use std::sync::PoisonError;
+
 use code_mode_protocol::wire::native::{FromWorker, JsonText};
+use code_mode_protocol::{RuntimeToolCallId, SourcePosition, ToolAnswer};
 
 use super::display::{self, internal_function};
 use super::{Answer, CellState, FIRST_TOOL, PendingCall, Refusal, control, input, native, thrown};
+
+use super::platform::text_argument;
+use crate::runtime::MODULE_NAME;
+use crate::shapes::Shapes;
 
 type Value<'s> = v8::Local<'s, v8::Value>;
 
@@ -13,7 +19,8 @@ pub(super) fn object<'s>(scope: &mut v8::PinScope<'s, '_>, state: &CellState) ->
     let internals = v8::Local::new(scope, &state.internals);
     let make = internal_function(scope, internals, "makeTools")?;
     let receiver = v8::undefined(scope);
-    make.call(scope, receiver.into(), &[])
+    let guided = v8::Boolean::new(scope, state.guided.is_some());
+    make.call(scope, receiver.into(), &[guided.into()])
 }
 
 /// The array `ALL_TOOLS`.
@@ -22,7 +29,111 @@ pub(super) fn listing<'s>(
     state: &CellState,
 ) -> Option<Value<'s>> {
     let json = v8::String::new(scope, state.tools.listing())?;
-    v8::json::parse(scope, json)
+    let list = v8::json::parse(scope, json)?;
+    if !state.tools.has_details() {
+        return Some(list);
+    }
+    let internals = v8::Local::new(scope, &state.internals);
+    let declared = internal_function(scope, internals, "declared")?;
+    let receiver = v8::undefined(scope);
+    declared.call(scope, receiver.into(), &[list])
+}
+
+/// `(name)`: what to say where there is no such tool.
+pub(super) fn unknown<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments<'s>,
+) -> Answer<Value<'s>> {
+    let name = text_argument(scope, args, 0);
+    let text = state.tools.unknown(&name);
+    Ok(thrown(v8::String::new(scope, &text))?.into())
+}
+
+/// `(message, call)`: a tool's error, whose place is that of the call.
+pub(super) fn error<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments<'s>,
+) -> Option<Value<'s>> {
+    let message = text_argument(scope, args, 0);
+    let error = display::tool_error(scope, state, &message)?;
+    if let Some(at) = display::site(scope, args.get(1))
+        && let Ok(object) = v8::Local::<v8::Object>::try_from(error)
+    {
+        display::set_site(scope, object, at);
+    }
+    Some(error)
+}
+
+/// `(name)`: the declaration of a tool, if there is one.
+pub(super) fn declaration<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments<'s>,
+) -> Answer<Option<Value<'s>>> {
+    let name = text_argument(scope, args, 0);
+    let Some(text) = with_shapes(state, |shapes| state.tools.declaration(&name, shapes)) else {
+        return Ok(None);
+    };
+    Ok(Some(thrown(v8::String::new(scope, &text))?.into()))
+}
+
+/// `(name)`: the same with its description, or an error.
+pub(super) fn describe<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments<'s>,
+) -> Answer<Option<Value<'s>>> {
+    let name = text_argument(scope, args, 0);
+    let name = name.strip_prefix("tools.").unwrap_or(&name);
+    match with_shapes(state, |shapes| state.tools.description(name, shapes)) {
+        Some(text) => Ok(Some(thrown(v8::String::new(scope, &text))?.into())),
+        None => Err(Refusal::Error(state.tools.unknown(name))),
+    }
+}
+
+/// `(query, limit, server, detail)`: what was found, as JSON.
+pub(super) fn search<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments<'s>,
+) -> Answer<Value<'s>> {
+    let query = text_argument(scope, args, 0);
+    let limit = args.get(1).uint32_value(scope).unwrap_or(u32::MAX);
+    let server = match args.get(2) {
+        server if server.is_undefined() => None,
+        server => Some(server.to_rust_string_lossy(scope)),
+    };
+    let detail = text_argument(scope, args, 3);
+    let found = with_shapes(state, |shapes| {
+        state
+            .tools
+            .search(&query, limit as usize, server.as_deref(), &detail, shapes)
+    });
+    Ok(thrown(v8::String::new(scope, &found))?.into())
+}
+
+fn with_shapes<T>(state: &CellState, f: impl FnOnce(&Shapes) -> T) -> T {
+    match &state.guided {
+        Some(shapes) => f(&shapes.lock().unwrap_or_else(PoisonError::into_inner)),
+        None => f(&Shapes::default()),
+    }
+}
+
+/// Where the cell's own code is, of what runs.
+fn call_site(scope: &mut v8::PinScope) -> Option<SourcePosition> {
+    // A wrapper of ours may be above it.
+    const FRAMES: usize = 4;
+    let stack = v8::StackTrace::current_stack_trace(scope, FRAMES)?;
+    (0..stack.get_frame_count()).find_map(|index| {
+        let frame = stack.get_frame(scope, index)?;
+        let script = frame.get_script_name(scope)?.to_rust_string_lossy(scope);
+        (script == MODULE_NAME).then_some(SourcePosition {
+            line: u32::try_from(frame.get_line_number()).ok()?,
+            column: u32::try_from(frame.get_column()).ok()?,
+        })
+    })
 }
 
 /// Every tool's name.
@@ -61,7 +172,16 @@ pub(super) fn function<'s>(
         .constructor_behavior(v8::ConstructorBehavior::Throw)
         .build(scope);
     let function = thrown(function)?;
-    function.set_name(thrown(v8::String::new(scope, &name))?);
+    let name = thrown(v8::String::new(scope, &name))?;
+    function.set_name(name);
+    let answer = state.tools.get(index).map(|tool| tool.answer);
+    if state.guided.is_some() && answer == Some(ToolAnswer::McpResult) {
+        let internals = v8::Local::new(scope, &state.internals);
+        let wrap = thrown(internal_function(scope, internals, "mcpTool"))?;
+        let receiver = v8::undefined(scope);
+        let wrapped = wrap.call(scope, receiver.into(), &[name.into(), function.into()]);
+        return thrown(wrapped).map(Some);
+    }
     Ok(Some(function.into()))
 }
 
@@ -90,9 +210,19 @@ pub(super) fn invoke<'s>(
     let resolver = thrown(v8::PromiseResolver::new(scope))?;
     let id = RuntimeToolCallId(state.last_call.get() + 1);
     state.last_call.set(id.0);
+    let site = match state.guided {
+        Some(_) => call_site(scope),
+        None => None,
+    };
+    let promise = resolver.get_promise(scope);
+    if let Some(at) = site {
+        display::set_site(scope, promise.into(), at);
+    }
     let call = PendingCall {
         resolver: v8::Global::new(scope, resolver),
         bytes,
+        tool,
+        site,
     };
     state.calls.borrow_mut().insert(id, call);
     state.shared.send(FromWorker::ToolCall {
@@ -101,7 +231,7 @@ pub(super) fn invoke<'s>(
         tool,
         input: input.map(JsonText::Unchecked),
     });
-    Ok(resolver.get_promise(scope).into())
+    Ok(promise.into())
 }
 
 /// Settles a call with what the delegate answered.
@@ -117,13 +247,26 @@ pub(crate) fn answer(
     state.shared.bytes_arrived(call.bytes);
     let resolver = v8::Local::new(scope, call.resolver);
     let settled = match result {
-        Ok(json) => parse(scope, &json),
+        Ok(json) => {
+            if let (Some(shapes), Some(tool)) = (&state.guided, state.tools.get(call.tool)) {
+                let mut shapes = shapes.lock().unwrap_or_else(PoisonError::into_inner);
+                shapes.see(tool, &json);
+            }
+            parse(scope, &json)
+        }
         Err(message) => Err(message),
     };
     match settled {
         Ok(value) => resolver.resolve(scope, value),
         Err(message) => match display::tool_error(scope, state, &message) {
-            Some(error) => resolver.reject(scope, error),
+            Some(error) => {
+                if let Some(at) = call.site
+                    && let Ok(object) = v8::Local::<v8::Object>::try_from(error)
+                {
+                    display::set_site(scope, object, at);
+                }
+                resolver.reject(scope, error)
+            }
             None => None,
         },
     };

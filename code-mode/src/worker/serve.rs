@@ -231,12 +231,13 @@ impl<A: Surroundings> Server<A> {
     fn receive(&mut self, message: ToWorker) -> Result<(), ServeError> {
         match message {
             ToWorker::Hello { .. } => return Err(ServeError::Protocol("a second greeting")),
-            ToWorker::Open { limits } => {
+            ToWorker::Open { limits, guided } => {
                 if self.session.is_some() {
                     return Err(ServeError::Protocol("a second session"));
                 }
                 self.surroundings.opened(&limits);
                 let session = Session::new(self.engine.clone(), limits, self.outbound.clone());
+                let session = session.guided(guided);
                 self.session = Some(Arc::new(session));
             }
             ToWorker::Store { values } => self.session()?.store(values),
@@ -246,13 +247,15 @@ impl<A: Surroundings> Server<A> {
                 tools,
                 source,
                 to_pending,
+                constants,
             } => {
                 if tools != self.tools.0 {
                     let unknown = "an execute with tools that were not defined";
                     return Err(ServeError::Protocol(unknown));
                 }
                 let table = self.tools.1.clone();
-                self.session()?.execute(cell, source, table, to_pending);
+                self.session()?
+                    .execute(cell, source, (table, constants), to_pending);
             }
             ToWorker::Observe {
                 cell,

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::Clock;
 use crate::cell::{CellShared, EndOfJob, Job, ScriptError, Stop, in_parts};
 use crate::error_text::bounded;
+use crate::shapes::Shapes;
 use crate::tools::ToolTable;
 use crate::{Engine, StoredValues};
 
@@ -28,6 +29,8 @@ pub(crate) struct Session {
     stored: Mutex<StoredValues>,
     /// Rung when a cell's thread is done with it.
     changed: Notify,
+    /// In a guided session: what its tools' results looked like.
+    guided: Option<Arc<Mutex<Shapes>>>,
     span: tracing::Span,
 }
 
@@ -41,8 +44,15 @@ impl Session {
             cells: Mutex::default(),
             stored: Mutex::default(),
             changed: Notify::new(),
+            guided: None,
             span: tracing::info_span!("session"),
         }
+    }
+
+    /// The same session, guided or not.
+    pub(crate) fn guided(mut self, guided: bool) -> Self {
+        self.guided = guided.then(Arc::default);
+        self
     }
 
     /// Does what is due for the session's cells, for ever.
@@ -71,7 +81,7 @@ impl Session {
         self: &Arc<Self>,
         number: u64,
         source: String,
-        tools: Arc<ToolTable>,
+        (tools, constants): (Arc<ToolTable>, Vec<(String, String)>),
         to_pending: bool,
     ) {
         let (commands, mailbox) = mpsc::channel();
@@ -86,6 +96,8 @@ impl Session {
         let job = Job {
             source,
             tools,
+            constants,
+            guided: self.guided.clone(),
             stored: self.stored().clone(),
             commands: mailbox,
             to_pending,

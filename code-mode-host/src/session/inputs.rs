@@ -1,0 +1,265 @@
+//! Tools' inputs checked against their schemas, before a delegate sees them.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use code_mode_protocol::{Json, NestedToolCall, ToolSet, normalize_tool_name};
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{PatternOptions, ValidationError, Validator};
+use serde_json::Value;
+
+/// How much of a rule's own text is shown.
+const SHOWN: usize = 300;
+
+/// The schemas of one set of tools, each compiled when its tool is first called.
+struct Compiled {
+    tools: ToolSet,
+    validators: Vec<OnceLock<Option<Validator>>>,
+}
+
+/// Checks inputs of a session's calls.
+#[derive(Default)]
+pub(super) struct Inputs {
+    /// Of the set that was last asked for: sessions seldom change their tools.
+    last: Mutex<Option<Arc<Compiled>>>,
+}
+
+impl Inputs {
+    /// Why the input of a call does not fit, in a sentence for a model.
+    pub(super) fn refusal(&self, tools: &ToolSet, call: &NestedToolCall) -> Option<String> {
+        // As on `tools`, the last of one name wins.
+        let index = tools
+            .iter()
+            .rposition(|tool| tool.tool_name == call.tool_name)?;
+        let tool = tools.get(index)?;
+        let schema = tool.input_schema.as_ref()?;
+        let compiled = self.compiled(tools);
+        let validator = compiled
+            .validators
+            .get(index)?
+            .get_or_init(|| validator(schema))
+            .as_ref()?;
+        let input = match &call.input {
+            Some(json) => json.to().ok()?,
+            None => Value::Null,
+        };
+        let error = validator.iter_errors(&input).next()?;
+        let name = normalize_tool_name(&tool.name);
+        Some(sentence(&name, schema, &input, &error))
+    }
+
+    fn compiled(&self, tools: &ToolSet) -> Arc<Compiled> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some(known) if Arc::ptr_eq(&known.tools, tools) => known.clone(),
+            _ => {
+                let compiled = Arc::new(Compiled {
+                    tools: tools.clone(),
+                    validators: tools.iter().map(|_| OnceLock::new()).collect(),
+                });
+                *last = Some(compiled.clone());
+                compiled
+            }
+        }
+    }
+}
+
+/// A schema that can be used; it is a stranger's, so a pattern takes linear time and
+/// no reference leaves the document.
+fn validator(schema: &Json) -> Option<Validator> {
+    let schema = schema.to::<Value>().ok()?;
+    jsonschema::options()
+        .with_pattern_options(PatternOptions::regex())
+        .build(&schema)
+        .map_err(|error| tracing::debug!(rule = error.kind().keyword(), "a schema cannot be used"))
+        .ok()
+}
+
+fn sentence(name: &str, schema: &Json, input: &Value, error: &ValidationError) -> String {
+    let at = place(error.instance_path().as_str());
+    let rule = error.kind().keyword();
+    let got = type_of(error.instance());
+    let what = match error.kind() {
+        ValidationErrorKind::Required { property } => {
+            let missing = property.as_str().unwrap_or_default();
+            format!(
+                "{at} lacks the property `{missing}`{}",
+                has(error.instance())
+            )
+        }
+        ValidationErrorKind::AdditionalProperties { unexpected }
+        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+            let unknown = names(unexpected.iter().map(String::as_str));
+            format!("{at} has {unknown}, which the tool does not take")
+        }
+        ValidationErrorKind::Type { kind } => {
+            format!("{at} must be {}, not {got}", expected(kind))
+        }
+        ValidationErrorKind::Enum { options } => {
+            format!(
+                "{at} must be one of {}, not {got}",
+                cut(&options.to_string())
+            )
+        }
+        ValidationErrorKind::Constant { expected_value } => {
+            format!(
+                "{at} must be {}, not {got}",
+                cut(&expected_value.to_string())
+            )
+        }
+        _ => format!("{at}, {got}: {}", cut(&error.to_string())),
+    };
+    let takes = match error.instance_path().as_str() {
+        "" => takes(name, schema, input),
+        _ => String::new(),
+    };
+    format!("the input of tools.{name} does not fit its schema: {what} (rule: {rule}){takes}")
+}
+
+/// A JSON pointer as JavaScript writes the place.
+fn place(pointer: &str) -> String {
+    let mut place = "input".to_owned();
+    for part in pointer.split('/').skip(1) {
+        let part = part.replace("~1", "/").replace("~0", "~");
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$';
+        if part.chars().all(|c| c.is_ascii_digit()) {
+            place.push_str(&format!("[{part}]"));
+        } else if part.chars().all(is_word) {
+            place.push_str(&format!(".{part}"));
+        } else {
+            place.push_str(&format!("[{part:?}]"));
+        }
+    }
+    format!("`{}`", cut(&place))
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn expected(kind: &TypeKind) -> String {
+    match kind {
+        TypeKind::Single(one) => one.to_string(),
+        TypeKind::Multiple(many) => {
+            let names: Vec<_> = many.into_iter().map(|one| one.to_string()).collect();
+            names.join(" or ")
+        }
+    }
+}
+
+/// What the tool takes, where the input as a whole is not it.
+fn takes(name: &str, schema: &Json, input: &Value) -> String {
+    let Ok(schema) = schema.to::<Value>() else {
+        return String::new();
+    };
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+        return String::new();
+    };
+    let required: Vec<&str> = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .map(|names| names.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    let shown = properties.keys().take(12).map(|key| {
+        let optional = if required.contains(&key.as_str()) {
+            ""
+        } else {
+            "?"
+        };
+        format!("{key}{optional}")
+    });
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match input {
+        Value::Object(_) => format!("; it takes {{ {shown} }}"),
+        _ => format!("; call tools.{name}({{ {shown} }})"),
+    }
+}
+
+fn has(value: &Value) -> String {
+    match value.as_object() {
+        Some(object) if object.is_empty() => "; it is empty".to_owned(),
+        Some(object) => format!("; it has {}", names(object.keys().map(String::as_str))),
+        None => String::new(),
+    }
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names
+        .take(8)
+        .map(|name| format!("`{}`", cut(name)))
+        .collect();
+    names.join(", ")
+}
+
+fn cut(text: &str) -> String {
+    match text.len() > SHOWN {
+        true => format!("{}…", &text[..text.floor_char_boundary(SHOWN)]),
+        false => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use code_mode_protocol::{CellId, RuntimeToolCallId, ToolDefinition, ToolKind};
+
+    fn refusal(schema: &str, input: Option<&str>) -> Option<String> {
+        let json = |text: &str| Json::parse(text.to_owned()).expect("JSON");
+        let mut tool = ToolDefinition::function("read", "");
+        tool.input_schema = Some(json(schema));
+        let call = NestedToolCall::new(
+            CellId::nth(1),
+            String::new(),
+            RuntimeToolCallId(1),
+            (tool.tool_name.clone(), ToolKind::Function),
+            input.map(json),
+        );
+        Inputs::default().refusal(&ToolSet::from([tool]), &call)
+    }
+
+    const READ: &str = r#"{"type":"object","properties":{"path":{"type":"string"},
+        "lines":{"type":"array","items":{"type":"integer"}}},"required":["path"],
+        "additionalProperties":false}"#;
+
+    #[test]
+    fn an_input_that_does_not_fit_is_named_by_path_rule_and_type() {
+        let said = |input| refusal(READ, input).expect("refused");
+        assert_eq!(
+            said(Some(r#"{"path": 5}"#)),
+            "the input of tools.read does not fit its schema: `input.path` must be string, not a number (rule: type)"
+        );
+        assert!(said(Some(r#"{"path":"a","lines":[1,"x"]}"#)).contains("`input.lines[1]`"));
+        let missing = said(Some(r#"{"file":"a"}"#));
+        assert!(
+            missing.contains("`path`") || missing.contains("`file`"),
+            "{missing}"
+        );
+        assert!(
+            missing.ends_with("it takes { lines?, path }")
+                || missing.ends_with("it takes { path, lines? }"),
+            "{missing}"
+        );
+        assert!(said(Some(r#""a.txt""#)).contains("call tools.read({ "));
+        assert!(said(None).contains("not null"));
+    }
+
+    #[test]
+    fn an_input_that_fits_and_a_schema_that_is_none_let_a_call_through() {
+        assert_eq!(refusal(READ, Some(r#"{"path":"a"}"#)), None);
+        for odd in [
+            "[]",
+            "7",
+            r#"{"$ref":"https://example.invalid/x"}"#,
+            r#"{"pattern":"(?=a)"}"#,
+            r##"{"$ref":"#/nowhere"}"##,
+        ] {
+            assert_eq!(refusal(odd, Some("1")), None, "{odd}");
+        }
+    }
+}

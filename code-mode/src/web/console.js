@@ -1,0 +1,308 @@
+// `console`: values as a person at a console reads them, into the cell's output.
+(function (hooks) {
+  "use strict";
+  const { putOut, nowMs } = hooks;
+  const { apply, ownKeys, getPrototypeOf, getOwnPropertyDescriptor } = Reflect;
+  const { isArray } = Array;
+  const { stringify } = JSON;
+  const call = (f) => (receiver, ...given) => apply(f, receiver, given);
+  const join = call(Array.prototype.join);
+  const push = call(Array.prototype.push);
+  const slice = call(String.prototype.slice);
+  const padEnd = call(String.prototype.padEnd);
+  const repeat = call(String.prototype.repeat);
+  const split = call(String.prototype.split);
+  const indexOf = call(String.prototype.indexOf);
+  const matches = call(RegExp.prototype.test);
+  const dateText = call(Date.prototype.toISOString);
+  const dateValue = call(Date.prototype.getTime);
+  const regexpText = call(RegExp.prototype.toString);
+  const symbolText = call(Symbol.prototype.toString);
+  const mapForEach = call(Map.prototype.forEach);
+  const setForEach = call(Set.prototype.forEach);
+  const setHas = call(Set.prototype.has);
+  const setAdd = call(Set.prototype.add);
+  const setDelete = call(Set.prototype.delete);
+  const sizeOf = (prototype) =>
+    call(getOwnPropertyDescriptor(prototype, "size").get);
+  const mapSize = sizeOf(Map.prototype);
+  const setSize = sizeOf(Set.prototype);
+  const isView = ArrayBuffer.isView;
+  const objectPrototype = Object.prototype;
+  const [MapCtor, SetCtor, DateCtor, RegExpCtor, ErrorCtor, PromiseCtor] = [
+    Map, Set, Date, RegExp, Error, Promise,
+  ];
+  const [StringOf, NumberOf, ParseInt, ParseFloat] = [
+    String, Number, parseInt, parseFloat,
+  ];
+
+  const MAX_DEPTH = 5;
+  const MAX_ELEMENTS = 200;
+  const LINE = 76;
+  const identifier = /^[A-Za-z_$][\w$]*$/;
+
+  function shownKey(key) {
+    if (typeof key === "symbol") return `[${symbolText(key)}]`;
+    return matches(identifier, key) ? key : stringify(key);
+  }
+
+  // Parts between brackets, on one line where they are short.
+  function bracketed(open, parts, close, depth) {
+    if (parts.length === 0) return open + close;
+    const line = `${open} ${join(parts, ", ")} ${close}`;
+    if (line.length <= LINE && indexOf(line, "\n") < 0) return line;
+    const indent = repeat("  ", depth + 1);
+    return `${open}\n${indent}${join(parts, `,\n${indent}`)}\n${repeat("  ", depth)}${close}`;
+  }
+
+  function nameOf(object) {
+    try {
+      const name = getPrototypeOf(object)?.constructor?.name;
+      return typeof name === "string" ? name : "";
+    } catch {
+      return "";
+    }
+  }
+
+  function inspect(value, depth, seen) {
+    switch (typeof value) {
+      case "string":
+        return depth < 0 ? value : stringify(value);
+      case "bigint":
+        return `${value}n`;
+      case "symbol":
+        return symbolText(value);
+      case "function":
+        return value.name ? `[Function: ${value.name}]` : "[Function]";
+      case "object":
+        return value === null ? "null" : inspectObject(value, depth < 0 ? 0 : depth, seen);
+      default:
+        return Object.is(value, -0) ? "-0" : StringOf(value);
+    }
+  }
+
+  function inspectObject(object, depth, seen) {
+    if (setHas(seen, object)) return "[Circular]";
+    if (object instanceof ErrorCtor) {
+      const { stack, cause } = object;
+      const text = typeof stack === "string" ? stack : StringOf(object);
+      if (cause === undefined) return text;
+      setAdd(seen, object);
+      const caused = inspect(cause, depth + 1, seen);
+      setDelete(seen, object);
+      return `${text}\n[cause]: ${caused}`;
+    }
+    if (object instanceof DateCtor) {
+      const time = dateValue(object);
+      return time === time ? dateText(object) : "Invalid Date";
+    }
+    if (object instanceof RegExpCtor) return regexpText(object);
+    if (object instanceof PromiseCtor) return "Promise { await it for its value }";
+    const name = nameOf(object);
+    if (depth > MAX_DEPTH) return isArray(object) ? "[Array]" : `[${name || "Object"}]`;
+    setAdd(seen, object);
+    try {
+      return inspectParts(object, name, depth, seen);
+    } finally {
+      setDelete(seen, object);
+    }
+  }
+
+  function inspectParts(object, name, depth, seen) {
+    const parts = [];
+    let more = 0;
+    const add = (make) => {
+      if (parts.length < MAX_ELEMENTS) push(parts, make());
+      else more++;
+    };
+    const inner = (value) => inspect(value, depth + 1, seen);
+    const finish = (open, close) => {
+      if (more > 0) push(parts, `... ${more} more`);
+      return bracketed(open, parts, close, depth);
+    };
+    if (isArray(object) || isView(object)) {
+      const { length } = object;
+      if (length === undefined) return `${name} { ${object.byteLength} bytes }`;
+      for (let i = 0; i < length && i < MAX_ELEMENTS; i++) {
+        add(() => (i in object ? inner(object[i]) : "<empty>"));
+      }
+      more = length > MAX_ELEMENTS ? length - MAX_ELEMENTS : 0;
+      return finish(isArray(object) ? "[" : `${name}(${length}) [`, "]");
+    }
+    if (object instanceof MapCtor) {
+      mapForEach(object, (value, key) => add(() => `${inner(key)} => ${inner(value)}`));
+      return finish(`Map(${mapSize(object)}) {`, "}");
+    }
+    if (object instanceof SetCtor) {
+      setForEach(object, (value) => add(() => inner(value)));
+      return finish(`Set(${setSize(object)}) {`, "}");
+    }
+    const keys = ownKeys(object);
+    for (let i = 0; i < keys.length; i++) {
+      const key = keys[i];
+      const property = getOwnPropertyDescriptor(object, key);
+      if (property === undefined || !property.enumerable) continue;
+      add(() => {
+        const shown =
+          property.get === undefined ? inner(property.value) : "[Getter]";
+        return `${shownKey(key)}: ${shown}`;
+      });
+    }
+    const plain = name === "" || name === "Object" ||
+      getPrototypeOf(object) === objectPrototype;
+    return finish(plain ? "{" : `${name} {`, "}");
+  }
+
+  const show = (value) => inspect(value, -1, new SetCtor());
+
+  // The arguments of a console function as one text, with `%s` and its like.
+  function format(given) {
+    const parts = [];
+    let next = 0;
+    if (typeof given[0] === "string" && given.length > 1 && indexOf(given[0], "%") >= 0) {
+      const pieces = split(given[0], "%");
+      let text = pieces[0];
+      next = 1;
+      for (let i = 1; i < pieces.length; i++) {
+        const piece = pieces[i];
+        const kind = piece[0];
+        if (piece === "") {
+          // `%%` is one sign.
+          text += "%";
+          if (i + 1 < pieces.length) text += pieces[++i];
+          continue;
+        }
+        if (next >= given.length || indexOf("sdifjoOc", kind) < 0) {
+          text += `%${piece}`;
+          continue;
+        }
+        const value = given[next++];
+        if (kind === "s") text += typeof value === "string" ? value : show(value);
+        else if (kind === "d") text += typeof value === "object" ? "NaN" : StringOf(NumberOf(value));
+        else if (kind === "i") text += StringOf(ParseInt(value));
+        else if (kind === "f") text += StringOf(ParseFloat(value));
+        else if (kind === "j") text += stringify(value);
+        else if (kind !== "c") text += inspect(value, 0, new SetCtor());
+        text += slice(piece, 1);
+      }
+      push(parts, text);
+    }
+    for (; next < given.length; next++) push(parts, show(given[next]));
+    return join(parts, " ");
+  }
+
+  function table(rows, columns) {
+    if (typeof rows !== "object" || rows === null) return show(rows);
+    const heads = ["(index)"];
+    const lines = [];
+    const addColumn = (name) => {
+      for (let i = 1; i < heads.length; i++) if (heads[i] === name) return i;
+      push(heads, name);
+      return heads.length - 1;
+    };
+    const cell = (value) => inspect(value, 1, new SetCtor());
+    const addRow = (index, row) => {
+      const line = [typeof index === "string" ? index : cell(index)];
+      if (typeof row === "object" && row !== null && !(row instanceof DateCtor)) {
+        const keys = columns ?? ownKeys(row);
+        for (let i = 0; i < keys.length; i++) {
+          const key = keys[i];
+          if (typeof key === "symbol" || (isArray(row) && key === "length")) continue;
+          line[addColumn(key)] = key in row ? cell(row[key]) : "";
+        }
+      } else {
+        line[addColumn("Values")] = cell(row);
+      }
+      push(lines, line);
+    };
+    if (rows instanceof MapCtor) {
+      mapForEach(rows, (value, key) => addRow(key, value));
+    } else {
+      const keys = ownKeys(rows);
+      for (let i = 0; i < keys.length; i++) {
+        if (typeof keys[i] === "symbol" || (isArray(rows) && keys[i] === "length")) continue;
+        addRow(keys[i], rows[keys[i]]);
+      }
+    }
+    const widths = [];
+    for (let column = 0; column < heads.length; column++) {
+      let width = heads[column].length;
+      for (let i = 0; i < lines.length; i++) {
+        const length = (lines[i][column] ?? "").length;
+        if (length > width) width = length;
+      }
+      widths[column] = width;
+    }
+    const shownLine = (line) => {
+      const cells = [];
+      for (let i = 0; i < heads.length; i++) push(cells, padEnd(line[i] ?? "", widths[i]));
+      return `| ${join(cells, " | ")} |`;
+    };
+    const rules = [];
+    for (let i = 0; i < heads.length; i++) push(rules, repeat("-", widths[i]));
+    const out = [shownLine(heads), `|-${join(rules, "-|-")}-|`];
+    for (let i = 0; i < lines.length; i++) push(out, shownLine(lines[i]));
+    return join(out, "\n");
+  }
+
+  function makeConsole() {
+    let indent = "";
+    const counts = new MapCtor();
+    const timers = new MapCtor();
+    const mapGet = call(MapCtor.prototype.get);
+    const mapSet = call(MapCtor.prototype.set);
+    const say = (level, text) => {
+      const lines = indent === "" ? text : indent + join(split(text, "\n"), `\n${indent}`);
+      putOut(`[${level}] ${lines}`);
+    };
+    const sayer = (level) => ({ [level]: (...given) => say(level, format(given)) })[level];
+    const elapsed = (label) => {
+      const since = mapGet(timers, label);
+      return since === undefined ? undefined : `${label}: ${(nowMs() - since).toFixed(1)} ms`;
+    };
+    return {
+      log: sayer("log"),
+      info: sayer("info"),
+      warn: sayer("warn"),
+      error: sayer("error"),
+      debug: sayer("debug"),
+      table: (rows, columns) => say("table", `\n${table(rows, columns)}`),
+      dir: (value) => say("log", inspect(value, 0, new SetCtor())),
+      trace: (...given) => say("trace", format(given)),
+      assert: (condition, ...given) => {
+        if (condition) return;
+        const text = format(given);
+        say("error", text === "" ? "Assertion failed" : `Assertion failed: ${text}`);
+      },
+      count: (label = "default") => {
+        const count = (mapGet(counts, label) ?? 0) + 1;
+        mapSet(counts, label, count);
+        say("log", `${label}: ${count}`);
+      },
+      countReset: (label = "default") => void mapSet(counts, label, 0),
+      group: (...given) => {
+        if (given.length > 0) say("log", format(given));
+        indent += "  ";
+      },
+      groupCollapsed: (...given) => {
+        if (given.length > 0) say("log", format(given));
+        indent += "  ";
+      },
+      groupEnd: () => {
+        indent = slice(indent, 2);
+      },
+      time: (label = "default") => void mapSet(timers, label, nowMs()),
+      timeLog: (label = "default", ...given) => {
+        const text = elapsed(label);
+        if (text !== undefined) say("log", join([text, ...given.map(show)], " "));
+      },
+      timeEnd: (label = "default") => {
+        const text = elapsed(label);
+        if (text !== undefined) say("log", text);
+        mapSet(timers, label, undefined);
+      },
+    };
+  }
+
+  return { __proto__: null, console: makeConsole };
+});

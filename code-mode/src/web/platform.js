@@ -1,0 +1,128 @@
+// What programs expect of any host: cloning, tasks, timers, randomness, time; and the
+// search of tools.
+(function (hooks, shared) {
+  "use strict";
+  const {
+    clone, fillRandom, uuid, nowMs, timeOrigin, setTimer, clearTimer, setRepeating,
+    searchTools, describeTool, refuse,
+  } = hooks;
+  const { apply, defineProperty, getPrototypeOf, getOwnPropertyDescriptor } = Reflect;
+  const { parse } = JSON;
+  const [TypeErrorCtor, PromiseCtor] = [TypeError, Promise];
+  const then = Promise.prototype.then;
+  const iterator = Symbol.iterator;
+  const isView = ArrayBuffer.isView;
+  const typedArrayName = getOwnPropertyDescriptor(
+    getPrototypeOf(Uint8Array.prototype), Symbol.toStringTag,
+  ).get;
+
+  function structuredClone(value, options) {
+    if (arguments.length === 0) throw new TypeErrorCtor("structuredClone needs a value");
+    const transfer = options?.transfer === undefined ? [] : [...options.transfer];
+    return clone(value, transfer, (message) => {
+      throw shared.refuse(message, "DataCloneError");
+    });
+  }
+
+  function queueMicrotask(callback) {
+    if (typeof callback !== "function") {
+      throw new TypeErrorCtor("queueMicrotask takes a function");
+    }
+    apply(then, PromiseCtor.resolve(), [
+      () => {
+        try {
+          apply(callback, undefined, []);
+        } catch (error) {
+          // It fails the cell, as a throw in a timer does.
+          setTimer(() => {
+            throw error;
+          }, 0);
+        }
+      },
+    ]);
+  }
+
+  // Arguments beyond the delay are the callback's.
+  const bound = (callback, given) =>
+    given.length === 0 || typeof callback !== "function"
+      ? callback
+      : () => apply(callback, undefined, given);
+  function setTimeout(callback, ms, ...given) {
+    return setTimer(bound(callback, given), ms);
+  }
+  function setInterval(callback, ms, ...given) {
+    return setRepeating(bound(callback, given), ms);
+  }
+  function clearInterval(id) {
+    clearTimer(id);
+  }
+
+  const MOST_RANDOM = 65536;
+  const makeCrypto = () => ({
+    randomUUID: () => uuid(),
+    getRandomValues(array) {
+      const name = isView(array) ? apply(typedArrayName, array, []) : undefined;
+      if (name === undefined || name === "Float32Array" || name === "Float64Array") {
+        throw shared.refuse("getRandomValues takes an array of integers", "TypeMismatchError");
+      }
+      if (array.byteLength > MOST_RANDOM) {
+        throw shared.refuse(
+          `${array.byteLength} bytes are more than the ${MOST_RANDOM} of one call`,
+          "QuotaExceededError",
+        );
+      }
+      fillRandom(array);
+      return array;
+    },
+  });
+
+  const makePerformance = () => ({
+    now: () => nowMs(),
+    timeOrigin: timeOrigin(),
+    toJSON() {
+      return { timeOrigin: this.timeOrigin };
+    },
+  });
+
+  const DETAILS = ["names", "summaries", "declarations"];
+  function search_tools(query = "", options = {}) {
+    if (typeof query === "object" && query !== null) {
+      options = query;
+      query = options.query ?? "";
+    }
+    const { limit = 10, server, detail = "summaries" } = options ?? {};
+    if (detail !== DETAILS[0] && detail !== DETAILS[1] && detail !== DETAILS[2]) {
+      refuse(`search_tools: detail is "names", "summaries" or "declarations", not ${detail}`);
+    }
+    const count = +limit;
+    if (!(count >= 1)) refuse("search_tools: limit is a number from 1");
+    const found = parse(
+      searchTools(`${query}`, count, server === undefined ? undefined : `${server}`, detail),
+    );
+    const { tools } = found;
+    if (tools.length === 0) {
+      // What it prints as says where else to look.
+      const toJSON = () => ({ found: [], servers: found.servers });
+      defineProperty(tools, "toJSON", { __proto__: null, value: toJSON });
+      defineProperty(tools, "servers", { __proto__: null, value: found.servers });
+    }
+    return tools;
+  }
+  function describe_tool(name) {
+    if (typeof name === "function") name = name.name;
+    return describeTool(`${name}`);
+  }
+
+  return {
+    __proto__: null,
+    structuredClone: () => structuredClone,
+    queueMicrotask: () => queueMicrotask,
+    setTimeout: () => setTimeout,
+    setInterval: () => setInterval,
+    clearInterval: () => clearInterval,
+    crypto: makeCrypto,
+    performance: makePerformance,
+    search_tools: () => search_tools,
+    describe_tool: () => describe_tool,
+  };
+});
