@@ -13,6 +13,8 @@ mod fit;
 mod grpc;
 mod interrupts;
 mod large_buffers;
+mod mcp;
+mod processes;
 mod run;
 mod sandbox;
 mod serve;
@@ -42,6 +44,7 @@ const ABOUT: &str = "Run JavaScript cells for an AI agent, outside its process, 
                      anything but the tools it hands in";
 const RUN: &str = "Run one script as a cell and print what it outputs";
 const SERVE: &str = "Serve the wires of the Codex CLI's code-mode host, stdio and gRPC";
+const MCP: &str = "Serve the tools of many MCP servers as one tool that runs programs";
 const DOCTOR: &str = "Show the runtime, its sandbox and its limits, and test the sandbox";
 const WORKER: &str = "Run a session's cells for the provider that started this process";
 
@@ -62,6 +65,9 @@ fn command_line() -> Command {
             Command::new("serve")
                 .about(SERVE)
                 .defer(|command| serve::Args::augment_args(command).about(SERVE)),
+            Command::new("mcp")
+                .about(MCP)
+                .defer(|command| mcp::Args::augment_args(command).about(MCP)),
             Command::new("doctor")
                 .about(DOCTOR)
                 .defer(|command| doctor::Args::augment_args(command).about(DOCTOR)),
@@ -86,6 +92,7 @@ pub fn main() -> ExitCode {
         .and_then(|matches| match matches.subcommand() {
             Some(("run", matches)) => start(run::main, matches),
             Some(("serve", matches)) => start(serve::main, matches),
+            Some(("mcp", matches)) => start(mcp::main, matches),
             Some(("doctor", matches)) => start(doctor::main, matches),
             Some(("worker", matches)) => start(worker::main, matches),
             _ => Err(command_line().error(ErrorKind::MissingSubcommand, "a command is needed")),
@@ -108,7 +115,8 @@ fn start<A: FromArgMatches>(
 
 /// Logs go to standard error, as many as `RUST_LOG` asks for; by default warnings.
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,rmcp=error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

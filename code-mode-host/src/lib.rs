@@ -59,7 +59,7 @@ pub use worker::ConnectionError;
 pub use code_mode_protocol::{
     BoxFuture, CellId, CellNotification, CellResponse, CodeModeSession, CodeModeSessionDelegate,
     CodeModeSessionProvider, ContentItem, EmptyCellId, ExecuteRequest, ImageDetail, InvalidJson,
-    Json, Limit, LimitExceeded, Limits, NestedToolCall, PendingOutcome, RuntimeToolCallId,
+    Json, Limit, LimitExceeded, Limits, NestedToolCall, Pause, PendingOutcome, RuntimeToolCallId,
     SessionError, SessionOptions, SourcePosition, StartedCell, StartedPendingCell, ToolAnswer,
     ToolDefinition, ToolKind, ToolName, ToolSet, WaitOutcome, WaitRequest, cell_not_found,
     describe, normalize_tool_name, pragma, truncate,

@@ -37,6 +37,7 @@ pub use request::{
 };
 pub use session::{
     BoxFuture, CellNotification, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
-    NestedToolCall, SessionError, SessionOptions, StartedCell, StartedPendingCell, cell_not_found,
+    NestedToolCall, Pause, SessionError, SessionOptions, StartedCell, StartedPendingCell,
+    cell_not_found,
 };
 pub use tool::{ToolAnswer, ToolDefinition, ToolKind, ToolName, ToolSet, normalize_tool_name};

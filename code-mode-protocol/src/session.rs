@@ -151,6 +151,23 @@ pub trait CodeModeSession: Send + Sync {
     /// Those of [`wait`](Self::wait).
     async fn wait_to_pending(&self, request: WaitRequest) -> Result<PendingOutcome, SessionError>;
 
+    /// Lets the deadlines of the session, or of one cell, stand still: no yield and no
+    /// wall time runs out while any pause is held, and afterwards what was left of them
+    /// goes on. Processor limits, explicit yields, terminate and shutdown work all the
+    /// same. Pauses are counted; a pause of the session outlives its worker, and holds
+    /// cells that come later. [`Pause`] resumes by itself.
+    ///
+    /// # Errors
+    /// [`SessionError::MissingCell`].
+    fn pause(&self, cell: Option<&CellId>) -> Result<(), SessionError>;
+
+    /// Lets one pause go.
+    ///
+    /// # Errors
+    /// [`SessionError::NotPaused`] where none is held, and
+    /// [`SessionError::MissingCell`].
+    fn resume(&self, cell: Option<&CellId>) -> Result<(), SessionError>;
+
     /// The cells that were admitted and have not ended, in order of admission.
     fn live_cells(&self) -> Vec<CellId>;
 
@@ -164,6 +181,52 @@ pub trait CodeModeSession: Send + Sync {
     /// callback that ignores its cancellation is given a short grace and left
     /// behind. Later calls return at once.
     async fn shutdown(&self);
+}
+
+/// A pause that is held until this is dropped.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use code_mode_protocol::*;
+/// # async fn ask_a_person() {}
+/// async fn approve(session: Arc<dyn CodeModeSession>, cell: CellId) -> Result<(), SessionError> {
+///     let _pause = Pause::begin(session, Some(cell))?;
+///     ask_a_person().await;
+///     Ok(())
+/// }
+/// ```
+pub struct Pause {
+    session: Arc<dyn CodeModeSession>,
+    cell: Option<CellId>,
+}
+
+impl Pause {
+    /// Pauses a session, or one of its cells.
+    ///
+    /// # Errors
+    /// Those of [`CodeModeSession::pause`].
+    pub fn begin(
+        session: Arc<dyn CodeModeSession>,
+        cell: Option<CellId>,
+    ) -> Result<Self, SessionError> {
+        session.pause(cell.as_ref())?;
+        Ok(Self { session, cell })
+    }
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        // A cell that has ended meanwhile needs no resuming.
+        let _ = self.session.resume(self.cell.as_ref());
+    }
+}
+
+impl fmt::Debug for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pause")
+            .field("cell", &self.cell)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What an agent core does for the cells of one session. A method that panics, or
@@ -294,6 +357,12 @@ pub enum SessionError {
     /// One observer at a time.
     #[error("exec cell {0} already has an active observer")]
     ObserverBusy(CellId),
+    /// There is no such cell (any more).
+    #[error("exec cell {0} not found")]
+    MissingCell(CellId),
+    /// No pause is held.
+    #[error("nothing is paused")]
+    NotPaused,
     /// A limit of the session.
     #[error(transparent)]
     Limit(#[from] LimitExceeded),

@@ -61,6 +61,7 @@ pub(crate) struct CellShared {
     /// Set when the cell gets its isolate.
     placed: OnceLock<Placed>,
     output: Mutex<Output>,
+    paused: Mutex<Paused>,
     /// Notifications that were not delivered yet.
     pending_notifications: AtomicUsize,
     /// Bytes of tool inputs and notifications that are on their way; they are the
@@ -79,6 +80,14 @@ struct Placed {
     /// What the thread had used before the cell.
     cpu_at_start: Duration,
     started: Instant,
+}
+
+/// For how long a cell's wall time stood still.
+#[derive(Default)]
+struct Paused {
+    since: Option<Instant>,
+    /// Before that.
+    before: Duration,
 }
 
 struct Output {
@@ -122,6 +131,7 @@ impl CellShared {
                 overdue: false,
                 ended: false,
             }),
+            paused: Mutex::default(),
             pending_notifications: AtomicUsize::new(0),
             bytes_in_flight: AtomicUsize::new(0),
             answers_waiting: AtomicUsize::new(0),
@@ -199,6 +209,47 @@ impl CellShared {
             && let Some(at) = started.checked_add(after)
         {
             self.due_at(at, Due::Collect(observation));
+        }
+    }
+
+    /// Stops the clock of the wall time, or lets it go on.
+    pub(crate) fn pause(&self, paused: bool) {
+        let mut state = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        match (paused, state.since) {
+            (true, None) => state.since = Some(Instant::now()),
+            (false, Some(since)) => {
+                state.since = None;
+                state.before += since.elapsed();
+                drop(state);
+                // What was due meanwhile is due later.
+                if let Some(at) = self.wall_time_ends() {
+                    self.due_at(at, Due::WallTime);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// When the wall time is over; `None` while it stands still or has no end.
+    fn wall_time_ends(&self) -> Option<Instant> {
+        let limit = self.limits.max_wall_time?;
+        let started = self.placed.get()?.started;
+        let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        match paused.since {
+            Some(_) => None,
+            None => started.checked_add(limit)?.checked_add(paused.before),
+        }
+    }
+
+    /// Whether the wall time is over. Where a pause has put the end off, it is due again.
+    pub(crate) fn wall_time_is_over(&self) -> bool {
+        match self.wall_time_ends() {
+            None => false,
+            Some(at) if at <= Instant::now() => true,
+            Some(at) => {
+                self.due_at(at, Due::WallTime);
+                false
+            }
         }
     }
 

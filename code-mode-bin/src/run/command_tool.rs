@@ -8,8 +8,8 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use super::processes::Processes;
 use super::tools_file::CommandTool;
+use crate::processes::Processes;
 
 /// How much of a failed command's standard error its error shows.
 const STDERR_BYTES: usize = 2000;

@@ -2,7 +2,7 @@
 
 mod command_tool;
 mod output;
-mod processes;
+
 mod store;
 mod terminal;
 pub mod tools_file;

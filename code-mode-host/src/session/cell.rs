@@ -30,6 +30,10 @@ pub(super) struct Cell<R> {
     pub(super) observation: Observation,
     /// When it must have stopped, once it was told to, and what for.
     pub(super) stopping: Option<Stopping>,
+    /// Pauses of this cell that are held.
+    pub(super) pauses: u32,
+    /// Since when its deadlines stand still.
+    pub(super) paused_at: Option<Instant>,
     /// When its wall time is over by the host's clock.
     pub(super) wall_by: Option<Instant>,
     /// Tool calls that the delegate has not finished, and the bytes of their inputs.
@@ -98,6 +102,7 @@ pub(super) struct Observer<R> {
     pub(super) reply: R,
     pub(super) to_pending: bool,
     pub(super) yield_time: Duration,
+    pub(super) since: Instant,
     pub(super) deadline: Option<Instant>,
     /// The worker was asked for what there is.
     pub(super) collecting: bool,

@@ -141,6 +141,8 @@ pub(crate) struct Core<P: Ports> {
     pub(super) held_calls: usize,
     pub(super) held_bytes: usize,
     pub(super) shutting_down: bool,
+    /// Pauses of the whole session that are held.
+    pub(super) pauses: u32,
     /// When something of a cell is due. An entry may be stale: it says only when to
     /// look. Cell 0 stands for the worker.
     due: BinaryHeap<Reverse<(Instant, u64)>>,
@@ -168,6 +170,7 @@ impl<P: Ports> Core<P> {
             held_calls: 0,
             held_bytes: 0,
             shutting_down: false,
+            pauses: 0,
             due: BinaryHeap::new(),
             idle_is_due: false,
             effects: VecDeque::new(),
@@ -283,7 +286,8 @@ impl<P: Ports> Core<P> {
         {
             return self.is_stuck(number, stopping.reason, now);
         }
-        if is_over(cell.wall_by.take_if(|at| *at <= now)) && cell.is_running() {
+        let is_paused = cell.paused_at.is_some();
+        if !is_paused && is_over(cell.wall_by.take_if(|at| *at <= now)) && cell.is_running() {
             let limit = self.limits.max_wall_time.unwrap_or_default();
             let exceeded = Limit::WallTime.exceeded(limit.as_millis() as u64);
             self.stop(number, StopReason::Limit(exceeded), now);
@@ -291,7 +295,12 @@ impl<P: Ports> Core<P> {
         let Some(cell) = self.cells.get(&number) else {
             return;
         };
-        if is_over(cell.observer.as_ref().and_then(|o| o.deadline)) {
+        // One that was asked for what there is waits for the worker only.
+        let observer = cell
+            .observer
+            .as_ref()
+            .filter(|observer| !is_paused || observer.collecting);
+        if is_over(observer.and_then(|observer| observer.deadline)) {
             self.end_observation(number, false, now);
         }
         self.settle(number, now);
@@ -392,6 +401,8 @@ impl<P: Ports> Core<P> {
                     last_ended: 0,
                 },
                 stopping: None,
+                pauses: 0,
+                paused_at: None,
                 wall_by,
                 calls: HashMap::new(),
                 last_call: 0,
@@ -408,6 +419,7 @@ impl<P: Ports> Core<P> {
         if let Some(at) = wall_by {
             self.due_at(at, number);
         }
+        self.stop_clocks(number, now);
         let yield_time = self.limits.yield_time(request.yield_time);
         if yield_time.is_zero() {
             // No time at all: nothing of the cell was seen, however fast it is.
@@ -500,6 +512,7 @@ impl<P: Ports> Core<P> {
             reply,
             to_pending,
             yield_time,
+            since: now,
             deadline,
             collecting: false,
         });

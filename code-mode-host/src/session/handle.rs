@@ -207,6 +207,14 @@ impl CodeModeSession for HostSession {
         self.observe(request, true).await
     }
 
+    fn pause(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
+        self.shared.event(|core, now| core.pause(cell, now))
+    }
+
+    fn resume(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
+        self.shared.event(|core, now| core.resume(cell, now))
+    }
+
     fn live_cells(&self) -> Vec<CellId> {
         self.shared.look(|core| core.live_cells())
     }

@@ -7,6 +7,7 @@ mod driver;
 mod ended;
 mod handle;
 mod inputs;
+mod pauses;
 mod said;
 mod settling;
 mod stored;

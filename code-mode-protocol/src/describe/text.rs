@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{MCP_TYPES, type_of};
-use crate::{ToolDefinition, ToolKind, normalize_tool_name};
+use crate::{ToolAnswer, ToolDefinition, ToolKind, normalize_tool_name};
 
 const EXEC: &str = r#"Runs raw JavaScript (no JSON around it, no code fence) as an async ES module in a fresh V8 isolate: top-level `await` works, and nothing of an earlier cell's variables is left.
 
@@ -114,6 +114,10 @@ fn schema(json: &Option<crate::Json>) -> Option<Value> {
 /// Whether a tool returns an MCP result, and the schema of its structured
 /// content where there is one.
 fn mcp_result(tool: &ToolDefinition) -> Option<Option<Value>> {
+    if tool.answer == ToolAnswer::McpResult {
+        // A cell gets what is in the result.
+        return None;
+    }
     let of_mcp = tool
         .tool_name
         .namespace

@@ -107,6 +107,13 @@ pub enum ToWorker {
         /// isolate is not its observer's.
         after: Duration,
     },
+    /// Stops the clock of a cell's wall time, or lets it go on.
+    Pause {
+        /// Which cell.
+        cell: u64,
+        /// Whether it stands still.
+        paused: bool,
+    },
     /// Stops a cell.
     Terminate {
         /// Which cell.

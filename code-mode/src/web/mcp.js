@@ -31,15 +31,19 @@
     return apply(join, texts, ["\n"]);
   }
 
+  // An answer that is no result but an error of the protocol.
+  function throwProtocolError(result, failed) {
+    const error = result?.error;
+    if (error === undefined || result.content !== undefined) return;
+    const thrown = failed(`${error.message}`);
+    if (error.code !== undefined) set(thrown, "code", error.code);
+    if (error.data !== undefined) set(thrown, "data", error.data);
+    throw thrown;
+  }
+
   function valueOf(name, result, failed) {
     if (typeof result !== "object" || result === null) return result;
-    const { content, error } = result;
-    if (error !== undefined && content === undefined) {
-      const thrown = failed(`${error.message}`);
-      if (error.code !== undefined) set(thrown, "code", error.code);
-      if (error.data !== undefined) set(thrown, "data", error.data);
-      throw thrown;
-    }
+    const { content } = result;
     const blocks = isArray(content) ? content : [];
     if (result.isError === true) {
       const text = textOf(blocks, false);
@@ -63,14 +67,17 @@
 
   // A tool whose native function gives the whole result.
   shared.mcpTool = (name, native) => {
+    const answered = async (call, read) => {
+      const result = await call;
+      const failed = (message) => toolError(message, call);
+      throwProtocolError(result, failed);
+      return read(result, failed);
+    };
     const tool = {
-      [name]: async (input) => {
-        const call = native(input);
-        const result = await call;
-        return valueOf(name, result, (message) => toolError(message, call));
-      },
+      [name]: (input) =>
+        answered(native(input), (result, failed) => valueOf(name, result, failed)),
     }[name];
-    set(tool, "raw", (input) => native(input));
+    set(tool, "raw", (input) => answered(native(input), (result) => result));
     return tool;
   };
 

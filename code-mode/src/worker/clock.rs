@@ -127,9 +127,11 @@ impl Clock {
             Due::Collect(observation) => cell.collect_due(observation),
             Due::Stuck(limit) => cell.report_stuck(limit),
             Due::WallTime => {
-                let limit = cell.limits.max_wall_time.unwrap_or_default();
-                let exceeded = Limit::WallTime.exceeded(limit.as_millis() as u64);
-                cell.stop(Stop::Limit(exceeded));
+                if cell.wall_time_is_over() {
+                    let limit = cell.limits.max_wall_time.unwrap_or_default();
+                    let exceeded = Limit::WallTime.exceeded(limit.as_millis() as u64);
+                    cell.stop(Stop::Limit(exceeded));
+                }
             }
             Due::CpuTime => {
                 cpu::check_cpu_time(cell);

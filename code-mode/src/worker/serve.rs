@@ -279,6 +279,11 @@ impl<A: Surroundings> Server<A> {
                     cell.collect(observation, after);
                 }
             }
+            ToWorker::Pause { cell, paused } => {
+                if let Some(cell) = self.session()?.cell(cell) {
+                    cell.pause(paused);
+                }
+            }
             ToWorker::Terminate { cell } => {
                 if let Some(cell) = self.session()?.cell(cell) {
                     cell.stop(Stop::Terminated);

@@ -1,7 +1,7 @@
-//! A tool's command, and everything that it starts.
+//! A command, and everything that it starts.
 //!
-//! A command whose time is over, or whose call is cancelled, must end, and so must
-//! whatever it has started: the group of processes it leads (a job on Windows), and on
+//! A tool's command whose time is over, or an MCP server that is not needed any more,
+//! must end, and so must whatever it has started: the group of processes it leads (a job on Windows), and on
 //! Linux also processes that left the group, which are known by a mark in their
 //! environment.
 
@@ -15,7 +15,7 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 const MARK: &str = "CODE_MODE_TOOL_CALL";
 
 /// A command that runs. Dropping it before it has ended ends it and all it started.
-pub(super) struct Processes {
+pub(crate) struct Processes {
     child: Box<dyn ChildWrapper>,
     mark: String,
     has_ended: bool,
@@ -23,7 +23,7 @@ pub(super) struct Processes {
 
 impl Processes {
     /// Starts a command as the leader of a group of its own.
-    pub(super) fn start(mut command: Command) -> io::Result<Self> {
+    pub(crate) fn start(mut command: Command) -> io::Result<Self> {
         let mark = mark();
         command.env(MARK, &mark).kill_on_drop(true);
         let mut command = CommandWrap::from(command);
@@ -39,7 +39,7 @@ impl Processes {
     }
 
     /// The command's three streams; once.
-    pub(super) fn streams(
+    pub(crate) fn streams(
         &mut self,
     ) -> (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>) {
         (
@@ -49,8 +49,18 @@ impl Processes {
         )
     }
 
+    /// Asks the command, and what it has started, to end.
+    #[cfg(unix)]
+    pub(crate) fn ask_to_end(&self) {
+        let _ = self.child.signal(libc::SIGTERM);
+    }
+
+    /// There is no way to ask.
+    #[cfg(not(unix))]
+    pub(crate) fn ask_to_end(&self) {}
+
     /// Waits for the command's end. What it has left running goes on.
-    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait().await;
         self.has_ended = true;
         status

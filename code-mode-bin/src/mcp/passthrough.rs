@@ -1,0 +1,152 @@
+//! Resources and prompts of the servers, under their servers' names.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use rmcp::ErrorData;
+use rmcp::RoleClient;
+use rmcp::model::{
+    GetPromptRequestParams, GetPromptResponse, ListPromptsResult, ListResourceTemplatesResult,
+    ListResourcesResult, ReadResourceRequestParams, ReadResourceResponse,
+};
+use rmcp::service::{Peer, ServiceError};
+
+use super::gateway::Gateway;
+
+/// How long a server may take to list what it has.
+const LISTING: Duration = Duration::from_secs(10);
+const READING: Duration = Duration::from_secs(60);
+/// Between a server's name and what it calls its own.
+const BETWEEN: &str = "__";
+
+/// The servers that are there.
+fn ready(gateway: &Gateway) -> Vec<(String, Peer<RoleClient>)> {
+    let upstreams = gateway.upstreams.iter();
+    upstreams
+        .filter_map(|upstream| Some((upstream.config.name.clone(), upstream.peer()?)))
+        .collect()
+}
+
+/// What each server lists; a server that fails has nothing.
+async fn listed<T, F>(
+    gateway: &Gateway,
+    list: impl Fn(Peer<RoleClient>) -> F,
+) -> Vec<(String, Vec<T>)>
+where
+    F: Future<Output = Result<Vec<T>, ServiceError>>,
+{
+    let lists = ready(gateway).into_iter().map(|(name, peer)| {
+        let listing = list(peer);
+        async move {
+            let listed = tokio::time::timeout(LISTING, listing).await;
+            (name, listed.ok().and_then(Result::ok).unwrap_or_default())
+        }
+    });
+    join_all(lists).await
+}
+
+pub(super) async fn prompts(gateway: &Gateway) -> ListPromptsResult {
+    let mut all = Vec::new();
+    let lists = listed(gateway, |peer| async move { peer.list_all_prompts().await }).await;
+    for (server, prompts) in lists {
+        for mut prompt in prompts {
+            prompt.name = format!("{server}{BETWEEN}{}", prompt.name);
+            all.push(prompt);
+        }
+    }
+    ListPromptsResult::with_all_items(all)
+}
+
+pub(super) async fn prompt(
+    gateway: &Gateway,
+    mut request: GetPromptRequestParams,
+) -> Result<GetPromptResponse, ErrorData> {
+    for (server, peer) in ready(gateway) {
+        let own = request.name.strip_prefix(&server);
+        if let Some(name) = own.and_then(|rest| rest.strip_prefix(BETWEEN)) {
+            request.name = name.to_owned();
+            request.meta = None;
+            return answered(gateway, peer.get_prompt_once(request)).await;
+        }
+    }
+    let unknown = format!("there is no prompt {:?}", request.name);
+    Err(ErrorData::invalid_params(unknown, None))
+}
+
+pub(super) async fn resources(gateway: &Gateway) -> ListResourcesResult {
+    let mut all = Vec::new();
+    let lists = listed(
+        gateway,
+        |peer| async move { peer.list_all_resources().await },
+    )
+    .await;
+    for (server, resources) in lists {
+        for mut resource in resources {
+            resource.name = format!("{server}: {}", resource.name);
+            all.push(resource);
+        }
+    }
+    ListResourcesResult::with_all_items(all)
+}
+
+pub(super) async fn templates(gateway: &Gateway) -> ListResourceTemplatesResult {
+    let mut all = Vec::new();
+    let lists = listed(gateway, |peer| async move {
+        peer.list_all_resource_templates().await
+    });
+    for (server, templates) in lists.await {
+        for mut template in templates {
+            template.name = format!("{server}: {}", template.name);
+            all.push(template);
+        }
+    }
+    ListResourceTemplatesResult::with_all_items(all)
+}
+
+/// Reads a resource from the server that lists its address, or else from the first that
+/// has it.
+pub(super) async fn resource(
+    gateway: &Gateway,
+    mut request: ReadResourceRequestParams,
+) -> Result<ReadResourceResponse, ErrorData> {
+    request.meta = None;
+    let lists = listed(
+        gateway,
+        |peer| async move { peer.list_all_resources().await },
+    )
+    .await;
+    let lists_it = |server: &str| {
+        let own = lists.iter().find(|(name, _)| name == server);
+        own.is_some_and(|(_, all)| all.iter().any(|resource| resource.uri == request.uri))
+    };
+    let mut servers = ready(gateway);
+    servers.sort_by_key(|(server, _)| !lists_it(server));
+    let mut last = None;
+    for (_, peer) in servers {
+        match answered(gateway, peer.read_resource_once(request.clone())).await {
+            Ok(read) => return Ok(read),
+            Err(error) => last = last.or(Some(error)),
+        }
+    }
+    Err(last.unwrap_or_else(|| {
+        ErrorData::resource_not_found(format!("no server has {:?}", request.uri), None)
+    }))
+}
+
+async fn answered<T>(
+    gateway: &Gateway,
+    answer: impl Future<Output = Result<T, ServiceError>>,
+) -> Result<T, ErrorData> {
+    match tokio::time::timeout(READING, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(ServiceError::McpError(error))) => Err(error),
+        Ok(Err(error)) => {
+            let text = gateway.secrets.hide(&error.to_string());
+            Err(ErrorData::internal_error(text, None))
+        }
+        Err(_) => Err(ErrorData::internal_error(
+            "the server does not answer",
+            None,
+        )),
+    }
+}

@@ -1,0 +1,251 @@
+//! What may be called: a file of patterns, and the servers' own annotations.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// What is done with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Decision {
+    /// It runs.
+    Allow,
+    /// A person is asked.
+    Ask,
+    /// It fails.
+    Deny,
+}
+
+impl Decision {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Ask => "ask",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// A policy, as its file has it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Policy {
+    deny: Vec<Pattern>,
+    ask: Vec<Pattern>,
+    allow: Vec<Pattern>,
+    default: Defaults,
+    /// Whether `wait`'s `decision` is taken for a person's answer.
+    pub(super) model_may_answer: bool,
+    /// Whether a call of a read-only tool whose server was lost is made once more.
+    pub(super) retry_read_only: bool,
+    /// The file, for what refers to it.
+    #[serde(skip)]
+    path: Option<PathBuf>,
+}
+
+/// What is done where no pattern fits, by what the server says of its tool.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Defaults {
+    read_only: Decision,
+    destructive: Decision,
+    other: Decision,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            read_only: Decision::Allow,
+            destructive: Decision::Ask,
+            other: Decision::Allow,
+        }
+    }
+}
+
+/// What a server says of a tool. Claims, not facts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Claims {
+    pub(super) read_only: bool,
+    pub(super) destructive: bool,
+}
+
+/// Why a policy file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PolicyError {
+    #[error("cannot read the policy {}: {error}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        error: std::io::Error,
+    },
+    #[error("the policy {}: {error}", path.display())]
+    Json {
+        path: PathBuf,
+        #[source]
+        error: serde_json::Error,
+    },
+}
+
+impl Policy {
+    /// Reads a file.
+    pub(super) fn read(path: &Path) -> Result<Self, PolicyError> {
+        let text = std::fs::read_to_string(path).map_err(|error| PolicyError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        let mut policy: Self = serde_json::from_str(&text).map_err(|error| PolicyError::Json {
+            path: path.to_owned(),
+            error,
+        })?;
+        policy.path = Some(path.to_owned());
+        Ok(policy)
+    }
+
+    /// What is done with a call, and the rule that says so.
+    pub(super) fn decide(&self, server: &str, tool: &str, claims: Claims) -> (Decision, String) {
+        let lists = [
+            (Decision::Deny, &self.deny),
+            (Decision::Ask, &self.ask),
+            (Decision::Allow, &self.allow),
+        ];
+        for (decision, patterns) in lists {
+            if let Some(pattern) = patterns.iter().find(|p| p.fits(server, tool)) {
+                return (decision, format!("{} {:?}", decision.word(), pattern.text));
+            }
+        }
+        let (decision, key) = if claims.destructive {
+            (self.default.destructive, "destructive")
+        } else if claims.read_only {
+            (self.default.read_only, "read_only")
+        } else {
+            (self.default.other, "other")
+        };
+        (decision, format!("default.{key}: {}", decision.word()))
+    }
+
+    /// Where the rules are, for a person.
+    pub(super) fn place(&self) -> String {
+        match &self.path {
+            Some(path) => format!("the policy {}", path.display()),
+            None => "the default policy (--policy FILE has another)".to_owned(),
+        }
+    }
+}
+
+/// `SERVER/TOOL`, where `*` stands for any run of characters. Split at the last `/`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Pattern {
+    text: String,
+    server: String,
+    tool: String,
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.rsplit_once('/') {
+            Some((server, tool)) if !server.is_empty() && !tool.is_empty() => Ok(Self {
+                server: server.to_owned(),
+                tool: tool.to_owned(),
+                text,
+            }),
+            _ => Err(format!("{text:?} is no pattern: write SERVER/TOOL")),
+        }
+    }
+}
+
+impl std::str::FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl Pattern {
+    /// Whether it fits these raw names.
+    pub(super) fn fits(&self, server: &str, tool: &str) -> bool {
+        glob(&self.server, server) && glob(&self.tool, tool)
+    }
+}
+
+/// Whether a text fits a pattern with stars; in time linear to both, times the stars'
+/// last retry.
+fn glob(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut at, mut in_text) = (0, 0);
+    let mut star = None;
+    while in_text < text.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                star = Some((at, in_text));
+                at += 1;
+            }
+            Some(byte) if *byte == text[in_text] => {
+                at += 1;
+                in_text += 1;
+            }
+            _ => match &mut star {
+                Some((star_at, taken)) => {
+                    *taken += 1;
+                    at = *star_at + 1;
+                    in_text = *taken;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[at..].iter().all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(json: &str) -> Policy {
+        serde_json::from_str(json).expect("a policy")
+    }
+
+    #[test]
+    fn deny_beats_ask_beats_allow_beats_annotations() {
+        let policy = policy(
+            r#"{"deny": ["git/push*"], "ask": ["git/*"], "allow": ["*/log", "git/push_tags"]}"#,
+        );
+        let decide = |tool| policy.decide("git", tool, Claims::default()).0;
+        assert_eq!(decide("push_tags"), Decision::Deny);
+        assert_eq!(decide("log"), Decision::Ask);
+        let destructive = Claims {
+            destructive: true,
+            read_only: true,
+        };
+        assert_eq!(policy.decide("fs", "log", destructive).0, Decision::Allow);
+        assert_eq!(policy.decide("fs", "rm", destructive).0, Decision::Ask);
+        assert_eq!(
+            policy.decide("fs", "rm", Claims::default()).1,
+            "default.other: allow"
+        );
+    }
+
+    #[test]
+    fn patterns_are_of_raw_names_and_split_at_the_last_slash() {
+        let fits = |pattern: &str, server, tool| {
+            pattern
+                .parse::<Pattern>()
+                .expect("a pattern")
+                .fits(server, tool)
+        };
+        assert!(fits("@scope/pkg/read", "@scope/pkg", "read"));
+        assert!(fits("*/*", "a", "b"));
+        assert!(fits("a*c/x*y*z", "abbc", "x12y34z"));
+        assert!(!fits("a/b", "A", "b"));
+        assert!(!fits("a*/b", "b", "b"));
+        assert!("nothing".parse::<Pattern>().is_err());
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        assert!(serde_json::from_str::<Policy>(r#"{"alow": []}"#).is_err());
+    }
+}

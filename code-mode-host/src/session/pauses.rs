@@ -1,0 +1,122 @@
+//! Pauses: while one is held, no deadline of the session or of its cell runs out.
+
+use std::time::Instant;
+
+use code_mode_protocol::wire::native::ToWorker;
+use code_mode_protocol::{CellId, SessionError};
+
+use super::cell::Cell;
+use super::core::{Core, Ports};
+
+impl<P: Ports> Core<P> {
+    /// Holds one more pause, of the session or of one cell.
+    ///
+    /// # Errors
+    /// [`SessionError::MissingCell`].
+    pub(crate) fn pause(
+        &mut self,
+        cell: Option<&CellId>,
+        now: Instant,
+    ) -> Result<(), SessionError> {
+        match cell {
+            None => {
+                self.pauses += 1;
+                let numbers: Vec<u64> = self.cells.keys().copied().collect();
+                for number in numbers {
+                    self.stop_clocks(number, now);
+                }
+            }
+            Some(id) => {
+                self.cell_to_pause(id)?.pauses += 1;
+                self.stop_clocks(id.number().unwrap_or_default(), now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets one pause go.
+    ///
+    /// # Errors
+    /// [`SessionError::MissingCell`] and [`SessionError::NotPaused`].
+    pub(crate) fn resume(
+        &mut self,
+        cell: Option<&CellId>,
+        now: Instant,
+    ) -> Result<(), SessionError> {
+        let held = match cell {
+            None => &mut self.pauses,
+            Some(id) => &mut self.cell_to_pause(id)?.pauses,
+        };
+        *held = held.checked_sub(1).ok_or(SessionError::NotPaused)?;
+        let numbers: Vec<u64> = match cell {
+            None => self.cells.keys().copied().collect(),
+            Some(id) => id.number().into_iter().collect(),
+        };
+        for number in numbers {
+            self.start_clocks(number, now);
+        }
+        Ok(())
+    }
+
+    fn cell_to_pause(&mut self, id: &CellId) -> Result<&mut Cell<P::Reply>, SessionError> {
+        let number = id.number().unwrap_or_default();
+        let cell = self.cells.get_mut(&number);
+        cell.ok_or_else(|| SessionError::MissingCell(id.clone()))
+    }
+
+    /// The cell's deadlines stand still from now on.
+    pub(super) fn stop_clocks(&mut self, number: u64, now: Instant) {
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        if cell.paused_at.is_some() || (self.pauses == 0 && cell.pauses == 0) {
+            return;
+        }
+        cell.paused_at = Some(now);
+        let worker = cell.worker;
+        self.send(
+            worker,
+            ToWorker::Pause {
+                cell: number,
+                paused: true,
+            },
+        );
+    }
+
+    /// The cell's deadlines go on, where nothing holds them any more.
+    fn start_clocks(&mut self, number: u64, now: Instant) {
+        let held = self.pauses > 0;
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
+        if held || cell.pauses > 0 {
+            return;
+        }
+        let Some(paused_at) = cell.paused_at.take() else {
+            return;
+        };
+        let later =
+            |at: Instant, since: Instant| at.checked_add(now.saturating_duration_since(since));
+        cell.wall_by = cell.wall_by.and_then(|at| later(at, paused_at));
+        let mut due = vec![cell.wall_by];
+        if let Some(observer) = &mut cell.observer
+            && !observer.collecting
+        {
+            // One that came during the pause has lost only the time since.
+            let since = paused_at.max(observer.since);
+            observer.deadline = observer.deadline.and_then(|at| later(at, since));
+            due.push(observer.deadline);
+        }
+        let worker = cell.worker;
+        for at in due.into_iter().flatten() {
+            self.due_at(at, number);
+        }
+        self.send(
+            worker,
+            ToWorker::Pause {
+                cell: number,
+                paused: false,
+            },
+        );
+    }
+}
