@@ -209,9 +209,22 @@
   }
   const makeGlobal = (name) => guidedMakers[name]();
 
+  // A promise that becomes text or JSON has been forgotten to wait for: what would come
+  // of it, `{}` or `[object Promise]`, says nothing.
+  const promisePrototype = Promise.prototype;
+  const toPrimitive = Symbol.toPrimitive;
+  const forgotten = () =>
+    refuse("a promise was given where its value was meant: write `await` before it");
+  function guide() {
+    define(promisePrototype, "toJSON", forgotten, false);
+    define(promisePrototype, toPrimitive, forgotten, false);
+  }
+
   return {
     __proto__: null,
     makeGlobal,
+    guide,
+    show: shared.show,
     mcpTool: shared.mcpTool,
     declared,
     jsonParse,

@@ -161,7 +161,7 @@ const WEB_HOOKS: &[(&str, Native, i32)] = &[
 
 /// The globals of guided sessions; made when first read too.
 #[allow(dead_code, reason = "the build script has no use for it")]
-pub(crate) const GUIDED_GLOBALS: [&str; 23] = [
+pub(crate) const GUIDED_GLOBALS: [&str; 24] = [
     "console",
     "structuredClone",
     "queueMicrotask",
@@ -175,6 +175,7 @@ pub(crate) const GUIDED_GLOBALS: [&str; 23] = [
     "AbortSignal",
     "DOMException",
     "Event",
+    "CustomEvent",
     "EventTarget",
     "setTimeout",
     "setInterval",

@@ -28,7 +28,9 @@ impl Guide<'_> {
     /// The error with its line, and with help.
     pub(crate) fn explain(&self, error: ScriptError) -> ScriptError {
         let ScriptError { mut text, position } = error;
-        let position = position.or_else(|| first_frame(&text));
+        let position = position
+            .or_else(|| first_frame(&text))
+            .or_else(|| place_of_import(self.source, &text));
         if let Some(position) = position
             && !text.contains("exec_main.mjs:")
         {
@@ -62,6 +64,20 @@ impl Guide<'_> {
             None => line,
         };
         let (kind, what) = message.split_once(": ").unwrap_or(("", message));
+        if kind == "SyntaxError"
+            && let Some(help) = of_another_language(self.source, line)
+        {
+            return Some(help.to_owned());
+        }
+        let line_of_use = position.map_or("", |_| line);
+        if kind == "TypeError"
+            && !what.starts_with("Assignment")
+            && let Some(tool) = tool_not_awaited(line_of_use)
+        {
+            return Some(format!(
+                "a tool call is a promise: write (await tools.{tool}(...)) where its value is used"
+            ));
+        }
         match kind {
             "ReferenceError" => self.of_reference(what),
             "TypeError" => self.of_type(what, before),
@@ -78,16 +94,24 @@ impl Guide<'_> {
             return Some(format!("declare {name} above the line that first uses it"));
         }
         let name = what.strip_suffix(" is not defined")?;
-        if let Some((_, help)) = ABSENT.iter().find(|(absent, _)| *absent == name) {
-            return Some((*help).to_owned());
-        }
         if self.tools.index_of(name).is_some() {
             return Some(format!(
                 "tools are properties of `tools`: await tools.{name}(...)"
             ));
         }
-        let globals = GLOBAL_NAMES.iter().copied();
-        if let [nearest, ..] = near(name, globals)[..] {
+        if let Some((_, help)) = ABSENT.iter().find(|(absent, _)| *absent == name) {
+            return Some((*help).to_owned());
+        }
+        if is_assigned(self.source, name) {
+            return Some(format!("declare it: `let {name} = ...`"));
+        }
+        let near_by = |known: &&&str| {
+            strsim::damerau_levenshtein(&known.to_lowercase(), &name.to_lowercase())
+                <= 1 + name.len() / 8
+        };
+        if name.len() > 2
+            && let Some(nearest) = GLOBAL_NAMES.iter().find(near_by)
+        {
             return Some(format!("did you mean `{nearest}`?"));
         }
         if let [nearest, ..] = near(name, self.tools.names())[..] {
@@ -115,7 +139,8 @@ impl Guide<'_> {
             || what.starts_with("Cannot set properties of")
         {
             let root = root_before(before);
-            return match root.and_then(|root| self.of_result(root)) {
+            let property = root.map_or("", |root| property_after(before, root));
+            return match root.and_then(|root| self.of_result(root, property)) {
                 Some(help) => Some(help),
                 None => {
                     let is_null = what.contains("of null");
@@ -128,12 +153,13 @@ impl Guide<'_> {
         }
         if let Some(from) = DESTRUCTURED.captures(what) {
             let root = from.get(1).map_or("", |name| name.as_str());
+            if root.starts_with("load(") || before.contains("load(") {
+                return Some("nothing is stored under that key: load gave undefined".to_owned());
+            }
             return self
-                .of_result(root.split(['.', '[']).next().unwrap_or_default())
+                .of_result(root_of(root), "")
                 .or_else(|| {
-                    Some(format!(
-                        "`{root}` is undefined there: look at it with text({root})"
-                    ))
+                    Some("what is taken apart is undefined or null there: look at it first with text(...)".to_owned())
                 });
         }
         if what == "Assignment to constant variable." {
@@ -153,15 +179,29 @@ impl Guide<'_> {
         if called == "tools" {
             return Some("`tools` is an object: await tools.NAME(input)".to_owned());
         }
+        if called.starts_with('"') || called.starts_with('`') {
+            return Some("leave the code fence out: the source is plain JavaScript".to_owned());
+        }
         if let Some((receiver, method)) = called.rsplit_once('.') {
             let root = root_of(receiver);
+            if let Some(name) = receiver.strip_prefix("tools.")
+                && !name.contains('(')
+            {
+                return Some(match self.tools.index_of(method).is_some() {
+                    true => format!("a tool stands on `tools` itself: await tools.{method}(...)"),
+                    false => format!("a tool is called itself: await tools.{name}(...)"),
+                });
+            }
             if receiver.starts_with("tools.") && receiver.ends_with("(...)") {
                 return Some(format!(
                     "a tool call is a promise: (await {receiver}).{method}(...)"
                 ));
             }
-            if let Some(help) = self.of_result(root) {
+            if let Some(help) = self.of_result(root, property_after(called, root)) {
                 return Some(help);
+            }
+            if let Some((_, own)) = METHODS_ELSEWHERE.iter().find(|(other, _)| *other == method) {
+                return Some(format!("JavaScript writes {own}"));
             }
             if matches!(
                 method,
@@ -211,14 +251,18 @@ impl Guide<'_> {
         {
             return Some("a tool call is a promise: write `await` before it".to_owned());
         }
+        if iterated == "tools" || before.contains("of tools)") || before.ends_with("of tools") {
+            return Some("`tools` is an object: ALL_TOOLS is the array of what it has".to_owned());
+        }
         let root = root_of(iterated);
-        self.of_result(root).or_else(|| {
+        self.of_result(root, "").or_else(|| {
             Some("it is no array: look at it with text(...); Object.entries(...) makes an array of an object, and a promise needs `await`".to_owned())
         })
     }
 
-    /// What a variable is, where it was given a tool's result.
-    fn of_result(&self, variable: &str) -> Option<String> {
+    /// What a variable is, where it was given a tool's result, or a promise. `property` is
+    /// what was read of it: where the result has that, the cause is another.
+    fn of_result(&self, variable: &str, property: &str) -> Option<String> {
         let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
         if variable.is_empty() || !variable.chars().all(is_name) {
             return None;
@@ -227,7 +271,11 @@ impl Guide<'_> {
         let given = format!(
             r#"(?:^|[^\w$.]){name}\s*(?::[^=;]*)?(=|\bof\b)\s*(\(?\s*await\s+)?tools(?:\.([\w$]+)|\[["']([^"']+)["']\])"#
         );
-        let given = Regex::new(&given).ok()?.captures_iter(self.source).last()?;
+        let Some(given) = Regex::new(&given).ok()?.captures_iter(self.source).last() else {
+            return self
+                .of_parts(&name)
+                .or_else(|| self.of_own_promise(variable, &name));
+        };
         let tool = given.get(3).or_else(|| given.get(4))?.as_str();
         if given.get(2).is_none() {
             let sign = given.get(1).map_or("=", |sign| sign.as_str());
@@ -237,7 +285,39 @@ impl Guide<'_> {
         }
         let is_element = given.get(1).is_some_and(|sign| sign.as_str() == "of");
         let shape = self.shapes.of(tool)?;
+        if shape.keys().is_some_and(|keys| keys.contains(&property)) {
+            return None;
+        }
         Some(format!("tools.{tool} gave {}", gave(shape, is_element)))
+    }
+
+    /// A variable that was taken out of a tool's result: `const { a, b } = ...`.
+    fn of_parts(&self, name: &str) -> Option<String> {
+        let taken = format!(
+            r#"\{{[^{{}}]*\b{name}\b[^{{}}]*\}}\s*=\s*(await\s+)?tools(?:\.([\w$]+)|\[["']([^"']+)["']\])"#
+        );
+        let taken = Regex::new(&taken).ok()?.captures_iter(self.source).last()?;
+        let tool = taken.get(2).or_else(|| taken.get(3))?.as_str();
+        if taken.get(1).is_none() {
+            return Some(format!(
+                "a tool call is a promise: write const {{ ... }} = await tools.{tool}(...)"
+            ));
+        }
+        let shape = self.shapes.of(tool)?;
+        Some(format!("tools.{tool} gave {}", gave(shape, false)))
+    }
+
+    /// A variable that was given what an async function of the cell returns.
+    fn of_own_promise(&self, variable: &str, name: &str) -> Option<String> {
+        let given = Regex::new(&format!(r"(?:^|[^\w$.]){name}\s*=\s*([\w$]+)\(")).ok()?;
+        let function = given.captures_iter(self.source).last()?;
+        let function = function.get(1)?.as_str();
+        let escaped = regex::escape(function);
+        let is_async = format!(r"async\s+function\s+{escaped}\b|\b{escaped}\s*=\s*async\b");
+        Regex::new(&is_async)
+            .ok()?
+            .is_match(self.source)
+            .then(|| format!("`{variable}` is a promise: write {variable} = await {function}(...)"))
     }
 }
 
@@ -256,6 +336,12 @@ fn gave(shape: &Shape, element: bool) -> String {
 
 static DESTRUCTURED: LazyLock<Regex> = LazyLock::new(|| {
     compiled(r"^Cannot destructure (?:property '[^']*' of )?'(?:\(intermediate value\))?([^']*)'")
+});
+static CALL: LazyLock<Regex> = LazyLock::new(|| compiled(r"\btools\.([\w$]+)(?:\.raw)?\("));
+static PYTHON: LazyLock<Regex> = LazyLock::new(|| {
+    compiled(
+        r#"^\s*(?:def \w+\(.*\):|elif\b.*:|for \w+(?:, *\w+)* in .*:|(?:if|while|with|class|except)\b.*:\s*$|else:|try:|import \w+\s*$|from \w+ import|print\(|# )|\bf["']|"""|\b(?:not|and|or|lambda) "#,
+    )
 });
 static FRAME: LazyLock<Regex> = LazyLock::new(|| compiled(r"exec_main\.mjs:(\d+):(\d+)"));
 static ROOT: LazyLock<Regex> = LazyLock::new(|| {
@@ -281,6 +367,82 @@ fn root_of(expression: &str) -> &str {
 /// The variable of the expression that ends a text.
 fn root_before(before: &str) -> Option<&str> {
     Some(ROOT.captures(before)?.get(1)?.as_str())
+}
+
+/// The property that is read of a variable in an expression: `data` of `r.data[0]`.
+fn property_after<'a>(expression: &'a str, root: &str) -> &'a str {
+    let Some(at) = expression.rfind(&format!("{root}.")) else {
+        return "";
+    };
+    root_of(&expression[at + root.len() + 1..])
+}
+
+/// A tool whose call on this line nobody awaits, while something is read of it there.
+fn tool_not_awaited(line: &str) -> Option<&str> {
+    let call = CALL.captures_iter(line).find(|call| {
+        let start = call.get(0).map_or(0, |whole| whole.start());
+        let before = line[..start].trim_end();
+        !before.ends_with("await")
+    })?;
+    // What is put together and waited for as one is awaited elsewhere.
+    if line.contains("Promise.all") || line.contains("=>") {
+        return None;
+    }
+    let after = &line[call.get(0)?.end()..];
+    let tool = call.get(1)?.as_str();
+    let reads = after.find(')').is_some_and(|at| {
+        let rest = after[at + 1..].trim_start();
+        rest.starts_with(['.', '[', ')'])
+            && !rest.starts_with(".then")
+            && !rest.starts_with(".catch")
+    });
+    (reads || line.contains("of tools.") || line.contains("...tools.")).then_some(tool)
+}
+
+/// Whether a name is only assigned to, never declared.
+fn is_assigned(source: &str, name: &str) -> bool {
+    let name = regex::escape(name);
+    let assigned = Regex::new(&format!(
+        r"(?m)(?:^|[;{{}}(]\s*|^\s*){name}\s*(?:[-+*/|&]?=[^=]|\+\+|--)"
+    ));
+    assigned.is_ok_and(|assigned| assigned.is_match(source))
+}
+
+/// Where a module is imported that there is not.
+fn place_of_import(source: &str, text: &str) -> Option<SourcePosition> {
+    let wanted = text
+        .strip_prefix("Unsupported import in exec: ")?
+        .lines()
+        .next()?;
+    let (number, line) = source.lines().enumerate().find(|(_, line)| {
+        line.contains(wanted) && (line.contains("import") || line.contains("from"))
+    })?;
+    Some(SourcePosition {
+        line: u32::try_from(number + 1).ok()?,
+        column: u32::try_from(line.find(wanted)? + 1).ok()?,
+    })
+}
+
+/// A source that is not JavaScript at all.
+fn of_another_language(source: &str, line: &str) -> Option<&'static str> {
+    let start = source.trim_start();
+    if start.starts_with("{\"") || start.starts_with("[{\"") {
+        return Some("give the program itself, with no JSON around it");
+    }
+    if start.starts_with('<') && start.ends_with('>') {
+        return Some("give the program itself, with no markup around it");
+    }
+    if source.contains("```") {
+        return Some(
+            "leave the code fence, and the prose around it, out: the source is plain JavaScript",
+        );
+    }
+    if line.contains(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}']) {
+        return Some("write straight quotes: \" or '");
+    }
+    PYTHON
+        .is_match(line)
+        .then_some("this is Python: write JavaScript")
 }
 
 /// An expression as it can be written, without V8's stand-ins.
@@ -316,8 +478,13 @@ fn up_to(line: &str, column: u32) -> &str {
     line
 }
 
-/// The line with a mark under the place.
-fn excerpt(source: &str, at: SourcePosition) -> Option<String> {
+/// The line with a mark under the place; of a place after the end, the last line.
+fn excerpt(source: &str, mut at: SourcePosition) -> Option<String> {
+    let last = source.trim_end().lines().count();
+    if at.line as usize > last {
+        at.line = u32::try_from(last).ok()?;
+        at.column = u32::MAX;
+    }
     let line = line_of(source, at)?;
     let before = up_to(line, at.column);
     let mut from = 0;
@@ -346,6 +513,9 @@ fn of_helper(message: &str) -> Option<&'static str> {
         return Some(
             "there are no modules: everything outside the program is reached through `tools`; search_tools(\"words\") finds one",
         );
+    }
+    if message.starts_with("Unable to store") {
+        return Some("give the key first: store(key, value), with a value that JSON can express");
     }
     if message.contains("cannot be serialized as JSON") {
         return Some("pass plain data: objects, arrays, strings, numbers, booleans, null");
@@ -412,13 +582,16 @@ fn of_type_text(what: &str) -> Option<&'static str> {
 
 fn of_syntax(what: &str, line: &str) -> Option<&'static str> {
     if what.contains("is not valid JSON")
-        || what.contains(" in JSON at position")
+        || what.contains(" JSON at position")
         || what.contains("JSON input")
     {
         return Some(match () {
             () if what.contains("[object Promise]") => "write `await` before the tool call",
             () if what.contains("[object") || what.contains("\"undefined\"") => {
                 "it is no text: a tool's result is a value already and needs no JSON.parse"
+            }
+            () if what.contains("after JSON") => {
+                "there is more than one value: split the text into lines and parse each, or use it as text"
             }
             () => "the text is no JSON: look at it with text(...) before JSON.parse",
         });
@@ -522,6 +695,21 @@ fn of_syntax(what: &str, line: &str) -> Option<&'static str> {
             "a comma or operator is missing before this place",
         ),
         (
+            "Return statement is not allowed",
+            "there is no function to return from: put the value out with text(...), and end with exit()",
+        ),
+        ("`await`", "make the function around it `async`"),
+        ("await isn't allowed", "make the function around it `async`"),
+        (
+            "Unterminated",
+            "close what is open: a quote, a template or a comment",
+        ),
+        ("Unexpected eof", "a bracket, brace or quote is not closed"),
+        (
+            "Expected",
+            "a bracket, comma or operator is missing at this place",
+        ),
+        (
             "Malformed arrow function",
             "write the parameters as (a, b) => ...",
         ),
@@ -537,6 +725,25 @@ fn of_syntax(what: &str, line: &str) -> Option<&'static str> {
     let found = helps.iter().find(|(begin, _)| what.starts_with(begin));
     found.map(|(_, help)| *help)
 }
+
+/// Methods of other languages, and what JavaScript has.
+const METHODS_ELSEWHERE: &[(&str, &str)] = &[
+    ("append", "array.push(value)"),
+    ("extend", "array.push(...values)"),
+    ("strip", "text.trim()"),
+    ("lstrip", "text.trimStart()"),
+    ("rstrip", "text.trimEnd()"),
+    ("upper", "text.toUpperCase()"),
+    ("lower", "text.toLowerCase()"),
+    ("startswith", "text.startsWith(start)"),
+    ("endswith", "text.endsWith(end)"),
+    ("items", "Object.entries(object)"),
+    ("contains", "includes(value)"),
+    ("isEmpty", "length === 0"),
+    ("remove", "array.splice(index, 1)"),
+    ("size", "length"),
+    ("format", "`${value}` in a template"),
+];
 
 /// What programs elsewhere have, and what there is instead.
 const ABSENT: &[(&str, &str)] = &[
@@ -698,7 +905,56 @@ const ABSENT: &[(&str, &str)] = &[
     ("dict", "write an object: { key: value }"),
     ("list", "write an array: [a, b]"),
     ("range", "write Array.from({ length: n }, (_, i) => i)"),
-    ("self_", "write this"),
+    (
+        "util",
+        "use console.log, JSON.stringify and the language's own",
+    ),
+    (
+        "http",
+        "there is no network: look for a tool with search_tools(\"http fetch\")",
+    ),
+    (
+        "https",
+        "there is no network: look for a tool with search_tools(\"http fetch\")",
+    ),
+    (
+        "exec",
+        "there are no processes: look for a tool with search_tools(\"run command\")",
+    ),
+    (
+        "execSync",
+        "there are no processes: look for a tool with search_tools(\"run command\")",
+    ),
+    (
+        "spawn",
+        "there are no processes: look for a tool with search_tools(\"run command\")",
+    ),
+    (
+        "bash",
+        "there are no processes: look for a tool with search_tools(\"run command\")",
+    ),
+    (
+        "glob",
+        "there is no file system: look for a tool with search_tools(\"list files\")",
+    ),
+    (
+        "readFile",
+        "there is no file system: look for a tool with search_tools(\"read file\")",
+    ),
+    (
+        "readFileSync",
+        "there is no file system: look for a tool with search_tools(\"read file\")",
+    ),
+    (
+        "writeFile",
+        "there is no file system: look for a tool with search_tools(\"write file\")",
+    ),
+    (
+        "readline",
+        "nobody can be asked here: end with text(...) and your question",
+    ),
+    ("EventEmitter", "write new EventTarget()"),
+    ("chalk", "put out plain text with text(...)"),
     ("Atomics", "a cell is one thread: there is no shared memory"),
     (
         "SharedArrayBuffer",

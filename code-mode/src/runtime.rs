@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::native::CellEnd;
-use code_mode_protocol::{ContentItem, SourcePosition};
+use code_mode_protocol::{ContentItem, Limit, SourcePosition};
 
 use crate::bootstrap;
 use crate::cell::{Command, Job, ScriptError, Stop};
@@ -42,6 +42,9 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
     ));
     isolate.set_slot(state.clone());
     isolate.set_host_import_module_dynamically_callback(import_dynamically);
+    if state.guided.is_some() {
+        isolate.set_promise_reject_callback(rejected);
+    }
     let outcome = {
         v8::scope!(let scope, &mut isolate);
         let context = v8::Local::new(scope, &context);
@@ -58,22 +61,13 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
             waits: Some(waits),
         }
         .run_to_end(scope, &job.source)
-    };
-    let outcome = match &state.guided {
-        Some(shapes) => {
-            if outcome.is_ok() && shared.stopped().is_none() {
-                say_what_was_not_awaited(&state);
+        .inspect(|()| {
+            if state.guided.is_some() && shared.stopped().is_none() {
+                say_what_was_forgotten(scope, &state, &job.source);
             }
-            let shapes = shapes.lock().unwrap_or_else(PoisonError::into_inner);
-            let guide = Guide {
-                source: &job.source,
-                tools: &state.tools,
-                shapes: &shapes,
-            };
-            outcome.map_err(|error| guide.explain(error))
-        }
-        None => outcome,
+        })
     };
+    let outcome = outcome.map_err(|error| explained(&state, &job.source, error));
     let end = match (shared.stopped(), outcome) {
         (None, Ok(())) => CellEnd::Completed,
         (None, Err(error)) => error.into(),
@@ -104,6 +98,75 @@ fn install_guided(scope: &mut v8::PinScope, context: v8::Local<v8::Context>) {
             global.set_lazy_data_property(scope, name.into(), natives::lazy_global);
         }
     }
+    natives::guide(scope);
+}
+
+/// A promise was rejected and nobody looks. Whoever looks later is seen at the end.
+extern "C" fn rejected(message: v8::PromiseRejectMessage) {
+    const KEPT: usize = 64;
+    if message.get_event() != v8::PromiseRejectEvent::PromiseRejectWithNoHandler {
+        return;
+    }
+    // SAFETY: V8 calls this on the isolate's thread while it runs the cell's code, and
+    // the message is alive until this returns.
+    v8::callback_scope!(unsafe scope, &message);
+    let Some(state) = scope.get_slot::<Rc<CellState>>().cloned() else {
+        return;
+    };
+    let mut rejected = state.rejected.borrow_mut();
+    if rejected.len() < KEPT
+        && let Some(reason) = message.get_value()
+    {
+        let promise = v8::Global::new(scope, message.get_promise());
+        rejected.push((promise, v8::Global::new(scope, reason)));
+    }
+}
+
+/// Says at the end of a cell that completed what it seems to have done and has not.
+fn say_what_was_forgotten(scope: &mut v8::PinScope, state: &CellState, source: &str) {
+    say_what_was_rejected(scope, state, source);
+    say_what_was_not_awaited(state, source);
+}
+
+fn say_what_was_rejected(scope: &mut v8::PinScope, state: &CellState, source: &str) {
+    const SHOWN: usize = 3;
+    let rejected = std::mem::take(&mut *state.rejected.borrow_mut());
+    let mut shown = 0;
+    for (promise, reason) in rejected {
+        if shown == SHOWN || v8::Local::new(scope, promise).has_handler() {
+            continue;
+        }
+        shown += 1;
+        let reason = v8::Local::new(scope, reason);
+        let error = natives::error_text(scope, reason);
+        let error = explained(state, source, error);
+        say(
+            state,
+            format!(
+                "[warning] a promise was rejected, and nobody waited for it: {}",
+                error.text
+            ),
+        );
+    }
+}
+
+/// An error with its line, and with help.
+fn explained(state: &CellState, source: &str, error: ScriptError) -> ScriptError {
+    let Some(shapes) = &state.guided else {
+        return error;
+    };
+    let shapes = shapes.lock().unwrap_or_else(PoisonError::into_inner);
+    let guide = Guide {
+        source,
+        tools: &state.tools,
+        shapes: &shapes,
+    };
+    guide.explain(error)
+}
+
+/// Adds a line to the output. Where it has no room left, the cell has more to say.
+fn say(state: &CellState, text: String) {
+    let _ = state.shared.put_out(vec![ContentItem::Text { text }]);
 }
 
 /// Gives a context the values that its caller wants there. One that V8 cannot parse is
@@ -126,7 +189,7 @@ fn install_constants(
 
 /// Puts out that calls were cancelled because nobody waited for them: most such calls
 /// miss an `await`, and their cell seems to have done what it has not.
-fn say_what_was_not_awaited(state: &CellState) {
+fn say_what_was_not_awaited(state: &CellState, source: &str) {
     const SHOWN: usize = 5;
     let calls = state.calls.borrow();
     if calls.is_empty() {
@@ -134,28 +197,36 @@ fn say_what_was_not_awaited(state: &CellState) {
     }
     let mut calls: Vec<_> = calls.iter().collect();
     calls.sort_by_key(|(id, _)| **id);
+    let line_of = |line: u32| source.lines().nth(line.saturating_sub(1) as usize);
+    let has_await = calls.iter().any(|(_, call)| {
+        let line = call.site.and_then(|at| line_of(at.line));
+        line.is_some_and(|line| line.contains("await "))
+    });
     let names = calls.iter().take(SHOWN).map(|(_, call)| {
-        let name = state
-            .tools
-            .get(call.tool)
-            .map_or("", |tool| tool.name.as_str());
+        let tool = state.tools.get(call.tool);
+        let name = tool.map_or("", |tool| tool.name.as_str());
         match call.site {
             Some(at) => format!("tools.{name} (line {})", at.line),
             None => format!("tools.{name}"),
         }
     });
     let names = names.collect::<Vec<_>>().join(", ");
-    let more = calls.len().saturating_sub(SHOWN);
-    let more = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
+    let more = match calls.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
     };
-    let text = format!(
-        "[warning] the cell ended while these calls had no answer, so they were cancelled: {names}{more}; write `await` before a call whose work must be done"
+    let mend = match has_await {
+        true => {
+            "the function around them was not awaited: write `await main()`, and `for (const x of xs)` or `await Promise.all(xs.map(...))` instead of forEach"
+        }
+        false => "write `await` before a call whose work must be done",
+    };
+    say(
+        state,
+        format!(
+            "[warning] the cell ended while these calls had no answer, so they were cancelled: {names}{more}; {mend}"
+        ),
     );
-    // Where the output has no room left, the cell has more to say than this.
-    let _ = state.shared.put_out(vec![ContentItem::Text { text }]);
 }
 
 /// A cell while it runs.
@@ -350,21 +421,35 @@ fn evaluate(
     state: &CellState,
     source: &str,
 ) -> Result<Option<v8::Global<v8::Promise>>, ScriptError> {
-    let mut unsupported = None;
+    let mut refused = None;
     v8::tc_scope!(let scope, scope);
     let evaluated = (|| {
         // V8 takes a hash-bang only as the very first character.
         let source = source.strip_prefix('\u{feff}').unwrap_or(source);
+        let unfenced = state.guided.as_ref().and_then(|_| unfenced(source));
+        let source = unfenced.as_deref().unwrap_or(source);
         let module = match compile(scope, source) {
             Some(module) => module,
             None if state.guided.is_some() && state.shared.stopped().is_none() => {
-                let javascript = match typescript::strip(source) {
+                let error = failed_to_start(scope);
+                if !error.text.starts_with("SyntaxError: ") {
+                    return None;
+                }
+                let javascript = match strip_types(state, source)? {
                     Stripped::JavaScript(javascript) => javascript,
                     Stripped::Unsupported(what, position) => {
-                        unsupported = Some(cannot_be_stripped(&what, position));
+                        refused = Some(cannot_be_stripped(&what, position));
                         return None;
                     }
-                    Stripped::Neither => return None,
+                    Stripped::Neither(Some((what, at))) if is_later(at, error.position) => {
+                        // V8 has stumbled over a type; the mistake is further on.
+                        refused = Some(ScriptError {
+                            text: format!("SyntaxError: {what}"),
+                            position: Some(at),
+                        });
+                        return None;
+                    }
+                    Stripped::Neither(_) => return None,
                 };
                 // Where that does not compile either, its error is of what is left.
                 scope.reset();
@@ -382,7 +467,7 @@ fn evaluate(
             Ok(Some(v8::Global::new(scope, promise)))
         }
         None if state.shared.stopped().is_some() || scope.has_terminated() => Ok(None),
-        None => Err(unsupported.unwrap_or_else(|| failed_to_start(scope))),
+        None => Err(refused.unwrap_or_else(|| failed_to_start(scope))),
     }
 }
 
@@ -394,6 +479,42 @@ fn compile<'s>(
     let origin = bootstrap::origin(scope, MODULE_NAME, true)?;
     let mut source = v8::script_compiler::Source::new(source, Some(&origin));
     v8::script_compiler::compile_module(scope, &mut source)
+}
+
+/// The program in a code fence around all of it. The fence's lines stay, empty, so that
+/// every place stays where its author wrote it.
+fn unfenced(source: &str) -> Option<String> {
+    let inside = source.trim().strip_prefix("```")?.strip_suffix("```")?;
+    let (language, program) = inside.split_once('\n')?;
+    let lines_before = source.len() - source.trim_start().len();
+    let is_word = language.trim().chars().all(|c| c.is_ascii_alphanumeric());
+    is_word.then(|| {
+        let before = source[..lines_before].matches('\n').count() + 1;
+        format!("{}{program}", "\n".repeat(before))
+    })
+}
+
+/// Whether one place is after another.
+fn is_later(at: SourcePosition, than: Option<SourcePosition>) -> bool {
+    than.is_some_and(|than| (at.line, at.column) > (than.line, than.column))
+}
+
+/// Takes the types out of a source. Where that takes too long the cell hits its limit of
+/// processor time, and its thread is as stuck as one that V8 cannot interrupt.
+fn strip_types(state: &CellState, source: &str) -> Option<Stripped> {
+    let stripped = typescript::strip(source);
+    let limit = state.shared.limits.max_cpu_time;
+    let time = limit.unwrap_or(typescript::TIME).min(typescript::TIME);
+    match stripped.recv_timeout(time) {
+        Ok(stripped) => Some(stripped),
+        Err(RecvTimeoutError::Disconnected) => None,
+        Err(RecvTimeoutError::Timeout) => {
+            let exceeded = Limit::CpuTime.exceeded(time.as_millis() as u64);
+            state.shared.stop(Stop::Limit(exceeded));
+            let _ = stripped.recv();
+            None
+        }
+    }
 }
 
 /// TypeScript that is more than types.

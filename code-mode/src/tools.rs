@@ -108,11 +108,21 @@ impl ToolTable {
             "this cell has no tools".to_owned()
         } else if matches!(
             name,
-            "call" | "invoke" | "execute" | "run" | "callTool" | "call_tool"
+            "call"
+                | "invoke"
+                | "execute"
+                | "run"
+                | "callTool"
+                | "call_tool"
+                | "get"
+                | "find"
+                | "filter"
+                | "map"
+                | "forEach"
         ) {
             "a tool is called by its name: await tools.NAME(input)".to_owned()
         } else {
-            "search_tools(\"words\") finds one, ALL_TOOLS has them all".to_owned()
+            "search_tools(\"words\") finds one, ALL_TOOLS has them all (\"NAME\" in tools tests for one)".to_owned()
         };
         format!("there is no tool `{name}`: {help}")
     }

@@ -1,7 +1,9 @@
 //! TypeScript as JavaScript: types become spaces, so that every place stays where the
 //! author wrote it.
 
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use code_mode_protocol::SourcePosition;
 use swc_common::errors::{HANDLER, Handler};
@@ -10,38 +12,45 @@ use swc_common::{GLOBALS, Globals, SourceMap};
 use swc_ts_fast_strip::{ErrorCode, Mode, Options};
 
 /// A larger source is not looked at: cells are short, and the parser below recurses.
-const MAX_BYTES: usize = 256 << 10;
-/// Of the thread that parses. The parser takes a stack of its own for each level of
-/// nesting, some kilobytes; only what is used of this is ever memory.
-const STACK_BYTES: usize = 64 << 20;
-/// Brackets and operators in a row that a program may have inside one another.
-const MAX_NESTING: usize = 500;
+const MAX_BYTES: usize = 32 << 10;
+/// Of the parser's stack for each byte of the source, of which no two levels of nesting
+/// share one. Only what is used of it is ever memory.
+const STACK_PER_BYTE: usize = if cfg!(debug_assertions) {
+    24 << 10
+} else {
+    8 << 10
+};
+const STACK_AT_LEAST: usize = 1 << 20;
+/// How long reading may take. Some sources that nest take twice as long for each level.
+pub(crate) const TIME: Duration = Duration::from_secs(2);
 
 /// What came of a source that is no JavaScript.
+#[derive(Debug)]
 pub(crate) enum Stripped {
     /// JavaScript, with spaces where types were.
     JavaScript(String),
     /// It is TypeScript, and more of it than types: what, and where.
     Unsupported(String, Option<SourcePosition>),
-    /// It is no TypeScript either.
-    Neither,
+    /// It is no TypeScript either; what it lacks for that, and where.
+    Neither(Option<(String, SourcePosition)>),
 }
 
-/// Strips the types of a source.
-pub(crate) fn strip(source: &str) -> Stripped {
-    if source.len() > MAX_BYTES || nests_deeper(source, MAX_NESTING) {
-        return Stripped::Neither;
+/// Reads a source on a thread of its own, which has the stack for it. The parser cannot
+/// be interrupted: whoever waits longer than [`TIME`] has a thread that is stuck.
+pub(crate) fn strip(source: &str) -> mpsc::Receiver<Stripped> {
+    let (done, stripped) = mpsc::channel();
+    if source.len() > MAX_BYTES {
+        let _ = done.send(Stripped::Neither(None));
+        return stripped;
     }
     let source = source.to_owned();
-    let stripper = thread::Builder::new()
+    let stack = STACK_AT_LEAST + source.len() * STACK_PER_BYTE;
+    let thread = thread::Builder::new()
         .name("code-mode-types".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || strip_here(source));
-    // A parser that panics has not understood the source.
-    stripper
-        .ok()
-        .and_then(|stripper| stripper.join().ok())
-        .unwrap_or(Stripped::Neither)
+        .stack_size(stack);
+    // A thread that does not start, or that panics, drops its end: nothing was read.
+    let _ = thread.spawn(move || done.send(strip_here(source)));
+    stripped
 }
 
 fn strip_here(source: String) -> Stripped {
@@ -66,7 +75,11 @@ fn strip_here(source: String) -> Stripped {
             let (message, position) = said.first().cloned().unwrap_or((error.message, None));
             Stripped::Unsupported(message, position)
         }
-        Err(_) => Stripped::Neither,
+        Err(_) => {
+            let said = said.lock().unwrap_or_else(|e| e.into_inner());
+            let first = said.first().cloned();
+            Stripped::Neither(first.and_then(|(what, at)| Some((what, at?))))
+        }
     }
 }
 
@@ -93,31 +106,6 @@ impl swc_common::errors::Emitter for Emitter {
     }
 }
 
-/// Whether more brackets are open at once, or more characters that nest without one
-/// stand in a row, than a program has. Strings and comments count too: this looks
-/// only for what was made to be deep.
-fn nests_deeper(source: &str, max: usize) -> bool {
-    let (mut open, mut prefixes) = (0_usize, 0_usize);
-    for byte in source.bytes() {
-        match byte {
-            b'(' | b'[' | b'{' | b'<' => open += 1,
-            b')' | b']' | b'}' | b'>' => open = open.saturating_sub(1),
-            _ => {}
-        }
-        // Unary operators, arrows, conditions and branches nest to the end of a
-        // statement.
-        match byte {
-            b'!' | b'~' | b'+' | b'-' | b'=' | b'?' | b':' | b'*' | b'`' | b'\n' => prefixes += 1,
-            b';' | b'}' => prefixes = 0,
-            _ => {}
-        }
-        if open > max || prefixes > max * 8 {
-            return true;
-        }
-    }
-    false
-}
-
 /// What to write instead of what cannot be stripped.
 pub(crate) fn instead_of(message: &str) -> &'static str {
     let message = message.to_ascii_lowercase();
@@ -135,5 +123,79 @@ pub(crate) fn instead_of(message: &str) -> &'static str {
         "write the type after the value: value as Type"
     } else {
         "write this part as JavaScript: only types are taken away"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stripped(source: &str) -> Stripped {
+        strip(source).recv().expect("an answer")
+    }
+
+    #[test]
+    fn types_become_spaces() {
+        let Stripped::JavaScript(text) = stripped("const a: number = 1 as any;\nb<string>(a!)")
+        else {
+            panic!("not stripped");
+        };
+        assert_eq!(text, "const a         = 1       ;\nb        (a )");
+    }
+
+    #[test]
+    fn what_is_more_than_types_is_named_with_its_place() {
+        let Stripped::Unsupported(what, Some(at)) = stripped("let a: number;\n  enum B { C }")
+        else {
+            panic!("not refused");
+        };
+        assert!(what.contains("enum"), "{what}");
+        assert_eq!((at.line, at.column), (2, 3));
+        assert!(matches!(
+            stripped("let a: number = ;"),
+            Stripped::Neither(Some(_))
+        ));
+    }
+
+    /// The deepest sources of each kind that fit: none may overflow the stack.
+    #[test]
+    fn no_nesting_overflows_the_stack() {
+        let units = [
+            "(",
+            "[",
+            "{",
+            "!",
+            "-",
+            "if(a)",
+            "a=>",
+            "new ",
+            "do ",
+            "a?",
+            "a:/*;*/",
+            "{a:/*}*/",
+            "f(",
+            "`${",
+            "x<",
+            "keyof ",
+            "for(;;)",
+            "while(a)",
+            "class A{[",
+            "a.b",
+            "(a=>/*;*/",
+            "async()=>",
+            "function f(){/*}*/",
+            "try{/*}*/",
+            "switch(a){case 1:/*;}*/",
+            "typeof ",
+            "...",
+            "let x:{a:",
+        ];
+        for unit in units {
+            let mut source = "let t:number=1;\n".to_owned();
+            source.push_str(&unit.repeat((MAX_BYTES - source.len()) / unit.len()));
+            // Some of these take exponential time; that they do not crash is all there is
+            // to see.
+            let _ = strip(&source).recv_timeout(Duration::from_millis(300));
+        }
     }
 }

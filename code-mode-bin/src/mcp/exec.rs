@@ -112,7 +112,7 @@ impl Exec {
             .number("yield_time_ms")?
             .map(Duration::from_millis);
         Ok(Self {
-            code: unfenced(code).to_owned(),
+            code: code.to_owned(),
             yield_time: asked.yield_time.or(yield_time).unwrap_or(YIELD),
             max_output_tokens: asked
                 .max_output_tokens
@@ -120,21 +120,6 @@ impl Exec {
                 .unwrap_or(OUTPUT_TOKENS),
             session: arguments.text("session_id")?.map(str::to_owned),
         })
-    }
-}
-
-/// The program in a code fence, where there is one around all of it.
-fn unfenced(code: &str) -> &str {
-    let trimmed = code.trim();
-    let Some(inside) = trimmed
-        .strip_prefix("```")
-        .and_then(|rest| rest.strip_suffix("```"))
-    else {
-        return code;
-    };
-    match inside.split_once('\n') {
-        Some((language, inside)) if language.trim().chars().all(char::is_alphanumeric) => inside,
-        _ => code,
     }
 }
 

@@ -1,9 +1,12 @@
 //! Values as text: `text(value)`, and errors both thrown and uncaught.
 
+use std::rc::Rc;
+
 use code_mode_protocol::{ContentItem, SourcePosition};
 
-use super::{Answer, CellState, Refusal, strings, thrown};
+use super::{Answer, CellState, Refusal, strings, thrown, tools};
 use crate::cell::ScriptError;
+use crate::runtime::MODULE_NAME;
 
 /// `text(value)`
 pub(super) fn text(
@@ -32,6 +35,11 @@ pub(super) fn display(
     {
         return display_error(scope, state, error);
     }
+    if state.guided.is_some() && has_no_json(value) {
+        let text = shown(scope, state, value).ok_or(Refusal::Thrown)?;
+        state.shared.may_put_out(text.len())?;
+        return Ok(text);
+    }
     let is_scalar = value.is_null_or_undefined()
         || value.is_boolean()
         || value.is_number()
@@ -46,6 +54,29 @@ pub(super) fn display(
     // be refused.
     state.shared.may_put_out(text.length())?;
     Ok(strings::text(scope, text))
+}
+
+/// Whether JSON says nothing of a value that a console would show.
+fn has_no_json(value: v8::Local<v8::Value>) -> bool {
+    value.is_map()
+        || value.is_set()
+        || value.is_function()
+        || value.is_symbol()
+        || value.is_array_buffer_view()
+        || value.is_array_buffer()
+}
+
+/// A value as `console.log` shows it.
+fn shown(
+    scope: &mut v8::PinScope,
+    state: &CellState,
+    value: v8::Local<v8::Value>,
+) -> Option<String> {
+    let internals = v8::Local::new(scope, &state.internals);
+    let show = internal_function(scope, internals, "show")?;
+    let receiver = v8::undefined(scope);
+    let text = show.call(scope, receiver.into(), &[value])?;
+    Some(text.to_rust_string_lossy(scope))
 }
 
 fn display_error(
@@ -147,6 +178,11 @@ fn bare_error<'s>(
 /// Throws what a helper that refuses its input throws.
 pub(super) fn throw_helper_error(scope: &mut v8::PinScope, state: &CellState, message: &str) {
     if let Some(error) = bare_error(scope, state, HELPER, "helperErrorPrototype", message) {
+        if state.guided.is_some()
+            && let Some(at) = tools::call_site(scope)
+        {
+            set_site(scope, error, at);
+        }
         scope.throw_exception(error.into());
     }
 }
@@ -193,14 +229,22 @@ pub(crate) fn error_text(scope: &mut v8::PinScope, error: v8::Local<v8::Value>) 
 }
 
 fn describe(scope: &mut v8::PinScope, error: v8::Local<v8::Value>) -> Option<String> {
+    let state = scope.get_slot::<Rc<CellState>>().cloned();
+    let guided = state.filter(|state| state.guided.is_some());
     if let Ok(object) = v8::Local::<v8::Object>::try_from(error) {
         if let Some(Bare::Helper(message) | Bare::Tool(message)) = bare(scope, object) {
             return Some(message);
+        }
+        if let Some(state) = &guided {
+            return thrown_in_full(scope, state, error);
         }
         let stack = property(scope, object, "stack")?;
         if stack.is_string() {
             return Some(stack.to_rust_string_lossy(scope));
         }
+    }
+    if let Some(state) = &guided {
+        return thrown_in_full(scope, state, error);
     }
     if error.is_symbol() {
         return Some(error.to_rust_string_lossy(scope));
@@ -242,6 +286,24 @@ pub(super) fn site(
     })
 }
 
+/// An error with its causes and properties, or another value that was thrown; without
+/// frames that are not the author's.
+fn thrown_in_full(
+    scope: &mut v8::PinScope,
+    state: &CellState,
+    error: v8::Local<v8::Value>,
+) -> Option<String> {
+    let text = shown(scope, state, error)?;
+    if !error.is_native_error() {
+        return Some(format!("Uncaught {text}"));
+    }
+    let lines = text.lines().filter(|line| {
+        let is_frame = line.starts_with("    at ");
+        !is_frame || !line.contains("code-mode:")
+    });
+    Some(lines.collect::<Vec<_>>().join("\n"))
+}
+
 /// Where an error was thrown.
 fn position(scope: &mut v8::PinScope, error: v8::Local<v8::Value>) -> Option<SourcePosition> {
     let message = v8::Exception::create_message(scope, error);
@@ -253,6 +315,11 @@ pub(crate) fn message_position(
     scope: &mut v8::PinScope,
     message: v8::Local<v8::Message>,
 ) -> Option<SourcePosition> {
+    // Of a text that was parsed, or of a script of ours, the place says nothing.
+    let script = message.get_script_resource_name(scope)?;
+    if script.to_rust_string_lossy(scope) != MODULE_NAME {
+        return None;
+    }
     let line = u32::try_from(message.get_line_number(scope)?).ok()?;
     let column = u32::try_from(message.get_start_column()).ok()? + 1;
     (line > 0).then_some(SourcePosition { line, column })

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use code_mode_protocol::Limit;
 use encoding_rs::{CoderResult, Decoder, DecoderResult, Encoding};
 
 use super::platform::{bytes_of, text_argument};
@@ -14,12 +15,35 @@ type Value<'s> = v8::Local<'s, v8::Value>;
 /// The most decoders of one cell that wait for the rest of a character.
 const MAX_DECODERS: usize = 4096;
 
+/// V8 cannot be interrupted in what native code does: what is too large for it to be
+/// quick, and for the heap to hold both sides, ends the cell.
+fn check_size(state: &CellState, bytes: usize) -> Answer {
+    const HEAP_PER_INPUT: usize = 8;
+    let limit = state.shared.limits.heap_bytes();
+    match bytes > limit / HEAP_PER_INPUT {
+        true => Err(Limit::Heap.exceeded(limit as u64).into()),
+        false => Ok(()),
+    }
+}
+
+fn sized_text(
+    scope: &mut v8::PinScope,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments,
+) -> Answer<String> {
+    if let Ok(text) = v8::Local::<v8::String>::try_from(args.get(0)) {
+        check_size(state, text.length())?;
+    }
+    Ok(text_argument(scope, args, 0))
+}
+
 /// `(text)`: its UTF-8.
 pub(super) fn encode_utf8<'s>(
     scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
     args: &v8::FunctionCallbackArguments<'s>,
 ) -> Answer<Value<'s>> {
-    let text = text_argument(scope, args, 0);
+    let text = sized_text(scope, state, args)?;
     let buffer = v8::ArrayBuffer::new(scope, text.len());
     for (cell, byte) in buffer.get_backing_store().iter().zip(text.bytes()) {
         cell.set(byte);
@@ -50,6 +74,9 @@ pub(super) fn decode<'s>(
     let number = args.get(2).uint32_value(scope).unwrap_or_default();
     let stream = args.get(3).is_true();
     let fatal = args.get(4).is_true();
+    if let Ok(view) = v8::Local::<v8::ArrayBufferView>::try_from(args.get(1)) {
+        check_size(state, view.byte_length())?;
+    }
     let bytes = bytes_of(args.get(1));
     let known = state.decoders.borrow_mut().remove(&number);
     let mut decoder = match known {
@@ -135,9 +162,10 @@ fn forgiving(text: &str) -> Option<Vec<u8>> {
 /// `(text)`: a text whose characters are the bytes.
 pub(super) fn base64_decode<'s>(
     scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
     args: &v8::FunctionCallbackArguments<'s>,
 ) -> Answer<Option<Value<'s>>> {
-    let text = text_argument(scope, args, 0);
+    let text = sized_text(scope, state, args)?;
     let Some(bytes) = forgiving(&text) else {
         return Ok(None);
     };
@@ -148,9 +176,10 @@ pub(super) fn base64_decode<'s>(
 /// `(text)`: the base64 of its characters, where each is a byte.
 pub(super) fn base64_encode<'s>(
     scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
     args: &v8::FunctionCallbackArguments<'s>,
 ) -> Answer<Option<Value<'s>>> {
-    let text = text_argument(scope, args, 0);
+    let text = sized_text(scope, state, args)?;
     let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
     let Some(bytes) = bytes else {
         return Ok(None);

@@ -50,6 +50,8 @@ pub(crate) struct CellState {
     pub(crate) written: RefCell<Written>,
     /// In a guided session: what its tools' results looked like.
     pub(crate) guided: Option<Arc<Mutex<Shapes>>>,
+    /// Promises that were rejected while nobody looked, with the reasons.
+    pub(crate) rejected: RefCell<Vec<(v8::Global<v8::Promise>, v8::Global<v8::Value>)>>,
     pub(crate) began: Began,
     /// Decoders that wait for the rest of a character.
     pub(crate) decoders: RefCell<BTreeMap<u32, encoding_rs::Decoder>>,
@@ -101,6 +103,7 @@ impl CellState {
             stored: RefCell::new(stored),
             written: RefCell::default(),
             guided,
+            rejected: RefCell::default(),
             began: Began::now(),
             decoders: RefCell::default(),
             left_out: RefCell::default(),
@@ -232,17 +235,29 @@ fn call<'s>(
         Native::Uuid => return platform::uuid(scope).map(Some),
         Native::NowMs => return Ok(Some(platform::now(scope, state))),
         Native::TimeOrigin => return Ok(Some(platform::time_origin(scope, state))),
-        Native::EncodeUtf8 => return encoding::encode_utf8(scope, args).map(Some),
+        Native::EncodeUtf8 => return encoding::encode_utf8(scope, state, args).map(Some),
         Native::EncodingName => return encoding::encoding_name(scope, args),
         Native::DecodeText => return encoding::decode(scope, state, args),
-        Native::Base64Decode => return encoding::base64_decode(scope, args),
-        Native::Base64Encode => return encoding::base64_encode(scope, args),
+        Native::Base64Decode => return encoding::base64_decode(scope, state, args),
+        Native::Base64Encode => return encoding::base64_encode(scope, state, args),
         Native::ParseUrl => return url::parse(scope, args),
         Native::SetUrl => return url::set(scope, args),
         Native::ParseForm => return url::parse_form(scope, args).map(Some),
         Native::FormText => return url::form_text(scope, args).map(Some),
     }
     Ok(None)
+}
+
+/// Makes the language's own objects of a context those of a guided session.
+pub(crate) fn guide(scope: &mut v8::PinScope) {
+    let Some(state) = scope.get_slot::<Rc<CellState>>().cloned() else {
+        return;
+    };
+    let internals = v8::Local::new(scope, &state.internals);
+    if let Some(guide) = display::internal_function(scope, internals, "guide") {
+        let receiver = v8::undefined(scope);
+        let _ = guide.call(scope, receiver.into(), &[]);
+    }
 }
 
 /// The getter of the globals that are made when first read.

@@ -122,7 +122,7 @@ fn with_shapes<T>(state: &CellState, f: impl FnOnce(&Shapes) -> T) -> T {
 }
 
 /// Where the cell's own code is, of what runs.
-fn call_site(scope: &mut v8::PinScope) -> Option<SourcePosition> {
+pub(super) fn call_site(scope: &mut v8::PinScope) -> Option<SourcePosition> {
     // A wrapper of ours may be above it.
     const FRAMES: usize = 4;
     let stack = v8::StackTrace::current_stack_trace(scope, FRAMES)?;

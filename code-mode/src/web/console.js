@@ -1,5 +1,5 @@
 // `console`: values as a person at a console reads them, into the cell's output.
-(function (hooks) {
+(function (hooks, shared) {
   "use strict";
   const { putOut, nowMs } = hooks;
   const { apply, ownKeys, getPrototypeOf, getOwnPropertyDescriptor } = Reflect;
@@ -32,12 +32,20 @@
   const [MapCtor, SetCtor, DateCtor, RegExpCtor, ErrorCtor, PromiseCtor] = [
     Map, Set, Date, RegExp, Error, Promise,
   ];
-  const [StringOf, NumberOf, ParseInt, ParseFloat] = [
-    String, Number, parseInt, parseFloat,
+  const [StringOf, NumberOf, BooleanOf, ParseInt, ParseFloat] = [
+    String, Number, Boolean, parseInt, parseFloat,
   ];
+  const sameValue = Object.is;
+  const functionText = call(Function.prototype.toString);
+  const mapGet = call(Map.prototype.get);
+  const mapSet = call(Map.prototype.set);
+  const fixed = call(Number.prototype.toFixed);
 
   const MAX_DEPTH = 5;
   const MAX_ELEMENTS = 200;
+  // Of all values of one call together: wide data in wide data has no end.
+  const MAX_PARTS = 20000;
+  let partsLeft = MAX_PARTS;
   const LINE = 76;
   const identifier = /^[A-Za-z_$][\w$]*$/;
 
@@ -64,6 +72,12 @@
     }
   }
 
+  function inspectFunction(value) {
+    const name = getOwnPropertyDescriptor(value, "name")?.value;
+    const kind = slice(functionText(value), 0, 6) === "class " ? "class" : "Function";
+    return typeof name === "string" && name !== "" ? `[${kind}: ${name}]` : `[${kind}]`;
+  }
+
   function inspect(value, depth, seen) {
     switch (typeof value) {
       case "string":
@@ -73,24 +87,44 @@
       case "symbol":
         return symbolText(value);
       case "function":
-        return value.name ? `[Function: ${value.name}]` : "[Function]";
+        return inspectFunction(value);
       case "object":
         return value === null ? "null" : inspectObject(value, depth < 0 ? 0 : depth, seen);
       default:
-        return Object.is(value, -0) ? "-0" : StringOf(value);
+        return sameValue(value, -0) ? "-0" : StringOf(value);
     }
+  }
+
+  const errorParts = ["cause", "errors"];
+  function inspectError(error, depth, seen) {
+    const { stack } = error;
+    let text = typeof stack === "string" ? stack : StringOf(error);
+    setAdd(seen, error);
+    for (let i = 0; i < errorParts.length; i++) {
+      const value = getOwnPropertyDescriptor(error, errorParts[i])?.value;
+      if (value !== undefined && depth < MAX_DEPTH) {
+        text += `\n[${errorParts[i]}]: ${inspect(value, depth + 1, seen)}`;
+      }
+    }
+    const parts = [];
+    const keys = ownKeys(error);
+    for (let i = 0; i < keys.length && i < MAX_ELEMENTS; i++) {
+      const property = getOwnPropertyDescriptor(error, keys[i]);
+      // What a tool answered is said by its message already.
+      if (!property?.enumerable || property.get !== undefined) continue;
+      if (keys[i] === "cause" || keys[i] === "errors") continue;
+      push(parts, `${shownKey(keys[i])}: ${inspect(property.value, depth + 1, seen)}`);
+    }
+    setDelete(seen, error);
+    return parts.length === 0 ? text : `${text}\n${bracketed("{", parts, "}", depth)}`;
   }
 
   function inspectObject(object, depth, seen) {
     if (setHas(seen, object)) return "[Circular]";
-    if (object instanceof ErrorCtor) {
-      const { stack, cause } = object;
-      const text = typeof stack === "string" ? stack : StringOf(object);
-      if (cause === undefined) return text;
-      setAdd(seen, object);
-      const caused = inspect(cause, depth + 1, seen);
-      setDelete(seen, object);
-      return `${text}\n[cause]: ${caused}`;
+    if (partsLeft <= 0) return "...";
+    if (object instanceof ErrorCtor) return inspectError(object, depth, seen);
+    if (object instanceof StringOf || object instanceof NumberOf || object instanceof BooleanOf) {
+      return `[${nameOf(object)}: ${inspect(object.valueOf(), 0, seen)}]`;
     }
     if (object instanceof DateCtor) {
       const time = dateValue(object);
@@ -112,8 +146,10 @@
     const parts = [];
     let more = 0;
     const add = (make) => {
-      if (parts.length < MAX_ELEMENTS) push(parts, make());
-      else more++;
+      if (parts.length < MAX_ELEMENTS && partsLeft > 0) {
+        partsLeft--;
+        push(parts, make());
+      } else more++;
     };
     const inner = (value) => inspect(value, depth + 1, seen);
     const finish = (open, close) => {
@@ -124,7 +160,12 @@
       const { length } = object;
       if (length === undefined) return `${name} { ${object.byteLength} bytes }`;
       for (let i = 0; i < length && i < MAX_ELEMENTS; i++) {
-        add(() => (i in object ? inner(object[i]) : "<empty>"));
+        let holes = 0;
+        while (i + holes < length && holes < MAX_ELEMENTS && !(i + holes in object)) holes++;
+        if (holes > 0) {
+          add(() => `<${holes} empty>`);
+          i += holes - 1;
+        } else add(() => inner(object[i]));
       }
       more = length > MAX_ELEMENTS ? length - MAX_ELEMENTS : 0;
       return finish(isArray(object) ? "[" : `${name}(${length}) [`, "]");
@@ -148,12 +189,26 @@
         return `${shownKey(key)}: ${shown}`;
       });
     }
+    // What has a form of its own, a URL for one, is shown in it.
+    if (parts.length === 0 && typeof object.toJSON === "function") {
+      return `${name} ${inspect(object.toJSON(), depth + 1, seen)}`;
+    }
     const plain = name === "" || name === "Object" ||
       getPrototypeOf(object) === objectPrototype;
     return finish(plain ? "{" : `${name} {`, "}");
   }
 
-  const show = (value) => inspect(value, -1, new SetCtor());
+  // Showing a value never throws, whatever the value does.
+  function inspected(value, depth) {
+    partsLeft = MAX_PARTS;
+    try {
+      return inspect(value, depth, new SetCtor());
+    } catch {
+      return typeof value === "function" ? "[Function]" : "[a value that cannot be shown]";
+    }
+  }
+  const show = (value) => inspected(value, -1);
+  shared.show = show;
 
   // The arguments of a console function as one text, with `%s` and its like.
   function format(given) {
@@ -178,17 +233,27 @@
         }
         const value = given[next++];
         if (kind === "s") text += typeof value === "string" ? value : show(value);
-        else if (kind === "d") text += typeof value === "object" ? "NaN" : StringOf(NumberOf(value));
-        else if (kind === "i") text += StringOf(ParseInt(value));
-        else if (kind === "f") text += StringOf(ParseFloat(value));
-        else if (kind === "j") text += stringify(value);
-        else if (kind !== "c") text += inspect(value, 0, new SetCtor());
+        else if (kind === "c") text += "";
+        else if (kind === "o" || kind === "O") text += inspected(value, 0);
+        else text += converted(kind, value);
         text += slice(piece, 1);
       }
       push(parts, text);
     }
     for (; next < given.length; next++) push(parts, show(given[next]));
     return join(parts, " ");
+  }
+
+  function converted(kind, value) {
+    try {
+      if (kind === "j") return stringify(value);
+      if (typeof value === "bigint") return `${value}n`;
+      if (typeof value === "object" || typeof value === "symbol") return "NaN";
+      if (kind === "d") return StringOf(NumberOf(value));
+      return StringOf(kind === "i" ? ParseInt(value) : ParseFloat(value));
+    } catch {
+      return "[Circular]";
+    }
   }
 
   function table(rows, columns) {
@@ -200,7 +265,7 @@
       push(heads, name);
       return heads.length - 1;
     };
-    const cell = (value) => inspect(value, 1, new SetCtor());
+    const cell = (value) => inspected(value, 1);
     const addRow = (index, row) => {
       const line = [typeof index === "string" ? index : cell(index)];
       if (typeof row === "object" && row !== null && !(row instanceof DateCtor)) {
@@ -217,6 +282,9 @@
     };
     if (rows instanceof MapCtor) {
       mapForEach(rows, (value, key) => addRow(key, value));
+    } else if (rows instanceof SetCtor) {
+      let number = 0;
+      setForEach(rows, (value) => addRow(StringOf(number++), value));
     } else {
       const keys = ownKeys(rows);
       for (let i = 0; i < keys.length; i++) {
@@ -249,8 +317,6 @@
     let indent = "";
     const counts = new MapCtor();
     const timers = new MapCtor();
-    const mapGet = call(MapCtor.prototype.get);
-    const mapSet = call(MapCtor.prototype.set);
     const say = (level, text) => {
       const lines = indent === "" ? text : indent + join(split(text, "\n"), `\n${indent}`);
       putOut(`[${level}] ${lines}`);
@@ -258,7 +324,7 @@
     const sayer = (level) => ({ [level]: (...given) => say(level, format(given)) })[level];
     const elapsed = (label) => {
       const since = mapGet(timers, label);
-      return since === undefined ? undefined : `${label}: ${(nowMs() - since).toFixed(1)} ms`;
+      return since === undefined ? undefined : `${label}: ${fixed(nowMs() - since, 1)} ms`;
     };
     return {
       log: sayer("log"),
@@ -266,8 +332,21 @@
       warn: sayer("warn"),
       error: sayer("error"),
       debug: sayer("debug"),
-      table: (rows, columns) => say("table", `\n${table(rows, columns)}`),
-      dir: (value) => say("log", inspect(value, 0, new SetCtor())),
+      table: (rows, columns) => {
+        let shown;
+        try {
+          shown = `\n${table(rows, columns)}`;
+        } catch {
+          shown = show(rows);
+        }
+        say("table", shown);
+      },
+      dir: (value) => say("log", inspected(value, 0)),
+      dirxml: (...given) => say("log", format(given)),
+      clear: () => {},
+      timeStamp: () => {},
+      profile: () => {},
+      profileEnd: () => {},
       trace: (...given) => say("trace", format(given)),
       assert: (condition, ...given) => {
         if (condition) return;
@@ -294,7 +373,7 @@
       time: (label = "default") => void mapSet(timers, label, nowMs()),
       timeLog: (label = "default", ...given) => {
         const text = elapsed(label);
-        if (text !== undefined) say("log", join([text, ...given.map(show)], " "));
+        if (text !== undefined) say("log", join([text, format(given)], " "));
       },
       timeEnd: (label = "default") => {
         const text = elapsed(label);

@@ -82,8 +82,9 @@
         if (input === undefined) bytes = new Bytes(0);
         else if (isView(input)) {
           bytes = new Bytes(input.buffer, input.byteOffset, input.byteLength);
-        } else if (input instanceof BufferCtor) bytes = new Bytes(input);
-        else throw new TypeErrorCtor("decode takes an ArrayBuffer or a view of one");
+        } else if (typeof input === "object" && input !== null && input instanceof BufferCtor) {
+          bytes = new Bytes(input);
+        } else throw new TypeErrorCtor("decode takes an ArrayBuffer or a view of one");
         const decoded = decodeText(
           this.#encoding, bytes, this.#state, stream, this.#fatal, this.#ignoreBOM,
         );

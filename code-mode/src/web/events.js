@@ -133,7 +133,8 @@
       dispatchEvent(event) {
         if (!(event instanceof Event)) throw new TypeErrorCtor("dispatchEvent takes an Event");
         event.target = event.currentTarget = this;
-        const own = this[`on${event.type}`];
+        // Of the targets here only a signal has such a property.
+        const own = event.type === "abort" ? this.onabort : undefined;
         if (typeof own === "function") report(own, this, event);
         const listeners = slice(this.#listeners);
         for (let i = 0; i < listeners.length && !isStopped(event); i++) {
@@ -159,7 +160,18 @@
         }, 0);
       }
     };
-    return { Event, EventTarget };
+    class CustomEvent extends Event {
+      #detail;
+      constructor(type, options) {
+        super(type, options);
+        this.#detail = options?.detail ?? null;
+      }
+      get detail() {
+        return this.#detail;
+      }
+    }
+    tag(CustomEvent, "CustomEvent");
+    return { Event, CustomEvent, EventTarget };
   });
 
   const aborting = once(() => {
@@ -204,6 +216,8 @@
         return signal;
       }
       static timeout(ms) {
+        ms = +ms;
+        if (!(ms >= 0)) throw new TypeErrorCtor("AbortSignal.timeout takes milliseconds from 0");
         const signal = new AbortSignal(token);
         setTimer(() => {
           abort(
@@ -243,6 +257,7 @@
     __proto__: null,
     DOMException: exception,
     Event: () => events().Event,
+    CustomEvent: () => events().CustomEvent,
     EventTarget: () => events().EventTarget,
     AbortSignal: () => aborting().AbortSignal,
     AbortController: () => aborting().AbortController,

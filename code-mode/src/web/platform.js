@@ -8,9 +8,9 @@
   } = hooks;
   const { apply, defineProperty, getPrototypeOf, getOwnPropertyDescriptor } = Reflect;
   const { parse } = JSON;
-  const [TypeErrorCtor, PromiseCtor] = [TypeError, Promise];
+  const TypeErrorCtor = TypeError;
   const then = Promise.prototype.then;
-  const iterator = Symbol.iterator;
+  const settled = Promise.resolve();
   const isView = ArrayBuffer.isView;
   const typedArrayName = getOwnPropertyDescriptor(
     getPrototypeOf(Uint8Array.prototype), Symbol.toStringTag,
@@ -28,10 +28,10 @@
     if (typeof callback !== "function") {
       throw new TypeErrorCtor("queueMicrotask takes a function");
     }
-    apply(then, PromiseCtor.resolve(), [
+    apply(then, settled, [
       () => {
         try {
-          apply(callback, undefined, []);
+          callback();
         } catch (error) {
           // It fails the cell, as a throw in a timer does.
           setTimer(() => {
@@ -90,11 +90,14 @@
       options = query;
       query = options.query ?? "";
     }
-    const { limit = 10, server, detail = "summaries" } = options ?? {};
+    query ??= "";
+    const limit = options?.limit ?? 10;
+    const server = options?.server ?? undefined;
+    const detail = options?.detail ?? DETAILS[1];
     if (detail !== DETAILS[0] && detail !== DETAILS[1] && detail !== DETAILS[2]) {
       refuse(`search_tools: detail is "names", "summaries" or "declarations", not ${detail}`);
     }
-    const count = +limit;
+    const count = typeof limit === "bigint" ? 10 : +limit;
     if (!(count >= 1)) refuse("search_tools: limit is a number from 1");
     const found = parse(
       searchTools(`${query}`, count, server === undefined ? undefined : `${server}`, detail),

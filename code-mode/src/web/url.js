@@ -84,7 +84,7 @@
         };
       }
       #change() {
-        if (this.#changed !== null) this.#changed(formText(this.#pairs));
+        if (this.#changed !== null) this.#changed(this);
       }
       get size() {
         return this.#pairs.length;
@@ -195,8 +195,22 @@
     tag(URLSearchParams, "URLSearchParams");
 
     class URL {
-      #parts;
+      #current;
       #params;
+      // Parameters that were changed since the parts were made: many changes in a row
+      // make one URL.
+      #changed = null;
+      get #parts() {
+        if (this.#changed !== null) {
+          const query = this.#changed.toString();
+          this.#changed = null;
+          this.#current = setUrl(this.#current[HREF], SEARCH, query) ?? this.#current;
+        }
+        return this.#current;
+      }
+      set #parts(parts) {
+        this.#current = parts;
+      }
       constructor(url, base) {
         if (arguments.length === 0) throw new TypeErrorCtor("URL needs a text");
         const parts = parse(url, base);
@@ -284,8 +298,8 @@
       get searchParams() {
         if (this.#params === undefined) {
           this.#params = new URLSearchParams(this.#parts[SEARCH]);
-          follow(this.#params, (query) => {
-            this.#parts = setUrl(this.#parts[HREF], SEARCH, query) ?? this.#parts;
+          follow(this.#params, (params) => {
+            this.#changed = params;
           });
         }
         return this.#params;
