@@ -179,7 +179,7 @@ impl Guide<'_> {
         if called == "tools" {
             return Some("`tools` is an object: await tools.NAME(input)".to_owned());
         }
-        if called.starts_with('"') || called.starts_with('`') {
+        if called.starts_with("\"\"") || called.starts_with('`') {
             return Some("leave the code fence out: the source is plain JavaScript".to_owned());
         }
         if let Some((receiver, method)) = called.rsplit_once('.') {
@@ -382,10 +382,11 @@ fn tool_not_awaited(line: &str) -> Option<&str> {
     let call = CALL.captures_iter(line).find(|call| {
         let start = call.get(0).map_or(0, |whole| whole.start());
         let before = line[..start].trim_end();
-        !before.ends_with("await")
+        // What an arrow returns is awaited elsewhere.
+        !before.ends_with("await") && !before.contains("=>")
     })?;
     // What is put together and waited for as one is awaited elsewhere.
-    if line.contains("Promise.all") || line.contains("=>") {
+    if line.contains("Promise.all") {
         return None;
     }
     let after = &line[call.get(0)?.end()..];

@@ -441,7 +441,9 @@ fn evaluate(
                         refused = Some(cannot_be_stripped(&what, position));
                         return None;
                     }
-                    Stripped::Neither(Some((what, at))) if is_later(at, error.position) => {
+                    Stripped::Neither(Some((what, at)))
+                        if is_later(at, error.position) && !is_of_characters(&error.text) =>
+                    {
                         // V8 has stumbled over a type; the mistake is further on.
                         refused = Some(ScriptError {
                             text: format!("SyntaxError: {what}"),
@@ -497,6 +499,14 @@ fn unfenced(source: &str) -> Option<String> {
 /// Whether one place is after another.
 fn is_later(at: SourcePosition, than: Option<SourcePosition>) -> bool {
     than.is_some_and(|than| (at.line, at.column) > (than.line, than.column))
+}
+
+/// Whether V8's complaint is of characters, which are the same with types.
+fn is_of_characters(error: &str) -> bool {
+    let error = error.trim_start_matches("SyntaxError: ");
+    ["Invalid", "Unterminated", "missing )"]
+        .iter()
+        .any(|start| error.starts_with(start))
 }
 
 /// Takes the types out of a source. Where that takes too long the cell hits its limit of

@@ -17,6 +17,10 @@ mod idle;
 mod large_inputs;
 mod limits;
 mod listening;
+mod mcp;
+mod mcp_client;
+mod model_cells;
+mod pauses;
 mod pending;
 #[cfg(target_os = "linux")]
 mod processes;

@@ -221,8 +221,8 @@ fn tools_are_commands_without_a_shell() {
         [
             "$(id); `x`|5",
             "free text",
-            "the input lacks `what`",
-            "`what` must be a string, a number or a boolean",
+            "the input of tools.say does not fit its schema: `input` lacks the property `what`; it has `n` (rule: required); it takes { n?, what }",
+            "the input of tools.say does not fit its schema: `input.what` must be string, not an object (rule: type)",
             "sh exited with status 7: why",
             "sleep did not end within 20 ms",
             "yes put out more than 1000 bytes",

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
 
 use super::config::{MARKER, Server, Transport};
 use super::expand;
@@ -36,6 +37,8 @@ pub(super) enum Era {
 pub(super) struct ServerProcess {
     processes: Processes,
     stderr: Arc<Mutex<Vec<u8>>>,
+    /// Done when the program, and what it started, have closed their standard error.
+    stderr_read: Option<JoinHandle<()>>,
 }
 
 /// Why a server's program does not run.
@@ -86,12 +89,11 @@ impl ServerProcess {
             return Err(StartError::Spawn(error));
         };
         let kept = Arc::default();
-        if let Some(stderr) = stderr {
-            tokio::spawn(keep_end(stderr, Arc::clone(&kept)));
-        }
+        let stderr_read = stderr.map(|stderr| tokio::spawn(keep_end(stderr, Arc::clone(&kept))));
         let process = Self {
             processes,
             stderr: kept,
+            stderr_read,
         };
         Ok((process, stdin, BufReader::new(stdout)))
     }
@@ -104,9 +106,15 @@ impl ServerProcess {
         lines.collect::<Vec<_>>().join(" | ")
     }
 
-    /// Waits for the program's end.
+    /// Waits for the program's end, and for what it last said.
     pub(super) async fn ended(&mut self) -> Option<ExitStatus> {
-        self.processes.wait().await.ok()
+        /// Another process may hold the stream open.
+        const LAST_WORDS: Duration = Duration::from_millis(300);
+        let status = self.processes.wait().await.ok();
+        if let Some(read) = self.stderr_read.take() {
+            let _ = tokio::time::timeout(LAST_WORDS, read).await;
+        }
+        status
     }
 
     /// Ends the program, whose standard input was closed: it has some time, is asked,

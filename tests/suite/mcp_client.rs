@@ -1,0 +1,186 @@
+//! A client of `code-mode mcp` that speaks raw JSON over the standard streams.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::support::program;
+
+/// The revision whose requests stand alone.
+pub const MODERN: &str = "2026-07-28";
+
+pub struct Client {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+    last_id: u64,
+    /// What a person answers, in turn.
+    pub answers: Vec<Value>,
+    /// Questions that the person was asked.
+    pub asked: Vec<Value>,
+    pub notifications: Vec<Value>,
+    modern: bool,
+}
+
+/// The command of the mad server.
+pub fn mad(kind: &str) -> String {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/mad_server.py");
+    format!("python3 '{}' {kind}", script.display())
+}
+
+impl Client {
+    /// Starts the program with these options.
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(program());
+        command
+            .arg("mcp")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        let mut child = command.spawn().expect("the program starts");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self {
+            input: child.stdin.take(),
+            child,
+            lines,
+            last_id: 0,
+            answers: Vec::new(),
+            asked: Vec::new(),
+            notifications: Vec::new(),
+            modern: false,
+        }
+    }
+
+    /// Starts the program before one mad server, which is called `mad`.
+    pub async fn before(kind: &str, more: &[&str], capabilities: Value) -> Self {
+        let server = format!("mad={}", mad(kind));
+        let mut arguments = vec!["--server", &server];
+        arguments.extend(more);
+        let mut client = Self::start(&arguments);
+        client.initialize(capabilities).await;
+        client
+    }
+
+    /// Requests of this client stand alone.
+    pub fn modern(mut self) -> Self {
+        self.modern = true;
+        self
+    }
+
+    pub async fn initialize(&mut self, capabilities: Value) -> Value {
+        let answer = self
+            .request(
+                "initialize",
+                json!({
+                    "protocolVersion": "2025-06-18",
+                    "capabilities": capabilities,
+                    "clientInfo": {"name": "test", "version": "1"},
+                }),
+            )
+            .await;
+        self.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))
+            .await;
+        answer["result"].clone()
+    }
+
+    pub async fn send(&mut self, message: &Value) {
+        self.send_line(&message.to_string()).await;
+    }
+
+    pub async fn send_line(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("open");
+        input
+            .write_all(format!("{line}\n").as_bytes())
+            .await
+            .expect("written");
+    }
+
+    /// Sends a request; returns its id.
+    pub async fn begin(&mut self, method: &str, mut params: Value) -> u64 {
+        self.last_id += 1;
+        if self.modern {
+            let meta = json!({
+                "io.modelcontextprotocol/protocolVersion": MODERN,
+                "io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}},
+                "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+            });
+            params["_meta"] = meta;
+        }
+        let id = self.last_id;
+        self.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}))
+            .await;
+        id
+    }
+
+    /// The answer to a request. What the person is asked meanwhile is answered.
+    pub async fn answer(&mut self, id: u64) -> Value {
+        loop {
+            let line = self
+                .lines
+                .next_line()
+                .await
+                .expect("read")
+                .expect("an answer");
+            let message: Value = serde_json::from_str(&line).expect("JSON");
+            match (message.get("method"), message.get("id")) {
+                (Some(_), Some(asked)) => {
+                    let asked = asked.clone();
+                    self.asked.push(message["params"].clone());
+                    let answer = match self.answers.is_empty() {
+                        true => json!({"action": "cancel"}),
+                        false => self.answers.remove(0),
+                    };
+                    self.send(&json!({"jsonrpc": "2.0", "id": asked, "result": answer}))
+                        .await;
+                }
+                (Some(_), None) => self.notifications.push(message),
+                _ if message["id"] == id => return message,
+                _ => {}
+            }
+        }
+    }
+
+    pub async fn request(&mut self, method: &str, params: Value) -> Value {
+        let id = self.begin(method, params).await;
+        self.answer(id).await
+    }
+
+    /// Calls one of the program's tools.
+    pub async fn call(&mut self, tool: &str, arguments: Value) -> Value {
+        let params = json!({"name": tool, "arguments": arguments});
+        let answer = self.request("tools/call", params).await;
+        assert!(answer["error"].is_null(), "{answer}");
+        answer["result"].clone()
+    }
+
+    /// Runs a program; the texts of the answer.
+    pub async fn exec(&mut self, code: &str) -> Vec<String> {
+        texts(&self.call("exec", json!({"code": code})).await)
+    }
+
+    /// Leaves; returns the program's exit status.
+    pub async fn leave(mut self) -> Option<i32> {
+        self.input = None;
+        self.child.wait().await.expect("it ends").code()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    pub async fn ended(&mut self) -> Option<i32> {
+        self.child.wait().await.expect("it ends").code()
+    }
+}
+
+/// The texts of a result's blocks.
+pub fn texts(result: &Value) -> Vec<String> {
+    let blocks = result["content"].as_array().expect("blocks");
+    let texts = blocks.iter().filter_map(|block| block["text"].as_str());
+    texts.map(str::to_owned).collect()
+}

@@ -1,0 +1,272 @@
+//! Cells as models write them: each runs, or fails with an error that names the mend.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use code_mode_host::{
+    CellResponse, CodeModeSessionDelegate, CodeModeSessionProvider, ContentItem, ExecuteRequest,
+    Json, NestedToolCall, Provider, SessionOptions, ToolDefinition, ToolSet,
+};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{options, provider_in_process, run};
+
+struct Tools;
+
+#[async_trait]
+impl CodeModeSessionDelegate for Tools {
+    async fn invoke_tool(
+        &self,
+        call: NestedToolCall,
+        _: CancellationToken,
+    ) -> Result<Json, String> {
+        let input: Value = call
+            .input
+            .map_or(Value::Null, |json| json.to().expect("JSON"));
+        let answer = match call.tool_name.name.as_str() {
+            "list" => json!({"items": [{"id": 1}, {"id": 2}], "next": null}),
+            "search_code" => json!([{"path": "a.rs", "line": 3}]),
+            "add" => json!(input["a"].as_i64().unwrap_or(0) + input["b"].as_i64().unwrap_or(0)),
+            _ => match input["path"].as_str() {
+                Some("missing") => return Err("no such file: missing".to_owned()),
+                path => json!(format!("content of {}", path.unwrap_or_default())),
+            },
+        };
+        Ok(Json::from_value(&answer).expect("JSON"))
+    }
+}
+
+fn tools() -> ToolSet {
+    let tool = |name: &str, description: &str, schema: Value| {
+        let mut tool = ToolDefinition::function(name, description);
+        tool.input_schema = (!schema.is_null()).then(|| Json::from_value(&schema).expect("JSON"));
+        tool
+    };
+    let object = |properties: Value, required: Value| json!({"type": "object", "properties": properties, "required": required});
+    ToolSet::from([
+        tool("list", "Lists items.", Value::Null),
+        tool(
+            "read_file",
+            "Reads a file.",
+            object(json!({"path": {"type": "string"}}), json!(["path"])),
+        ),
+        tool(
+            "search_code",
+            "Finds code.",
+            object(json!({"query": {"type": "string"}}), json!(["query"])),
+        ),
+        tool(
+            "add",
+            "Adds two numbers.",
+            object(
+                json!({"a": {"type": "number"}, "b": {"type": "number"}}),
+                json!(["a", "b"]),
+            ),
+        ),
+    ])
+}
+
+struct Case {
+    name: String,
+    source: String,
+    fails: bool,
+    wanted: String,
+}
+
+fn cases() -> Vec<Case> {
+    let text = include_str!("../fixtures/model_cells.txt");
+    let cases = text.split("\n=== ").skip(1).map(|case| {
+        let (name, rest) = case.split_once('\n').expect("a name");
+        let (source, wanted) = rest.rsplit_once("\n--- ").expect("what must come");
+        let (kind, wanted) = wanted
+            .trim_end()
+            .split_once(' ')
+            .expect("a kind and a text");
+        Case {
+            name: name.to_owned(),
+            source: source.to_owned(),
+            fails: match kind {
+                "ok" => false,
+                "mend" => true,
+                other => panic!("{name}: {other}"),
+            },
+            wanted: wanted.to_owned(),
+        }
+    });
+    cases.collect()
+}
+
+/// Runs a cell in a guided session; its output, and its error.
+async fn outcome(provider: &Provider, source: &str) -> (String, Option<String>) {
+    let options = SessionOptions::default().guided(true).check_inputs(true);
+    let session = provider
+        .open_session(Arc::new(Tools), options)
+        .await
+        .expect("a session");
+    let request = ExecuteRequest::new("call-1", source)
+        .tools(tools())
+        .yield_time(Duration::from_secs(60));
+    let started = session.execute(request).await.expect("admitted");
+    let response = started.initial_response.await.expect("observed");
+    session.shutdown().await;
+    let mut output = String::new();
+    for item in response.content_items() {
+        if let ContentItem::Text { text } = item {
+            writeln!(output, "{text}").expect("a string");
+        }
+    }
+    match response {
+        CellResponse::Result { error_text, .. } => (output, error_text),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn cells_as_models_write_them_run_or_name_the_mend() {
+    run(async {
+        let cases = cases();
+        assert!(cases.len() >= 150, "{} cases", cases.len());
+        let provider = provider_in_process();
+        let mut wrong = String::new();
+        for case in &cases {
+            let (output, error) = outcome(&provider, &case.source).await;
+            let fits = match (&error, case.fails) {
+                (None, false) => output.contains(&case.wanted),
+                (Some(error), true) => error.contains(&case.wanted),
+                _ => false,
+            };
+            if !fits {
+                let _ = write!(
+                    wrong,
+                    "\n{}: wanted {:?}\n  output {output:?}\n  error {error:?}",
+                    case.name, case.wanted
+                );
+            }
+        }
+        provider.shutdown().await;
+        assert!(wrong.is_empty(), "{wrong}");
+    });
+}
+
+#[test]
+fn what_guides_a_cell_is_the_same_in_a_worker_process() {
+    run(async {
+        let provider = Provider::new(options()).expect("the program is there");
+        let source = "const u: URL = new URL('https://a.b/c'); console.log(u.host, crypto.randomUUID().length);\nawait tools.serch_code({})";
+        let (output, error) = outcome(&provider, source).await;
+        assert_eq!(output, "[log] a.b 36\n");
+        let error = error.expect("it fails");
+        assert!(error.contains("did you mean tools.search_code?"), "{error}");
+        assert!(error.contains("2 | await tools.serch_code({})"), "{error}");
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+fn a_source_that_takes_too_long_to_read_ends_its_cell() {
+    run(async {
+        // Each level of this takes the parser twice as long.
+        let provider = Provider::new(options().stop_grace(Duration::from_millis(500)))
+            .expect("the program is there");
+        let source = format!(
+            "let t: number = 1;\n{}x{};",
+            "<T>(".repeat(60),
+            ")".repeat(60)
+        );
+        let (_, error) = outcome(&provider, &source).await;
+        let error = error.expect("it fails");
+        assert!(error.contains("CPU time"), "{error}");
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+fn a_plain_session_has_none_of_it() {
+    run(async {
+        let provider = provider_in_process();
+        let session = provider
+            .create_session(Arc::new(Tools))
+            .await
+            .expect("a session");
+        let source = "text([typeof console, typeof URL, typeof search_tools, typeof tools.nope, Object.keys(ALL_TOOLS[0])])";
+        let request = ExecuteRequest::new("call-1", source).tools(tools());
+        let started = session.execute(request).await.expect("admitted");
+        let response = started.initial_response.await.expect("observed");
+        let wanted = r#"["undefined","undefined","undefined","undefined",["name","description"]]"#;
+        assert_eq!(response.content_items(), [ContentItem::text(wanted)]);
+        provider.shutdown().await;
+    });
+}
+
+/// Of an MCP result a cell gets what a model expects.
+#[test]
+fn an_mcp_result_is_the_value_in_it() {
+    struct Server;
+    #[async_trait]
+    impl CodeModeSessionDelegate for Server {
+        async fn invoke_tool(
+            &self,
+            call: NestedToolCall,
+            _: CancellationToken,
+        ) -> Result<Json, String> {
+            // The input is the answer.
+            Ok(call.input.unwrap_or_else(Json::null))
+        }
+    }
+    run(async {
+        let provider = provider_in_process();
+        let session = provider
+            .open_session(Arc::new(Server), SessionOptions::default().guided(true))
+            .await
+            .expect("a session");
+        let mut tool = ToolDefinition::function("t", "");
+        tool.answer = code_mode_host::ToolAnswer::McpResult;
+        let source = r#"
+            const t = (text) => ({ type: "text", text });
+            const show = async (result) => text(JSON.stringify(await tools.t(result)) ?? "undefined");
+            await show({ content: [t('{"a":1}')] });
+            await show({ content: [t("12345678901234567890")] });
+            await show({ content: [t("a"), t("b")] });
+            await show({ content: [t("a"), { type: "odd" }] });
+            await show({ content: [t("a")], structuredContent: null });
+            await show({ content: [] });
+            text((await tools.t.raw({ isError: true, content: [t("x")] })).isError);
+            for (const failing of [
+                { isError: true, content: [t("bad"), t("worse")] },
+                { isError: true, content: [] },
+                { error: { code: -32602, message: "wrong", data: { a: 1 } } },
+            ]) {
+                try { await tools.t(failing); } catch (e) { text([e.message, e.code ?? null, e.result?.isError ?? null]); }
+            }"#;
+        let request = ExecuteRequest::new("call-1", source).tools([tool]);
+        let started = session.execute(request).await.expect("admitted");
+        let response = started.initial_response.await.expect("observed");
+        let texts: Vec<_> = response
+            .content_items()
+            .iter()
+            .map(|item| match item {
+                ContentItem::Text { text } => text.as_str(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(
+            texts,
+            [
+                r#"{"a":1}"#,
+                r#""12345678901234567890""#,
+                r#""a\nb""#,
+                r#"[{"type":"text","text":"a"},{"type":"odd"}]"#,
+                "null",
+                "undefined",
+                "true",
+                r#"["bad\nworse",null,true]"#,
+                r#"["t failed without a message",null,true]"#,
+                r#"["wrong",-32602,null]"#,
+            ]
+        );
+        provider.shutdown().await;
+    });
+}
