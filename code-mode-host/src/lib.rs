@@ -57,10 +57,11 @@ pub use worker::ConnectionError;
 
 // What an agent core says and hears.
 pub use code_mode_protocol::{
-    BoxFuture, CellId, CellNotification, CellResponse, CodeModeSession, CodeModeSessionDelegate,
-    CodeModeSessionProvider, ContentItem, EmptyCellId, ExecuteRequest, ImageDetail, InvalidJson,
-    Json, Limit, LimitExceeded, Limits, NestedToolCall, Pause, PendingOutcome, RuntimeToolCallId,
-    SessionError, SessionOptions, SourcePosition, StartedCell, StartedPendingCell, ToolAnswer,
-    ToolDefinition, ToolKind, ToolName, ToolSet, WaitOutcome, WaitRequest, cell_not_found,
-    describe, normalize_tool_name, pragma, truncate,
+    BoxFuture, CallOutcome, CellEnded, CellId, CellNotification, CellOutcome, CellResponse,
+    CellStarted, CellStats, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
+    ContentItem, EmptyCellId, ExecuteRequest, ImageDetail, InvalidJson, Json, Limit, LimitExceeded,
+    Limits, NestedToolCall, Pause, PendingOutcome, RuntimeToolCallId, SessionError, SessionOptions,
+    SourcePosition, StartedCell, StartedPendingCell, ToolAnswer, ToolCallFinished, ToolDefinition,
+    ToolKind, ToolName, ToolSet, WaitOutcome, WaitRequest, cell_not_found, describe,
+    normalize_tool_name, pragma, truncate,
 };

@@ -23,6 +23,7 @@ pub mod wire;
 mod content;
 mod ids;
 mod json;
+mod lifecycle;
 mod limits;
 mod request;
 mod session;
@@ -31,6 +32,9 @@ mod tool;
 pub use content::{ContentItem, ImageDetail};
 pub use ids::{CellId, EmptyCellId, RuntimeToolCallId};
 pub use json::{InvalidJson, Json, check_portable, push_escaped};
+pub use lifecycle::{
+    CallOutcome, CellEnded, CellOutcome, CellStarted, CellStats, ToolCallFinished,
+};
 pub use limits::{Limit, LimitExceeded, Limits};
 pub use request::{
     CellResponse, ExecuteRequest, PendingOutcome, SourcePosition, WaitOutcome, WaitRequest,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::{CellId, ContentItem, Json, RuntimeToolCallId, ToolSet};
+use crate::{CellId, CellOutcome, ContentItem, Json, RuntimeToolCallId, ToolSet};
 
 /// Run one cell.
 #[derive(Clone, Debug)]
@@ -171,6 +171,8 @@ pub enum CellResponse {
         error_text: Option<String>,
         /// Where in the source it failed, if that is known.
         error_position: Option<SourcePosition>,
+        /// How it ended, as a type.
+        outcome: CellOutcome,
         /// How long the result waited for an observer after the cell had ended.
         buffered_for: Duration,
     },
@@ -186,13 +188,23 @@ pub struct SourcePosition {
 }
 
 impl CellResponse {
-    /// A `Result` with no output.
+    /// How the cell ended; `None` where it goes on.
+    pub fn outcome(&self) -> Option<CellOutcome> {
+        match self {
+            Self::Yielded { .. } => None,
+            Self::Terminated { .. } => Some(CellOutcome::Terminated),
+            Self::Result { outcome, .. } => Some(outcome.clone()),
+        }
+    }
+
+    /// A `Result` with no output, of a cell that there is not.
     pub fn failed(cell_id: CellId, error_text: impl Into<String>) -> Self {
         Self::Result {
             cell_id,
             content_items: Vec::new(),
             error_text: Some(error_text.into()),
             error_position: None,
+            outcome: CellOutcome::Missing,
             buffered_for: Duration::ZERO,
         }
     }

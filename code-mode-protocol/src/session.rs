@@ -10,8 +10,9 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    CellId, CellResponse, ExecuteRequest, Json, LimitExceeded, Limits, PendingOutcome,
-    RuntimeToolCallId, ToolKind, ToolName, WaitOutcome, WaitRequest,
+    CellEnded, CellId, CellResponse, CellStarted, ExecuteRequest, Json, LimitExceeded, Limits,
+    PendingOutcome, RuntimeToolCallId, ToolCallFinished, ToolKind, ToolName, WaitOutcome,
+    WaitRequest,
 };
 
 /// A future that can be moved between threads.
@@ -248,6 +249,31 @@ pub trait CodeModeSessionDelegate: Send + Sync {
     /// By default nothing is done.
     async fn notify(&self, notification: CellNotification, cancelled: CancellationToken) {
         let _ = (notification, cancelled);
+    }
+
+    /// A cell was admitted. This and the three that follow are for those who show, count
+    /// and record: they are called in the order of what happens, while nothing else of
+    /// the session does, so they must return at once. By default nothing is done.
+    fn cell_started(&self, cell: &CellStarted) {
+        let _ = cell;
+    }
+
+    /// A cell's program will not run again: called the moment it ends, observed or not,
+    /// once for each admitted cell, and before its closing. By default nothing is done.
+    fn cell_ended(&self, cell: &CellEnded) {
+        let _ = cell;
+    }
+
+    /// A tool call is about to be handed to [`invoke_tool`](Self::invoke_tool), or to be
+    /// refused because its input does not fit. By default nothing is done.
+    fn tool_call_started(&self, call: &NestedToolCall) {
+        let _ = call;
+    }
+
+    /// A tool call has ended; called once for each that started, also where its cell has
+    /// ended before. By default nothing is done.
+    fn tool_call_finished(&self, call: &ToolCallFinished) {
+        let _ = call;
     }
 
     /// The cell is gone: its last answer was handed over and its callbacks have

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::frame::Frame;
-use code_mode_protocol::wire::native::{CallIds, CellEnd, FromWorker, MAX_PARTS, Parts};
+use code_mode_protocol::wire::native::{CallIds, CellEnd, FromWorker, MAX_PARTS, Parts, Used};
 use code_mode_protocol::wire::outbound::Outbound;
 use code_mode_protocol::{
     ContentItem, Limit, LimitExceeded, Limits, RuntimeToolCallId, SourcePosition,
@@ -69,6 +69,8 @@ pub(crate) struct CellShared {
     bytes_in_flight: AtomicUsize,
     /// Bytes of tools' answers that the cell has not let in; they are its memory too.
     answers_waiting: AtomicUsize,
+    created: Instant,
+    peak_heap: AtomicUsize,
     /// Lengths of the notifications that were not delivered yet, oldest first.
     notified: Mutex<std::collections::VecDeque<usize>>,
 }
@@ -135,6 +137,8 @@ impl CellShared {
             pending_notifications: AtomicUsize::new(0),
             bytes_in_flight: AtomicUsize::new(0),
             answers_waiting: AtomicUsize::new(0),
+            created: Instant::now(),
+            peak_heap: AtomicUsize::new(0),
             notified: Mutex::default(),
         })
     }
@@ -416,6 +420,26 @@ impl CellShared {
         (frames, items)
     }
 
+    /// So much of the heap is in use.
+    pub(crate) fn heap_used(&self, bytes: usize) {
+        self.peak_heap.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// What the cell used; to be asked on its own thread.
+    fn used(&self) -> Used {
+        let Some(placed) = self.placed.get() else {
+            return Used {
+                queued: self.created.elapsed(),
+                ..Used::default()
+            };
+        };
+        Used {
+            processor: self.own_cpu_time(),
+            queued: placed.started.saturating_duration_since(self.created),
+            peak_heap_bytes: self.peak_heap.load(Ordering::Relaxed) as u64,
+        }
+    }
+
     /// The cell's JavaScript has ended and will not run again. Sends its last output
     /// and how it ended, after the messages in `before`.
     pub(crate) fn end(&self, before: Vec<Frame>, end: CellEnd) {
@@ -428,7 +452,14 @@ impl CellShared {
         let mut frames = before;
         let (more, items) = self.parts(&mut output);
         frames.extend(more);
-        frames.extend(FromWorker::Ended { cell, items, end }.encode().ok());
+        let used = self.used();
+        let ended = FromWorker::Ended {
+            cell,
+            items,
+            end,
+            used,
+        };
+        frames.extend(ended.encode().ok());
         self.outbound.send_all(frames);
     }
 

@@ -37,6 +37,7 @@ impl HeapGuard {
         });
         let data = std::ptr::from_ref(&*watch).cast_mut().cast::<c_void>();
         isolate.add_near_heap_limit_callback(near_heap_limit, data);
+        isolate.add_gc_prologue_callback(before_gc, data, v8::GCType::kGCTypeAll);
         isolate.add_gc_epilogue_callback(after_gc, data, v8::GCType::kGCTypeAll);
         Self { _watch: watch }
     }
@@ -58,6 +59,23 @@ unsafe extern "C" fn near_heap_limit(data: *mut c_void, current: usize, _: usize
     }
 }
 
+/// The heap is never fuller than when V8 is about to collect.
+unsafe extern "C" fn before_gc(
+    isolate: v8::UnsafeRawIsolatePtr,
+    _kind: v8::GCType,
+    _flags: v8::GCCallbackFlags,
+    data: *mut c_void,
+) {
+    // SAFETY: as in `near_heap_limit`.
+    let watch = unsafe { &*data.cast::<HeapWatch>() };
+    // SAFETY: V8 passes the isolate that is about to collect, on its own thread.
+    let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
+    let statistics = isolate.get_heap_statistics();
+    watch
+        .shared
+        .heap_used(statistics.used_heap_size() + statistics.external_memory());
+}
+
 /// Counts what the heap's own limit leaves out: array buffers and external
 /// strings.
 unsafe extern "C" fn after_gc(
@@ -72,6 +90,7 @@ unsafe extern "C" fn after_gc(
     let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
     let statistics = isolate.get_heap_statistics();
     let used = statistics.used_heap_size() + statistics.external_memory();
+    watch.shared.heap_used(used);
     let limit = watch.shared.limits.heap_bytes();
     if used > limit {
         let exceeded = Limit::Heap.exceeded(limit as u64);

@@ -75,6 +75,8 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
         (Some(Stop::Terminated), _) => CellEnd::Terminated,
         (Some(Stop::Limit(limit)), _) => CellEnd::Limit(limit),
     };
+    let statistics = isolate.get_heap_statistics();
+    shared.heap_used(statistics.used_heap_size() + statistics.external_memory());
     job.end.report(end, state.take_writes());
     // The kernel may have put the thread that waits for the answer behind this one,
     // which would run on for most of a millisecond.

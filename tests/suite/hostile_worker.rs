@@ -12,7 +12,7 @@ use code_mode_host::{
 };
 use code_mode_protocol::wire::frame::{Frame, MAX_FRAME_BYTES};
 use code_mode_protocol::wire::native::{
-    CellEnd, FromWorker, JsonText, ToWorker, VERSION, WorkerInfo,
+    CellEnd, FromWorker, JsonText, ToWorker, Used, VERSION, WorkerInfo,
 };
 use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
 use tokio::io::AsyncWriteExt;
@@ -106,6 +106,7 @@ pub fn ended(cell: u64) -> FromWorker {
         cell,
         items: vec![].into(),
         end: CellEnd::Completed,
+        used: Used::default(),
     }
 }
 
@@ -271,16 +272,14 @@ lies! {
     a_termination_that_nobody_asked_for: [FromWorker::Ended {
         cell: 1,
         items: vec![].into(),
-        end: CellEnd::Terminated,
-    }] => "no place in a session";
+        end: CellEnd::Terminated, used: Used::default() }] => "no place in a session";
     an_error_text_longer_than_its_limit: [FromWorker::Ended {
         cell: 1,
         items: vec![].into(),
         end: CellEnd::Failed {
             text: "x".repeat(Limits::MAX_ERROR_BYTES + 1),
             position: None,
-        },
-    }] => "exceeded a limit";
+        }, used: Used::default() }] => "exceeded a limit";
     a_greeting_in_the_middle: [FromWorker::Ready(info())] => "no place in a session";
 }
 
@@ -468,6 +467,7 @@ fn after_a_terminate_no_call_of_the_cell_reaches_the_delegate() {
                     cell: 1,
                     items: vec![].into(),
                     end: CellEnd::Terminated,
+                    used: Used::default(),
                 })
                 .await;
                 liar.until_shutdown().await;
@@ -537,6 +537,7 @@ fn output_that_crosses_its_observers_leaving_is_the_next_observers() {
                     cell: 1,
                     items: vec![ContentItem::text("the end")].into(),
                     end: CellEnd::Completed,
+                    used: Used::default(),
                 })
                 .await;
                 liar.until_shutdown().await;

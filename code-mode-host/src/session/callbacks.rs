@@ -5,8 +5,11 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Instant;
 
-use code_mode_protocol::{CellId, CellNotification, NestedToolCall, ToolSet};
+use code_mode_protocol::{
+    CallOutcome, CellId, CellNotification, NestedToolCall, ToolCallFinished, ToolSet,
+};
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -17,6 +20,13 @@ use crate::worker::Incarnation;
 /// Runs a method of the delegate; `None` where it panics.
 async fn guarded<T>(method: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(method).catch_unwind().await.ok()
+}
+
+/// Tells an observer something. What it does beyond that is its own.
+pub(super) fn observe(tell: impl FnOnce()) {
+    if std::panic::catch_unwind(AssertUnwindSafe(tell)).is_err() {
+        tracing::warn!("the agent's code that observes cells panicked");
+    }
 }
 
 /// Runs a tool, and tells the core what came of it.
@@ -36,6 +46,13 @@ pub(super) fn invoke(
     let session = shared.clone();
     let task = async move {
         let (cell_id, id) = (call.cell_id.clone(), call.runtime_tool_call_id);
+        observe(|| session.delegate.tool_call_started(&call));
+        let mut finished = Finished {
+            session: &session,
+            call: call.clone(),
+            began: Instant::now(),
+            outcome: CallOutcome::Cancelled,
+        };
         let refusal = session
             .inputs
             .as_ref()
@@ -46,6 +63,14 @@ pub(super) fn invoke(
                 .await
                 .unwrap_or_else(|| Err("the agent's code for this tool panicked".to_owned())),
         };
+        finished.outcome = match &result {
+            _ if cancelled.is_cancelled() => CallOutcome::Cancelled,
+            Ok(json) => CallOutcome::Succeeded {
+                bytes: json.as_str().len(),
+            },
+            Err(_) => CallOutcome::Failed,
+        };
+        drop(finished);
         tokio::select! {
             () = worker.takes_more() => {}
             () = cancelled.cancelled() => {}
@@ -53,6 +78,21 @@ pub(super) fn invoke(
         session.event(|core, now| core.call_finished(&cell_id, id, result, now));
     };
     shared.runtime.spawn(task.instrument(span));
+}
+
+/// Tells of a call's end; also where its task is dropped with its runtime.
+struct Finished<'a> {
+    session: &'a Shared,
+    call: NestedToolCall,
+    began: Instant,
+    outcome: CallOutcome,
+}
+
+impl Drop for Finished<'_> {
+    fn drop(&mut self) {
+        let finished = ToolCallFinished::new(&self.call, self.outcome, self.began.elapsed());
+        observe(|| self.session.delegate.tool_call_finished(&finished));
+    }
 }
 
 /// Delivers a notification, and tells the core that it was.

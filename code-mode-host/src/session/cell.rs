@@ -4,8 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use code_mode_protocol::{
-    CellId, CellResponse, ContentItem, Json, LimitExceeded, PendingOutcome, RuntimeToolCallId,
-    SourcePosition, ToolSet,
+    CellId, CellOutcome, CellResponse, CellStats, ContentItem, Json, LimitExceeded, PendingOutcome,
+    RuntimeToolCallId, SourcePosition, ToolSet,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,10 @@ pub(super) struct Cell<R> {
     pub(super) observation: Observation,
     /// When it must have stopped, once it was told to, and what for.
     pub(super) stopping: Option<Stopping>,
+    /// When it was admitted.
+    pub(super) admitted: Instant,
+    /// What it has used; what its worker says comes with its end.
+    pub(super) stats: CellStats,
     /// Pauses of this cell that are held.
     pub(super) pauses: u32,
     /// Since when its deadlines stand still.
@@ -75,24 +79,55 @@ pub(super) enum Phase {
 /// How a cell's end is told.
 #[derive(Clone, Debug)]
 pub(super) struct Final {
-    pub(super) kind: FinalKind,
+    pub(super) end: End,
     pub(super) at: Instant,
 }
 
+/// How a cell ended, as a type and in words.
 #[derive(Clone, Debug)]
-pub(super) enum FinalKind {
-    Terminated,
-    Result {
-        error: Option<(String, Option<SourcePosition>)>,
-    },
+pub(super) struct End {
+    pub(super) outcome: CellOutcome,
+    error: Option<(String, Option<SourcePosition>)>,
 }
 
-impl FinalKind {
-    /// A result with an error that has no place in the source.
-    pub(super) fn error(text: String) -> Self {
-        Self::Result {
-            error: Some((text, None)),
+impl End {
+    /// Without an error: completed, exited or terminated.
+    pub(super) fn of(outcome: CellOutcome) -> Self {
+        Self {
+            outcome,
+            error: None,
         }
+    }
+
+    /// It threw, or did not compile.
+    pub(super) fn script_error(text: String, position: Option<SourcePosition>) -> Self {
+        Self {
+            outcome: CellOutcome::ScriptError,
+            error: Some((text, position)),
+        }
+    }
+
+    /// A limit was hit.
+    pub(super) fn limit(limit: LimitExceeded) -> Self {
+        Self {
+            error: Some((limit.to_string(), None)),
+            outcome: CellOutcome::Limit(limit),
+        }
+    }
+
+    /// Its process was lost.
+    pub(super) fn lost(why: String) -> Self {
+        Self {
+            error: Some((why.clone(), None)),
+            outcome: CellOutcome::Lost(why),
+        }
+    }
+
+    pub(super) fn is_terminated(&self) -> bool {
+        matches!(
+            self.outcome,
+            CellOutcome::Terminated | CellOutcome::ShutDown
+        )
     }
 }
 
@@ -195,21 +230,21 @@ impl<R> Cell<R> {
     pub(super) fn final_response(&mut self, end: Final, now: Instant) -> CellResponse {
         let cell_id = self.id.clone();
         let content_items = self.take_output();
-        match end.kind {
-            FinalKind::Terminated => CellResponse::Terminated {
+        let Final { end, at } = end;
+        if end.is_terminated() {
+            return CellResponse::Terminated {
                 cell_id,
                 content_items,
-            },
-            FinalKind::Result { error } => {
-                let (error_text, error_position) = error.unzip();
-                CellResponse::Result {
-                    cell_id,
-                    content_items,
-                    error_text,
-                    error_position: error_position.flatten(),
-                    buffered_for: now.saturating_duration_since(end.at),
-                }
-            }
+            };
+        }
+        let (error_text, error_position) = end.error.unzip();
+        CellResponse::Result {
+            cell_id,
+            content_items,
+            error_text,
+            error_position: error_position.flatten(),
+            outcome: end.outcome,
+            buffered_for: now.saturating_duration_since(at),
         }
     }
 }

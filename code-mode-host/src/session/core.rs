@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::native::{ToWorker, WireTool};
 use code_mode_protocol::{
-    CellId, CellNotification, CellResponse, ExecuteRequest, Json, Limit, LimitExceeded, Limits,
-    NestedToolCall, PendingOutcome, RuntimeToolCallId, SessionError, ToolSet, WaitOutcome,
+    CellEnded, CellId, CellNotification, CellResponse, CellStarted, CellStats, ExecuteRequest,
+    Json, Limit, LimitExceeded, Limits, NestedToolCall, PendingOutcome, RuntimeToolCallId,
+    SessionError, ToolSet, WaitOutcome,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +66,10 @@ pub(crate) enum Effect<P: Ports> {
     Invoke(NestedToolCall, ToolSet, (CancellationToken, P::Worker)),
     /// Deliver a notification.
     Notify(CellNotification, CancellationToken),
+    /// Tell the delegate that a cell was admitted.
+    Started(CellStarted),
+    /// Tell the delegate that a cell's JavaScript has ended.
+    Ended(Box<CellEnded>),
     /// Tell the delegate that a cell is gone.
     Close(CellId),
 }
@@ -374,6 +379,10 @@ impl<P: Ports> Core<P> {
             },
         ));
         let cell_id = CellId::nth(number);
+        self.effects.push_back(Effect::Started(CellStarted::new(
+            cell_id.clone(),
+            request.tool_call_id.clone(),
+        )));
         let token = self.token.child_token();
         let worker = worker.number;
         // The worker keeps the limit; the host looks in case it does not.
@@ -401,6 +410,8 @@ impl<P: Ports> Core<P> {
                     last_ended: 0,
                 },
                 stopping: None,
+                admitted: now,
+                stats: CellStats::default(),
                 pauses: 0,
                 paused_at: None,
                 wall_by,

@@ -162,6 +162,8 @@ impl Shared {
             Effect::Cancel(token) => token.cancel(),
             Effect::Invoke(call, tools, how) => callbacks::invoke(self, call, tools, how),
             Effect::Notify(notification, token) => callbacks::notify(self, notification, token),
+            Effect::Started(cell) => callbacks::observe(|| self.delegate.cell_started(&cell)),
+            Effect::Ended(cell) => callbacks::observe(|| self.delegate.cell_ended(&cell)),
             Effect::Close(cell_id) => callbacks::close(self, cell_id),
         }
     }

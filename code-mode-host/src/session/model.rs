@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText, ToWorker};
+use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText, ToWorker, Used};
 use code_mode_protocol::{
     CellId, CellResponse, ContentItem, ExecuteRequest, Json, Limit, Limits, PendingOutcome,
     RuntimeToolCallId, SessionError, ToolDefinition, ToolSet, WaitOutcome,
@@ -178,6 +178,8 @@ struct World {
     last_worker: u64,
     admitted: BTreeSet<CellId>,
     closed: BTreeSet<CellId>,
+    started: BTreeSet<CellId>,
+    ended: BTreeSet<CellId>,
     /// Cells that were told to terminate, or whose end was told.
     silent: BTreeSet<CellId>,
     calls: Vec<(CellId, RuntimeToolCallId, CancellationToken)>,
@@ -210,6 +212,8 @@ impl World {
             last_worker: 0,
             admitted: BTreeSet::new(),
             closed: BTreeSet::new(),
+            started: BTreeSet::new(),
+            ended: BTreeSet::new(),
             silent: BTreeSet::new(),
             calls: Vec::new(),
             notifications: Vec::new(),
@@ -472,6 +476,7 @@ impl World {
                     cell,
                     items: items(1).into(),
                     end,
+                    used: Used::default(),
                 }
             }
             Says::Stuck => FromWorker::Stuck {
@@ -550,7 +555,24 @@ impl World {
                     self.may_be_called_back(&notification.cell_id);
                     self.notifications.push((notification.cell_id, token));
                 }
+                Effect::Started(started) => {
+                    let is_new = self.started.insert(started.cell_id);
+                    assert!(is_new, "a cell started twice");
+                }
+                Effect::Ended(ended) => {
+                    let cell = ended.cell_id;
+                    assert!(self.started.contains(&cell));
+                    assert!(
+                        !self.closed.contains(&cell),
+                        "{cell} ended after its closing"
+                    );
+                    assert!(self.ended.insert(cell.clone()), "{cell} ended twice");
+                }
                 Effect::Close(cell) => {
+                    assert!(
+                        self.ended.contains(&cell),
+                        "{cell} was closed before its end"
+                    );
                     assert!(self.admitted.contains(&cell));
                     assert!(self.closed.insert(cell.clone()), "{cell} was closed twice");
                     // What is left of its callbacks was cancelled.

@@ -5,10 +5,12 @@
 
 use std::time::Instant;
 
-use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText, ToWorker};
-use code_mode_protocol::{ContentItem, Json, Limit, Limits, NestedToolCall, RuntimeToolCallId};
+use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText, ToWorker, Used};
+use code_mode_protocol::{
+    CellOutcome, ContentItem, Json, Limit, Limits, NestedToolCall, RuntimeToolCallId,
+};
 
-use super::cell::{Cell, FinalKind, StopReason, bytes_of};
+use super::cell::{Cell, End, StopReason, bytes_of};
 use super::core::{Core, Effect, Ports};
 
 /// What the output of one observation may have beyond its limit: the item that passes
@@ -76,8 +78,13 @@ impl<P: Ports> Core<P> {
                 self.observed(cell, observation, items.into_vec(), frozen)?;
             }
             FromWorker::Stored { cell, writes } => self.stored(cell, writes.into_vec())?,
-            FromWorker::Ended { cell, items, end } => {
-                self.ended(cell, items.into_vec(), end, now)?;
+            FromWorker::Ended {
+                cell,
+                items,
+                end,
+                used,
+            } => {
+                self.ended(cell, items.into_vec(), (end, used), now)?;
             }
             FromWorker::Stuck { cell, limit } => {
                 self.running(cell)?;
@@ -251,25 +258,28 @@ impl<P: Ports> Core<P> {
         &mut self,
         number: u64,
         items: Vec<ContentItem>,
-        end: CellEnd,
+        (end, used): (CellEnd, Used),
         now: Instant,
     ) -> Result<(), Violation> {
         self.output(number, items)?;
         let cell = self.running(number)?;
+        cell.stats.processor = used.processor;
+        cell.stats.queued = used.queued;
+        cell.stats.peak_heap_bytes = used.peak_heap_bytes;
         let writes: Vec<(String, Json)> = std::mem::take(&mut cell.writes);
         let stopping = cell.stopping.map(|stopping| stopping.reason);
-        let (kind, commits) = match (stopping, end) {
-            (Some(StopReason::Limit(limit)), _) => (FinalKind::error(limit.to_string()), false),
+        let (end, commits) = match (stopping, end) {
+            (Some(StopReason::Limit(limit)), _) => (End::limit(limit), false),
             (None, CellEnd::Terminated) => return Err(Violation::OutOfPlace),
-            (_, CellEnd::Terminated) => (FinalKind::Terminated, false),
-            (_, CellEnd::Completed | CellEnd::Exited) => (FinalKind::Result { error: None }, true),
-            (_, CellEnd::Limit(limit)) => (FinalKind::error(limit.to_string()), true),
+            (_, CellEnd::Terminated) => (End::of(CellOutcome::Terminated), false),
+            (_, CellEnd::Completed) => (End::of(CellOutcome::Completed), true),
+            (_, CellEnd::Exited) => (End::of(CellOutcome::Exited), true),
+            (_, CellEnd::Limit(limit)) => (End::limit(limit), true),
             (_, CellEnd::Failed { text, position }) => {
                 if text.len() > Limits::MAX_ERROR_BYTES {
                     return Err(Violation::Limit(number));
                 }
-                let error = Some((text, position));
-                (FinalKind::Result { error }, true)
+                (End::script_error(text, position), true)
             }
         };
         if commits {
@@ -280,11 +290,11 @@ impl<P: Ports> Core<P> {
                 self.stored.set(key, json);
             }
         }
-        if !matches!(kind, FinalKind::Terminated) {
+        if !end.is_terminated() {
             // The worker works.
             self.backoff.succeeded();
         }
-        self.js_ended(number, kind, now);
+        self.js_ended(number, end, now);
         self.worker_may_be_idle(now);
         Ok(())
     }

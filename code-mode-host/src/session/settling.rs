@@ -5,25 +5,40 @@ use std::time::Instant;
 
 use code_mode_protocol::wire::native::ToWorker;
 use code_mode_protocol::{
-    CellId, CellNotification, Json, Limit, PendingOutcome, RuntimeToolCallId, WaitOutcome,
+    CellEnded, CellId, CellNotification, CellOutcome, Json, Limit, PendingOutcome,
+    RuntimeToolCallId, WaitOutcome,
 };
 
-use super::cell::{Final, FinalKind, Phase};
+use super::cell::{End, Final, Phase};
 use super::core::{Core, Effect, MAX_HELD_BYTES, MAX_HELD_CALLS, Ports, Reply};
 
 impl<P: Ports> Core<P> {
     /// A cell's JavaScript will not run again.
-    pub(super) fn js_ended(&mut self, number: u64, kind: FinalKind, now: Instant) {
+    pub(super) fn js_ended(&mut self, number: u64, mut end: End, now: Instant) {
+        let is_shutdown = self.shutting_down;
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
         };
+        if end.outcome == CellOutcome::Terminated && is_shutdown {
+            end.outcome = CellOutcome::ShutDown;
+        }
+        let stats = &mut cell.stats;
+        stats.wall = now.saturating_duration_since(cell.admitted);
+        stats.calls = cell.last_call;
+        stats.calls_cancelled = u32::try_from(cell.calls.len()).unwrap_or(u32::MAX);
+        let ended = CellEnded::new(
+            (cell.id.clone(), cell.tool_call_id.clone()),
+            end.outcome.clone(),
+            *stats,
+        );
         cell.phase = Phase::Settling {
-            end: Final { kind, at: now },
+            end: Final { end, at: now },
             by: None,
         };
         cell.stopping = None;
         cell.wall_by = None;
         cell.observation.armed = false;
+        self.push(Effect::Ended(Box::new(ended)));
         self.settle(number, now);
     }
 
@@ -111,6 +126,7 @@ impl<P: Ports> Core<P> {
         self.held_bytes -= bytes;
         self.held_calls -= 1;
         if cell.is_running() && !cell.cancelled {
+            cell.stats.calls_failed += u32::from(result.is_err());
             let result = match result {
                 Ok(json) if json.as_str().len() > max_bytes => {
                     let bytes = json.as_str().len();

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use code_mode_protocol::CellId;
 use code_mode_protocol::wire::native::ToWorker;
+use code_mode_protocol::{CellId, CellOutcome};
 
-use super::cell::{Cell, FinalKind, StopReason, Stopping};
+use super::cell::{Cell, End, StopReason, Stopping};
 use super::core::{Core, Effect, Ports, Worker};
 
 impl<P: Ports> Core<P> {
@@ -109,10 +109,11 @@ impl<P: Ports> Core<P> {
         };
         let culprit = cell.id.clone();
         let (kind, what) = match reason {
-            StopReason::Terminated => (FinalKind::Terminated, "it was terminated".to_owned()),
-            StopReason::Limit(limit) => {
-                (FinalKind::error(limit.to_string()), format!("its {limit}"))
-            }
+            StopReason::Terminated => (
+                End::of(CellOutcome::Terminated),
+                "it was terminated".to_owned(),
+            ),
+            StopReason::Limit(limit) => (End::limit(limit), format!("its {limit}")),
         };
         tracing::warn!(cell = %culprit, "a cell does not stop; its worker is ended");
         self.backoff.died(now);
@@ -147,12 +148,12 @@ impl<P: Ports> Core<P> {
                 Some(Stopping {
                     reason: StopReason::Terminated,
                     ..
-                }) => FinalKind::Terminated,
+                }) => End::of(CellOutcome::Terminated),
                 Some(Stopping {
                     reason: StopReason::Limit(limit),
                     ..
-                }) => FinalKind::error(limit.to_string()),
-                None => FinalKind::error(error(&cell.id)),
+                }) => End::limit(limit),
+                None => End::lost(error(&cell.id)),
             };
             self.js_ended(number, kind, now);
         }

@@ -205,6 +205,8 @@ pub enum FromWorker {
         items: Parts<ContentItem>,
         /// How it ended.
         end: CellEnd,
+        /// What it used.
+        used: Used,
     },
     /// A cell has not stopped a while after this limit was hit: V8 cannot be
     /// interrupted in what it does.
@@ -278,6 +280,17 @@ impl<'de> Deserialize<'de> for JsonText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Json::deserialize(deserializer).map(Self::Checked)
     }
+}
+
+/// What a cell used, as its worker says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// Processor time of its thread.
+    pub processor: Duration,
+    /// How long it waited for an isolate.
+    pub queued: Duration,
+    /// The most of its heap that was in use when V8 looked, in bytes.
+    pub peak_heap_bytes: u64,
 }
 
 /// How a cell's JavaScript ended.

@@ -468,6 +468,7 @@ mod tests {
             ],
             error_text: Some("boom\n".to_owned()),
             error_position: None,
+            outcome: crate::CellOutcome::Completed,
             buffered_for: Duration::from_nanos(5),
         };
         let timed = TimedResponse {

@@ -1,0 +1,179 @@
+//! How a cell ends, and what it used: for those who count, show and record.
+
+use std::time::Duration;
+
+use crate::{CellId, LimitExceeded, NestedToolCall, RuntimeToolCallId, ToolName};
+
+/// How a cell ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CellOutcome {
+    /// Its program completed.
+    Completed,
+    /// It called `exit()`.
+    Exited,
+    /// It threw, or did not compile.
+    ScriptError,
+    /// It hit a limit.
+    Limit(LimitExceeded),
+    /// It was terminated.
+    Terminated,
+    /// Its process was lost; why, in words.
+    Lost(String),
+    /// Its session was shut down.
+    ShutDown,
+    /// There was no such cell.
+    Missing,
+}
+
+impl CellOutcome {
+    /// The outcome in one word, for metrics: `completed`, `exited`, `script_error`,
+    /// `limit`, `terminated`, `lost`, `shut_down`, `missing`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Exited => "exited",
+            Self::ScriptError => "script_error",
+            Self::Limit(_) => "limit",
+            Self::Terminated => "terminated",
+            Self::Lost(_) => "lost",
+            Self::ShutDown => "shut_down",
+            Self::Missing => "missing",
+        }
+    }
+
+    /// Whether the program did what it was written to do.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Completed | Self::Exited)
+    }
+}
+
+/// What a cell used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CellStats {
+    /// From its admission to its end, by the host's clock.
+    pub wall: Duration,
+    /// Processor time of its thread, as its worker says; zero where its worker was lost.
+    pub processor: Duration,
+    /// How much of the wall time it waited for an isolate, as its worker says.
+    pub queued: Duration,
+    /// The most of its heap that was in use when V8 looked, in bytes, as its worker says.
+    pub peak_heap_bytes: u64,
+    /// Output in bytes, observed or not.
+    pub output_bytes: u64,
+    /// Tool calls it made.
+    pub calls: u32,
+    /// Calls that failed.
+    pub calls_failed: u32,
+    /// Calls that had no answer when it ended.
+    pub calls_cancelled: u32,
+}
+
+/// A cell was admitted.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CellStarted {
+    /// Its id.
+    pub cell_id: CellId,
+    /// The `tool_call_id` of the execute.
+    pub tool_call_id: String,
+}
+
+impl CellStarted {
+    /// As a session makes it, for tests of a delegate.
+    pub fn new(cell_id: CellId, tool_call_id: String) -> Self {
+        Self {
+            cell_id,
+            tool_call_id,
+        }
+    }
+}
+
+/// A cell's program will not run again.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CellEnded {
+    /// Its id.
+    pub cell_id: CellId,
+    /// The `tool_call_id` of the execute.
+    pub tool_call_id: String,
+    /// How it ended.
+    pub outcome: CellOutcome,
+    /// What it used.
+    pub stats: CellStats,
+}
+
+impl CellEnded {
+    /// As a session makes it, for tests of a delegate.
+    pub fn new(
+        (cell_id, tool_call_id): (CellId, String),
+        outcome: CellOutcome,
+        stats: CellStats,
+    ) -> Self {
+        Self {
+            cell_id,
+            tool_call_id,
+            outcome,
+            stats,
+        }
+    }
+}
+
+/// How a tool call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallOutcome {
+    /// It gave a result, of so many bytes of JSON.
+    Succeeded {
+        /// The bytes.
+        bytes: usize,
+    },
+    /// It failed.
+    Failed,
+    /// Its cell ended before, or must terminate.
+    Cancelled,
+}
+
+impl CallOutcome {
+    /// The outcome in one word, for metrics: `succeeded`, `failed`, `cancelled`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded { .. } => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A tool call has ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ToolCallFinished {
+    /// The calling cell.
+    pub cell_id: CellId,
+    /// The `tool_call_id` of the execute that started the cell.
+    pub tool_call_id: String,
+    /// The call's place in the cell.
+    pub runtime_tool_call_id: RuntimeToolCallId,
+    /// Which tool.
+    pub tool_name: ToolName,
+    /// How it ended.
+    pub outcome: CallOutcome,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl ToolCallFinished {
+    /// The end of a call.
+    pub fn new(call: &NestedToolCall, outcome: CallOutcome, duration: Duration) -> Self {
+        Self {
+            cell_id: call.cell_id.clone(),
+            tool_call_id: call.tool_call_id.clone(),
+            runtime_tool_call_id: call.runtime_tool_call_id,
+            tool_name: call.tool_name.clone(),
+            outcome,
+            duration,
+        }
+    }
+}
