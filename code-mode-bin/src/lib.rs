@@ -15,12 +15,15 @@ mod interrupts;
 mod large_buffers;
 mod mcp;
 mod processes;
+mod replay;
 mod run;
 mod sandbox;
 mod serve;
 mod session_limits;
 mod standard_streams;
 mod stdio;
+mod timeline;
+mod trace_file;
 mod turn;
 mod worker;
 
@@ -45,6 +48,8 @@ const ABOUT: &str = "Run JavaScript cells for an AI agent, outside its process, 
 const RUN: &str = "Run one script as a cell and print what it outputs";
 const SERVE: &str = "Serve the wires of the Codex CLI's code-mode host, stdio and gRPC";
 const MCP: &str = "Serve the tools of many MCP servers as one tool that runs programs";
+const TIMELINE: &str = "Make a page and a Chrome trace of a trace";
+const REPLAY: &str = "Run the cells of a trace again and say what differs";
 const DOCTOR: &str = "Show the runtime, its sandbox and its limits, and test the sandbox";
 const WORKER: &str = "Run a session's cells for the provider that started this process";
 
@@ -68,6 +73,12 @@ fn command_line() -> Command {
             Command::new("mcp")
                 .about(MCP)
                 .defer(|command| mcp::Args::augment_args(command).about(MCP)),
+            Command::new("timeline")
+                .about(TIMELINE)
+                .defer(|command| timeline::Args::augment_args(command).about(TIMELINE)),
+            Command::new("replay")
+                .about(REPLAY)
+                .defer(|command| replay::Args::augment_args(command).about(REPLAY)),
             Command::new("doctor")
                 .about(DOCTOR)
                 .defer(|command| doctor::Args::augment_args(command).about(DOCTOR)),
@@ -93,6 +104,8 @@ pub fn main() -> ExitCode {
             Some(("run", matches)) => start(run::main, matches),
             Some(("serve", matches)) => start(serve::main, matches),
             Some(("mcp", matches)) => start(mcp::main, matches),
+            Some(("timeline", matches)) => start(timeline::main, matches),
+            Some(("replay", matches)) => start(replay::main, matches),
             Some(("doctor", matches)) => start(doctor::main, matches),
             Some(("worker", matches)) => start(worker::main, matches),
             _ => Err(command_line().error(ErrorKind::MissingSubcommand, "a command is needed")),

@@ -46,6 +46,7 @@ mod provider;
 mod session;
 mod source;
 mod spares;
+mod trace;
 mod worker;
 
 pub use examine::Examiner;
@@ -53,15 +54,16 @@ pub use locate::PROGRAM_NAME;
 pub use options::{InMemory, ProviderOptions, Sandbox, WorkerSource};
 pub use process::{ExitReason, SpawnError};
 pub use provider::{Provider, ProviderError};
+pub use trace::{Program, Recorder, TRACE_VERSION, TraceEvent, TraceLine, TracedUse};
 pub use worker::ConnectionError;
 
 // What an agent core says and hears.
 pub use code_mode_protocol::{
     BoxFuture, CallOutcome, CellEnded, CellId, CellNotification, CellOutcome, CellResponse,
     CellStarted, CellStats, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
-    ContentItem, EmptyCellId, ExecuteRequest, ImageDetail, InvalidJson, Json, Limit, LimitExceeded,
-    Limits, NestedToolCall, Pause, PendingOutcome, RuntimeToolCallId, SessionError, SessionOptions,
-    SourcePosition, StartedCell, StartedPendingCell, ToolAnswer, ToolCallFinished, ToolDefinition,
-    ToolKind, ToolName, ToolSet, WaitOutcome, WaitRequest, cell_not_found, describe,
-    normalize_tool_name, pragma, truncate,
+    ContentItem, Determinism, EmptyCellId, ExecuteRequest, ImageDetail, InvalidJson, Json, Limit,
+    LimitExceeded, Limits, NestedToolCall, Pause, PendingOutcome, RuntimeToolCallId, SessionError,
+    SessionOptions, SourcePosition, StartedCell, StartedPendingCell, ToolAnswer, ToolCallFinished,
+    ToolDefinition, ToolKind, ToolName, ToolSet, Turn, TurnCause, WaitOutcome, WaitRequest,
+    cell_not_found, describe, normalize_tool_name, pragma, truncate,
 };

@@ -33,7 +33,8 @@ pub use content::{ContentItem, ImageDetail};
 pub use ids::{CellId, EmptyCellId, RuntimeToolCallId};
 pub use json::{InvalidJson, Json, check_portable, push_escaped};
 pub use lifecycle::{
-    CallOutcome, CellEnded, CellOutcome, CellStarted, CellStats, ToolCallFinished,
+    CallOutcome, CellEnded, CellOutcome, CellStarted, CellStats, Determinism, ToolCallFinished,
+    Turn, TurnCause,
 };
 pub use limits::{Limit, LimitExceeded, Limits};
 pub use request::{

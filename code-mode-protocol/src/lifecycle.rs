@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{CellId, LimitExceeded, NestedToolCall, RuntimeToolCallId, ToolName};
 
 /// How a cell ended.
@@ -68,6 +70,41 @@ pub struct CellStats {
     pub calls_failed: u32,
     /// Calls that had no answer when it ended.
     pub calls_cancelled: u32,
+}
+
+/// Time and randomness of a cell that can be run again as it was.
+///
+/// `Date`, `performance.now`, `Math.random` and `crypto` then come from here, and time
+/// stands still within a turn but for a little at each look.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Determinism {
+    /// Where randomness begins.
+    pub seed: u64,
+    /// What time it is when the cell begins, in milliseconds since 1970.
+    pub start_ms: f64,
+    /// What lets the cell go on, in order, where it is run again. Without it the cell runs
+    /// by the clock, and each of its turns is told to
+    /// [`turn`](crate::CodeModeSessionDelegate::turn).
+    pub turns: Option<Vec<Turn>>,
+}
+
+/// A cell goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Turn {
+    /// When, in milliseconds since the cell began.
+    pub at_ms: f64,
+    /// Because of what.
+    pub cause: TurnCause,
+}
+
+/// What lets a cell go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TurnCause {
+    /// The answer to a tool call.
+    Answer(RuntimeToolCallId),
+    /// A timer, by its number.
+    Timer(u32),
 }
 
 /// A cell was admitted.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::{CellId, CellOutcome, ContentItem, Json, RuntimeToolCallId, ToolSet};
+use crate::{CellId, CellOutcome, ContentItem, Determinism, Json, RuntimeToolCallId, ToolSet};
 
 /// Run one cell.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct ExecuteRequest {
     /// Globals that the cell finds besides its own, as values: name and JSON. One that
     /// has the name of a helper takes its place. Default none.
     pub constants: Vec<(String, Json)>,
+    /// Where time and randomness come from; default the machine.
+    pub determinism: Option<Determinism>,
     /// Cancelled by the caller to end this request's observation with what there
     /// is. It never touches the cell.
     pub yield_now: CancellationToken,
@@ -46,6 +48,7 @@ impl ExecuteRequest {
             yield_time: None,
             max_output_tokens: None,
             constants: Vec::new(),
+            determinism: None,
             yield_now: CancellationToken::new(),
             parent: None,
         }
@@ -76,6 +79,13 @@ impl ExecuteRequest {
     #[must_use]
     pub fn constants(mut self, constants: Vec<(String, Json)>) -> Self {
         self.constants = constants;
+        self
+    }
+
+    /// Sets where time and randomness come from.
+    #[must_use]
+    pub fn determinism(mut self, determinism: Determinism) -> Self {
+        self.determinism = Some(determinism);
         self
     }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     CellEnded, CellId, CellResponse, CellStarted, ExecuteRequest, Json, LimitExceeded, Limits,
-    PendingOutcome, RuntimeToolCallId, ToolCallFinished, ToolKind, ToolName, WaitOutcome,
+    PendingOutcome, RuntimeToolCallId, ToolCallFinished, ToolKind, ToolName, Turn, WaitOutcome,
     WaitRequest,
 };
 
@@ -274,6 +274,12 @@ pub trait CodeModeSessionDelegate: Send + Sync {
     /// ended before. By default nothing is done.
     fn tool_call_finished(&self, call: &ToolCallFinished) {
         let _ = call;
+    }
+
+    /// A cell goes on: told of cells that were executed with a
+    /// [`Determinism`](crate::Determinism) without turns. By default nothing is done.
+    fn turn(&self, cell_id: &CellId, turn: Turn) {
+        let _ = (cell_id, turn);
     }
 
     /// The cell is gone: its last answer was handed over and its callbacks have

@@ -209,6 +209,26 @@
   }
   const makeGlobal = (name) => guidedMakers[name]();
 
+  // Time and randomness of a cell that can be run again as it was.
+  const { nowMs, timeOrigin, randomUnit } = hooks;
+  const RealDate = Date;
+  const dateText = RealDate.prototype.toString;
+  const { construct } = Reflect;
+  function determine() {
+    const now = () => RealDate.UTC(1970) + Math.floor(timeOrigin() + nowMs());
+    const DateCtor = new ProxyCtor(RealDate, {
+      __proto__: null,
+      construct: (target, given, made) =>
+        construct(target, given.length === 0 ? [now()] : given, made),
+      apply: () => apply(dateText, new RealDate(now()), []),
+      get: (target, key, receiver) =>
+        key === "now" ? now : get(target, key, receiver === DateCtor ? target : receiver),
+    });
+    define(RealDate.prototype, "constructor", DateCtor, false);
+    define(globalThis, "Date", DateCtor, false);
+    define(Math, "random", () => randomUnit(), false);
+  }
+
   // A promise that becomes text or JSON has been forgotten to wait for: what would come
   // of it, `{}` or `[object Promise]`, says nothing.
   const promisePrototype = Promise.prototype;
@@ -224,6 +244,7 @@
     __proto__: null,
     makeGlobal,
     guide,
+    determine,
     show: shared.show,
     mcpTool: shared.mcpTool,
     declared,

@@ -101,6 +101,8 @@ pub(crate) enum Native {
     ParseForm,
     /// `(pairs)`: a query.
     FormText,
+    /// `()`: a random number from 0 up to 1.
+    RandomUnit,
 }
 
 /// See [`Native`].
@@ -157,6 +159,7 @@ const WEB_HOOKS: &[(&str, Native, i32)] = &[
     ("setUrl", Native::SetUrl, 3),
     ("parseForm", Native::ParseForm, 1),
     ("formText", Native::FormText, 1),
+    ("randomUnit", Native::RandomUnit, 0),
 ];
 
 /// The globals of guided sessions; made when first read too.
@@ -194,7 +197,7 @@ pub(crate) const LAZY_GLOBALS: [&str; 2] = ["tools", "ALL_TOOLS"];
 impl Native {
     /// Every function, by its number.
     #[allow(dead_code, reason = "the build script has no use for it")]
-    pub(crate) const ALL: [Self; 38] = [
+    pub(crate) const ALL: [Self; 39] = [
         Self::Text,
         Self::Image,
         Self::Audio,
@@ -233,6 +236,7 @@ impl Native {
         Self::SetUrl,
         Self::ParseForm,
         Self::FormText,
+        Self::RandomUnit,
     ];
 }
 

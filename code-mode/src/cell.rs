@@ -13,7 +13,7 @@ use code_mode_protocol::wire::frame::Frame;
 use code_mode_protocol::wire::native::{CallIds, CellEnd, FromWorker, MAX_PARTS, Parts, Used};
 use code_mode_protocol::wire::outbound::Outbound;
 use code_mode_protocol::{
-    ContentItem, Limit, LimitExceeded, Limits, RuntimeToolCallId, SourcePosition,
+    ContentItem, Determinism, Limit, LimitExceeded, Limits, RuntimeToolCallId, SourcePosition,
 };
 
 use crate::cpu::{self, ThreadClock};
@@ -583,6 +583,8 @@ pub(crate) struct Job {
     pub(crate) tools: Arc<ToolTable>,
     /// Globals besides the usual ones: name and JSON text.
     pub(crate) constants: Vec<(String, String)>,
+    /// Where time and randomness come from, if not from the machine.
+    pub(crate) determinism: Option<Determinism>,
     /// In a guided session: what its tools' results looked like.
     pub(crate) guided: Option<Arc<Mutex<Shapes>>>,
     pub(crate) stored: StoredValues,

@@ -36,6 +36,7 @@
 mod bootstrap;
 mod cell;
 mod cpu;
+mod determinism;
 mod engine;
 mod error_text;
 mod guide;

@@ -6,11 +6,12 @@ use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use code_mode_protocol::wire::native::CellEnd;
-use code_mode_protocol::{ContentItem, Limit, SourcePosition};
+use code_mode_protocol::wire::native::{CellEnd, FromWorker};
+use code_mode_protocol::{ContentItem, Limit, SourcePosition, Turn, TurnCause};
 
 use crate::bootstrap;
 use crate::cell::{Command, Job, ScriptError, Stop};
+use crate::determinism::Source;
 use crate::engine::ReadyIsolate;
 use crate::guide::Guide;
 use crate::heap_guard::HeapGuard;
@@ -39,6 +40,7 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
         internals,
         job.stored,
         job.guided,
+        job.determinism.map(Source::new),
     ));
     isolate.set_slot(state.clone());
     isolate.set_host_import_module_dynamically_callback(import_dynamically);
@@ -51,6 +53,9 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
         let scope = &mut v8::ContextScope::new(scope, context);
         if state.guided.is_some() {
             install_guided(scope, context);
+        }
+        if state.source.is_some() {
+            natives::call_internal(scope, "determine");
         }
         install_constants(scope, context, &job.constants);
         Run {
@@ -100,7 +105,7 @@ fn install_guided(scope: &mut v8::PinScope, context: v8::Local<v8::Context>) {
             global.set_lazy_data_property(scope, name.into(), natives::lazy_global);
         }
     }
-    natives::guide(scope);
+    natives::call_internal(scope, "guide");
 }
 
 /// A promise was rejected and nobody looks. Whoever looks later is seen at the end.
@@ -194,12 +199,20 @@ fn install_constants(
 fn say_what_was_not_awaited(state: &CellState, source: &str) {
     const SHOWN: usize = 5;
     let calls = state.calls.borrow();
+    let line_of = |line: u32| source.lines().nth(line.saturating_sub(1) as usize);
+    // Whoever races calls means to leave some behind.
+    let is_raced = |line: &str| line.contains("Promise.race") || line.contains("Promise.any");
+    let mut calls: Vec<_> = calls
+        .iter()
+        .filter(|(_, call)| {
+            let line = call.site.and_then(|at| line_of(at.line));
+            !line.is_some_and(is_raced)
+        })
+        .collect();
     if calls.is_empty() {
         return;
     }
-    let mut calls: Vec<_> = calls.iter().collect();
     calls.sort_by_key(|(id, _)| **id);
-    let line_of = |line: u32| source.lines().nth(line.saturating_sub(1) as usize);
     let has_await = calls.iter().any(|(_, call)| {
         let line = call.site.and_then(|at| line_of(at.line));
         line.is_some_and(|line| line.contains("await "))
@@ -296,6 +309,11 @@ impl Run<'_> {
                 return Ok(Next::Over);
             }
         }
+        if let Some(source) = &self.state.source
+            && source.is_replayed()
+        {
+            return self.wait_as_it_was(scope, source);
+        }
         let mut command = self.next_command(scope);
         let mut answered = false;
         loop {
@@ -303,8 +321,13 @@ impl Run<'_> {
                 Ok(Command::ToolAnswer { call, result }) => {
                     let (Ok(text) | Err(text)) = &result;
                     self.state.shared.answer_let_in(text.len());
+                    self.tell_turn(TurnCause::Answer(call));
                     natives::answer(scope, self.state, call, result);
                     answered = true;
+                    if self.state.source.is_some() {
+                        // Each turn has one cause, so that it can be had again.
+                        return Ok(Next::Work);
+                    }
                 }
                 Ok(Command::RunFreely) => self.freezing = false,
                 Ok(Command::Resume) => self.freezing = true,
@@ -324,6 +347,81 @@ impl Run<'_> {
                     Err(TryRecvError::Empty) => self.next_command(scope),
                 },
             };
+        }
+    }
+
+    /// Tells that the cell goes on, where that is wanted.
+    fn tell_turn(&self, cause: TurnCause) {
+        let Some(source) = &self.state.source else {
+            return;
+        };
+        if source.is_replayed() {
+            return;
+        }
+        let at_ms = source.begin_turn();
+        self.state.shared.send(FromWorker::Turn {
+            cell: self.state.shared.number,
+            turn: Turn { at_ms, cause },
+        });
+    }
+
+    /// Waits for what let the cell go on when it ran before. Where it is not as it was, it
+    /// goes on with what there is.
+    fn wait_as_it_was(
+        &mut self,
+        scope: &mut v8::PinScope,
+        source: &Source,
+    ) -> Result<Next, ScriptError> {
+        loop {
+            match source.next_turn().map(|turn| turn.cause) {
+                Some(TurnCause::Timer(id)) => {
+                    source.take_turn();
+                    let callback = self.state.timers.borrow_mut().take(id);
+                    if let Some(callback) = callback {
+                        self.run_timer(scope, callback)?;
+                        return Ok(Next::Work);
+                    }
+                    continue;
+                }
+                Some(TurnCause::Answer(call)) if !self.state.calls.borrow().contains_key(&call) => {
+                    source.skip_turn();
+                    continue;
+                }
+                _ => {}
+            }
+            let wanted = source.next_turn();
+            let is_wanted = |command: &Command| match (command, wanted.map(|turn| turn.cause)) {
+                (Command::ToolAnswer { call, .. }, Some(TurnCause::Answer(wanted))) => {
+                    *call == wanted
+                }
+                (_, None) => true,
+                (other, _) => !matches!(other, Command::ToolAnswer { .. }),
+            };
+            let command = match self.held.iter().position(is_wanted) {
+                Some(at) => self.held.remove(at),
+                None if wanted.is_none() => match self.next_command(scope) {
+                    Ok(command) => Some(command),
+                    Err(RecvTimeoutError::Disconnected) => None,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.run_due_timers(scope)?;
+                        return Ok(Next::Work);
+                    }
+                },
+                None => self.commands.recv().ok(),
+            };
+            match command {
+                Some(command) if !is_wanted(&command) => self.held.push_back(command),
+                Some(Command::ToolAnswer { call, result }) => {
+                    let (Ok(text) | Err(text)) = &result;
+                    self.state.shared.answer_let_in(text.len());
+                    source.take_turn();
+                    natives::answer(scope, self.state, call, result);
+                    return Ok(Next::Work);
+                }
+                Some(Command::RunFreely | Command::Resume) => {}
+                Some(Command::Stop) => return Ok(Next::Over),
+                None => return Ok(Next::Over),
+            }
         }
     }
 
@@ -373,24 +471,37 @@ impl Run<'_> {
         let now = Instant::now();
         loop {
             let due = self.state.timers.borrow_mut().take_due(now);
-            let Some(callback) = due else {
+            let Some((id, callback)) = due else {
                 return Ok(());
             };
-            v8::scope!(let scope, scope);
-            v8::tc_scope!(let scope, scope);
-            let callback = v8::Local::new(scope, callback);
-            let receiver = v8::undefined(scope);
-            if callback.call(scope, receiver.into(), &[]).is_none()
-                && let Some(error) = scope.exception()
-                && !scope.has_terminated()
-            {
-                return Err(natives::error_text(scope, error));
-            }
+            self.tell_turn(TurnCause::Timer(id));
+            self.run_timer(scope, callback)?;
             if self.state.shared.stopped().is_some() {
                 return Ok(());
             }
             settle(scope);
         }
+    }
+}
+
+impl Run<'_> {
+    /// Runs a timer's callback.
+    fn run_timer(
+        &self,
+        scope: &mut v8::PinScope,
+        callback: v8::Global<v8::Function>,
+    ) -> Result<(), ScriptError> {
+        v8::scope!(let scope, scope);
+        v8::tc_scope!(let scope, scope);
+        let callback = v8::Local::new(scope, callback);
+        let receiver = v8::undefined(scope);
+        if callback.call(scope, receiver.into(), &[]).is_none()
+            && let Some(error) = scope.exception()
+            && !scope.has_terminated()
+        {
+            return Err(natives::error_text(scope, error));
+        }
+        Ok(())
     }
 }
 

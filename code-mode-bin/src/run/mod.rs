@@ -16,8 +16,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use code_mode_host::{
     CellId, CellNotification, CellResponse, CodeModeSession, CodeModeSessionDelegate,
-    CodeModeSessionProvider, ExecuteRequest, Json, NestedToolCall, Provider, ProviderError,
-    SessionError, SessionOptions, WaitRequest, describe, pragma, truncate,
+    CodeModeSessionProvider, Determinism, ExecuteRequest, Json, NestedToolCall, Provider,
+    ProviderError, Recorder, SessionError, SessionOptions, WaitRequest, describe, pragma, truncate,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +54,12 @@ pub(crate) struct Args {
     /// Print one JSON object a line instead of text
     #[arg(long)]
     json: bool,
+    /// Write what happens to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Write sources, inputs, answers and output too, as `code-mode replay` needs them
+    #[arg(long, requires = "trace")]
+    trace_contents: bool,
     /// How often output is shown while the script runs (the script's own
     /// `// @exec:` line wins)
     #[arg(long, value_name = "MS", default_value_t = 500)]
@@ -182,10 +188,34 @@ async fn in_session(
         at_once: Semaphore::new(COMMANDS_AT_ONCE),
         output: output.clone(),
     });
+    let recorder = match &args.trace {
+        Some(path) => {
+            let file = std::fs::File::create(path).map_err(|error| {
+                Failure::Usage(format!("cannot write {}: {error}", path.display()))
+            })?;
+            let inner: Arc<dyn CodeModeSessionDelegate> = delegate.clone();
+            Some(Arc::new(Recorder::new(
+                inner,
+                Box::new(file),
+                args.trace_contents,
+            )))
+        }
+        None => None,
+    };
+    let delegate: Arc<dyn CodeModeSessionDelegate> = match &recorder {
+        Some(recorder) => recorder.clone(),
+        None => delegate,
+    };
     let options = SessionOptions::default().stored(stored);
     let options = options.guided(true).check_inputs(true);
     let session = provider.open_session(delegate, options).await?;
-    let observed = observe(&*session, (&tools, &mut interrupts), &output, &script).await;
+    let observed = observe(
+        &*session,
+        (&tools, &mut interrupts),
+        (&output, recorder.as_deref()),
+        &script,
+    )
+    .await;
     output.finish();
     let saved = match &args.store {
         Some(path) => {
@@ -204,20 +234,31 @@ async fn in_session(
 async fn observe(
     session: &dyn CodeModeSession,
     (tools, interrupts): (&Tools, &mut Interrupts),
-    output: &Output,
+    (output, recorder): (&Output, Option<&Recorder>),
     script: &Script,
 ) -> Result<(), Failure> {
-    let request = ExecuteRequest::new("run", script.source.clone())
+    let mut request = ExecuteRequest::new("run", script.source.clone())
         .tools(tools.definitions())
         .yield_time(script.yield_time);
+    let stored = session.stored_values();
+    if recorder.is_some_and(Recorder::has_contents) {
+        request = request.determinism(determinism());
+    }
+    let traced = recorder.map(|recorder| (recorder, request.clone()));
     let started = session.execute(request).await?;
     let cell_id = started.cell_id;
+    if let Some((recorder, request)) = traced {
+        recorder.executed(&cell_id, &request, stored);
+    }
     let mut budget = script.max_output_tokens;
     let mut response = tokio::select! {
         response = started.initial_response => response?,
         by = interrupts.next() => return interrupt(session, cell_id, output, by).await,
     };
     loop {
+        if let Some(recorder) = recorder {
+            recorder.observed(&response);
+        }
         if let Some(budget) = &mut budget {
             let shown: usize = response.content_items().iter().map(|i| i.bytes()).sum();
             truncate::truncate(response.content_items_mut(), *budget);
@@ -249,6 +290,17 @@ async fn observe(
             outcome = session.wait(wait) => outcome?.into_response(),
             by = interrupts.next() => return interrupt(session, cell_id, output, by).await,
         };
+    }
+}
+
+/// Time from now on, and randomness that can be had again.
+fn determinism() -> Determinism {
+    use std::hash::{BuildHasher, RandomState};
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Determinism {
+        seed: RandomState::new().hash_one(0_u8),
+        start_ms: now.unwrap_or_default().as_millis() as f64,
+        turns: None,
     }
 }
 

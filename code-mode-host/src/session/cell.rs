@@ -34,6 +34,8 @@ pub(super) struct Cell<R> {
     pub(super) admitted: Instant,
     /// What it has used; what its worker says comes with its end.
     pub(super) stats: CellStats,
+    /// Whether its turns are told.
+    pub(super) tells_turns: bool,
     /// Pauses of this cell that are held.
     pub(super) pauses: u32,
     /// Since when its deadlines stand still.

@@ -23,7 +23,7 @@ use code_mode_protocol::wire::native::{ToWorker, WireTool};
 use code_mode_protocol::{
     CellEnded, CellId, CellNotification, CellResponse, CellStarted, CellStats, ExecuteRequest,
     Json, Limit, LimitExceeded, Limits, NestedToolCall, PendingOutcome, RuntimeToolCallId,
-    SessionError, ToolSet, WaitOutcome,
+    SessionError, ToolSet, Turn, WaitOutcome,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +68,8 @@ pub(crate) enum Effect<P: Ports> {
     Notify(CellNotification, CancellationToken),
     /// Tell the delegate that a cell was admitted.
     Started(CellStarted),
+    /// Tell the delegate that a cell goes on.
+    Turn(CellId, Turn),
     /// Tell the delegate that a cell's JavaScript has ended.
     Ended(Box<CellEnded>),
     /// Tell the delegate that a cell is gone.
@@ -361,6 +363,10 @@ impl<P: Ports> Core<P> {
                 id
             }
         };
+        let tells_turns = request
+            .determinism
+            .as_ref()
+            .is_some_and(|determinism| determinism.turns.is_none());
         self.last_cell += 1;
         self.last_observer += 1;
         let (number, observer) = (self.last_cell, self.last_observer);
@@ -376,6 +382,7 @@ impl<P: Ports> Core<P> {
                     .into_iter()
                     .map(|(name, json)| (name, json.into_string()))
                     .collect(),
+                determinism: request.determinism,
             },
         ));
         let cell_id = CellId::nth(number);
@@ -412,6 +419,7 @@ impl<P: Ports> Core<P> {
                 stopping: None,
                 admitted: now,
                 stats: CellStats::default(),
+                tells_turns,
                 pauses: 0,
                 paused_at: None,
                 wall_by,

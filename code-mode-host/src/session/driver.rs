@@ -163,6 +163,9 @@ impl Shared {
             Effect::Invoke(call, tools, how) => callbacks::invoke(self, call, tools, how),
             Effect::Notify(notification, token) => callbacks::notify(self, notification, token),
             Effect::Started(cell) => callbacks::observe(|| self.delegate.cell_started(&cell)),
+            Effect::Turn(cell_id, turn) => {
+                callbacks::observe(|| self.delegate.turn(&cell_id, turn));
+            }
             Effect::Ended(cell) => callbacks::observe(|| self.delegate.cell_ended(&cell)),
             Effect::Close(cell_id) => callbacks::close(self, cell_id),
         }

@@ -559,6 +559,7 @@ impl World {
                     let is_new = self.started.insert(started.cell_id);
                     assert!(is_new, "a cell started twice");
                 }
+                Effect::Turn(..) => panic!("no cell was asked for its turns"),
                 Effect::Ended(ended) => {
                     let cell = ended.cell_id;
                     assert!(self.started.contains(&cell));

@@ -86,6 +86,14 @@ impl<P: Ports> Core<P> {
             } => {
                 self.ended(cell, items.into_vec(), (end, used), now)?;
             }
+            FromWorker::Turn { cell, turn } => {
+                let known = self.running(cell)?;
+                if !known.tells_turns {
+                    return Err(Violation::OutOfPlace);
+                }
+                let cell_id = known.id.clone();
+                self.push(Effect::Turn(cell_id, turn));
+            }
             FromWorker::Stuck { cell, limit } => {
                 self.running(cell)?;
                 self.is_stuck(cell, StopReason::Limit(limit), now);
@@ -206,6 +214,8 @@ impl<P: Ports> Core<P> {
         if cell.said_bytes > max {
             return Err(Violation::Limit(number));
         }
+        let bytes: usize = items.iter().map(ContentItem::bytes).sum();
+        cell.stats.output_bytes = cell.stats.output_bytes.saturating_add(bytes as u64);
         cell.put_out(items);
         Ok(())
     }

@@ -18,8 +18,8 @@ use super::Bounded;
 use super::frame::{Frame, FrameBuilder, FrameError, LARGE_TEXT, MAX_FRAME_BYTES};
 use super::texts::{TextMut, Texts};
 use crate::{
-    ContentItem, InvalidJson, Json, LimitExceeded, Limits, RuntimeToolCallId, SourcePosition,
-    ToolAnswer, ToolDefinition, ToolKind, ToolName,
+    ContentItem, Determinism, InvalidJson, Json, LimitExceeded, Limits, RuntimeToolCallId,
+    SourcePosition, ToolAnswer, ToolDefinition, ToolKind, ToolName, Turn,
 };
 
 /// The version of the wire this crate speaks.
@@ -86,6 +86,8 @@ pub enum ToWorker {
         to_pending: bool,
         /// Globals of the cell besides: name and value as JSON text.
         constants: Vec<(String, String)>,
+        /// As [`ExecuteRequest::determinism`](field@crate::ExecuteRequest::determinism).
+        determinism: Option<Determinism>,
     },
     /// Observes a cell: its next yield, or that it is frozen, is reported.
     Observe {
@@ -196,6 +198,13 @@ pub enum FromWorker {
         cell: u64,
         /// Key and value.
         writes: Parts<(String, JsonText)>,
+    },
+    /// A cell that was asked to tell of its turns goes on.
+    Turn {
+        /// The cell.
+        cell: u64,
+        /// When, and why.
+        turn: Turn,
     },
     /// A cell's JavaScript has ended. Nothing more comes of the cell.
     Ended {

@@ -33,6 +33,7 @@ pub(crate) use tools::answer;
 use crate::StoredValues;
 use crate::bootstrap::{FIRST_TOOL, LAZY_GLOBALS, Native};
 use crate::cell::{CellShared, Stop};
+use crate::determinism::Source;
 use crate::shapes::Shapes;
 use crate::tools::ToolTable;
 
@@ -52,6 +53,8 @@ pub(crate) struct CellState {
     pub(crate) guided: Option<Arc<Mutex<Shapes>>>,
     /// Promises that were rejected while nobody looked, with the reasons.
     pub(crate) rejected: RefCell<Vec<(v8::Global<v8::Promise>, v8::Global<v8::Value>)>>,
+    /// Where time and randomness come from, if not from the machine.
+    pub(crate) source: Option<Source>,
     pub(crate) began: Began,
     /// Decoders that wait for the rest of a character.
     pub(crate) decoders: RefCell<BTreeMap<u32, encoding_rs::Decoder>>,
@@ -92,6 +95,7 @@ impl CellState {
         internals: v8::Global<v8::Object>,
         stored: StoredValues,
         guided: Option<Arc<Mutex<Shapes>>>,
+        source: Option<Source>,
     ) -> Self {
         Self {
             shared,
@@ -104,6 +108,7 @@ impl CellState {
             written: RefCell::default(),
             guided,
             rejected: RefCell::default(),
+            source,
             began: Began::now(),
             decoders: RefCell::default(),
             left_out: RefCell::default(),
@@ -231,8 +236,9 @@ fn call<'s>(
         Native::SearchTools => return tools::search(scope, state, args).map(Some),
         Native::SetRepeating => return timers::set_repeating(scope, state, args).map(Some),
         Native::Clone => return platform::clone(scope, args),
-        Native::FillRandom => platform::fill_random(args)?,
-        Native::Uuid => return platform::uuid(scope).map(Some),
+        Native::FillRandom => platform::fill_random(state, args)?,
+        Native::Uuid => return platform::uuid(scope, state).map(Some),
+        Native::RandomUnit => return Ok(Some(platform::random_unit(scope, state))),
         Native::NowMs => return Ok(Some(platform::now(scope, state))),
         Native::TimeOrigin => return Ok(Some(platform::time_origin(scope, state))),
         Native::EncodeUtf8 => return encoding::encode_utf8(scope, state, args).map(Some),
@@ -248,15 +254,15 @@ fn call<'s>(
     Ok(None)
 }
 
-/// Makes the language's own objects of a context those of a guided session.
-pub(crate) fn guide(scope: &mut v8::PinScope) {
+/// Calls a function that `bootstrap.js` returned, for what it does to the context.
+pub(crate) fn call_internal(scope: &mut v8::PinScope, name: &str) {
     let Some(state) = scope.get_slot::<Rc<CellState>>().cloned() else {
         return;
     };
     let internals = v8::Local::new(scope, &state.internals);
-    if let Some(guide) = display::internal_function(scope, internals, "guide") {
+    if let Some(function) = display::internal_function(scope, internals, name) {
         let receiver = v8::undefined(scope);
-        let _ = guide.call(scope, receiver.into(), &[]);
+        let _ = function.call(scope, receiver.into(), &[]);
     }
 }
 

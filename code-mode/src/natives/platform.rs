@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use v8::{ValueDeserializerHelper, ValueSerializerHelper};
 
 use super::{Answer, CellState, Refusal, thrown};
+use crate::determinism::Source;
 
 type Value<'s> = v8::Local<'s, v8::Value>;
 
@@ -65,28 +66,41 @@ impl Began {
 
 /// `()`: milliseconds since the cell began.
 pub(super) fn now<'s>(scope: &mut v8::PinScope<'s, '_>, state: &CellState) -> Value<'s> {
-    let ms = Began::in_ms(state.began.at.elapsed());
+    let ms = match &state.source {
+        Some(source) => source.now(),
+        None => Began::in_ms(state.began.at.elapsed()),
+    };
     v8::Number::new(scope, ms).into()
 }
 
 /// `()`: when the cell began.
 pub(super) fn time_origin<'s>(scope: &mut v8::PinScope<'s, '_>, state: &CellState) -> Value<'s> {
     let since = state.began.wall.duration_since(UNIX_EPOCH);
-    let ms = Began::in_ms(since.unwrap_or_default());
+    let ms = match &state.source {
+        Some(source) => source.start_ms,
+        None => Began::in_ms(since.unwrap_or_default()),
+    };
     v8::Number::new(scope, ms).into()
 }
 
-fn random(bytes: &mut [u8]) -> Answer {
+fn random(state: &CellState, bytes: &mut [u8]) -> Answer {
+    if let Some(source) = &state.source {
+        for chunk in bytes.chunks_mut(8) {
+            let random = source.random().to_le_bytes();
+            chunk.copy_from_slice(&random[..chunk.len()]);
+        }
+        return Ok(());
+    }
     getrandom::fill(bytes).map_err(|_| Refusal::from("no random numbers can be had"))
 }
 
 /// `(view)`: fills it.
-pub(super) fn fill_random(args: &v8::FunctionCallbackArguments) -> Answer {
+pub(super) fn fill_random(state: &CellState, args: &v8::FunctionCallbackArguments) -> Answer {
     let Ok(view) = v8::Local::<v8::ArrayBufferView>::try_from(args.get(0)) else {
         return Ok(());
     };
     let mut bytes = vec![0; view.byte_length()];
-    random(&mut bytes)?;
+    random(state, &mut bytes)?;
     if let Some(store) = view.get_backing_store() {
         let cells = store.iter().skip(view.byte_offset());
         for (cell, byte) in cells.zip(bytes) {
@@ -96,10 +110,18 @@ pub(super) fn fill_random(args: &v8::FunctionCallbackArguments) -> Answer {
     Ok(())
 }
 
+/// `()`: a random number from 0 up to 1, where randomness is the cell's own.
+pub(super) fn random_unit<'s>(scope: &mut v8::PinScope<'s, '_>, state: &CellState) -> Value<'s> {
+    /// The bits that a number has.
+    const BITS: u32 = 53;
+    let bits = state.source.as_ref().map_or(0, Source::random) >> (64 - BITS);
+    v8::Number::new(scope, bits as f64 / (1_u64 << BITS) as f64).into()
+}
+
 /// `()`: a random UUID.
-pub(super) fn uuid<'s>(scope: &mut v8::PinScope<'s, '_>) -> Answer<Value<'s>> {
+pub(super) fn uuid<'s>(scope: &mut v8::PinScope<'s, '_>, state: &CellState) -> Answer<Value<'s>> {
     let mut bytes = [0; 16];
-    random(&mut bytes)?;
+    random(state, &mut bytes)?;
     // Version 4, and the variant of RFC 9562.
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;

@@ -37,17 +37,25 @@ impl Timers {
         None
     }
 
-    /// Takes the next one that is due by `now`.
-    pub(crate) fn take_due(&mut self, now: Instant) -> Option<v8::Global<v8::Function>> {
+    /// Takes the timer of this number, whenever it is due.
+    pub(crate) fn take(&mut self, id: u32) -> Option<v8::Global<v8::Function>> {
+        match self.callbacks.get(&id)?.every {
+            None => Some(self.callbacks.remove(&id)?.function),
+            Some(_) => Some(self.callbacks.get(&id)?.function.clone()),
+        }
+    }
+
+    /// Takes the next one that is due by `now`, with its number.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<(u32, v8::Global<v8::Function>)> {
         if self.next_deadline()? > now {
             return None;
         }
         let Reverse((_, id)) = self.order.pop()?;
         match self.callbacks.get(&id)?.every {
-            None => Some(self.callbacks.remove(&id)?.function),
+            None => Some((id, self.callbacks.remove(&id)?.function)),
             Some(every) => {
                 self.order.push(Reverse((now + every, id)));
-                Some(self.callbacks.get(&id)?.function.clone())
+                Some((id, self.callbacks.get(&id)?.function.clone()))
             }
         }
     }

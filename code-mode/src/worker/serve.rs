@@ -248,6 +248,7 @@ impl<A: Surroundings> Server<A> {
                 source,
                 to_pending,
                 constants,
+                determinism,
             } => {
                 if tools != self.tools.0 {
                     let unknown = "an execute with tools that were not defined";
@@ -255,7 +256,7 @@ impl<A: Surroundings> Server<A> {
                 }
                 let table = self.tools.1.clone();
                 self.session()?
-                    .execute(cell, source, (table, constants), to_pending);
+                    .execute(cell, source, (table, constants, determinism), to_pending);
             }
             ToWorker::Observe {
                 cell,

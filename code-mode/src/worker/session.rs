@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText};
 use code_mode_protocol::wire::outbound::Outbound;
-use code_mode_protocol::{Limit, Limits};
+use code_mode_protocol::{Determinism, Limit, Limits};
 use tokio::sync::Notify;
 
 use super::Clock;
@@ -81,7 +81,11 @@ impl Session {
         self: &Arc<Self>,
         number: u64,
         source: String,
-        (tools, constants): (Arc<ToolTable>, Vec<(String, String)>),
+        (tools, constants, determinism): (
+            Arc<ToolTable>,
+            Vec<(String, String)>,
+            Option<Determinism>,
+        ),
         to_pending: bool,
     ) {
         let (commands, mailbox) = mpsc::channel();
@@ -97,6 +101,7 @@ impl Session {
             source,
             tools,
             constants,
+            determinism,
             guided: self.guided.clone(),
             stored: self.stored().clone(),
             commands: mailbox,

@@ -1,0 +1,332 @@
+//! `code-mode replay`: a recorded cell again, with its answers, time and randomness as
+//! they were.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use code_mode_host::{
+    CellEnded, CellResponse, CodeModeSessionDelegate, CodeModeSessionProvider, ContentItem,
+    ExecuteRequest, Json, NestedToolCall, Program, Provider, SessionOptions, ToolName, TraceEvent,
+    TraceLine, Turn, WaitRequest,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::RuntimeArgs;
+use crate::trace_file::{self, TraceError};
+use crate::turn::CANCELLED;
+
+/// The options of `code-mode replay`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Exit status: 0 the cells ran as before, 1 they did not, 2 no trace with contents, 3 the runtime failed.
+
+Example: code-mode run --trace t.jsonl --trace-contents main.js && code-mode replay t.jsonl")]
+pub(crate) struct Args {
+    /// A trace of `code-mode run --trace FILE --trace-contents`
+    #[arg(value_name = "FILE")]
+    trace: PathBuf,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// Why nothing was replayed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    #[error("the trace has no contents: record it with --trace-contents")]
+    NoContents,
+    #[error("{0}")]
+    Runtime(String),
+}
+
+fn failed(error: impl ToString) -> Failure {
+    Failure::Runtime(error.to_string())
+}
+
+/// Runs every cell of a trace again.
+pub(crate) fn main(args: Args) -> ExitCode {
+    match replay_all(&args) {
+        Ok(differences) if differences.is_empty() => {
+            println!("no difference");
+            ExitCode::SUCCESS
+        }
+        Ok(differences) => {
+            for difference in differences {
+                println!("{difference}");
+            }
+            ExitCode::FAILURE
+        }
+        Err(failure) => {
+            eprintln!("code-mode replay: {failure}");
+            match failure {
+                Failure::Trace(error) => error.exit_code(),
+                Failure::NoContents => ExitCode::from(crate::WRONG_USAGE),
+                Failure::Runtime(_) => ExitCode::from(3),
+            }
+        }
+    }
+}
+
+fn replay_all(args: &Args) -> Result<Vec<String>, Failure> {
+    let recorded = recorded(trace_file::read(&args.trace)?);
+    if recorded.is_empty() {
+        return Err(Failure::NoContents);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let differences = runtime.block_on(async {
+        let provider =
+            Provider::new(args.runtime.provider_options().prewarmed(0)).map_err(failed)?;
+        let mut differences = Vec::new();
+        for (name, cell) in recorded {
+            let found = replay(&provider, cell).await?;
+            differences.extend(
+                found
+                    .into_iter()
+                    .map(|found| format!("cell {name}: {found}")),
+            );
+        }
+        provider.shutdown().await;
+        Ok(differences)
+    });
+    runtime.shutdown_background();
+    differences
+}
+
+/// A cell as a trace has it.
+struct Recorded {
+    program: Program,
+    turns: Vec<Turn>,
+    calls: BTreeMap<String, Call>,
+    output: Vec<ContentItem>,
+    error: Option<String>,
+    outcome: Option<String>,
+}
+
+/// A call as a trace has it.
+struct Call {
+    tool: ToolName,
+    input: Option<Json>,
+    answer: Option<Result<Json, String>>,
+}
+
+fn recorded(lines: Vec<TraceLine>) -> BTreeMap<String, Recorded> {
+    let mut cells: BTreeMap<String, Recorded> = BTreeMap::new();
+    // A cell's first calls may come before its execute has returned.
+    let (programs, rest): (Vec<_>, Vec<_>) = lines
+        .into_iter()
+        .partition(|line| matches!(line.event, TraceEvent::Executed { .. }));
+    for line in programs {
+        if let TraceEvent::Executed {
+            cell,
+            program: Some(program),
+            ..
+        } = line.event
+        {
+            let new = Recorded {
+                program,
+                turns: Vec::new(),
+                calls: BTreeMap::new(),
+                output: Vec::new(),
+                error: None,
+                outcome: None,
+            };
+            cells.insert(cell, new);
+        }
+    }
+    for line in rest {
+        match line.event {
+            TraceEvent::Turn { cell, turn } => {
+                if let Some(cell) = cells.get_mut(&cell) {
+                    cell.turns.push(turn);
+                }
+            }
+            TraceEvent::CallStarted {
+                cell,
+                call,
+                tool,
+                input,
+                ..
+            } => {
+                if let Some(cell) = cells.get_mut(&cell) {
+                    let answer = None;
+                    cell.calls.insert(
+                        call,
+                        Call {
+                            tool,
+                            input,
+                            answer,
+                        },
+                    );
+                }
+            }
+            TraceEvent::CallAnswered { cell, call, answer } => {
+                let cell = cells.get_mut(&cell);
+                if let Some(call) = cell.and_then(|cell| cell.calls.get_mut(&call)) {
+                    call.answer = Some(answer);
+                }
+            }
+            TraceEvent::Observed {
+                cell, items, error, ..
+            } => {
+                if let Some(cell) = cells.get_mut(&cell) {
+                    cell.output.extend(items.unwrap_or_default());
+                    cell.error = error.or(cell.error.take());
+                }
+            }
+            TraceEvent::CellEnded { cell, outcome, .. } => {
+                if let Some(cell) = cells.get_mut(&cell) {
+                    cell.outcome = Some(outcome);
+                }
+            }
+            _ => {}
+        }
+    }
+    cells
+}
+
+/// Answers calls from a trace, and notes what differs.
+struct Answers {
+    calls: BTreeMap<String, Call>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    made: Vec<String>,
+    differences: Vec<String>,
+    outcome: Option<String>,
+}
+
+impl Answers {
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl CodeModeSessionDelegate for Answers {
+    async fn invoke_tool(
+        &self,
+        call: NestedToolCall,
+        cancelled: CancellationToken,
+    ) -> Result<Json, String> {
+        let id = call.runtime_tool_call_id.to_string();
+        let input = |json: &Option<Json>| json.as_ref().map_or("no input", Json::as_str).to_owned();
+        let known = self.calls.get(&id);
+        {
+            let mut seen = self.seen();
+            seen.made.push(id.clone());
+            match known {
+                None => seen.differences.push(format!(
+                    "another call: {id} {} with {}",
+                    call.tool_name.name,
+                    input(&call.input)
+                )),
+                Some(known) if known.tool != call.tool_name => seen.differences.push(format!(
+                    "another tool: {id} was {}, is {}",
+                    known.tool.name, call.tool_name.name
+                )),
+                Some(known) if input(&known.input) != input(&call.input) => {
+                    seen.differences.push(format!(
+                        "another input: {id} {} was {}, is {}",
+                        call.tool_name.name,
+                        input(&known.input),
+                        input(&call.input)
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        match known.and_then(|known| known.answer.clone()) {
+            Some(answer) => answer,
+            None if known.is_some() => {
+                // It was never answered: its cell ended before.
+                cancelled.cancelled().await;
+                Err(CANCELLED.to_owned())
+            }
+            None => Err("this call is not in the trace".to_owned()),
+        }
+    }
+
+    fn cell_ended(&self, cell: &CellEnded) {
+        self.seen().outcome = Some(cell.outcome.as_str().to_owned());
+    }
+}
+
+/// Runs a cell again; what differs.
+async fn replay(provider: &Provider, cell: Recorded) -> Result<Vec<String>, Failure> {
+    let answers = Arc::new(Answers {
+        calls: cell.calls,
+        seen: Mutex::default(),
+    });
+    let options = SessionOptions::default()
+        .guided(true)
+        .check_inputs(true)
+        .stored(cell.program.stored);
+    let session = provider
+        .open_session(answers.clone(), options)
+        .await
+        .map_err(failed)?;
+    let mut request = ExecuteRequest::new("replay", cell.program.source)
+        .tools(cell.program.tools)
+        .constants(cell.program.constants)
+        .yield_time(Duration::from_secs(3600));
+    if let Some(mut determinism) = cell.program.determinism {
+        determinism.turns = Some(cell.turns);
+        request = request.determinism(determinism);
+    }
+    let started = session.execute(request).await.map_err(failed)?;
+    let mut output: Vec<ContentItem> = Vec::new();
+    let mut response = started.initial_response.await.map_err(failed)?;
+    loop {
+        output.append(response.content_items_mut());
+        if response.is_final() {
+            break;
+        }
+        let wait = WaitRequest::new(started.cell_id.clone());
+        response = session.wait(wait).await.map_err(failed)?.into_response();
+    }
+    session.shutdown().await;
+    let error = match response {
+        CellResponse::Result { error_text, .. } => error_text,
+        _ => None,
+    };
+    let mut seen = answers.seen();
+    let mut differences = std::mem::take(&mut seen.differences);
+    for id in answers.calls.keys() {
+        if !seen.made.contains(id) {
+            differences.push(format!("a call is missing: {id}"));
+        }
+    }
+    if seen.outcome != cell.outcome {
+        differences.push(format!(
+            "another end: was {}, is {}",
+            cell.outcome.as_deref().unwrap_or("none"),
+            seen.outcome.as_deref().unwrap_or("none")
+        ));
+    }
+    if error != cell.error {
+        differences.push(format!("another error: was {:?}, is {error:?}", cell.error));
+    }
+    if let Some(at) = first_difference(&cell.output, &output) {
+        differences.push(format!(
+            "another output: item {at} was {:?}, is {:?}",
+            cell.output.get(at),
+            output.get(at)
+        ));
+    }
+    Ok(differences)
+}
+
+fn first_difference(a: &[ContentItem], b: &[ContentItem]) -> Option<usize> {
+    let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    (same < a.len().max(b.len())).then_some(same)
+}
