@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::driver::Shared;
+use super::spans;
 use crate::worker::Incarnation;
 
 /// Runs a method of the delegate; `None` where it panics.
@@ -36,13 +37,7 @@ pub(super) fn invoke(
     tools: ToolSet,
     (cancelled, worker): (CancellationToken, Incarnation),
 ) {
-    let span = tracing::debug_span!(
-        parent: &shared.span,
-        "tool_call",
-        cell = %call.cell_id,
-        call = %call.runtime_tool_call_id,
-        tool = %call.tool_name.name,
-    );
+    let span = shared.spans.call(&call);
     let session = shared.clone();
     let task = async move {
         let (cell_id, id) = (call.cell_id.clone(), call.runtime_tool_call_id);
@@ -91,6 +86,9 @@ struct Finished<'a> {
 impl Drop for Finished<'_> {
     fn drop(&mut self) {
         let finished = ToolCallFinished::new(&self.call, self.outcome, self.began.elapsed());
+        let span = tracing::Span::current();
+        span.record("outcome", self.outcome.as_str());
+        span.record("duration_ms", spans::ms(finished.duration));
         observe(|| self.session.delegate.tool_call_finished(&finished));
     }
 }
@@ -102,21 +100,30 @@ pub(super) fn notify(
     cancelled: CancellationToken,
 ) {
     let session = shared.clone();
+    let span = shared.spans.notification(&notification.cell_id);
     let task = async move {
         let cell_id = notification.cell_id.clone();
         let delivered = guarded(session.delegate.notify(notification, cancelled)).await;
+        tracing::Span::current().record(
+            "outcome",
+            if delivered.is_some() {
+                "delivered"
+            } else {
+                "panicked"
+            },
+        );
         if delivered.is_none() {
             tracing::warn!(cell = %cell_id, "the agent's code for notifications panicked");
         }
         session.event(|core, now| core.notified(&cell_id, now));
     };
-    shared.runtime.spawn(task.instrument(shared.span.clone()));
+    shared.runtime.spawn(task.instrument(span));
 }
 
 /// Tells the delegate that a cell is gone. A shutdown waits for this, for a while.
 pub(super) fn close(shared: &Arc<Shared>, cell_id: CellId) {
     let session = shared.clone();
-    let span = shared.closed_span(&cell_id);
+    let span = shared.spans.close(&cell_id);
     let task = async move {
         tokio::select! {
             closed = guarded(session.delegate.cell_closed(cell_id)) => {

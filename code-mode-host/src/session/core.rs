@@ -67,7 +67,7 @@ pub(crate) enum Effect<P: Ports> {
     /// Deliver a notification.
     Notify(CellNotification, CancellationToken),
     /// Tell the delegate that a cell was admitted.
-    Started(CellStarted),
+    Started(CellStarted, tracing::Span),
     /// Tell the delegate that a cell goes on.
     Turn(CellId, Turn),
     /// Tell the delegate that a cell's JavaScript has ended.
@@ -108,6 +108,8 @@ pub(crate) struct Execute<R> {
     pub(crate) request: ExecuteRequest,
     pub(crate) to_pending: bool,
     pub(crate) reply: R,
+    /// What is traced of the cell goes under this.
+    pub(crate) span: tracing::Span,
 }
 
 /// A cell that was admitted.
@@ -343,6 +345,7 @@ impl<P: Ports> Core<P> {
             request,
             to_pending,
             reply,
+            span,
         } = execute;
         worker.idle_by = None;
         let tools = match &worker.tools {
@@ -386,10 +389,8 @@ impl<P: Ports> Core<P> {
             },
         ));
         let cell_id = CellId::nth(number);
-        self.effects.push_back(Effect::Started(CellStarted::new(
-            cell_id.clone(),
-            request.tool_call_id.clone(),
-        )));
+        let started = CellStarted::new(cell_id.clone(), request.tool_call_id.clone());
+        self.effects.push_back(Effect::Started(started, span));
         let token = self.token.child_token();
         let worker = worker.number;
         // The worker keeps the limit; the host looks in case it does not.

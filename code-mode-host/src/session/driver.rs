@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::native::{FromWorker, ToWorker};
 use code_mode_protocol::{
-    CellId, CodeModeSessionDelegate, LimitExceeded, Limits, SessionError, SessionOptions,
+    CodeModeSessionDelegate, LimitExceeded, Limits, SessionError, SessionOptions,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
@@ -17,6 +17,7 @@ use super::callbacks;
 use super::core::{Answer, Core, Effect, Ports, Reply, Settings};
 use super::inputs::Inputs;
 use super::said::{Said, Violation};
+use super::spans::Spans;
 use crate::spares::Workers;
 use crate::worker::{Incarnation, Worker, supervise};
 
@@ -50,7 +51,7 @@ pub(crate) struct Shared {
     starting: tokio::sync::Mutex<()>,
     pub(super) runtime: Handle,
     pub(super) callback_grace: Duration,
-    pub(super) span: tracing::Span,
+    pub(super) spans: Spans,
 }
 
 struct State {
@@ -101,7 +102,7 @@ impl Shared {
             starting: tokio::sync::Mutex::new(()),
             runtime: Handle::current(),
             callback_grace: settings.callback_grace,
-            span: tracing::info_span!("session"),
+            spans: Spans::new(),
         });
         tokio::spawn(ring(
             Arc::downgrade(&shared),
@@ -162,11 +163,17 @@ impl Shared {
             Effect::Cancel(token) => token.cancel(),
             Effect::Invoke(call, tools, how) => callbacks::invoke(self, call, tools, how),
             Effect::Notify(notification, token) => callbacks::notify(self, notification, token),
-            Effect::Started(cell) => callbacks::observe(|| self.delegate.cell_started(&cell)),
+            Effect::Started(cell, span) => {
+                self.spans.admitted(&cell.cell_id, span);
+                callbacks::observe(|| self.delegate.cell_started(&cell));
+            }
             Effect::Turn(cell_id, turn) => {
                 callbacks::observe(|| self.delegate.turn(&cell_id, turn));
             }
-            Effect::Ended(cell) => callbacks::observe(|| self.delegate.cell_ended(&cell)),
+            Effect::Ended(cell) => {
+                self.spans.ended(&cell);
+                callbacks::observe(|| self.delegate.cell_ended(&cell));
+            }
             Effect::Close(cell_id) => callbacks::close(self, cell_id),
         }
     }
@@ -226,7 +233,9 @@ impl Shared {
         let number = self.event(|core, now| core.attach(way, now));
         if let Some(number) = number {
             let supervisor = supervise(self.clone(), number, worker);
-            let supervisor = supervisor.instrument(self.span.clone());
+            let span = self.spans.worker(number);
+            tracing::debug!(parent: &span, "a worker serves the session");
+            let supervisor = supervisor.instrument(span);
             self.tasks.spawn_on(supervisor, &self.runtime);
         }
     }
@@ -253,10 +262,6 @@ impl Shared {
     pub(super) async fn too_late(&self) {
         self.token.cancelled().await;
         tokio::time::sleep(self.callback_grace).await;
-    }
-
-    pub(super) fn closed_span(&self, cell_id: &CellId) -> tracing::Span {
-        tracing::debug_span!(parent: &self.span, "cell_closed", cell = %cell_id)
     }
 }
 

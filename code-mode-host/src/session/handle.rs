@@ -9,9 +9,11 @@ use code_mode_protocol::{
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::core::{Answer, Execute, NotAdmitted};
 use super::driver::Shared;
+use super::spans;
 
 /// A session of a [`Provider`](crate::Provider). Dropping it shuts the session down.
 pub(crate) struct HostSession {
@@ -32,15 +34,20 @@ impl HostSession {
         let max_output_tokens = request.max_output_tokens;
         let parent = request.parent.take();
         let (reply, answer) = oneshot::channel();
+        let span = self.shared.spans.exec(&request.tool_call_id);
         let mut execute = Execute {
             request,
             to_pending,
             reply,
+            span: span.clone(),
         };
         let admitted = loop {
             match self.shared.event(|core, now| core.execute(execute, now)) {
                 Ok(admitted) => break admitted,
-                Err(NotAdmitted::Refused(error)) => return Err(error),
+                Err(NotAdmitted::Refused(error)) => {
+                    span.record("outcome", "refused");
+                    return Err(error);
+                }
                 Err(NotAdmitted::NeedsWorker(again)) => {
                     execute = *again;
                     self.shared.start_worker().await?;
@@ -50,7 +57,6 @@ impl HostSession {
         if let Some(parent) = parent {
             self.end_with(parent, admitted.cell_id.clone(), admitted.token);
         }
-        tracing::debug!(parent: &self.shared.span, cell = %admitted.cell_id, "cell admitted");
         let observation = Observation {
             session: self.shared.clone(),
             cell_id: admitted.cell_id.clone(),
@@ -106,6 +112,23 @@ impl Drop for HostSession {
     fn drop(&mut self) {
         self.shared.shut_down();
     }
+}
+
+/// Says on an observation's span how it ended.
+fn observed_by(span: &tracing::Span, answer: Answer) -> Answer {
+    let response = match &answer {
+        Ok(PendingOutcome::Observed(
+            WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response),
+        )) => Some(response),
+        Ok(PendingOutcome::Pending { .. }) | Err(_) => None,
+    };
+    match &answer {
+        Ok(PendingOutcome::Pending { .. }) => {
+            span.record("outcome", "pending");
+        }
+        _ => spans::observed(span, response),
+    }
+    answer
 }
 
 /// A request whose answer is on its way. Dropped before the answer was looked at, it
@@ -172,11 +195,13 @@ impl CodeModeSession for HostSession {
     }
 
     async fn wait(&self, request: WaitRequest) -> Result<WaitOutcome, SessionError> {
-        let outcome = self.observe(request, false).await?;
-        Ok(outcome.into_wait_outcome())
+        let span = self.shared.spans.wait(&request.cell_id);
+        let answer = self.observe(request, false).instrument(span.clone()).await;
+        observed_by(&span, answer).map(PendingOutcome::into_wait_outcome)
     }
 
     async fn terminate(&self, cell_id: CellId) -> Result<WaitOutcome, SessionError> {
+        let span = self.shared.spans.terminate(&cell_id);
         let (reply, answer) = oneshot::channel();
         self.shared
             .event(|core, now| core.terminate(&cell_id, Some(reply), now));
@@ -189,7 +214,8 @@ impl CodeModeSession for HostSession {
             max_output_tokens: None,
             is_done: false,
         };
-        Ok(observation.outcome().await?.into_wait_outcome())
+        let answer = observation.outcome().instrument(span.clone()).await;
+        observed_by(&span, answer).map(PendingOutcome::into_wait_outcome)
     }
 
     async fn execute_to_pending(
@@ -204,7 +230,9 @@ impl CodeModeSession for HostSession {
     }
 
     async fn wait_to_pending(&self, request: WaitRequest) -> Result<PendingOutcome, SessionError> {
-        self.observe(request, true).await
+        let span = self.shared.spans.wait(&request.cell_id);
+        let answer = self.observe(request, true).instrument(span.clone()).await;
+        observed_by(&span, answer)
     }
 
     fn pause(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
@@ -228,6 +256,7 @@ impl CodeModeSession for HostSession {
     }
 
     async fn shutdown(&self) {
-        self.shared.shut_down_and_wait().await;
+        let span = self.shared.spans.shutdown();
+        self.shared.shut_down_and_wait().instrument(span).await;
     }
 }

@@ -10,6 +10,7 @@ mod inputs;
 mod pauses;
 mod said;
 mod settling;
+mod spans;
 mod stored;
 mod workers;
 

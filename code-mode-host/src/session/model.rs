@@ -348,6 +348,7 @@ impl World {
             request,
             to_pending,
             reply: asker,
+            span: tracing::Span::none(),
         };
         loop {
             match self.core.execute(execute, self.now) {
@@ -555,7 +556,7 @@ impl World {
                     self.may_be_called_back(&notification.cell_id);
                     self.notifications.push((notification.cell_id, token));
                 }
-                Effect::Started(started) => {
+                Effect::Started(started, _) => {
                     let is_new = self.started.insert(started.cell_id);
                     assert!(is_new, "a cell started twice");
                 }

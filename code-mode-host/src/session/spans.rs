@@ -1,0 +1,159 @@
+//! A session's spans: what is traced, under which names, and what descends from what.
+//!
+//! An exec's span descends from the one that was current at `execute`, and a cell's calls
+//! and notifications from its exec's. Fields are ids, names, outcomes and durations: what
+//! a program says is in none.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use code_mode_protocol::{CellEnded, CellId, CellResponse, NestedToolCall, ToolKind};
+use tracing::Span;
+use tracing::field::Empty;
+
+/// The spans of one session.
+pub(super) struct Spans {
+    /// Tells sessions apart in every line.
+    id: String,
+    pub(super) session: Span,
+    /// Of the cells that have not been closed.
+    execs: Mutex<HashMap<CellId, Span>>,
+}
+
+impl Spans {
+    pub(super) fn new() -> Self {
+        let id = unique();
+        Self {
+            session: tracing::info_span!("session", session = %id),
+            id,
+            execs: Mutex::default(),
+        }
+    }
+
+    fn execs(&self) -> MutexGuard<'_, HashMap<CellId, Span>> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The span of an execute, below the one that is current.
+    pub(super) fn exec(&self, tool_call_id: &str) -> Span {
+        tracing::info_span!(
+            "exec",
+            session = %self.id,
+            tool_call_id,
+            cell = Empty,
+            outcome = Empty,
+            duration_ms = Empty,
+            processor_ms = Empty,
+            queued_ms = Empty,
+            calls = Empty,
+        )
+    }
+
+    /// A cell was admitted under this span.
+    pub(super) fn admitted(&self, cell: &CellId, span: Span) {
+        if !span.is_disabled() {
+            span.record("cell", tracing::field::display(cell));
+            self.execs().insert(cell.clone(), span);
+        }
+    }
+
+    /// A cell has ended.
+    pub(super) fn ended(&self, ended: &CellEnded) {
+        if let Some(span) = self.execs().get(&ended.cell_id) {
+            let stats = &ended.stats;
+            span.record("outcome", ended.outcome.as_str());
+            span.record("duration_ms", ms(stats.wall));
+            span.record("processor_ms", ms(stats.processor));
+            span.record("queued_ms", ms(stats.queued));
+            span.record("calls", stats.calls);
+        }
+    }
+
+    /// A cell is gone: its span ends with its closing.
+    pub(super) fn close(&self, cell: &CellId) -> Span {
+        let exec = self.execs().remove(cell);
+        let parent = exec.as_ref().unwrap_or(&self.session);
+        tracing::debug_span!(parent: parent, "cell_closed", session = %self.id, cell = %cell)
+    }
+
+    fn of_cell(&self, cell: &CellId) -> Span {
+        let exec = self.execs().get(cell).cloned();
+        exec.unwrap_or_else(|| self.session.clone())
+    }
+
+    pub(super) fn call(&self, call: &NestedToolCall) -> Span {
+        let parent = self.of_cell(&call.cell_id);
+        tracing::info_span!(
+            parent: &parent,
+            "tool_call",
+            session = %self.id,
+            cell = %call.cell_id,
+            call = %call.runtime_tool_call_id,
+            tool_call_id = %call.tool_call_id,
+            tool = %call.tool_name.name,
+            namespace = call.tool_name.namespace.as_deref(),
+            kind = match call.tool_kind {
+                ToolKind::Function => "function",
+                ToolKind::Freeform => "freeform",
+            },
+            outcome = Empty,
+            duration_ms = Empty,
+        )
+    }
+
+    pub(super) fn notification(&self, cell: &CellId) -> Span {
+        let parent = self.of_cell(cell);
+        tracing::info_span!(
+            parent: &parent,
+            "notification",
+            session = %self.id,
+            cell = %cell,
+            outcome = Empty,
+        )
+    }
+
+    /// The span of a wait or a terminate, below the one that is current.
+    pub(super) fn wait(&self, cell: &CellId) -> Span {
+        tracing::info_span!("wait", session = %self.id, cell = %cell, outcome = Empty)
+    }
+
+    pub(super) fn terminate(&self, cell: &CellId) -> Span {
+        tracing::info_span!("terminate", session = %self.id, cell = %cell, outcome = Empty)
+    }
+
+    pub(super) fn shutdown(&self) -> Span {
+        tracing::info_span!(parent: &self.session, "shutdown", session = %self.id)
+    }
+
+    pub(super) fn worker(&self, number: u64) -> Span {
+        tracing::info_span!(
+            parent: &self.session,
+            "worker",
+            session = %self.id,
+            worker = number,
+            outcome = Empty,
+        )
+    }
+}
+
+/// What an observation's span says of how it ended.
+pub(super) fn observed(span: &Span, response: Option<&CellResponse>) {
+    let outcome = match response.map(CellResponse::outcome) {
+        None => "refused",
+        Some(None) => "yielded",
+        Some(Some(outcome)) => outcome.as_str(),
+    };
+    span.record("outcome", outcome);
+}
+
+pub(super) fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// An id that no other session has, on this machine or another.
+fn unique() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let random = || RandomState::new().hash_one(std::process::id());
+    format!("{:016x}{:016x}", random(), random())
+}
