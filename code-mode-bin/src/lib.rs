@@ -129,7 +129,7 @@ fn start<A: FromArgMatches>(
 /// Logs go to standard error, as many as `RUST_LOG` asks for; by default warnings.
 fn log_to_stderr() {
     let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,rmcp=error"));
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,rmcp=off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -26,6 +26,8 @@ impl Processes {
     pub(crate) fn start(mut command: Command) -> io::Result<Self> {
         let mark = mark();
         command.env(MARK, &mark).kill_on_drop(true);
+        #[cfg(target_os = "linux")]
+        die_with_parent(&mut command);
         let mut command = CommandWrap::from(command);
         #[cfg(unix)]
         command.wrap(process_wrap::tokio::ProcessGroup::leader());
@@ -75,6 +77,23 @@ impl Drop for Processes {
         let _ = self.child.start_kill();
         #[cfg(target_os = "linux")]
         stragglers::kill(&self.mark);
+    }
+}
+
+/// The command ends where this program does, however that ends.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "what runs between fork and exec is set so only")]
+fn die_with_parent(command: &mut Command) {
+    // SAFETY: between fork and exec only this function runs, and it makes one system call
+    // that takes no pointers: it allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 {
+                Ok(())
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        });
     }
 }
 

@@ -73,7 +73,8 @@
   // In a guided session (`guided`) a name that is no tool's gives a function that throws
   // an error with the nearest names.
   function makeTools(guided) {
-    const target = {};
+    // Nothing but tools stands on it where a wrong name is to be told from a tool.
+    const target = guided ? { __proto__: null } : {};
     // Functions made so far; `null` once `target` has them all.
     let made = { __proto__: null };
     const one = (name) => {

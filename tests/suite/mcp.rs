@@ -101,16 +101,18 @@ fn servers_that_are_down_silent_or_noisy_cost_their_own_tools() {
 fn results_of_every_form_arrive_and_garbage_is_skipped() {
     run(async {
         let mut client = Client::before("plain", &[], json!({})).await;
-        let said = client
+        let mut said = client
             .exec(
                 "text(await tools.mad__garbage({}));
                  try { await tools.mad__rpc_error({}) } catch (e) { text([e.message, e.code, e.data]) }
+                 try { await tools.mad__mask({}) } catch (e) { text(e.message) }
                  text(await tools.mad__odd({}));
                  text(Object.keys(await tools.mad__odd.raw({})));",
             )
             .await;
         assert_eq!(said[0], "after garbage");
-        assert_eq!(said[1], r#"["no",-32000,{"why":1}]"#);
+        assert_eq!(said[1], r#"["mad/rpc_error: no",-32000,{"why":1}]"#);
+        assert_eq!(said.remove(2), "hidden");
         assert_eq!(
             said[2],
             r#"[{"type":"hologram","x":1},{"type":"image","data":"AA=="}]"#
@@ -248,7 +250,7 @@ fn a_model_may_pass_a_decision_on_only_where_the_policy_says_so() {
             .exec("text((await tools.mad__destroy({})).called)")
             .await;
         assert!(
-            said[0].contains("waits for a person's approval: mad/destroy"),
+            said[0].contains("waits for a person's approval of mad/destroy"),
             "{said:?}"
         );
         let wait = json!({"cell_id": "1", "decision": "allow"});
@@ -350,6 +352,8 @@ fn a_cell_goes_on_and_is_waited_for_and_terminated() {
             .call("wait", json!({"cell_id": "2", "terminate": true}))
             .await;
         assert_eq!(texts(&stopped), ["status: terminated"]);
+        let late = client.call("wait", json!({"cell_id": "1"})).await;
+        assert!(texts(&late)[0].starts_with("status: completed"), "{late}");
         client.leave().await;
     });
 }
@@ -524,6 +528,29 @@ fn what_is_no_message_and_what_is_no_tool_are_answered() {
     });
 }
 
+#[test]
+fn a_cancelled_call_is_cancelled_at_its_server_which_then_ends_in_order() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let notes = folder.path().join("notes");
+        let kind = format!("noting '{}'", notes.display());
+        let mut client = Client::before(&kind, &[], json!({})).await;
+        let heard = |what: &str| {
+            let notes = std::fs::read_to_string(&notes).unwrap_or_default();
+            notes.lines().any(|line| line == what)
+        };
+        // The program ends, and nobody waits for the call.
+        client
+            .exec("tools.mad__slow({}); await tools.mad__echo({})")
+            .await;
+        while !heard("notifications/cancelled") {
+            client.request("ping", json!({})).await;
+        }
+        assert_eq!(client.leave().await, Some(0));
+        assert!(heard("end of input"));
+    });
+}
+
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_everything_in_order() {
@@ -597,7 +624,7 @@ fn check_says_what_every_server_offers_and_what_is_wrong() {
             .as_array()
             .expect("tools")
             .len(),
-        8
+        9
     );
     assert_eq!(report["servers"][1]["status"], "down: not found: /no/such");
     assert!(report["tokensWith"].as_u64().expect("a number") > 0);

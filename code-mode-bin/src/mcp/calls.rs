@@ -5,9 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use code_mode_host::{
-    CellId, CellNotification, CodeModeSessionDelegate, Json, NestedToolCall, Pause,
-};
+use code_mode_host::{CellId, CellNotification, CodeModeSessionDelegate, Json, NestedToolCall};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +16,8 @@ use super::gateway::Gateway;
 use super::ledger::{Entry, Outcome};
 use super::policy::Decision;
 use super::session::{Allowed, FrontSession};
-use super::upstream::{CallError, error_json};
+use super::texts::line;
+use super::upstream::{Answers, CallError, error_json, nobody};
 use crate::turn::CANCELLED;
 
 /// How long a call waits for a person who can be asked.
@@ -64,20 +63,18 @@ impl CellDelegate {
     async fn decide(
         &self,
         cell: &CellRecord,
-        cell_id: &CellId,
         tool: &Tool,
         input: &str,
     ) -> (Result<(), String>, String) {
         let (server, name) = (&tool.upstream.config.name, &tool.tool.name);
+        let shown = format!("{}/{}", line(server, 100), line(name, 100));
         let policy = &self.gateway.settings.policy;
         let (decision, rule) = policy.decide(server, name, tool.tool.claims);
         let place = policy.place();
         match decision {
             Decision::Allow => (Ok(()), rule),
             Decision::Deny => (
-                Err(format!(
-                    "{server}/{name} is denied by the rule {rule} of {place}"
-                )),
+                Err(format!("{shown} is denied by the rule {rule} of {place}")),
                 rule,
             ),
             Decision::Ask => {
@@ -85,19 +82,19 @@ impl CellDelegate {
                 if self.allowed.has(server, name, &definition) {
                     return (Ok(()), format!("{rule}, allowed for the session"));
                 }
-                match self.ask(cell, cell_id, tool, input).await {
+                match self.ask(cell, tool, input).await {
                     Ok(Said::Once) => (Ok(()), format!("{rule}, allowed once")),
                     Ok(Said::ForSession) => {
                         self.allowed.add(server, name, &definition);
                         (Ok(()), format!("{rule}, allowed for the session"))
                     }
                     Ok(Said::No) => (
-                        Err(format!("not approved: {server}/{name} was refused")),
+                        Err(format!("not approved: {shown} was refused")),
                         format!("{rule}, refused"),
                     ),
                     Err(why) => (
                         Err(format!(
-                            "not approved: {server}/{name} needs a person's approval (rule {rule} of {place}), and {why}"
+                            "not approved: {shown} needs a person's approval (rule {rule} of {place}), and {why}"
                         )),
                         format!("{rule}, {why}"),
                     ),
@@ -107,21 +104,14 @@ impl CellDelegate {
     }
 
     /// Asks the person. The cell's deadlines stand still meanwhile.
-    async fn ask(
-        &self,
-        cell: &CellRecord,
-        cell_id: &CellId,
-        tool: &Tool,
-        input: &str,
-    ) -> Result<Said, &'static str> {
+    async fn ask(&self, cell: &CellRecord, tool: &Tool, input: &str) -> Result<Said, &'static str> {
         let may_model = self.gateway.settings.policy.model_may_answer;
         if !cell.can_ask() && !may_model {
             return Err("this client cannot ask one; allow it in a policy file (--policy)");
         }
-        let session = self.session().ok_or("its session has ended")?;
-        let _pause = Pause::begin(session.session.clone(), Some(cell_id.clone()));
-        drop(session);
-        let shown = self.gateway.secrets.hide(&super::texts::line(input, SHOWN));
+        let _pause = cell.pause();
+        // Hidden before it is cut.
+        let shown = super::texts::line(&self.gateway.secrets.hide(input), SHOWN);
         let answered = cell
             .ask(&tool.upstream.config.name, &tool.tool.name, &shown)
             .ok_or("too many calls wait for one")?;
@@ -143,10 +133,11 @@ impl CellDelegate {
             Err(what) => return failed(format!("{server}/{name} takes an object, not {what}")),
         };
         let _calling = self.gateway.asking().calls(server, cell);
+        let own = OwnCell(cell.clone());
         let may_repeat = self.gateway.settings.policy.retry_read_only && tool.tool.claims.read_only;
-        let mut result = tool.upstream.call(name, arguments.clone()).await;
+        let mut result = tool.upstream.call(name, arguments.clone(), &own).await;
         if may_repeat && matches!(result, Err(CallError::MayHaveRun(_))) {
-            result = tool.upstream.call(name, arguments).await;
+            result = tool.upstream.call(name, arguments, &own).await;
         }
         match result {
             Ok(value) => {
@@ -155,11 +146,11 @@ impl CellDelegate {
                     true => Outcome::Failed,
                     false => Outcome::Ran,
                 };
-                let value = match is_error {
-                    // An error's text goes further than a value: into what the model reads.
-                    true => self.hide_in_texts(value),
-                    false => value,
-                };
+                let mut value = value;
+                if is_error {
+                    // An error goes further than a value: into what the model reads.
+                    self.gateway.secrets.hide_json(&mut value);
+                }
                 match Json::from_value(&value) {
                     Ok(json) => Done {
                         answer: Ok(json),
@@ -171,7 +162,7 @@ impl CellDelegate {
                 }
             }
             Err(CallError::Rpc(error)) => {
-                let json = error_json(&error, &self.gateway.secrets);
+                let json = error_json(&format!("{server}/{name}"), &error, &self.gateway.secrets);
                 Done {
                     answer: Json::from_value(&json).map_err(|error| error.to_string()),
                     outcome: Outcome::Failed,
@@ -183,16 +174,6 @@ impl CellDelegate {
                 outcome: Outcome::Unknown,
             },
         }
-    }
-
-    fn hide_in_texts(&self, mut value: Value) -> Value {
-        let blocks = value.get_mut("content").and_then(Value::as_array_mut);
-        for block in blocks.into_iter().flatten() {
-            if let Some(Value::String(text)) = block.get_mut("text") {
-                *text = self.gateway.secrets.hide(text);
-            }
-        }
-        value
     }
 
     /// Runs a call to its end and enters it. `direct` names one that is no cell's.
@@ -217,7 +198,7 @@ impl CellDelegate {
             outcome: Outcome::Cancelled,
         };
         cell.call_began(&entering.name);
-        let (allowed, decision) = self.decide(cell, cell_id, tool, text).await;
+        let (allowed, decision) = self.decide(cell, tool, text).await;
         entering.decision = decision;
         if let Err(why) = allowed {
             entering.outcome = Outcome::Denied;
@@ -226,6 +207,20 @@ impl CellDelegate {
         let done = self.send(cell, tool, input).await;
         entering.outcome = done.outcome;
         done.answer
+    }
+}
+
+/// A question that a server asks within a call is of the calling cell.
+struct OwnCell(Arc<CellRecord>);
+
+impl Answers for OwnCell {
+    fn elicit(
+        &self,
+        server: &str,
+        params: rmcp::model::ElicitRequestParams,
+    ) -> futures::future::BoxFuture<'static, rmcp::model::ElicitResult> {
+        let (cell, server) = (self.0.clone(), server.to_owned());
+        Box::pin(async move { cell.forward(&server, params).await.unwrap_or_else(nobody) })
     }
 }
 
@@ -285,10 +280,19 @@ impl CodeModeSessionDelegate for CellDelegate {
         let catalogue = self.gateway.catalogue();
         let Some(tool) = catalogue.entry(&call.tool_name) else {
             let server = call.tool_name.namespace.as_deref().unwrap_or_default();
-            return Err(format!(
-                "{} is no longer offered by {server}",
-                call.tool_name.name
-            ));
+            let gone = line(&call.tool_name.name, 100);
+            let near: Vec<&str> = catalogue
+                .entries
+                .iter()
+                .map(|entry| entry.identifier.as_str())
+                .filter(|name| strsim::jaro_winkler(name, &gone) > 0.7)
+                .take(4)
+                .collect();
+            let near = match near.is_empty() {
+                true => String::new(),
+                false => format!("; there are {}", near.join(", ")),
+            };
+            return Err(format!("{gone} is no longer offered by {server}{near}"));
         };
         let id = call.runtime_tool_call_id.to_string();
         tokio::select! {
@@ -309,6 +313,9 @@ impl CodeModeSessionDelegate for CellDelegate {
             && let Some(cell) = session.cell(&cell_id.to_string())
         {
             cell.end();
+        }
+        if let (Some(store), Some(session)) = (&self.gateway.settings.store, self.session()) {
+            session.save(store);
         }
     }
 }

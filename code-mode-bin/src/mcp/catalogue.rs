@@ -5,8 +5,10 @@ use std::sync::Arc;
 use code_mode_protocol::{Json, ToolAnswer, ToolDefinition, ToolKind, ToolName, ToolSet};
 use serde_json::{Value, json};
 
+use super::gateway::Settings;
 use super::names::identifiers;
-use super::texts::{DescribedServer, clean, exec_description};
+use super::policy::Decision;
+use super::texts::{DescribedServer, exec_description};
 use super::upstream::{Status, Upstream, UpstreamTool};
 
 /// The tools at one moment.
@@ -31,7 +33,11 @@ pub(super) struct Entry {
 impl Catalogue {
     /// The catalogue of these servers as they are now. `before` lends its tools where
     /// they are the same.
-    pub(super) fn of(upstreams: &[Arc<Upstream>], budget: usize, before: Option<&Self>) -> Self {
+    pub(super) fn of(
+        upstreams: &[Arc<Upstream>],
+        settings: &Settings,
+        before: Option<&Self>,
+    ) -> Self {
         let mut upstreams: Vec<_> = upstreams.to_vec();
         upstreams.sort_by(|a, b| a.config.name.cmp(&b.config.name));
         let mut entries: Vec<(Arc<Upstream>, UpstreamTool)> = Vec::new();
@@ -48,9 +54,9 @@ impl Catalogue {
         let tools: Vec<ToolDefinition> = entries
             .iter()
             .zip(&identifiers)
-            .map(|((upstream, tool), identifier)| definition(upstream, tool, identifier))
+            .map(|((upstream, tool), identifier)| definition(upstream, tool, identifier, settings))
             .collect();
-        let description = description(&upstreams, &tools, budget);
+        let description = description(&upstreams, &tools, settings.describe_tokens);
         let servers: Vec<Value> = upstreams
             .iter()
             .map(|upstream| {
@@ -90,9 +96,24 @@ impl Catalogue {
             .iter()
             .find(|entry| entry.tool.name == name.name && entry.upstream.config.name == server)
     }
+
+    /// The tool of this identifier.
+    pub(super) fn by_identifier(&self, identifier: &str) -> Option<&Entry> {
+        self.entries
+            .iter()
+            .find(|entry| entry.identifier == identifier)
+    }
 }
 
-fn definition(upstream: &Upstream, tool: &UpstreamTool, identifier: &str) -> ToolDefinition {
+fn definition(
+    upstream: &Upstream,
+    tool: &UpstreamTool,
+    identifier: &str,
+    settings: &Settings,
+) -> ToolDefinition {
+    let (decision, _) = settings
+        .policy
+        .decide(&upstream.config.name, &tool.name, tool.claims);
     let schema = |schema: &Option<Value>| schema.as_ref().and_then(|s| Json::from_value(s).ok());
     ToolDefinition {
         name: identifier.to_owned(),
@@ -100,7 +121,10 @@ fn definition(upstream: &Upstream, tool: &UpstreamTool, identifier: &str) -> Too
             name: tool.name.clone(),
             namespace: Some(upstream.config.name.clone()),
         },
-        description: clean(&tool.description),
+        description: match decision {
+            Decision::Deny => format!("(denied by the policy) {}", tool.description),
+            _ => tool.description.clone(),
+        },
         kind: ToolKind::Function,
         input_schema: schema(&tool.input_schema),
         output_schema: schema(&tool.output_schema),

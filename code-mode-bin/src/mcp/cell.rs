@@ -2,19 +2,32 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use code_mode_host::CellId;
+use code_mode_host::{CellId, CodeModeSession, Pause};
 use rmcp::model::{ElicitRequestParams, ElicitResult, ElicitationAction};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
 use super::ledger::{self, Entry};
+use super::texts::line;
 
 /// Notifications kept for a client that does not look.
 const MAX_NEWS: usize = 256;
 /// Entries kept for the end of a cell.
 const MAX_ENTRIES: usize = 10_000;
+/// What a form that asks for a secret says.
+const SECRET_WORDS: [&str; 9] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "api key",
+    "apikey",
+    "api_key",
+    "access token",
+    "credential",
+];
 /// Questions of one cell at the same time.
 const MAX_QUESTIONS: usize = 64;
 
@@ -26,8 +39,11 @@ pub(super) struct CellRecord {
     pub(super) session: String,
     /// Its id in its session, once it was admitted.
     pub(super) id: OnceLock<CellId>,
-    /// Whether whoever observes it can ask the person.
+    /// What whoever observes it can ask the person: forms, and to open pages.
     can_ask: AtomicBool,
+    can_ask_url: AtomicBool,
+    /// Its session, whose deadlines stand still while somebody is asked.
+    pub(super) session_ref: OnceLock<Weak<dyn CodeModeSession>>,
     state: Mutex<State>,
     /// Counts up with every change.
     changed: watch::Sender<u64>,
@@ -42,6 +58,8 @@ struct State {
     next_question: u64,
     news: VecDeque<String>,
     has_ended: bool,
+    /// The last that was said of it, for who asks too late.
+    last_words: Option<String>,
 }
 
 /// Something a person must answer.
@@ -54,6 +72,8 @@ struct Question {
     asked: bool,
     /// Whether it is about a call, which a policy may let the model decide.
     is_about_call: bool,
+    /// The model was told of it.
+    was_told: bool,
     answer: Option<oneshot::Sender<ElicitResult>>,
 }
 
@@ -66,12 +86,14 @@ pub(super) enum Said {
 }
 
 impl CellRecord {
-    pub(super) fn new(session: &str, can_ask: bool) -> Self {
+    pub(super) fn new(session: &str, (can_ask, can_ask_url): (bool, bool)) -> Self {
         Self {
             key: uuid::Uuid::new_v4().simple().to_string(),
             session: session.to_owned(),
             id: OnceLock::new(),
             can_ask: AtomicBool::new(can_ask),
+            can_ask_url: AtomicBool::new(can_ask_url),
+            session_ref: OnceLock::new(),
             state: Mutex::default(),
             changed: watch::Sender::new(0),
         }
@@ -93,8 +115,15 @@ impl CellRecord {
     }
 
     /// Whoever observes the cell from now on can ask, or cannot.
-    pub(super) fn set_can_ask(&self, can_ask: bool) {
-        self.can_ask.store(can_ask, Ordering::Relaxed);
+    pub(super) fn set_can_ask(&self, (forms, pages): (bool, bool)) {
+        self.can_ask.store(forms, Ordering::Relaxed);
+        self.can_ask_url.store(pages, Ordering::Relaxed);
+    }
+
+    /// Stops the cell's clocks while what is returned is held.
+    pub(super) fn pause(&self) -> Option<Pause> {
+        let session = self.session_ref.get()?.upgrade()?;
+        Pause::begin(session, Some(self.id.get()?.clone())).ok()
     }
 
     pub(super) fn can_ask(&self) -> bool {
@@ -168,6 +197,15 @@ impl CellRecord {
         self.state().has_ended
     }
 
+    /// Keeps what was said of its end.
+    pub(super) fn set_last_words(&self, words: String) {
+        self.state().last_words = Some(words);
+    }
+
+    pub(super) fn last_words(&self) -> Option<String> {
+        self.state().last_words.clone()
+    }
+
     // Questions.
 
     /// Asks whether a call may run. `None`: nobody answered, or there are too many
@@ -178,7 +216,7 @@ impl CellRecord {
         tool: &str,
         arguments: &str,
     ) -> Option<oneshot::Receiver<ElicitResult>> {
-        let words = format!("{server}/{tool} with {arguments}");
+        let words = format!("{}/{} with {arguments}", line(server, 100), line(tool, 100));
         let message = format!(
             "A program of the model (cell {}) wants to call {words}. May it?",
             self.id.get().map(ToString::to_string).unwrap_or_default()
@@ -206,7 +244,13 @@ impl CellRecord {
         server: &str,
         mut params: ElicitRequestParams,
     ) -> Option<ElicitResult> {
-        if !self.can_ask() {
+        let can_ask = match &params {
+            ElicitRequestParams::UrlElicitationParams { .. } => {
+                self.can_ask_url.load(Ordering::Relaxed)
+            }
+            _ => self.can_ask(),
+        };
+        if !can_ask {
             return None;
         }
         match &mut params {
@@ -216,33 +260,25 @@ impl CellRecord {
                 ..
             } => {
                 // A form is no place for a password.
-                let asks_secret = requested_schema.properties.keys().any(|name| {
-                    let name = name.to_ascii_lowercase();
-                    [
-                        "password",
-                        "passwd",
-                        "secret",
-                        "token",
-                        "apikey",
-                        "api_key",
-                        "credential",
-                    ]
-                    .iter()
-                    .any(|word| name.contains(word))
-                });
+                let form = serde_json::to_string(requested_schema).unwrap_or_default();
+                let said = format!("{message} {form}").to_ascii_lowercase();
+                let asks_secret = SECRET_WORDS.iter().any(|word| said.contains(word));
                 if asks_secret {
                     return Some(ElicitResult::new(ElicitationAction::Decline));
                 }
-                *message = format!("The server {server:?} asks: {message}");
+                *message = format!("The server {server:?} asks: {}", line(message, 1000));
             }
             ElicitRequestParams::UrlElicitationParams { message, url, .. } => {
                 let host = url::Url::parse(url).ok()?.host_str()?.to_owned();
-                *message =
-                    format!("The server {server:?} asks to open a page at {host}: {message}");
+                *message = format!(
+                    "The server {server:?} asks to open a page at {host}: {}",
+                    line(message, 1000)
+                );
             }
             _ => return None,
         }
-        let words = format!("an answer to a question of {server}");
+        let words = format!("an answer to a question of {}", line(server, 100));
+        let _pause = self.pause();
         self.put(params, words, false)?.await.ok()
     }
 
@@ -263,6 +299,7 @@ impl CellRecord {
                 params,
                 words,
                 asked: false,
+                was_told: false,
                 is_about_call,
                 answer: Some(answer),
             });
@@ -295,9 +332,21 @@ impl CellRecord {
 
     /// Calls that wait for a person, in words.
     pub(super) fn waits_for(&self) -> Vec<String> {
-        let state = self.state();
-        let open = state.questions.iter().filter(|q| is_wanted(q));
-        open.map(|question| question.words.clone()).collect()
+        let mut state = self.state();
+        let open = state.questions.iter_mut().filter(|q| is_wanted(q));
+        open.map(|question| {
+            question.was_told = true;
+            match question.is_about_call {
+                true => format!("a person's approval of {}", question.words),
+                false => question.words.clone(),
+            }
+        })
+        .collect()
+    }
+
+    /// Whether something waits for a person.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.state().questions.iter().any(is_wanted)
     }
 
     /// Questions that went to a client which has gone are asked of the next one.
@@ -335,7 +384,8 @@ impl CellRecord {
             .state()
             .questions
             .iter()
-            .filter(|question| question.is_about_call && is_wanted(question))
+            // A decision is about what its maker was told of.
+            .filter(|question| question.is_about_call && question.was_told && is_wanted(question))
             .map(|question| question.key.clone())
             .collect();
         keys.iter()

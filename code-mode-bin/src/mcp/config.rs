@@ -88,13 +88,13 @@ pub(super) fn read(
         }
     }
     for option in options {
-        add(of_option(option)?, "--server");
+        add(of_option(option, secrets)?, "--server");
     }
     Ok(servers)
 }
 
 /// `NAME=COMMAND`, where the command is split as a shell splits words, or a URL.
-fn of_option(option: &str) -> Result<Server, ConfigError> {
+fn of_option(option: &str, secrets: &Secrets) -> Result<Server, ConfigError> {
     let wrong = |what: &str| ConfigError(format!("--server {option:?}: {what}"));
     let (name, command) = option
         .split_once('=')
@@ -103,6 +103,7 @@ fn of_option(option: &str) -> Result<Server, ConfigError> {
         return Err(wrong("the name is empty"));
     }
     let transport = if command.starts_with("http://") || command.starts_with("https://") {
+        expand::add_secrets_of_url(command, secrets);
         Transport::Http {
             url: command.to_owned(),
             headers: BTreeMap::new(),
@@ -139,7 +140,7 @@ fn of_file(path: &Path, secrets: &Secrets) -> Result<Vec<Server>, ConfigError> {
         .is_some_and(|extension| extension == "toml")
     {
         true => toml::from_str::<Value>(&text)
-            .map_err(|error| ConfigError(format!("{shown}: {error}")))?,
+            .map_err(|error| ConfigError(format!("{shown}: {}", toml_error(&text, &error))))?,
         false => json(&text).map_err(|error| ConfigError(format!("{shown}: {error}")))?,
     };
     let keys = ["mcpServers", "servers", "mcp_servers"];
@@ -172,12 +173,59 @@ fn of_file(path: &Path, secrets: &Secrets) -> Result<Vec<Server>, ConfigError> {
     Ok(read)
 }
 
+/// What is wrong with TOML, and in which line; not the line, which may have a secret.
+fn toml_error(text: &str, error: &toml::de::Error) -> String {
+    let at = error.span().map_or(0, |span| span.start);
+    let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
+    format!("{} at line {line}", error.message())
+}
+
 /// JSON with comments and trailing commas, as editors' files have them. They become
 /// spaces, so that an error's line is the file's.
 fn json(text: &str) -> Result<Value, String> {
     let mut text = text.trim_start_matches('\u{feff}').to_owned();
     json_strip_comments::strip(&mut text).map_err(|error| error.to_string())?;
-    serde_json::from_str(&text).map_err(|error| error.to_string())
+    let value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let Pairs(top) = serde_json::from_str::<Pairs>(&text).unwrap_or_default();
+    for (key, raw) in top {
+        let Pairs(servers) = serde_json::from_str(raw.get()).unwrap_or_default();
+        let names: Vec<&str> = servers.iter().map(|(name, _)| name.as_str()).collect();
+        for (at, name) in names.iter().enumerate() {
+            if names[..at].contains(name) && key.to_lowercase().contains("servers") {
+                return Err(format!("{key}: two servers have the name {name:?}"));
+            }
+        }
+    }
+    Ok(value)
+}
+
+/// An object with its keys as they stand, the same twice too.
+#[derive(Default)]
+struct Pairs(Vec<(String, Box<serde_json::value::RawValue>)>);
+
+impl<'de> serde::Deserialize<'de> for Pairs {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
 }
 
 /// One entry of a file.
@@ -295,6 +343,12 @@ impl Entry<'_> {
                 return Err(self.wrong(format!("both command and {field}: write one")));
             }
             (None, None) => return Err(self.wrong("neither command nor url")),
+            (Some(command), None) if command.trim().is_empty() => {
+                return Err(self.wrong("command: empty"));
+            }
+            (None, Some((field, url))) if !url.contains("${") && url::Url::parse(url).is_err() => {
+                return Err(self.wrong(format!("{field}: no address")));
+            }
             (Some(command), None) => {
                 let mut env = BTreeMap::new();
                 if let Some(file) = self.text("envFile")? {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use code_mode_host::{
-    CellId, CellResponse, ContentItem, ExecuteRequest, Json, SessionError, WaitRequest, pragma,
+    CellId, CellOutcome, CellResponse, ContentItem, ExecuteRequest, Json, SessionError,
+    WaitRequest, pragma,
 };
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -31,6 +32,8 @@ use super::upstream::nobody;
 /// The budget of an answer, where the model names none: clients cut at about as much.
 const OUTPUT_TOKENS: u64 = 10_000;
 const YIELD: Duration = Duration::from_secs(10);
+/// Programs of one session that run at the same time.
+const MAX_CELLS: usize = 64;
 /// A client that shows progress hears something at least so often.
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
 /// A person who is asked has so long, for one request.
@@ -44,8 +47,8 @@ pub(super) struct Caller<'a> {
     pub(super) context: &'a RequestContext<RoleServer>,
     /// It stands alone: no state but what handles name.
     pub(super) stateless: bool,
-    /// The client can ask the person.
-    pub(super) can_ask: bool,
+    /// What the client can ask the person: forms, and to open pages.
+    pub(super) can_ask: (bool, bool),
     /// The client wants to hear what cells say.
     pub(super) hears: bool,
 }
@@ -160,9 +163,15 @@ where
         },
     };
     session.touch();
+    if session.session.live_cells().len() >= MAX_CELLS {
+        return Ok(failure(format!(
+            "{MAX_CELLS} programs of this session are running: wait for one, or terminate it"
+        )));
+    }
     caller.gateway.servers_started().await;
     let catalogue = caller.gateway.catalogue();
     let record = Arc::new(CellRecord::new(&session.handle, caller.can_ask));
+    let _ = record.session_ref.set(Arc::downgrade(&session.session));
     session.know(record.key.clone(), &record);
     let yield_now = CancellationToken::new();
     let request_to_cell = ExecuteRequest::new(record.key.clone(), exec.code)
@@ -387,21 +396,21 @@ impl Observed<'_> {
                 biased;
                 () = self.caller.context.ct.cancelled() => return self.cancelled().await,
                 _ = changes.changed() => {
-                    self.tell_news().await;
-                    progress.tell(self, false).await;
+                    self.tell_news(&mut progress).await;
+                    progress.tell(self, None, false).await;
                     if let Some(answer) = self.ask(&mut asking).await {
                         return answer;
                     }
                 }
                 response = &mut response => {
-                    self.tell_news().await;
+                    self.tell_news(&mut progress).await;
                     drop(asking);
                     return Ok(self.answer(response));
                 }
                 Some((key, answer)) = asking.next() => {
                     self.record.answer(&key, answer);
                 }
-                () = tokio::time::sleep(KEEP_ALIVE) => progress.tell(self, true).await,
+                () = tokio::time::sleep(KEEP_ALIVE) => progress.tell(self, None, true).await,
             }
         }
     }
@@ -418,15 +427,15 @@ impl Observed<'_> {
     /// answer that asks for input in the stateless one. Where there is no way, the cell
     /// yields.
     async fn ask<'s>(&'s self, asking: &mut FuturesUnordered<Asking<'s>>) -> Option<Response> {
-        if !self.caller.can_ask {
-            if !self.record.waits_for().is_empty() {
+        if !self.caller.can_ask.0 {
+            if self.record.is_waiting() {
                 self.yield_now.cancel();
             }
             return None;
         }
         if !self.caller.stateless {
             for (key, params) in self.record.take_unasked() {
-                asking.push(Box::pin(self.elicit(key, params)));
+                asking.push(Box::pin(elicit(self.caller, key, params)));
             }
             return None;
         }
@@ -456,30 +465,23 @@ impl Observed<'_> {
         ))
     }
 
-    async fn elicit(&self, key: String, params: ElicitRequestParams) -> (String, ElicitResult) {
-        let peer = &self.caller.context.peer;
-        let asked = tokio::time::timeout(ANSWER, peer.create_elicitation(params)).await;
-        let answer = asked.ok().and_then(Result::ok).unwrap_or_else(nobody);
-        (key, answer)
-    }
-
     /// Passes on what the cell said.
-    async fn tell_news(&self) {
+    async fn tell_news(&self, progress: &mut Progress) {
         for text in self.record.take_news() {
             let peer = &self.caller.context.peer;
             if self.caller.hears {
-                let mut params =
-                    LoggingMessageNotificationParam::new(LoggingLevel::Info, Value::from(text));
+                let mut params = LoggingMessageNotificationParam::new(
+                    LoggingLevel::Info,
+                    Value::from(text.clone()),
+                );
                 params.logger = Some(format!("cell {}", self.cell_id));
                 let message = ServerNotification::LoggingMessageNotification(
                     LoggingMessageNotification::new(params),
                 );
                 let _ = peer.send_notification(message).await;
-            } else if let Some(token) = self.caller.context.meta.get_progress_token() {
-                let (progress, _) = self.record.progress();
-                let mut params = ProgressNotificationParam::new(token, progress as f64);
-                params.message = Some(text);
-                let _ = peer.notify_progress(params).await;
+            }
+            if !self.caller.hears || !self.caller.stateless {
+                progress.tell(self, Some(text), true).await;
             }
         }
     }
@@ -493,6 +495,12 @@ impl Observed<'_> {
             Ok(response) => response,
             Err(error) => return failure(error.to_string()),
         };
+        if response.outcome() == Some(CellOutcome::Missing)
+            && let Some(words) = self.record.last_words()
+        {
+            let text = format!("{words}\n(all of its output was given before)");
+            return CallToolResult::success(vec![ContentBlock::text(text)]).into();
+        }
         let mut blocks: Vec<ContentBlock> = response.content_items().iter().map(block).collect();
         let mut failed = false;
         let mut last = match &response {
@@ -504,7 +512,7 @@ impl Observed<'_> {
                 let mut text = format!("status: running\ncell_id: {name} (wait goes on with it)");
                 for waiting in self.record.waits_for() {
                     text.push_str(&format!(
-                        "\nwaits for a person's approval: {waiting}; {}",
+                        "\nwaits for {waiting}; {}",
                         match self.caller.gateway.settings.policy.model_may_answer {
                             true => "ask the user, then call wait with their decision",
                             false => "the user can allow it in the policy file",
@@ -535,6 +543,9 @@ impl Observed<'_> {
             last.push('\n');
             last.push_str(&told);
         }
+        if response.is_final() {
+            self.record.set_last_words(last.clone());
+        }
         blocks.push(ContentBlock::text(last));
         match failed {
             true => CallToolResult::error(blocks).into(),
@@ -551,12 +562,12 @@ struct Progress {
 }
 
 impl Progress {
-    async fn tell(&mut self, observed: &Observed<'_>, keep_alive: bool) {
+    async fn tell(&mut self, observed: &Observed<'_>, text: Option<String>, always: bool) {
         let Some(token) = observed.caller.context.meta.get_progress_token() else {
             return;
         };
         let (progress, words) = observed.record.progress();
-        if words == self.words && !keep_alive {
+        if words == self.words && !always {
             return;
         }
         let progress = progress as f64;
@@ -568,7 +579,7 @@ impl Progress {
         };
         self.words.clone_from(&words);
         let mut params = ProgressNotificationParam::new(token, self.last);
-        params.message = Some(words);
+        params.message = Some(text.unwrap_or(words));
         let _ = observed.caller.context.peer.notify_progress(params).await;
     }
 }
@@ -595,7 +606,8 @@ fn data_url(url: &str) -> Option<(&str, &str)> {
     Some((media_type.split(';').next().unwrap_or_default(), data))
 }
 
-/// Calls a tool that is offered beside `exec`. Policy and ledger hold for it too.
+/// Calls a tool that is offered beside `exec`. Policy and ledger hold for it too; there is
+/// no cell, and so a client of the stateless era cannot be asked about it.
 pub(super) async fn direct<F>(
     caller: &Caller<'_>,
     request: &CallToolRequestParams,
@@ -604,22 +616,12 @@ pub(super) async fn direct<F>(
 where
     F: Future<Output = Result<Arc<FrontSession>, String>>,
 {
-    // One call of a program of one line: what holds for programs holds for it.
-    let arguments = Value::from(request.arguments.clone().unwrap_or_default());
-    let name = serde_json::to_string(&*request.name).unwrap_or_default();
-    let json = Json::from_value(&arguments)
-        .map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
-    let code = format!(
-        "text(JSON.stringify(await tools[{name}].raw({})))",
-        json.as_str()
-    );
-    if request.request_state.is_some() {
-        let state = request.request_state.clone().unwrap_or_default();
-        let answered = repeated(caller, request, &state).await?;
-        return Ok(unwrapped(answered));
-    }
     let session = match caller.stateless {
-        true => caller.gateway.open_with_handle().await,
+        true => caller
+            .gateway
+            .open()
+            .await
+            .map_err(|error| error.to_string()),
         false => own().await,
     };
     let session = match session {
@@ -627,40 +629,79 @@ where
         Err(why) => return Ok(failure(why)),
     };
     let catalogue = caller.gateway.catalogue();
-    let record = Arc::new(CellRecord::new(&session.handle, caller.can_ask));
-    session.know(record.key.clone(), &record);
-    let call = ExecuteRequest::new(record.key.clone(), code)
-        .tools(catalogue.tools.clone())
-        .yield_time(Duration::from_secs(24 * 3600));
-    let started = match session.session.execute(call).await {
-        Ok(started) => started,
-        Err(error) => return Ok(failure(error.to_string())),
+    let Some(tool) = catalogue.by_identifier(&request.name) else {
+        return Ok(failure(format!("{} is not offered any more", request.name)));
     };
-    let _ = record.id.set(started.cell_id.clone());
-    session.know(started.cell_id.to_string(), &record);
-    caller.gateway.know(&record);
-    let observed = Observed {
-        caller,
-        request,
-        session: &session,
-        record: &record,
-        cell_id: &started.cell_id,
-        yield_now: CancellationToken::new(),
-        ends_with_request: true,
+    let can_ask = match caller.stateless {
+        true => (false, false),
+        false => caller.can_ask,
     };
-    Ok(unwrapped(observed.run(started.initial_response).await?))
+    let record = Arc::new(CellRecord::new(&session.handle, can_ask));
+    let input = Value::from(request.arguments.clone().unwrap_or_default());
+    let input = Json::from_value(&input)
+        .map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
+    let cell_id = CellId::nth(0);
+    let delegate = session.delegate().clone();
+    let call = delegate.run(&record, (&cell_id, "direct".to_owned()), tool, Some(&input));
+    let answer = match asking_meanwhile(caller, &record, call).await {
+        Some(answer) => answer,
+        None => return Err(ErrorData::internal_error("cancelled", None)),
+    };
+    Ok(match answer {
+        Err(why) => failure(why),
+        Ok(json) => {
+            let value: Value = json.to().unwrap_or_default();
+            match value
+                .get("error")
+                .filter(|_| value.get("content").is_none())
+            {
+                Some(error) => failure(error["message"].as_str().unwrap_or("it failed")),
+                None => match serde_json::from_value::<CallToolResult>(value) {
+                    Ok(result) => result.into(),
+                    // A block that the protocol does not know.
+                    Err(_) => {
+                        CallToolResult::success(vec![ContentBlock::text(json.as_str())]).into()
+                    }
+                },
+            }
+        }
+    })
 }
 
-/// The tool's own result in the answer of a cell that called it.
-fn unwrapped(response: CallToolResponse) -> CallToolResponse {
-    let CallToolResponse::Complete(result) = &response else {
-        return response;
-    };
-    let [ContentBlock::Text(text), ContentBlock::Text(_)] = result.content.as_slice() else {
-        return response;
-    };
-    match serde_json::from_str::<CallToolResult>(&text.text) {
-        Ok(own) => own.into(),
-        Err(_) => response,
+/// Waits for a call, and puts its questions to the person. `None` where the request was
+/// cancelled.
+async fn asking_meanwhile<T>(
+    caller: &Caller<'_>,
+    record: &CellRecord,
+    call: impl Future<Output = T>,
+) -> Option<T> {
+    let mut changes = record.changes();
+    let mut asking: FuturesUnordered<Asking> = FuturesUnordered::new();
+    tokio::pin!(call);
+    loop {
+        tokio::select! {
+            () = caller.context.ct.cancelled() => return None,
+            answer = &mut call => return Some(answer),
+            _ = changes.changed() => {
+                for (key, params) in record.take_unasked() {
+                    asking.push(Box::pin(elicit(caller, key, params)));
+                }
+            }
+            Some((key, answer)) = asking.next() => {
+                record.answer(&key, answer);
+            }
+        }
     }
+}
+
+/// Asks the person on the caller's request.
+async fn elicit(
+    caller: &Caller<'_>,
+    key: String,
+    params: ElicitRequestParams,
+) -> (String, ElicitResult) {
+    let peer = &caller.context.peer;
+    let asked = tokio::time::timeout(ANSWER, peer.create_elicitation(params)).await;
+    let answer = asked.ok().and_then(Result::ok).unwrap_or_else(nobody);
+    (key, answer)
 }

@@ -138,6 +138,10 @@ pub(super) fn add_secrets_of_url(url: &str, secrets: &Secrets) {
     for (_, value) in url.query_pairs() {
         secrets.add(&value);
     }
+    for pair in url.query().unwrap_or_default().split('&') {
+        // As it is written, too.
+        secrets.add(pair.split_once('=').map_or(pair, |(_, value)| value));
+    }
 }
 
 #[cfg(unix)]

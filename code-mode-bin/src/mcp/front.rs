@@ -7,7 +7,7 @@ use rmcp::model::{
     GetPromptResponse, Implementation, ListPromptsResult, ListResourceTemplatesResult,
     ListResourcesResult, ListToolsResult, LoggingLevel, PaginatedRequestParams, ProtocolVersion,
     ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
-    SetLevelRequestParams, SubscriptionFilter, Tool, ToolAnnotations,
+    SetLevelRequestMethod, SetLevelRequestParams, SubscriptionFilter, Tool, ToolAnnotations,
 };
 use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
@@ -64,7 +64,12 @@ impl Front {
             context,
             stateless,
             // Without a mode named, forms are meant.
-            can_ask: elicitation.is_some_and(|e| e.form.is_some() || e.url.is_none()),
+            can_ask: (
+                elicitation
+                    .as_ref()
+                    .is_some_and(|e| e.form.is_some() || e.url.is_none()),
+                elicitation.is_some_and(|e| e.url.is_some()),
+            ),
             hears: level
                 .is_some_and(|level| level_number(level) <= level_number(LoggingLevel::Info)),
         }
@@ -225,8 +230,11 @@ impl ServerHandler for Front {
     async fn set_level(
         &self,
         request: SetLevelRequestParams,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
+        if Self::is_stateless(&context) {
+            return Err(ErrorData::method_not_found::<SetLevelRequestMethod>());
+        }
         *self
             .log_level
             .lock()

@@ -1,6 +1,7 @@
 //! What all clients of one `code-mode mcp` share: servers, tools, policy, sessions.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,8 @@ pub(super) struct Gateway {
     pub(super) shutdown: CancellationToken,
     tasks: TaskTracker,
     asking: Arc<Asking>,
+    /// Somebody has waited for the servers' start.
+    has_waited: AtomicBool,
 }
 
 /// Which cells have calls at which server: a server's question is for one of them.
@@ -145,7 +148,7 @@ impl Gateway {
             .into_iter()
             .map(|server| Upstream::new(server, ears.clone()))
             .collect();
-        let catalogue = Catalogue::of(&upstreams, settings.describe_tokens, None);
+        let catalogue = Catalogue::of(&upstreams, &settings, None);
         let gateway = Arc::new(Self {
             provider,
             upstreams,
@@ -159,6 +162,7 @@ impl Gateway {
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             asking,
+            has_waited: AtomicBool::new(false),
         });
         for upstream in &gateway.upstreams {
             let run = upstream.clone().run(gateway.shutdown.clone());
@@ -184,11 +188,7 @@ impl Gateway {
     /// Makes the catalogue anew; says so where a client would see another one.
     fn refresh(&self) {
         let before = self.catalogue();
-        let now = Catalogue::of(
-            &self.upstreams,
-            self.settings.describe_tokens,
-            Some(&before),
-        );
+        let now = Catalogue::of(&self.upstreams, &self.settings, Some(&before));
         let differs =
             now.description != before.description || !Arc::ptr_eq(&now.tools, &before.tools);
         *self
@@ -202,8 +202,14 @@ impl Gateway {
 
     /// Waits until every server has started or failed, for a while.
     pub(super) async fn servers_started(&self) {
+        let is_starting = |upstream: &Arc<Upstream>| upstream.status() == Status::Starting;
+        if self.has_waited.load(Ordering::Relaxed) || !self.upstreams.iter().any(is_starting) {
+            // Changes are followed; nobody waits twice.
+            return;
+        }
         let started = self.upstreams.iter().map(|upstream| upstream.started());
         let _ = tokio::time::timeout(FIRST_LISTING, futures::future::join_all(started)).await;
+        self.has_waited.store(true, Ordering::Relaxed);
         self.refresh();
     }
 
@@ -235,9 +241,9 @@ impl Gateway {
 
     /// Opens a session that a client of the stateless era finds again by its handle.
     pub(super) async fn open_with_handle(self: &Arc<Self>) -> Result<Arc<FrontSession>, String> {
-        if self.sessions().len() >= MAX_SESSIONS {
+        if self.sessions().len() >= MAX_SESSIONS && !self.let_longest_idle_go() {
             return Err(format!(
-                "{MAX_SESSIONS} sessions are open: use one by its session_id"
+                "{MAX_SESSIONS} sessions have running cells: use one by its session_id"
             ));
         }
         let session = self.open().await.map_err(|error| error.to_string())?;
@@ -277,6 +283,18 @@ impl Gateway {
         self.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// Makes room for a session: the one that nobody has used for the longest time goes.
+    fn let_longest_idle_go(&self) -> bool {
+        let gone = {
+            let mut sessions = self.sessions();
+            let idle = sessions.values().filter(|session| !session.is_busy());
+            let longest = idle.min_by_key(|session| session.last_used());
+            let handle = longest.map(|session| session.handle.clone());
+            handle.and_then(|handle| sessions.remove(&handle))
+        };
+        gone.is_some()
     }
 
     /// Lets go of sessions that nobody uses.

@@ -27,6 +27,10 @@ use super::gateway::Gateway;
 const PATH: &str = "/mcp";
 /// Connections at the same time.
 const MAX_CONNECTIONS: usize = 1024;
+/// The largest message of a client.
+const MAX_BODY: usize = 64 << 20;
+/// A session that nobody uses goes after so long.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(30 * 60);
 
 type Body = BoxBody<Bytes, Infallible>;
 type Mcp = StreamableHttpService<Front, LocalSessionManager>;
@@ -61,6 +65,7 @@ pub(super) async fn serve(
     eprintln!("code-mode mcp listens on http://{bound}{PATH}");
     let mut config = StreamableHttpServerConfig::default()
         .enforce_origin_validation()
+        .with_max_request_body_bytes(MAX_BODY)
         .with_cancellation_token(gateway.shutdown.child_token())
         .with_allowed_origins(
             ["localhost", "127.0.0.1", "[::1]"]
@@ -72,9 +77,11 @@ pub(super) async fn serve(
         config = config.disable_allowed_hosts();
     }
     let fronts = gateway.clone();
+    let mut sessions = LocalSessionManager::default();
+    sessions.session_config.keep_alive = Some(IDLE);
     let mcp = StreamableHttpService::new(
         move || Ok(Front::new(fronts.clone())),
-        Arc::new(LocalSessionManager::default()),
+        Arc::new(sessions),
         config,
     );
     let door = Door {
@@ -130,7 +137,9 @@ impl Door {
         let token = self.token.as_ref()?;
         let given = request.headers().get(header::AUTHORIZATION);
         let given = given
-            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
+            .and_then(|value| value.as_bytes().split_at_checked(7))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "))
+            .map(|(_, token)| token)
             .unwrap_or_default();
         if bool::from(given.ct_eq(token.as_bytes())) {
             return None;

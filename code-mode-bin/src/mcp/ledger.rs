@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::texts::line;
+
 /// What became of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -129,7 +131,7 @@ pub(super) fn told(entries: &[Entry], running: usize) -> Option<String> {
     if entries.iter().all(|entry| entry.outcome == Outcome::Ran) {
         let mut names: Vec<String> = Vec::new();
         for entry in entries {
-            let name = format!("{}/{}", entry.server, entry.tool);
+            let name = shown(entry);
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -147,10 +149,9 @@ pub(super) fn told(entries: &[Entry], running: usize) -> Option<String> {
         const LINES: usize = 100;
         for entry in entries.iter().take(LINES) {
             told.push_str(&format!(
-                "\n  {} {}/{}: {}",
+                "\n  {} {}: {}",
                 entry.call,
-                entry.server,
-                entry.tool,
+                shown(entry),
                 match entry.outcome {
                     Outcome::Ran => "ran".to_owned(),
                     Outcome::Failed => "failed".to_owned(),
@@ -165,6 +166,11 @@ pub(super) fn told(entries: &[Entry], running: usize) -> Option<String> {
         }
     }
     Some(told)
+}
+
+/// A tool's name is a stranger's text.
+fn shown(entry: &Entry) -> String {
+    format!("{}/{}", line(&entry.server, 100), line(&entry.tool, 100))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod front_stdio;
 mod gateway;
 mod http;
 mod ledger;
+mod lines;
 mod names;
 mod passthrough;
 mod policy;

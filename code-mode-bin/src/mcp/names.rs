@@ -19,8 +19,10 @@ pub(super) fn identifiers(pairs: &[(&str, &str)]) -> Vec<String> {
         })
         .collect();
     let mut sharing: HashMap<&str, HashSet<(&str, &str)>> = HashMap::new();
-    for ((name, _), pair) in plain.iter().zip(pairs) {
+    let mut writing: HashMap<&str, HashSet<(&str, &str)>> = HashMap::new();
+    for ((name, written), pair) in plain.iter().zip(pairs) {
         sharing.entry(name).or_default().insert(*pair);
+        writing.entry(written).or_default().insert(*pair);
     }
     plain
         .iter()
@@ -29,19 +31,16 @@ pub(super) fn identifiers(pairs: &[(&str, &str)]) -> Vec<String> {
             let is_shared = sharing.get(name.as_str()).is_some_and(|all| all.len() > 1);
             // Two pairs may be written alike: `a` + `b__c` and `a__b` + `c`. None of
             // them is more that name than the other.
-            let is_own = name == written && !is_written_by_another(pairs, written, (server, tool));
+            let is_own = name == written
+                && writing
+                    .get(written.as_str())
+                    .is_some_and(|all| all.len() == 1);
             match is_shared && !is_own {
                 true => format!("{name}_{}", hash(server, tool)),
                 false => name.clone(),
             }
         })
         .collect()
-}
-
-fn is_written_by_another(pairs: &[(&str, &str)], written: &str, own: (&str, &str)) -> bool {
-    pairs
-        .iter()
-        .any(|(server, tool)| (*server, *tool) != own && format!("{server}__{tool}") == written)
 }
 
 /// The first eight hexadecimal digits of SHA-256 over both names.

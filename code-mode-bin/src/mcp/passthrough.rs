@@ -6,15 +6,17 @@ use futures::future::join_all;
 use rmcp::ErrorData;
 use rmcp::RoleClient;
 use rmcp::model::{
-    GetPromptRequestParams, GetPromptResponse, ListPromptsResult, ListResourceTemplatesResult,
-    ListResourcesResult, ReadResourceRequestParams, ReadResourceResponse,
+    ErrorCode, GetPromptRequestParams, GetPromptResponse, ListPromptsResult,
+    ListResourceTemplatesResult, ListResourcesResult, ReadResourceRequestParams,
+    ReadResourceResponse, ResultType,
 };
 use rmcp::service::{Peer, ServiceError};
 
 use super::gateway::Gateway;
+use super::texts::line;
 
 /// How long a server may take to list what it has.
-const LISTING: Duration = Duration::from_secs(10);
+const LISTING: Duration = Duration::from_secs(5);
 const READING: Duration = Duration::from_secs(60);
 /// Between a server's name and what it calls its own.
 const BETWEEN: &str = "__";
@@ -51,6 +53,10 @@ pub(super) async fn prompts(gateway: &Gateway) -> ListPromptsResult {
     for (server, prompts) in lists {
         for mut prompt in prompts {
             prompt.name = format!("{server}{BETWEEN}{}", prompt.name);
+            let described = prompt
+                .description
+                .map(|text| line(&gateway.secrets.hide(&text), 1000));
+            prompt.description = described;
             all.push(prompt);
         }
     }
@@ -66,7 +72,11 @@ pub(super) async fn prompt(
         if let Some(name) = own.and_then(|rest| rest.strip_prefix(BETWEEN)) {
             request.name = name.to_owned();
             request.meta = None;
-            return answered(gateway, peer.get_prompt_once(request)).await;
+            let mut prompt = answered(gateway, peer.get_prompt_once(request)).await?;
+            if let GetPromptResponse::Complete(result) = &mut prompt {
+                result.result_type.get_or_insert(ResultType::COMPLETE);
+            }
+            return Ok(prompt);
         }
     }
     let unknown = format!("there is no prompt {:?}", request.name);
@@ -83,6 +93,10 @@ pub(super) async fn resources(gateway: &Gateway) -> ListResourcesResult {
     for (server, resources) in lists {
         for mut resource in resources {
             resource.name = format!("{server}: {}", resource.name);
+            let described = resource
+                .description
+                .map(|text| line(&gateway.secrets.hide(&text), 1000));
+            resource.description = described;
             all.push(resource);
         }
     }
@@ -124,12 +138,17 @@ pub(super) async fn resource(
     let mut last = None;
     for (_, peer) in servers {
         match answered(gateway, peer.read_resource_once(request.clone())).await {
-            Ok(read) => return Ok(read),
+            Ok(mut read) => {
+                if let ReadResourceResponse::Complete(result) = &mut read {
+                    result.result_type.get_or_insert(ResultType::COMPLETE);
+                }
+                return Ok(read);
+            }
             Err(error) => last = last.or(Some(error)),
         }
     }
     Err(last.unwrap_or_else(|| {
-        ErrorData::resource_not_found(format!("no server has {:?}", request.uri), None)
+        ErrorData::invalid_params(format!("no server has {:?}", request.uri), None)
     }))
 }
 
@@ -139,7 +158,17 @@ async fn answered<T>(
 ) -> Result<T, ErrorData> {
     match tokio::time::timeout(READING, answer).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(ServiceError::McpError(error))) => Err(error),
+        Ok(Err(ServiceError::McpError(mut error))) => {
+            // A code of old servers that no client should meet.
+            if error.code == ErrorCode::RESOURCE_NOT_FOUND {
+                error.code = ErrorCode::INVALID_PARAMS;
+            }
+            error.message = gateway.secrets.hide(&error.message).into();
+            if let Some(data) = &mut error.data {
+                gateway.secrets.hide_json(data);
+            }
+            Err(error)
+        }
         Ok(Err(error)) => {
             let text = gateway.secrets.hide(&error.to_string());
             Err(ErrorData::internal_error(text, None))

@@ -109,7 +109,12 @@ impl Policy {
             (Decision::Allow, &self.allow),
         ];
         for (decision, patterns) in lists {
-            if let Some(pattern) = patterns.iter().find(|p| p.fits(server, tool)) {
+            // A tool's own name may have a slash: what forbids holds however it is split.
+            let fits = |pattern: &&Pattern| match decision {
+                Decision::Allow => pattern.fits(server, tool),
+                Decision::Ask | Decision::Deny => pattern.fits_whole(server, tool),
+            };
+            if let Some(pattern) = patterns.iter().find(fits) {
                 return (decision, format!("{} {:?}", decision.word(), pattern.text));
             }
         }
@@ -165,6 +170,11 @@ impl std::str::FromStr for Pattern {
 }
 
 impl Pattern {
+    /// Whether it fits these raw names as they are written together.
+    fn fits_whole(&self, server: &str, tool: &str) -> bool {
+        self.fits(server, tool) || glob(&self.text, &format!("{server}/{tool}"))
+    }
+
     /// Whether it fits these raw names.
     pub(super) fn fits(&self, server: &str, tool: &str) -> bool {
         glob(&self.server, server) && glob(&self.tool, tool)
@@ -222,6 +232,10 @@ mod tests {
         };
         assert_eq!(policy.decide("fs", "log", destructive).0, Decision::Allow);
         assert_eq!(policy.decide("fs", "rm", destructive).0, Decision::Ask);
+        assert_eq!(
+            policy.decide("git", "push/x", Claims::default()).0,
+            Decision::Deny
+        );
         assert_eq!(
             policy.decide("fs", "rm", Claims::default()).1,
             "default.other: allow"

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, RwLock};
 
+use serde_json::Value;
+
 /// A shorter value is no secret that could be told from other text.
 const SHORTEST: usize = 8;
 const STAND_IN: &str = "[secret]";
@@ -11,8 +13,24 @@ const STAND_IN: &str = "[secret]";
 pub(super) struct Secrets(Arc<RwLock<Vec<String>>>);
 
 impl Secrets {
-    /// Adds a value.
+    /// Adds a value: in the forms in which texts may have it, by its lines, and without
+    /// the scheme of a header.
     pub(super) fn add(&self, value: &str) {
+        let json = serde_json::to_string(value).unwrap_or_default();
+        let escaped = json.trim_matches('"').to_owned();
+        let encoded: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
+        let words = value.split_once(' ').map(|(_, rest)| rest);
+        let lines = value.lines().filter(|_| value.contains('\n'));
+        for form in [value, &escaped, &encoded]
+            .into_iter()
+            .chain(words)
+            .chain(lines)
+        {
+            self.add_form(form);
+        }
+    }
+
+    fn add_form(&self, value: &str) {
         let value = value.trim();
         if value.len() < SHORTEST {
             return;
@@ -22,6 +40,16 @@ impl Secrets {
             known.push(value.to_owned());
             // The longest first, so that no part of one is left beside its stand-in.
             known.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        }
+    }
+
+    /// The value with every text in it hidden.
+    pub(super) fn hide_json(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.hide(text),
+            Value::Array(values) => values.iter_mut().for_each(|value| self.hide_json(value)),
+            Value::Object(object) => object.values_mut().for_each(|value| self.hide_json(value)),
+            _ => {}
         }
     }
 
@@ -52,5 +80,13 @@ mod tests {
             secrets.hide("dev token-123-long token-123"),
             "dev [secret] [secret]"
         );
+        secrets.add("Bearer abcdefghij");
+        secrets.add("line-one-secret\nline two \"secret\"");
+        assert_eq!(secrets.hide("abcdefghij"), "[secret]");
+        assert_eq!(secrets.hide("x line-one-secret"), "x [secret]");
+        assert_eq!(secrets.hide(r#"line two \"secret\""#), "[secret]");
+        let mut value = serde_json::json!({"a": ["token-123"]});
+        secrets.hide_json(&mut value);
+        assert_eq!(value, serde_json::json!({"a": ["[secret]"]}));
     }
 }

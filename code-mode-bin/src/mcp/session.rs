@@ -74,10 +74,22 @@ impl FrontSession {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
+    /// Whether a cell of it runs.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.session.live_cells().is_empty()
+    }
+
+    pub(super) fn last_used(&self) -> Instant {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn delegate(&self) -> &Arc<CellDelegate> {
+        &self.delegate
+    }
+
     /// Whether nobody has used it for so long, and nothing runs in it.
     pub(super) fn is_idle_since(&self, now: Instant, time: Duration) -> bool {
-        let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        now.saturating_duration_since(used) >= time && self.session.live_cells().is_empty()
+        now.saturating_duration_since(self.last_used()) >= time && !self.is_busy()
     }
 
     /// Makes a cell known by a name.

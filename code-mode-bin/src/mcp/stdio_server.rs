@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::config::{MARKER, Server, Transport};
 use super::expand;
 use super::secrets::Secrets;
+use super::texts;
 use crate::processes::Processes;
 
 /// How long a server may take to say which revisions it speaks.
@@ -37,6 +38,7 @@ pub(super) enum Era {
 pub(super) struct ServerProcess {
     processes: Processes,
     stderr: Arc<Mutex<Vec<u8>>>,
+    secrets: Secrets,
     /// Done when the program, and what it started, have closed their standard error.
     stderr_read: Option<JoinHandle<()>>,
 }
@@ -93,6 +95,7 @@ impl ServerProcess {
         let process = Self {
             processes,
             stderr: kept,
+            secrets: secrets.clone(),
             stderr_read,
         };
         Ok((process, stdin, BufReader::new(stdout)))
@@ -101,8 +104,11 @@ impl ServerProcess {
     /// What the server last wrote to its standard error, on one line.
     pub(super) fn last_words(&self) -> String {
         let kept = self.stderr.lock().unwrap_or_else(|e| e.into_inner());
-        let text = String::from_utf8_lossy(&kept);
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        // Hidden before it is cut, so that no half of a secret is left.
+        let text = self.secrets.hide(&String::from_utf8_lossy(&kept));
+        let from = text.ceil_char_boundary(text.len().saturating_sub(STDERR));
+        let lines = text[from..].lines().map(|line| texts::line(line, STDERR));
+        let lines = lines.filter(|line| !line.is_empty());
         lines.collect::<Vec<_>>().join(" | ")
     }
 
@@ -138,7 +144,7 @@ async fn keep_end(mut stream: impl AsyncRead + Unpin, kept: Arc<Mutex<Vec<u8>>>)
     while let Ok(read @ 1..) = stream.read(&mut buffer).await {
         let mut kept = kept.lock().unwrap_or_else(|e| e.into_inner());
         kept.extend_from_slice(&buffer[..read]);
-        let excess = kept.len().saturating_sub(STDERR);
+        let excess = kept.len().saturating_sub(4 * STDERR);
         kept.drain(..excess);
     }
 }

@@ -2,6 +2,7 @@
 //! made harmless.
 
 use code_mode_protocol::{ToolDefinition, describe};
+use serde_json::Value;
 
 /// How the tool `exec` is used. Several clients keep only the first 2,048 characters of a
 /// description, so this alone must be enough.
@@ -155,6 +156,37 @@ pub(super) fn clean(text: &str) -> String {
             c => c,
         })
         .collect()
+}
+
+/// A tool's definition with every text in it made harmless: what describes is one line
+/// each, but for the tool's own description, and what is data keeps its form.
+pub(super) fn clean_definition(definition: &mut Value) {
+    let description = definition.get_mut("description");
+    if let Some(Value::String(text)) = description {
+        const MAX: usize = 4000;
+        *text = cut(&clean(text).replace("*/", "* /"), MAX);
+    }
+    for key in ["title", "inputSchema", "outputSchema", "annotations"] {
+        if let Some(value) = definition.get_mut(key) {
+            clean_texts(value, key == "title");
+        }
+    }
+}
+
+fn clean_texts(value: &mut Value, describes: bool) {
+    match value {
+        Value::String(text) if describes => *text = line(text, 300),
+        Value::String(text) => *text = clean(text),
+        Value::Array(values) => values.iter_mut().for_each(|v| clean_texts(v, describes)),
+        Value::Object(object) => {
+            for (key, value) in object.iter_mut() {
+                let describes = value.is_string()
+                    && matches!(key.as_str(), "description" | "title" | "$comment");
+                clean_texts(value, describes);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn cut(text: &str, max: usize) -> String {

@@ -6,17 +6,16 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue};
 use rmcp::model::{
-    CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientConfig, ClientRequest,
-    ElicitRequestParams, ElicitResult, ElicitationAction, Implementation, InputRequest,
-    InputRequiredResult, InputResponses, ListToolsRequest, PaginatedRequestParams, ProtocolVersion,
-    ServerResult,
+    CallToolRequest, CallToolRequestParams, CancelledNotificationParam, ClientCapabilities,
+    ClientConfig, ClientRequest, CustomResult, ElicitRequestParams, ElicitResult,
+    ElicitationAction, Implementation, InputRequest, InputRequiredResult, InputResponses,
+    ListToolsRequest, PaginatedRequestParams, ProtocolVersion, RequestId, ServerResult,
 };
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, NotificationContext, Peer, PeerRequestOptions,
     RequestContext, RunningService, ServiceError, serve_client_with_lifecycle,
 };
 use rmcp::transport::StreamableHttpClientTransport;
-use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use rmcp::{ClientHandler, ErrorData, RoleClient};
 use serde_json::{Map, Value, json};
@@ -25,12 +24,12 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{Server, Transport};
+use super::lines::{Lines, MAX_MESSAGE};
 use super::policy::Claims;
 use super::secrets::Secrets;
 use super::stdio_server::{Era, Probed, ServerProcess, probe};
+use super::texts::clean_definition;
 
-/// The largest message of a server.
-const MAX_MESSAGE: usize = 64 << 20;
 /// A call with news may take so long.
 const HARD_CALL_LIMIT: Duration = Duration::from_secs(600);
 /// Pages and tools of one listing, and its time.
@@ -117,6 +116,8 @@ pub(super) struct Upstream {
     /// Rung when the state changes.
     changed: Notify,
     relist: Arc<Notify>,
+    /// Rung when the server must be started again.
+    restart: Notify,
     ears: Arc<Ears>,
 }
 
@@ -141,10 +142,16 @@ struct Client {
 
 impl ClientHandler for Client {
     fn get_info(&self) -> ClientConfig {
-        ClientConfig::new(
-            ClientCapabilities::builder().enable_elicitation().build(),
+        let mut capabilities = ClientCapabilities::builder().enable_elicitation().build();
+        // Whether a page can be opened is asked when a server wants one.
+        capabilities.elicitation = serde_json::from_value(json!({"form": {}, "url": {}})).ok();
+        let mut config = ClientConfig::new(
+            capabilities,
             Implementation::new("code-mode", env!("CARGO_PKG_VERSION")),
-        )
+        );
+        // A handshake is of the era of sessions.
+        config.protocol_version = ProtocolVersion::V_2025_11_25;
+        config
     }
 
     async fn create_elicitation(
@@ -204,6 +211,7 @@ impl Upstream {
             wanted: Notify::new(),
             changed: Notify::new(),
             relist: Arc::new(Notify::new()),
+            restart: Notify::new(),
             ears,
         })
     }
@@ -255,10 +263,7 @@ impl Upstream {
         let mut pause = FIRST_PAUSE;
         loop {
             let began = Instant::now();
-            let (why, retry) = tokio::select! {
-                ended = self.run_once(&shutdown) => ended,
-                () = shutdown.cancelled() => return,
-            };
+            let (why, retry) = self.run_once(&shutdown).await;
             if shutdown.is_cancelled() {
                 return;
             }
@@ -302,12 +307,16 @@ impl Upstream {
 
     /// One life of the server. Returns why it ended, and when to try again.
     async fn run_once(&self, shutdown: &CancellationToken) -> (String, Option<Retry>) {
-        let (running, process) = match self.connect().await {
+        let connected = tokio::select! {
+            connected = self.connect() => connected,
+            () = shutdown.cancelled() => return (String::new(), None),
+        };
+        let (running, process) = match connected {
             Ok(connected) => connected,
             Err(refused) => return (refused.why, refused.retry),
         };
         let peer = running.peer().clone();
-        let instructions = instructions_of(&peer);
+        let instructions = instructions_of(&peer).map(|text| self.ears.secrets.hide(&text));
         let tools = match self.list(&peer).await {
             Ok(tools) => tools,
             Err(why) => {
@@ -342,6 +351,14 @@ impl Upstream {
                         process.end().await;
                     }
                     return (String::new(), None);
+                }
+                () = self.restart.notified() => {
+                    stop.cancel();
+                    let _ = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+                    if let Some(process) = process {
+                        process.end().await;
+                    }
+                    return ("it did not answer".to_owned(), Some(Retry::Soon));
                 }
                 () = self.relist.notified() => {}
                 Some(()) = listened.recv() => {}
@@ -396,18 +413,23 @@ impl Upstream {
                 let transport = http_transport(url, headers).map_err(Refused::soon)?;
                 let lifecycle = ClientLifecycleMode::Auto {
                     preferred_versions: vec![ProtocolVersion::V_2026_07_28],
-                    legacy_version: None,
+                    legacy_version: Some(ProtocolVersion::V_2025_11_25),
                 };
                 let running = serve_client_with_lifecycle(client, transport, lifecycle);
                 match tokio::time::timeout(limit, running).await {
                     Ok(Ok(running)) => Ok((running, None)),
-                    Ok(Err(error)) if error.is_authorization_required() => Err(Refused {
-                        why: format!(
-                            "needs a login: put a token into the headers of {:?}",
-                            self.config.name
-                        ),
-                        retry: None,
-                    }),
+                    Ok(Err(error))
+                        if error.is_authorization_required()
+                            || http_failure(&error).contains("403") =>
+                    {
+                        Err(Refused {
+                            why: format!(
+                                "needs a login: put a token into the headers of {:?}",
+                                self.config.name
+                            ),
+                            retry: None,
+                        })
+                    }
                     Ok(Err(error)) => Err(Refused::soon(http_failure(&error))),
                     Err(_) => Err(Refused::soon(format!("no answer within {limit:?}"))),
                 }
@@ -462,7 +484,7 @@ impl Upstream {
                 Era::Legacy => ClientLifecycleMode::Initialize,
             };
             let stdout = std::io::Cursor::new(read_already).chain(stdout);
-            let transport = AsyncRwTransport::new(stdout, stdin).with_max_line_length(MAX_MESSAGE);
+            let transport = Lines::new(tokio::io::BufReader::new(stdout), stdin);
             let greeting = serve_client_with_lifecycle(client.clone(), transport, lifecycle);
             match tokio::time::timeout(limit, greeting).await {
                 Ok(Ok(running)) => return Ok((running, Some(process))),
@@ -522,7 +544,10 @@ impl Upstream {
             };
             let listed = page.get("tools").and_then(Value::as_array);
             for definition in listed.into_iter().flatten() {
-                if let Some(tool) = tool_of(definition)
+                let mut definition = definition.clone();
+                self.ears.secrets.hide_json(&mut definition);
+                clean_definition(&mut definition);
+                if let Some(tool) = tool_of(&definition)
                     && self.config.wants(&tool.name)
                     && !tools.iter().any(|known| known.name == tool.name)
                 {
@@ -543,11 +568,13 @@ impl Upstream {
         Ok(tools)
     }
 
-    /// Calls a tool. Dropping the future tells the server that the call is cancelled.
+    /// Calls a tool; `answers` is asked what the server asks. Dropping the future tells the
+    /// server that the call is cancelled.
     pub(super) async fn call(
         &self,
         tool: &str,
         arguments: Map<String, Value>,
+        answers: &dyn Answers,
     ) -> Result<Value, CallError> {
         let name = &self.config.name;
         let Some(peer) = self.ready_peer().await else {
@@ -562,16 +589,28 @@ impl Upstream {
                 .with_max_total_timeout(HARD_CALL_LIMIT);
             let sent = peer.send_request_with_option(request, options).await;
             let answer = match sent {
-                Ok(handle) => handle.await_response().await,
+                Ok(handle) => {
+                    let mut cancelling = Cancelling(Some((peer.clone(), handle.id.clone())));
+                    let answer = handle.await_response().await;
+                    // A call that ran out of time was cancelled already.
+                    cancelling.0 = None;
+                    answer
+                }
                 Err(error) => Err(error),
             };
             match answer {
                 Ok(ServerResult::InputRequiredResult(asked)) => {
                     params.request_state = asked.request_state.clone();
-                    params.input_responses = Some(self.answer(asked).await);
+                    params.input_responses = Some(self.answer(asked, answers).await);
                 }
                 Ok(result) => {
                     self.state().timeouts = 0;
+                    if matches!(&result, ServerResult::CustomResult(CustomResult(value)) if is_task(value))
+                    {
+                        return Err(CallError::MayHaveRun(format!(
+                            "{name}/{tool} answered with a task, which nobody asked for; it may have run"
+                        )));
+                    }
                     return serde_json::to_value(&result).map_err(|error| {
                         CallError::MayHaveRun(format!(
                             "the result of {name}/{tool} is malformed: {error}"
@@ -615,17 +654,13 @@ impl Upstream {
         tokio::time::timeout(limit, wait).await.ok().flatten()
     }
 
-    async fn answer(&self, asked: InputRequiredResult) -> InputResponses {
+    async fn answer(&self, asked: InputRequiredResult, who: &dyn Answers) -> InputResponses {
         let mut answers = InputResponses::new();
         for (key, request) in asked.input_requests.unwrap_or_default() {
             let InputRequest::Elicitation(request) = request else {
                 continue;
             };
-            let answer = self
-                .ears
-                .answers
-                .elicit(&self.config.name, request.params)
-                .await;
+            let answer = who.elicit(&self.config.name, request.params).await;
             answers.insert(key, serde_json::to_value(answer).unwrap_or_default());
         }
         answers
@@ -643,12 +678,23 @@ impl Upstream {
                     state.timeouts
                 };
                 if in_a_row >= TIMEOUTS {
-                    tracing::warn!(server = %name, "an MCP server does not answer");
+                    tracing::warn!(server = %name, "an MCP server does not answer; it is started again");
+                    self.restart.notify_one();
                 }
                 CallError::MayHaveRun(format!(
                     "{name}/{tool} did not answer within {} s; it may have run",
                     timeout.as_secs()
                 ))
+            }
+            ServiceError::TransportSend(error)
+                if self.peer().is_some_and(|peer| !peer.is_transport_closed()) =>
+            {
+                let words = http_words(&error);
+                if words.contains("404") || words.contains("session") {
+                    // Its session is gone: the next call has a new one.
+                    self.restart.notify_one();
+                }
+                CallError::MayHaveRun(format!("{name}/{tool}: {words}; it may have run"))
             }
             ServiceError::TransportClosed | ServiceError::TransportSend(_) => {
                 // The supervisor is about to say why.
@@ -672,7 +718,7 @@ impl Upstream {
             }
             error => CallError::MayHaveRun(format!(
                 "{name}/{tool} failed: {}; it may have run",
-                self.ears.secrets.hide(&short(&error.to_string()))
+                short(&self.ears.secrets.hide(&error.to_string()))
             )),
         }
     }
@@ -702,9 +748,55 @@ fn with_last_words(what: String, process: &ServerProcess) -> String {
     }
 }
 
-/// A failure of HTTP without the body a server sent.
+/// A failure of HTTP in words: its status or its kind, never the body a server sent.
 fn http_failure(error: &ClientInitializeError) -> String {
-    short(error.to_string().lines().next().unwrap_or_default())
+    http_words(error)
+}
+
+fn http_words(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    let status = text
+        .split(|c: char| !c.is_ascii_digit())
+        .find(|digits| digits.len() == 3 && (digits.starts_with('4') || digits.starts_with('5')));
+    match status {
+        Some("401" | "403") => format!(
+            "the server answered with status {}: it needs a login, or another token in its headers",
+            status.unwrap_or_default()
+        ),
+        Some(status) => format!("the server answered with status {status}"),
+        None if text.contains("redirect") => "the server redirects to another origin".to_owned(),
+        None if text.contains("onnect") => "the server cannot be reached".to_owned(),
+        None if text.contains("imed out") || text.contains("timeout") => {
+            "the server does not answer".to_owned()
+        }
+        None => "the server's answer is no message of the protocol".to_owned(),
+    }
+}
+
+/// Whether an answer is a task instead of a result.
+fn is_task(value: &Value) -> bool {
+    let is_typed = value.get("resultType").and_then(Value::as_str) == Some("task");
+    is_typed || (value.get("task").is_some() && value.get("content").is_none())
+}
+
+/// Tells a server that a call is cancelled, where nobody waits for its answer any more.
+struct Cancelling(Option<(Peer<RoleClient>, RequestId)>);
+
+impl Drop for Cancelling {
+    fn drop(&mut self) {
+        let Some((peer, id)) = self.0.take() else {
+            return;
+        };
+        // Without a runtime there is no connection either.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let reason = Some("nobody waits for the answer any more".to_owned());
+                let mut params = CancelledNotificationParam::new(Some(id), reason);
+                params.meta = None;
+                let _ = peer.notify_cancelled(params).await;
+            });
+        }
+    }
 }
 
 /// A text of a stranger, at a bearable length.
@@ -758,7 +850,9 @@ fn http_transport(
     let mut config = StreamableHttpClientTransportConfig::with_uri(url)
         .max_sse_event_size(MAX_MESSAGE)
         .max_json_response_size(MAX_MESSAGE)
-        .max_concurrent_requests(256);
+        .max_concurrent_requests(256)
+        // A call is not sent again on a new session: it may have run.
+        .reinit_on_expired_session(false);
     config = config.custom_headers(header_map(headers)?);
     let client = super::sse::http_client()?;
     Ok(StreamableHttpClientTransport::with_client(client, config))
@@ -794,10 +888,12 @@ pub(super) fn nobody() -> ElicitResult {
 }
 
 /// A JSON-RPC error as the cell's wrapper takes it.
-pub(super) fn error_json(error: &ErrorData, secrets: &Secrets) -> Value {
-    let mut json = json!({"code": error.code.0, "message": secrets.hide(&error.message)});
+pub(super) fn error_json(tool: &str, error: &ErrorData, secrets: &Secrets) -> Value {
+    let message = format!("{tool}: {}", error.message);
+    let mut json = json!({"code": error.code.0, "message": message});
     if let Some(data) = &error.data {
         json["data"] = data.clone();
     }
+    secrets.hide_json(&mut json);
     json!({"error": json})
 }
