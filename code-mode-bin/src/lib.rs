@@ -22,6 +22,7 @@ mod serve;
 mod session_limits;
 mod standard_streams;
 mod stdio;
+mod telemetry;
 mod timeline;
 mod trace_file;
 mod turn;
@@ -35,13 +36,43 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use tracing_subscriber::EnvFilter;
 
 /// Started under this name, the program is `code-mode serve`.
 const CODEX_HOST_NAME: &str = "codex-code-mode-host";
 
 /// Exit status where the command line cannot be understood; clap's own too.
 const WRONG_USAGE: u8 = 2;
+
+/// Exit status where what was asked for cannot be had.
+const RUNTIME_FAILED: u8 = 3;
+
+/// The options of a command.
+trait Arguments: FromArgMatches {
+    /// Where its traces and metrics go.
+    fn telemetry(&self) -> Option<&telemetry::TelemetryArgs> {
+        None
+    }
+}
+
+impl Arguments for timeline::Args {}
+impl Arguments for replay::Args {}
+impl Arguments for doctor::Args {}
+impl Arguments for worker::Args {}
+impl Arguments for run::Args {
+    fn telemetry(&self) -> Option<&telemetry::TelemetryArgs> {
+        Some(&self.telemetry)
+    }
+}
+impl Arguments for serve::Args {
+    fn telemetry(&self) -> Option<&telemetry::TelemetryArgs> {
+        Some(&self.telemetry)
+    }
+}
+impl Arguments for mcp::Args {
+    fn telemetry(&self) -> Option<&telemetry::TelemetryArgs> {
+        Some(&self.telemetry)
+    }
+}
 
 const ABOUT: &str = "Run JavaScript cells for an AI agent, outside its process, with no access to \
                      anything but the tools it hands in";
@@ -117,23 +148,23 @@ pub fn main() -> ExitCode {
 }
 
 /// Runs a command with its options.
-fn start<A: FromArgMatches>(
+fn start<A: Arguments>(
     command: fn(A) -> ExitCode,
     matches: &ArgMatches,
 ) -> Result<ExitCode, clap::Error> {
     let arguments = A::from_arg_matches(matches)?;
-    log_to_stderr();
+    let _telemetry = match arguments.telemetry() {
+        None => {
+            telemetry::log_only();
+            None
+        }
+        Some(wanted) => match wanted.begin() {
+            Ok(telemetry) => Some(telemetry),
+            Err(error) => {
+                eprintln!("code-mode: {error}");
+                return Ok(ExitCode::from(RUNTIME_FAILED));
+            }
+        },
+    };
     Ok(command(arguments))
-}
-
-/// Logs go to standard error, as many as `RUST_LOG` asks for; by default warnings.
-fn log_to_stderr() {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,rmcp=off"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use code_mode_host::Provider;
 
 use crate::args::RuntimeArgs;
+use crate::telemetry::TelemetryArgs;
 use crate::{grpc, stdio};
 
 /// The options of `code-mode serve`.
@@ -16,6 +17,8 @@ pub(crate) struct Args {
     listen: String,
     #[command(flatten)]
     runtime: RuntimeArgs,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArgs,
 }
 
 /// Exit status where the connection broke the protocol or the runtime failed.

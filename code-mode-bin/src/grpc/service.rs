@@ -28,6 +28,7 @@ use super::wire::wait_response::State as WaitState;
 use super::{check, metrics, wire};
 use crate::bounded::Bounding;
 use crate::session_limits::session_limits;
+use crate::telemetry::metered;
 
 /// Callbacks without an answer: of a session by default, and the most of a session and
 /// of the host.
@@ -225,6 +226,7 @@ impl CodeModeHost for Host {
             session: Arc::downgrade(&session),
         });
         let options = SessionOptions::default().limits(limits);
+        let delegate = metered(delegate);
         let host = self.shared.provider.open_session(delegate, options).await;
         let _ = session.host.set(host.map_err(status)?);
         self.shared.sessions().insert(session.id, session.clone());

@@ -231,10 +231,8 @@ impl Gateway {
             .guided(true)
             .check_inputs(true)
             .stored(stored.clone());
-        let session = self
-            .provider
-            .open_session(delegate.clone(), options)
-            .await?;
+        let observed = crate::telemetry::metered(delegate.clone());
+        let session = self.provider.open_session(observed, options).await?;
         let session = FrontSession::new(session, delegate, stored);
         Ok(session)
     }

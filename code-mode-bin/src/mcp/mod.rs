@@ -17,6 +17,7 @@ mod check;
 mod config;
 mod exec;
 mod expand;
+mod for_run;
 mod front;
 mod front_stdio;
 mod gateway;
@@ -45,8 +46,11 @@ use code_mode_host::{Provider, ProviderError};
 use rmcp::service::serve_server;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use for_run::Servers;
+
 use crate::args::RuntimeArgs;
 use crate::interrupts::Interrupts;
+use crate::telemetry::TelemetryArgs;
 use front::Front;
 use gateway::{Gateway, Settings};
 use ledger::LedgerFile;
@@ -92,6 +96,8 @@ pub(crate) struct Args {
     ledger: Option<PathBuf>,
     #[command(flatten)]
     runtime: RuntimeArgs,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArgs,
 }
 
 /// Which servers, and what of them may be called.

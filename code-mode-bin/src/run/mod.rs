@@ -10,20 +10,23 @@ pub mod tools_file;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode_host::{
     CellId, CellNotification, CellResponse, CodeModeSession, CodeModeSessionDelegate,
-    CodeModeSessionProvider, Determinism, ExecuteRequest, Json, NestedToolCall, Provider,
-    ProviderError, Recorder, SessionError, SessionOptions, WaitRequest, describe, pragma, truncate,
+    CodeModeSessionProvider, Determinism, ExecuteRequest, Json, NestedToolCall, Pause, Provider,
+    ProviderError, Recorder, SessionError, SessionOptions, ToolCallFinished, ToolDefinition,
+    WaitRequest, describe, pragma, truncate,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::RuntimeArgs;
 use crate::interrupts::{Interrupt, Interrupts};
+use crate::mcp::Servers;
+use crate::telemetry::{TelemetryArgs, metered};
 use crate::turn::CANCELLED;
 use output::Output;
 use tools_file::Tools;
@@ -45,6 +48,15 @@ pub(crate) struct Args {
     /// Print the texts that a model gets of the runtime and the tools, and end
     #[arg(long)]
     list_tools: bool,
+    /// The script may call the tools of these MCP servers too (a file as clients have it)
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Vec<PathBuf>,
+    /// What of the MCP servers may be called (JSON)
+    #[arg(long, value_name = "FILE", requires = "mcp_config")]
+    policy: Option<PathBuf>,
+    /// Count calls on the status line; only where standard error is a terminal
+    #[arg(long)]
+    progress: bool,
     /// Keep stored values in this JSON file from one run to the next
     #[arg(long, value_name = "FILE")]
     store: Option<PathBuf>,
@@ -69,6 +81,8 @@ pub(crate) struct Args {
     max_output_tokens: Option<u64>,
     #[command(flatten)]
     runtime: RuntimeArgs,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArgs,
 }
 
 /// Why a run does not complete.
@@ -80,6 +94,8 @@ enum Failure {
     /// The command line, or a file it names.
     #[error("{0}")]
     Usage(String),
+    #[error(transparent)]
+    Servers(#[from] crate::mcp::Failure),
     #[error(transparent)]
     Provider(#[from] ProviderError),
     #[error(transparent)]
@@ -94,8 +110,8 @@ impl Failure {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Script => 1,
-            Self::Usage(_) => crate::WRONG_USAGE,
-            Self::Provider(_) | Self::Session(_) | Self::Runtime(_) => 3,
+            Self::Usage(_) | Self::Servers(crate::mcp::Failure::Usage(_)) => crate::WRONG_USAGE,
+            Self::Servers(_) | Self::Provider(_) | Self::Session(_) | Self::Runtime(_) => 3,
             Self::Interrupted(interrupt) => interrupt.exit_status(),
         })
     }
@@ -179,12 +195,25 @@ async fn in_session(
     script: Script,
 ) -> Result<(), Failure> {
     let mut interrupts = Interrupts::new().map_err(|e| Failure::Runtime(e.to_string()))?;
-    let output = Arc::new(Output::new(args.json, args.media_dir.clone()));
+    let output = Arc::new(Output::new(
+        (args.json, args.progress),
+        args.media_dir.clone(),
+    ));
     // One session, so no spare worker.
     let provider = Provider::new(args.runtime.provider_options().prewarmed(0))?;
     let tools = Arc::new(tools);
+    let servers = match args.mcp_config.is_empty() {
+        true => None,
+        false => {
+            let policy = args.policy.as_deref();
+            let started = Servers::start(args.mcp_config.clone(), policy, &args.runtime).await;
+            Some(Arc::new(started?))
+        }
+    };
     let delegate = Arc::new(RunDelegate {
         tools: tools.clone(),
+        servers: servers.clone(),
+        session: OnceLock::new(),
         at_once: Semaphore::new(COMMANDS_AT_ONCE),
         output: output.clone(),
     });
@@ -202,21 +231,30 @@ async fn in_session(
         }
         None => None,
     };
+    let own = delegate.clone();
     let delegate: Arc<dyn CodeModeSessionDelegate> = match &recorder {
         Some(recorder) => recorder.clone(),
         None => delegate,
     };
     let options = SessionOptions::default().stored(stored);
     let options = options.guided(true).check_inputs(true);
+    let delegate = metered(delegate);
     let session = provider.open_session(delegate, options).await?;
+    let _ = own.session.set(Arc::downgrade(&session));
     let observed = observe(
         &*session,
-        (&tools, &mut interrupts),
+        (&offered(&tools, servers.as_deref()), &mut interrupts),
         (&output, recorder.as_deref()),
         &script,
     )
     .await;
     output.finish();
+    match &observed {
+        // It has said so itself.
+        Ok(()) | Err(Failure::Script) => {}
+        Err(Failure::Interrupted(_)) => output.result("interrupted"),
+        Err(_) => output.result("lost"),
+    }
     let saved = match &args.store {
         Some(path) => {
             let values = session.stored_values();
@@ -227,18 +265,40 @@ async fn in_session(
         None => Ok(()),
     };
     provider.shutdown().await;
+    if let Some(servers) = servers {
+        servers.end().await;
+    }
     observed.and(saved)
+}
+
+/// What a script may use besides the globals.
+struct Offered {
+    tools: Vec<ToolDefinition>,
+    constants: Vec<(String, Json)>,
+}
+
+fn offered(tools: &Tools, servers: Option<&Servers>) -> Offered {
+    let mut offered = Offered {
+        tools: tools.definitions(),
+        constants: Vec::new(),
+    };
+    if let Some(servers) = servers {
+        offered.tools.extend(servers.definitions());
+        offered.constants = servers.constants();
+    }
+    offered
 }
 
 /// Runs the cell to its end, showing its output as it comes.
 async fn observe(
     session: &dyn CodeModeSession,
-    (tools, interrupts): (&Tools, &mut Interrupts),
+    (offered, interrupts): (&Offered, &mut Interrupts),
     (output, recorder): (&Output, Option<&Recorder>),
     script: &Script,
 ) -> Result<(), Failure> {
     let mut request = ExecuteRequest::new("run", script.source.clone())
-        .tools(tools.definitions())
+        .tools(offered.tools.clone())
+        .constants(offered.constants.clone())
         .yield_time(script.yield_time);
     let stored = session.stored_values();
     if recorder.is_some_and(Recorder::has_contents) {
@@ -278,7 +338,7 @@ async fn observe(
                 ..
             } => {
                 let Some(text) = error_text else {
-                    output.completed();
+                    output.result("completed");
                     return Ok(());
                 };
                 output.script_error(&script.name, &text, error_position);
@@ -324,6 +384,9 @@ const COMMANDS_AT_ONCE: usize = 64;
 /// What a script's calls and notifications do.
 struct RunDelegate {
     tools: Arc<Tools>,
+    servers: Option<Arc<Servers>>,
+    /// To stop its clocks while a person is asked.
+    session: OnceLock<Weak<dyn CodeModeSession>>,
     /// Commands that may run; more wait their turn.
     at_once: Semaphore,
     output: Arc<Output>,
@@ -337,8 +400,20 @@ impl CodeModeSessionDelegate for RunDelegate {
         cancelled: CancellationToken,
     ) -> Result<Json, String> {
         let Some(tool) = self.tools.get(&call.tool_name) else {
-            return Err(format!("there is no tool {}", call.tool_name.name));
+            let Some(servers) = &self.servers else {
+                return Err(format!("there is no tool {}", call.tool_name.name));
+            };
+            let answer = tokio::select! {
+                answer = servers.invoke(&call) => answer,
+                () = cancelled.cancelled() => return Err(CANCELLED.to_owned()),
+            };
+            let unknown = || Err(format!("there is no tool {}", call.tool_name.name));
+            return answer.unwrap_or_else(unknown);
         };
+        let session = self.session.get().and_then(Weak::upgrade);
+        let _pause = session
+            .filter(|_| tool.asks_user)
+            .map(|session| Pause::begin(session, Some(call.cell_id.clone())));
         let command = async {
             let _turn = self.at_once.acquire().await;
             let _running = self.output.tool_runs(&tool.name);
@@ -353,5 +428,13 @@ impl CodeModeSessionDelegate for RunDelegate {
 
     async fn notify(&self, notification: CellNotification, _: CancellationToken) {
         self.output.notification(&notification.text);
+    }
+
+    fn tool_call_started(&self, call: &NestedToolCall) {
+        self.output.call_started(call);
+    }
+
+    fn tool_call_finished(&self, call: &ToolCallFinished) {
+        self.output.call_finished(call);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
+use code_mode_host::{NestedToolCall, ToolCallFinished};
 use code_mode_protocol::{ContentItem, SourcePosition};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -25,6 +26,16 @@ pub(crate) struct Output {
     terminals: (bool, bool),
     /// On a terminal only.
     spinner: Option<ProgressBar>,
+    /// Whether the status line counts calls.
+    progress: bool,
+    calls: Calls,
+}
+
+/// Calls of the script.
+#[derive(Default)]
+struct Calls {
+    begun: AtomicUsize,
+    done: AtomicUsize,
 }
 
 /// Shows a running tool on the status line until dropped.
@@ -39,10 +50,10 @@ impl Drop for Running<'_> {
 }
 
 impl Output {
-    pub(crate) fn new(json: bool, media_dir: Option<PathBuf>) -> Self {
+    pub(crate) fn new((json, progress): (bool, bool), media_dir: Option<PathBuf>) -> Self {
         let spinner = (!json && std::io::stderr().is_terminal()).then(|| {
             let spinner = ProgressBar::new_spinner().with_message("running");
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}{msg} ({elapsed})") {
                 spinner.set_style(style);
             }
             spinner.enable_steady_tick(Duration::from_millis(120));
@@ -57,6 +68,8 @@ impl Output {
                 std::io::stderr().is_terminal(),
             ),
             spinner,
+            progress,
+            calls: Calls::default(),
         }
     }
 
@@ -172,10 +185,52 @@ impl Output {
         Running(self)
     }
 
-    /// Says that the script completed, where a program reads it.
-    pub(crate) fn completed(&self) {
+    /// Says how the script ended, where a program reads it; errors of the script have more
+    /// to say.
+    pub(crate) fn result(&self, status: &str) {
         if self.json {
-            self.line(&json!({"type": "result", "status": "completed"}));
+            self.line(&json!({"type": "result", "status": status}));
+        }
+    }
+
+    /// Says that a call started, where a program reads it.
+    pub(crate) fn call_started(&self, call: &NestedToolCall) {
+        self.calls.begun.fetch_add(1, Ordering::Relaxed);
+        self.say_progress();
+        if self.json {
+            self.line(&json!({
+                "type": "tool_call",
+                "status": "started",
+                "call": call.runtime_tool_call_id.to_string(),
+                "tool": call.tool_name.name,
+                "namespace": call.tool_name.namespace,
+                "input_bytes": call.input.as_ref().map_or(0, |json| json.as_str().len()),
+            }));
+        }
+    }
+
+    /// Says how a call ended, where a program reads it.
+    pub(crate) fn call_finished(&self, call: &ToolCallFinished) {
+        self.calls.done.fetch_add(1, Ordering::Relaxed);
+        self.say_progress();
+        if self.json {
+            self.line(&json!({
+                "type": "tool_call",
+                "status": call.outcome.as_str(),
+                "call": call.runtime_tool_call_id.to_string(),
+                "tool": call.tool_name.name,
+                "namespace": call.tool_name.namespace,
+                "duration_ms": call.duration.as_secs_f64() * 1000.0,
+            }));
+        }
+    }
+
+    fn say_progress(&self) {
+        if let (Some(spinner), true) = (&self.spinner, self.progress) {
+            let done = self.calls.done.load(Ordering::Relaxed);
+            let begun = self.calls.begun.load(Ordering::Relaxed);
+            let running = begun.saturating_sub(done);
+            spinner.set_prefix(format!("{done} calls done, {running} running; "));
         }
     }
 

@@ -42,6 +42,9 @@ pub(crate) struct CommandTool {
     input_schema: Option<toml::Table>,
     #[serde(default)]
     output_schema: Option<toml::Table>,
+    /// The command asks a person: the script's deadlines stand still while it runs.
+    #[serde(default)]
+    pub(crate) asks_user: bool,
     /// Left out of what `--list-tools` prints in full.
     #[serde(default)]
     deferred: bool,

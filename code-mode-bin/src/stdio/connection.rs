@@ -24,6 +24,7 @@ use super::session::{Request, StdioSession};
 use crate::bounded::Bounding;
 use crate::session_limits::session_limits;
 use crate::standard_streams::standard_streams;
+use crate::telemetry::metered;
 
 /// How long a client that has closed its side may take to read the rest.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -330,6 +331,7 @@ impl Connection {
         });
         let provider = self.provider.clone();
         let options = SessionOptions::default().limits(limits);
+        let delegate = metered(delegate);
         let opening = async move { provider.open_session(delegate, options).await };
         let session = StdioSession::new(opening, operations, bounding);
         let opened = session.host.clone();
