@@ -33,6 +33,7 @@ mod stdio_client;
 mod stdio_wire;
 mod stuck;
 mod support;
+mod telemetry;
 mod traces;
 mod transcript;
 mod waiting;

@@ -1,0 +1,237 @@
+//! Traces and metrics as a collector gets them, and spans as a subscriber does.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use code_mode_host::CodeModeSessionProvider;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use crate::support::{Agent, program, provider_in_process, request, runtime};
+
+/// Takes the bodies of requests until nobody holds the other end.
+fn collector() -> (String, std::sync::mpsc::Receiver<(String, Vec<u8>)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("an address");
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("accepted");
+            let tell = tell.clone();
+            std::thread::spawn(move || {
+                let mut read = Vec::new();
+                let mut buffer = [0; 4096];
+                loop {
+                    let head = read.windows(4).position(|w| w == b"\r\n\r\n");
+                    if let Some(head) = head {
+                        let text = String::from_utf8_lossy(&read[..head]).into_owned();
+                        let length = text.lines().find_map(|line| {
+                            let (name, value) = line.split_once(':')?;
+                            let is_length = name.eq_ignore_ascii_case("content-length");
+                            is_length.then(|| value.trim().parse::<usize>().expect("a length"))
+                        });
+                        let end = head + 4 + length.expect("a length");
+                        if read.len() >= end {
+                            let path = text.split(' ').nth(1).expect("a path").to_owned();
+                            let _ = tell.send((path, read[head + 4..end].to_vec()));
+                            read.drain(..end);
+                            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+                            stream.write_all(answer).expect("answered");
+                            continue;
+                        }
+                    }
+                    match stream.read(&mut buffer) {
+                        Ok(0) | Err(_) => return,
+                        Ok(more) => read.extend_from_slice(&buffer[..more]),
+                    }
+                }
+            });
+        }
+    });
+    (format!("http://{address}"), told)
+}
+
+#[test]
+fn a_collector_gets_traces_and_metrics() {
+    let (url, told) = collector();
+    let mut child = Command::new(program())
+        .args(["run", "-"])
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &url)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(b"text('a secret word')").expect("written");
+    drop(input);
+    assert!(child.wait().expect("it ends").success());
+    let got: Vec<_> = told.try_iter().collect();
+    let of = |path: &str| {
+        let bodies = got.iter().filter(|(to, _)| to == path);
+        let text: String = bodies
+            .map(|(_, body)| String::from_utf8_lossy(body))
+            .collect();
+        assert!(!text.contains("secret word"), "{path}");
+        text
+    };
+    let traces = of("/v1/traces");
+    for name in ["session", "exec", "worker", "completed"] {
+        assert!(traces.contains(name), "{name}");
+    }
+    assert!(of("/v1/metrics").contains("code_mode.cell.duration"));
+}
+
+#[test]
+fn an_exporter_that_fails_costs_nothing_else() {
+    let output = Command::new(program())
+        .args([
+            "run",
+            "--otel-trace-exporter",
+            "http://127.0.0.1:1/",
+            "/dev/null",
+        ])
+        .output()
+        .expect("it runs");
+    assert!(output.status.success());
+}
+
+/// Spans by name, with their fields as text, and their parents.
+#[derive(Clone, Default)]
+struct Spans(Arc<Mutex<Vec<Span>>>);
+
+#[derive(Clone, Debug, Default)]
+struct Span {
+    name: &'static str,
+    parent: Option<u64>,
+    fields: Vec<(String, String)>,
+}
+
+impl Visit for Span {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let value = format!("{value:?}").trim_matches('"').to_owned();
+        self.fields.push((field.name().to_owned(), value));
+    }
+}
+
+impl Span {
+    fn field(&self, name: &str) -> Option<&str> {
+        let found = self.fields.iter().rev().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+thread_local! {
+    static CURRENT: std::cell::RefCell<Vec<u64>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+impl Subscriber for Spans {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && metadata.target().starts_with("code_mode_host")
+            || metadata.target() == "test"
+    }
+
+    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
+        let mut span = Span {
+            name: attributes.metadata().name(),
+            parent: match attributes.parent() {
+                Some(parent) => Some(parent.into_u64()),
+                None if attributes.is_contextual() => {
+                    CURRENT.with(|current| current.borrow().last().copied())
+                }
+                None => None,
+            },
+            fields: Vec::new(),
+        };
+        attributes.record(&mut span);
+        let mut spans = self.0.lock().expect("no panic");
+        spans.push(span);
+        Id::from_u64(spans.len() as u64)
+    }
+
+    fn record(&self, id: &Id, values: &Record<'_>) {
+        let mut spans = self.0.lock().expect("no panic");
+        values.record(&mut spans[id.into_u64() as usize - 1]);
+    }
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
+
+    fn enter(&self, id: &Id) {
+        CURRENT.with(|current| current.borrow_mut().push(id.into_u64()));
+    }
+
+    fn exit(&self, id: &Id) {
+        CURRENT.with(|current| {
+            let mut current = current.borrow_mut();
+            if let Some(at) = current.iter().rposition(|known| *known == id.into_u64()) {
+                current.remove(at);
+            }
+        });
+    }
+}
+
+#[test]
+fn every_request_call_and_notification_has_its_span() {
+    let spans = Spans::default();
+    let _guard = tracing::subscriber::set_global_default(spans.clone());
+    runtime().block_on(async {
+        let provider = provider_in_process();
+        let session = provider
+            .create_session(Arc::new(Agent::default()))
+            .await
+            .expect("a session");
+        let turn = tracing::info_span!(target: "test", "turn");
+        let execute = session.execute(request("await tools.echo('x'); notify('n')"));
+        let started = tracing::Instrument::instrument(execute, turn)
+            .await
+            .expect("admitted");
+        started.initial_response.await.expect("observed");
+        let waiting = session
+            .execute(request("await tools.never()"))
+            .await
+            .expect("admitted");
+        session
+            .terminate(waiting.cell_id)
+            .await
+            .expect("terminated");
+        session.shutdown().await;
+        provider.shutdown().await;
+    });
+    let spans = spans.0.lock().expect("no panic").clone();
+    let find = |name: &str| {
+        let found = spans.iter().find(|span| span.name == name);
+        found.unwrap_or_else(|| panic!("{name}: {spans:?}"))
+    };
+    let parent = |span: &Span| {
+        let parent = span.parent.expect("a parent");
+        spans[parent as usize - 1].name
+    };
+    assert_eq!(parent(find("exec")), "turn");
+    assert_eq!(find("exec").field("outcome"), Some("completed"));
+    assert_eq!(find("exec").field("tool_call_id"), Some("call-1"));
+    assert_eq!(find("exec").field("cell"), Some("1"));
+    assert!(find("exec").field("duration_ms").is_some());
+    let call = find("tool_call");
+    assert_eq!(parent(call), "exec");
+    assert_eq!(call.field("tool"), Some("echo"));
+    assert_eq!(call.field("kind"), Some("function"));
+    assert_eq!(call.field("call"), Some("tool-1"));
+    assert_eq!(call.field("outcome"), Some("succeeded"));
+    assert_eq!(parent(find("notification")), "exec");
+    assert_eq!(find("notification").field("outcome"), Some("delivered"));
+    assert_eq!(find("terminate").field("outcome"), Some("terminated"));
+    assert_eq!(parent(find("shutdown")), "session");
+    assert_eq!(parent(find("worker")), "session");
+    let session = find("session").field("session").expect("an id");
+    assert_eq!(session.len(), 32);
+    for span in spans.iter().filter(|span| span.name != "turn") {
+        assert_eq!(span.field("session"), Some(session), "{}", span.name);
+        for (_, value) in &span.fields {
+            assert!(!value.contains("await"), "nothing of a program: {value}");
+        }
+    }
+}
