@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use code_mode_host::CodeModeSessionProvider;
@@ -54,20 +54,26 @@ fn collector() -> (String, std::sync::mpsc::Receiver<(String, Vec<u8>)>) {
     (format!("http://{address}"), told)
 }
 
-#[test]
-fn a_collector_gets_traces_and_metrics() {
-    let (url, told) = collector();
-    let mut child = Command::new(program())
-        .args(["run", "-"])
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &url)
+/// Runs a program of one cell to its end.
+fn run(command: &mut Command) -> Output {
+    let mut child = command
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()
         .expect("it starts");
     let mut input = child.stdin.take().expect("a pipe");
     input.write_all(b"text('a secret word')").expect("written");
     drop(input);
-    assert!(child.wait().expect("it ends").success());
+    child.wait_with_output().expect("it ends")
+}
+
+#[test]
+fn a_collector_gets_traces_and_metrics() {
+    let (url, told) = collector();
+    let output = run(Command::new(program())
+        .args(["run", "-"])
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &url));
+    assert!(output.status.success());
     let got: Vec<_> = told.try_iter().collect();
     let of = |path: &str| {
         let bodies = got.iter().filter(|(to, _)| to == path);
@@ -86,16 +92,14 @@ fn a_collector_gets_traces_and_metrics() {
 
 #[test]
 fn an_exporter_that_fails_costs_nothing_else() {
-    let output = Command::new(program())
-        .args([
-            "run",
-            "--otel-trace-exporter",
-            "http://127.0.0.1:1/",
-            "/dev/null",
-        ])
-        .output()
-        .expect("it runs");
+    let output = run(Command::new(program()).args([
+        "run",
+        "--otel-trace-exporter",
+        "http://127.0.0.1:1/",
+        "-",
+    ]));
     assert!(output.status.success());
+    assert_eq!(output.stdout, b"a secret word\n");
 }
 
 /// Spans by name, with their fields as text, and their parents.

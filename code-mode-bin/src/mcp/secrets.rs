@@ -16,17 +16,15 @@ impl Secrets {
     /// Adds a value: in the forms in which texts may have it, by its lines, and without
     /// the scheme of a header.
     pub(super) fn add(&self, value: &str) {
-        let json = serde_json::to_string(value).unwrap_or_default();
-        let escaped = json.trim_matches('"').to_owned();
-        let encoded: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
         let words = value.split_once(' ').map(|(_, rest)| rest);
         let lines = value.lines().filter(|_| value.contains('\n'));
-        for form in [value, &escaped, &encoded]
-            .into_iter()
-            .chain(words)
-            .chain(lines)
-        {
-            self.add_form(form);
+        for part in [value].into_iter().chain(words).chain(lines) {
+            let json = serde_json::Value::from(part).to_string();
+            let escaped = &json[1..json.len() - 1];
+            let encoded: String = url::form_urlencoded::byte_serialize(part.as_bytes()).collect();
+            for form in [part, escaped, &encoded] {
+                self.add_form(form);
+            }
         }
     }
 

@@ -38,6 +38,7 @@ pub(super) fn invoke(
     (cancelled, worker): (CancellationToken, Incarnation),
 ) {
     let span = shared.spans.call(&call);
+    let told = span.clone();
     let session = shared.clone();
     let task = async move {
         let (cell_id, id) = (call.cell_id.clone(), call.runtime_tool_call_id);
@@ -45,6 +46,7 @@ pub(super) fn invoke(
         let mut finished = Finished {
             session: &session,
             call: call.clone(),
+            span: told,
             began: Instant::now(),
             outcome: CallOutcome::Cancelled,
         };
@@ -79,6 +81,7 @@ pub(super) fn invoke(
 struct Finished<'a> {
     session: &'a Shared,
     call: NestedToolCall,
+    span: tracing::Span,
     began: Instant,
     outcome: CallOutcome,
 }
@@ -86,9 +89,9 @@ struct Finished<'a> {
 impl Drop for Finished<'_> {
     fn drop(&mut self) {
         let finished = ToolCallFinished::new(&self.call, self.outcome, self.began.elapsed());
-        let span = tracing::Span::current();
-        span.record("outcome", self.outcome.as_str());
-        span.record("duration_ms", spans::ms(finished.duration));
+        self.span.record("outcome", self.outcome.as_str());
+        self.span
+            .record("duration_ms", spans::ms(finished.duration));
         observe(|| self.session.delegate.tool_call_finished(&finished));
     }
 }
@@ -101,17 +104,15 @@ pub(super) fn notify(
 ) {
     let session = shared.clone();
     let span = shared.spans.notification(&notification.cell_id);
+    let told = span.clone();
     let task = async move {
         let cell_id = notification.cell_id.clone();
         let delivered = guarded(session.delegate.notify(notification, cancelled)).await;
-        tracing::Span::current().record(
-            "outcome",
-            if delivered.is_some() {
-                "delivered"
-            } else {
-                "panicked"
-            },
-        );
+        let outcome = match delivered {
+            Some(()) => "delivered",
+            None => "panicked",
+        };
+        told.record("outcome", outcome);
         if delivered.is_none() {
             tracing::warn!(cell = %cell_id, "the agent's code for notifications panicked");
         }
