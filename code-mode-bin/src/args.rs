@@ -21,6 +21,10 @@ pub(crate) struct RuntimeArgs {
     /// slower where code runs hot
     #[arg(long)]
     pub(crate) jitless: bool,
+    /// Bound each worker by a control group of its own below this one, which must be
+    /// delegated to this program and without processes (Linux, cgroup v2)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) worker_cgroup: Option<PathBuf>,
     /// Start workers from this program instead of this one
     #[arg(long, value_name = "PROGRAM", conflicts_with = "worker_socket")]
     pub(crate) worker_program: Option<PathBuf>,
@@ -52,6 +56,7 @@ impl RuntimeArgs {
             .worker(worker)
             .sandbox(sandbox)
             .jitless(self.jitless)
+            .cgroup(self.worker_cgroup.clone())
             .limits(self.limits.limits())
     }
 }

@@ -29,6 +29,11 @@ pub struct ProviderOptions {
     /// to attack, and several times slower where code runs hot. Default false. Workers
     /// in this process are not concerned: there it is for `code_mode::Engine`.
     pub jitless: bool,
+    /// A control group (cgroup v2) that was delegated to this program, for example by
+    /// `systemd-run --user -p Delegate=yes`, and has no process of its own: each worker gets
+    /// a group below it, which bounds its memory and its threads whatever it does. Linux
+    /// only. Default none.
+    pub cgroup: Option<PathBuf>,
     /// The fewest workers that are started ahead of the cells that will need them;
     /// under demand there are up to four. Default 1; 0 starts each worker when it is
     /// needed.
@@ -51,6 +56,7 @@ impl Default for ProviderOptions {
             limits: Limits::default(),
             sandbox: Sandbox::BestEffort,
             jitless: false,
+            cgroup: None,
             prewarmed: 1,
             handshake_timeout: Duration::from_secs(10),
             stop_grace: Duration::from_secs(1),
@@ -79,6 +85,7 @@ setters! {
     limits: Limits,
     sandbox: Sandbox,
     jitless: bool,
+    cgroup: Option<PathBuf>,
     prewarmed: usize,
     handshake_timeout: Duration,
     stop_grace: Duration,

@@ -5,6 +5,8 @@
 
 mod attacks;
 mod bad_input;
+#[cfg(target_os = "linux")]
+mod cgroups;
 mod conformance;
 mod crashes;
 mod delegates;
@@ -34,6 +36,7 @@ mod stdio_wire;
 mod stuck;
 mod support;
 mod telemetry;
+mod tool_inputs;
 mod traces;
 mod transcript;
 mod waiting;

@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -23,6 +23,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
+use super::cgroup::Group;
 use super::{ExitReason, SpawnError, Started, arguments, environment, refused};
 use crate::{ProviderOptions, Sandbox};
 
@@ -83,6 +84,10 @@ pub(crate) async fn start(
             socket: theirs.try_clone().map_err(error)?.into(),
             stderr: stderr_in.try_clone().map_err(error)?,
             namespaces,
+            group: options
+                .cgroup
+                .clone()
+                .map(|group| (group, options.limits.heap_bytes() as u64)),
         };
         match spawn(spec).await {
             Ok(child) => break child,
@@ -115,6 +120,8 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 /// dropped, on a way that nobody thought of too, it is killed and waited for.
 struct Process {
     pidfd: Arc<OwnedFd>,
+    /// Removed once the process is gone.
+    group: Option<Group>,
 }
 
 impl Process {
@@ -135,7 +142,8 @@ impl Drop for Process {
         if self.kill().is_ok() {
             // Waiting for a killed process takes a moment that a destructor does
             // not have.
-            let _ = nursery().send(Task::Reap(self.pidfd.clone()));
+            let task = Task::Reap(self.pidfd.clone(), self.group.take());
+            let _ = nursery().send(task);
         }
     }
 }
@@ -215,11 +223,13 @@ struct Spec {
     /// Where its standard error goes.
     stderr: OwnedFd,
     namespaces: bool,
+    /// The control group below which it gets one, and the heap of one of its cells.
+    group: Option<(PathBuf, u64)>,
 }
 
 enum Task {
     Spawn(Spec, oneshot::Sender<Result<Process, Failure>>),
-    Reap(Arc<OwnedFd>),
+    Reap(Arc<OwnedFd>, Option<Group>),
 }
 
 /// The thread that makes all workers.
@@ -237,8 +247,9 @@ fn nursery() -> Sender<Task> {
                                 // Where nobody waits for it any more, it is dropped here.
                                 let _ = reply.send(clone_worker(&spec));
                             }
-                            Task::Reap(pidfd) => {
+                            Task::Reap(pidfd, group) => {
                                 reap(&pidfd);
+                                drop(group);
                             }
                         }
                     }
@@ -349,9 +360,18 @@ fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
                 _ => Failure::Process(error),
             })
         }
-        Err(_) => Ok(Process {
-            pidfd: Arc::new(pidfd),
-        }),
+        Err(_) => {
+            let mut process = Process {
+                pidfd: Arc::new(pidfd),
+                group: None,
+            };
+            if let Some((parent, heap_bytes)) = &spec.group {
+                let pid = i32::try_from(pid).unwrap_or_default();
+                let held = Group::hold(parent, pid, *heap_bytes);
+                process.group = Some(held.map_err(Failure::Process)?);
+            }
+            Ok(process)
+        }
     }
 }
 

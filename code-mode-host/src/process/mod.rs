@@ -12,6 +12,8 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use crate::{ProviderOptions, Sandbox};
 
 #[cfg(target_os = "linux")]
+mod cgroup;
+#[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{Child, start};
