@@ -13,12 +13,15 @@ use code_mode_host::{
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
+use opentelemetry::trace::{TraceContextExt, TracerProvider};
 use opentelemetry_otlp::{MetricExporter, Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio_util::sync::CancellationToken;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::filter::{FilterFn, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -150,6 +153,38 @@ fn resource() -> Resource {
 fn own_spans() -> FilterFn {
     filter_fn(|metadata| {
         metadata.target().starts_with("code_mode") && *metadata.level() <= tracing::Level::INFO
+    })
+}
+
+/// A span descends from what a W3C `traceparent` says; one that does not parse is ignored.
+pub(crate) fn descend(span: &tracing::Span, traceparent: Option<&str>) {
+    struct Carrier<'a>(&'a str);
+    impl Extractor for Carrier<'_> {
+        fn get(&self, key: &str) -> Option<&str> {
+            (key == "traceparent").then_some(self.0)
+        }
+        fn keys(&self) -> Vec<&str> {
+            vec!["traceparent"]
+        }
+    }
+    if let Some(traceparent) = traceparent {
+        let context = TraceContextPropagator::new().extract(&Carrier(traceparent));
+        // Without an exporter there is nothing to descend.
+        let _ = span.set_parent(context);
+    }
+}
+
+/// The span that is current, as a W3C `traceparent`; `None` where nothing is exported.
+pub(crate) fn traceparent() -> Option<String> {
+    let context = tracing::Span::current().context();
+    let span = context.span().span_context().clone();
+    span.is_valid().then(|| {
+        format!(
+            "00-{}-{}-{:02x}",
+            span.trace_id(),
+            span.span_id(),
+            span.trace_flags().to_u8()
+        )
     })
 }
 

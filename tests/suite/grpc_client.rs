@@ -138,7 +138,7 @@ impl std::ops::Deref for Session {
 /// What is asked of a session.
 #[derive(Clone)]
 pub struct Requests {
-    client: CodeModeHostClient<Channel>,
+    pub client: CodeModeHostClient<Channel>,
     pub id: String,
 }
 

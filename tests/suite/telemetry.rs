@@ -10,6 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
+use crate::grpc_client::{Host, next, outcome, started};
 use crate::support::{Agent, program, provider_in_process, request, runtime};
 
 /// Takes the bodies of requests until nobody holds the other end.
@@ -102,6 +103,44 @@ fn an_exporter_that_fails_costs_nothing_else() {
     assert_eq!(output.stdout, b"a secret word\n");
 }
 
+#[test]
+fn over_grpc_an_execute_and_its_calls_are_of_the_clients_trace() {
+    let (url, told) = collector();
+    runtime().block_on(async {
+        let mut command = tokio::process::Command::new(program());
+        let traces = format!("{url}/v1/traces");
+        command.args(["serve", "--otel-trace-exporter", &traces]);
+        let mut host = Host::stdio_of(command).await;
+        let session = host.open(Default::default()).await;
+        let mut calls = session.subscribe(&["echo"]).await;
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let mut execute = tonic::Request::new(session.request("e", "await tools.echo({})"));
+        let parent = format!("00-{trace}-b7ad6b7169203331-01");
+        let metadata = execute.metadata_mut();
+        metadata.insert("traceparent", parent.parse().expect("text"));
+        let executed = session.client.clone().execute(execute).await;
+        let mut events = executed.expect("admitted").into_inner();
+        started(&mut events).await;
+        let call = next(&mut calls).await;
+        let parent_of_call = call.traceparent.expect("a parent for the tool");
+        let of_client = format!("00-{trace}-");
+        assert!(parent_of_call.starts_with(&of_client), "{parent_of_call}");
+        assert_ne!(parent_of_call, parent);
+        session
+            .complete(&call.invocation_id, Ok("1".to_owned()))
+            .await;
+        outcome(&mut events).await;
+        session.close().await;
+        drop((session, calls, events));
+        assert!(host.gone().await.success());
+        let sent: String = told
+            .try_iter()
+            .map(|(_, body)| String::from_utf8_lossy(&body).into_owned())
+            .collect();
+        assert!(sent.contains(trace) && sent.contains("code_mode_host.grpc.execute"));
+    });
+}
+
 /// Spans by name, with their fields as text, and their parents.
 #[derive(Clone, Default)]
 struct Spans(Arc<Mutex<Vec<Span>>>);
@@ -181,8 +220,13 @@ impl Subscriber for Spans {
 #[test]
 fn every_request_call_and_notification_has_its_span() {
     let spans = Spans::default();
-    let _guard = tracing::subscriber::set_global_default(spans.clone());
-    runtime().block_on(async {
+    // Of this thread alone, where everything of this runtime is: other tests run beside it.
+    let _guard = tracing::subscriber::set_default(spans.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
         let provider = provider_in_process();
         let session = provider
             .create_session(Arc::new(Agent::default()))

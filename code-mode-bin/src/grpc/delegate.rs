@@ -76,7 +76,7 @@ impl Session {
             .into(),
             input_json: call.input.map(|input| input.into_string().into_bytes()),
             sequence: u64::MAX,
-            traceparent: None,
+            traceparent: crate::telemetry::traceparent(),
         };
         let bytes = message.encoded_len();
         if bytes > MAX_MESSAGE {

@@ -28,7 +28,8 @@ use super::wire::wait_response::State as WaitState;
 use super::{check, metrics, wire};
 use crate::bounded::Bounding;
 use crate::session_limits::session_limits;
-use crate::telemetry::metered;
+use crate::telemetry::{self, metered};
+use tracing::Instrument;
 
 /// Callbacks without an answer: of a session by default, and the most of a session and
 /// of the host.
@@ -351,6 +352,7 @@ impl CodeModeHost for Host {
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let received = Instant::now();
+        let traceparent = request.metadata().get("traceparent").cloned();
         let request = request.into_inner();
         let session = self.session(&request.session_id)?;
         let id = check::id(request.execution_id, "execution ID")?;
@@ -366,6 +368,7 @@ impl CodeModeHost for Host {
             return Err(Status::already_exists(message));
         };
         let over = Over(tokens.clone());
+        let call_id = tool_call_id.clone();
         let admission = session.begin(id.clone(), tool_call_id, active);
         // Callbacks come with the execution's id, by which the session finds the rest.
         let mut execute = ExecuteRequest::new(id.clone(), request.source)
@@ -373,7 +376,17 @@ impl CodeModeHost for Host {
             .yield_now(tokens.yield_now);
         execute.yield_time = request.yield_time_ms.map(Duration::from_millis);
         let host = host_of(&session)?;
-        let started = match host.execute(execute).await {
+        let span = tracing::info_span!(
+            "code_mode_host.grpc.execute",
+            "session.id" = %request.session_id,
+            "execution.id" = %id,
+            call_id = %call_id,
+        );
+        telemetry::descend(
+            &span,
+            traceparent.as_ref().and_then(|value| value.to_str().ok()),
+        );
+        let started = match host.execute(execute).instrument(span).await {
             Ok(started) => started,
             Err(error) => return Err(status(error)),
         };
