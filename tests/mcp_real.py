@@ -20,8 +20,9 @@ NPM = {
     "@modelcontextprotocol/server-filesystem": "2026.8.31",
     "@modelcontextprotocol/server-memory": "2026.8.31",
     "@modelcontextprotocol/sdk": "1.32.2",
+    "gpt-tokenizer": "4.0.0",
 }
-PIP = ["mcp==2.3.0", "mcp-server-git==2026.10.19", "mcp-server-time==2026.10.19", "tiktoken==0.12.0"]
+PIP = ["mcp==2.3.0", "mcp-server-git==2026.10.19", "mcp-server-time==2026.10.19"]
 
 
 def install():
@@ -75,7 +76,7 @@ async def main():
         tools = (await session.list_tools()).tools
         result = await session.call_tool("exec", {"code": sys.argv[3]})
         print(json.dumps({"names": [t.name for t in tools], "texts": [c.text for c in result.content],
-                          "definitions": [{"name": t.name, "description": t.description, "parameters": t.inputSchema} for t in tools]}))
+                          "definitions": [{"name": t.name, "description": t.description, "parameters": t.model_dump(by_alias=True, mode="json")["inputSchema"]} for t in tools]}))
 asyncio.run(main())
 """
 
@@ -102,16 +103,70 @@ async def main():
         async with stdio_client(parameters) as streams, ClientSession(*streams) as session:
             await session.initialize()
             for t in (await session.list_tools()).tools:
-                found.append({"name": t.name, "description": t.description, "parameters": t.inputSchema})
+                found.append({"name": t.name, "description": t.description, "parameters": t.model_dump(by_alias=True, mode="json")["inputSchema"]})
     print(json.dumps(found))
 asyncio.run(main())
 """
 
-TOKENS = """
-import json, sys, tiktoken
-encoding = tiktoken.get_encoding("o200k_base")
-print(json.dumps([len(encoding.encode(json.dumps(d, ensure_ascii=False))) for d in json.load(sys.stdin)]))
+TASK = """
+const names = (await tools.fs__list_directory({ path: FOLDER })).content.split("\\n")
+  .filter((line) => line.startsWith("[FILE] report")).map((line) => line.slice(7));
+const files = await Promise.all(names.map((name) => tools.fs__read_text_file({ path: `${FOLDER}/${name}` })));
+const totals = files.map((f) => Number(/total: (\\d+)/.exec(f.content)[1]));
+text({ files: names.length, total: totals.reduce((a, b) => a + b) });
 """
+
+LATENCY = """
+const start = performance.now();
+for (let i = 0; i < 300; i++) await tools.everything__get_sum({ a: i, b: 1 });
+text((performance.now() - start) / 300);
+"""
+
+DIRECT_TASK = """
+import asyncio, json, sys, time
+from mcp import ClientSession, StdioServerParameters
+from mcp.client.stdio import stdio_client
+async def main():
+    servers = json.load(open(sys.argv[1]))["mcpServers"]
+    folder = sys.argv[2]
+    traffic = []
+    async def open_(name, use):
+        parameters = StdioServerParameters(command=servers[name]["command"], args=servers[name].get("args", []))
+        async with stdio_client(parameters) as streams, ClientSession(*streams) as session:
+            await session.initialize()
+            await use(session)
+    async def task(session):
+        async def call(name, arguments):
+            result = await session.call_tool(name, arguments)
+            text = result.content[0].text
+            traffic.append({"call": name, "arguments": arguments, "result": text})
+            return text
+        listing = await call("list_directory", {"path": folder})
+        for line in listing.splitlines():
+            if line.startswith("[FILE] report"):
+                await call("read_text_file", {"path": folder + "/" + line[7:]})
+    async def latency(session):
+        start = time.perf_counter()
+        for i in range(300):
+            await session.call_tool("get-sum", {"a": i, "b": 1})
+        print(json.dumps({"traffic": traffic, "ms": (time.perf_counter() - start) * 1000 / 300}))
+    await open_("fs", task)
+    await open_("everything", latency)
+asyncio.run(main())
+"""
+
+TOKENS = """
+import { readFileSync } from "node:fs";
+import { encode } from "gpt-tokenizer/encoding/o200k_base";
+const definitions = JSON.parse(readFileSync(0, "utf8"));
+console.log(definitions.reduce((sum, one) => sum + encode(JSON.stringify(one)).length, 0));
+"""
+
+
+def reports(folder):
+    for number in range(1, 21):
+        lines = [f"line {i} of report {number}: nothing much happened here" for i in range(60)]
+        (folder / f"report{number}.txt").write_text("\n".join([*lines, f"total: {number}"]))
 
 
 def run(command, **more):
@@ -139,13 +194,19 @@ def main():
         print(f"{name}: passed")
     without = run([python, "-c", DIRECT, path])
     with_it = answers["Python SDK"]["definitions"]
-    try:
-        count = lambda found: sum(run([python, "-c", TOKENS], input=json.dumps(found)))
-        print(f"tokens of definitions (o200k): {count(without)} for {len(without)} tools, {count(with_it)} with code-mode")
-    except AssertionError:
-        # The tokenizer's table comes from a host that not every machine reaches.
-        about = lambda found: sum(len(json.dumps(d)) for d in found) * 2 // 7
-        print(f"tokens of definitions (bytes / 3.5): {about(without)} for {len(without)} tools, {about(with_it)} with code-mode")
+    counter = HOME / "tokens.mjs"
+    counter.write_text(TOKENS)
+    count = lambda found: run(["node", counter], cwd=HOME, input=json.dumps(found))
+    reports(folder)
+    direct = run([python, "-c", DIRECT_TASK, path, folder])
+    task = TASK.replace("FOLDER", json.dumps(str(folder)))
+    done = run([python, "-c", PYTHON_CLIENT, program, path, task])
+    assert json.loads(done["texts"][0]) == {"files": 20, "total": 210}, done["texts"]
+    traffic = count([{"code": task, "result": done["texts"]}])
+    print(f"one task, 20 files read: {len(direct['traffic'])} turns and {count(direct['traffic'])} tokens as calls, 1 turn and {traffic} tokens as a program")
+    nested = float(run([python, "-c", PYTHON_CLIENT, program, path, LATENCY])["texts"][0])
+    print(f"one call: {direct['ms']:.2f} ms from the Python SDK to the server, {nested:.2f} ms from a program")
+    print(f"tokens of definitions (o200k): {count(without)} for {len(without)} tools, {count(with_it)} with code-mode")
 
 
 if __name__ == "__main__":
