@@ -7,7 +7,13 @@ as a script: by an indirect eval, in both modes where the test asks for both. Wh
 to fail, and why, stands in tests/fixtures/test262_expected.txt. Exit status 1: a test failed
 that is not in that list, or one in it passed and should leave it.
 """
-import json, os, queue, re, struct, subprocess, sys, threading
+import asyncio
+import json
+import os
+import re
+import sys
+
+from stdio_client import Host
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EXPECTED = os.path.join(HERE, "fixtures", "test262_expected.txt")
@@ -26,51 +32,15 @@ globalThis.print = () => {};
 """
 
 
-class Host:
-    """One session of one program; a test at a time."""
-
-    def __init__(self, program):
-        self.process = subprocess.Popen(
-            [program, "serve", "--listen", "stdio", "--max-cpu-time-ms", "30000"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        self.send({"type": "connection/hello", "supportedVersions": [1],
-                   "requiredCapabilities": [], "optionalCapabilities": []})
-        assert self.receive()["type"] == "connection/ready"
-        self.number = 1
-        self.request({"method": "session/open", "sessionId": "s"})
-        self.receive()
-
-    def send(self, message):
-        body = json.dumps(message).encode()
-        self.process.stdin.write(struct.pack("<I", len(body)) + body)
-        self.process.stdin.flush()
-
-    def receive(self):
-        (length,) = struct.unpack("<I", self.process.stdout.read(4))
-        return json.loads(self.process.stdout.read(length))
-
-    def request(self, request):
-        self.number += 1
-        self.send({"type": "operation/request", "id": self.number, "request": request})
-
-    def run(self, source):
-        """The cell's texts and its error."""
-        self.request({"method": "session/execute", "sessionId": "s", "request": {
-            "tool_call_id": "t", "enabled_tools": [], "source": source,
-            "yield_time_ms": 60000, "max_output_tokens": None}})
-        while True:
-            message = self.receive()
-            if message["type"] != "execute/initialResponse":
-                continue
-            result = message["result"]
-            if result["status"] != "ok":
-                return "", result["message"]
-            (kind, value), = result["value"].items()
-            if kind != "Result":
-                self.request({"method": "session/terminate", "sessionId": "s", "cellId": value["cell_id"]})
-                return "", "did not end"
-            said = "".join(item.get("text", "") for item in value["content_items"])
-            return said, value["error_text"]
+async def run_cell(host, source):
+    """The cell's texts and its error."""
+    result = await host.execute(source)
+    if result["status"] != "ok":
+        return "", result["message"]
+    (kind, value), = result["value"].items()
+    if kind != "Result":
+        return "", "it did not end"
+    return "".join(item.get("text", "") for item in value["content_items"]), value["error_text"]
 
 
 def front_matter(source):
@@ -102,7 +72,7 @@ def programs(source, flags, includes, harness):
     return modes
 
 
-def verdict(host, script, negative, is_async):
+async def verdict(host, script, negative, is_async):
     """None where it passes, else what was wrong."""
     run = f"(0, eval)({json.dumps(script)});"
     if negative:
@@ -111,7 +81,7 @@ def verdict(host, script, negative, is_async):
         cell = PREPARE + run + " say(await asked);"
     else:
         cell = PREPARE + run + " say('passed');"
-    said, error = host.run(cell)
+    said, error = await run_cell(host, cell)
     if error is not None:
         return error.splitlines()[0][:200]
     wanted = negative or "passed"
@@ -125,7 +95,7 @@ def expected():
     return {line: False for line in lines if line}
 
 
-def main():
+async def main():
     checkout = sys.argv[1]
     program = sys.argv[2] if len(sys.argv) > 2 else "target/release/code-mode"
     harness = {}
@@ -134,48 +104,36 @@ def main():
             with open(os.path.join(folder, name), encoding="utf-8") as file:
                 path = os.path.relpath(os.path.join(folder, name), os.path.join(checkout, "harness"))
                 harness[path] = file.read()
-    work = queue.SimpleQueue()
+    work = []
     for part in ("language", "built-ins"):
         for folder, _, names in os.walk(os.path.join(checkout, "test", part)):
-            for name in names:
-                if name.endswith(".js") and "_FIXTURE" not in name:
-                    work.put(os.path.join(folder, name))
-    lock, counts, failures = threading.Lock(), {"passed": 0, "failed": 0, "modules": 0, "shell": 0}, {}
+            work += [os.path.join(folder, name) for name in names if name.endswith(".js") and "_FIXTURE" not in name]
+    counts, failures = {"passed": 0, "failed": 0, "modules": 0, "shell": 0}, {}
 
-    def drain():
-        host = Host(program)
-        while True:
-            try:
-                path = work.get_nowait()
-            except queue.Empty:
-                return
-            with open(path, encoding="utf-8", newline="") as file:
-                source = file.read()
-            flags, includes, features, negative = front_matter(source)
+    async def one(host, path):
+        with open(path, encoding="utf-8", newline="") as file:
+            source = file.read()
+        flags, includes, features, negative = front_matter(source)
+        texts = [source, *(harness.get(name, "") for name in includes)]
+        if "module" in flags or "CanBlockIsFalse" in flags or any(map(SHELL_ONLY.search, texts)):
+            counts["modules" if "module" in flags else "shell"] += 1
+            return
+        wrong = {}
+        for mode, script in programs(source, flags, includes, harness).items():
+            said = await verdict(host, script, negative, "async" in flags)
+            if said:
+                wrong[mode] = said
+        counts["failed" if wrong else "passed"] += 1
+        if wrong:
             name = os.path.relpath(path, os.path.join(checkout, "test"))
-            needs_shell = SHELL_ONLY.search(source) or any(SHELL_ONLY.search(harness.get(i, "")) for i in includes)
-            if "module" in flags or needs_shell or "CanBlockIsFalse" in flags:
-                with lock:
-                    counts["modules" if "module" in flags else "shell"] += 1
-                continue
-            wrong = {}
-            for mode, script in programs(source, flags, includes, harness).items():
-                try:
-                    said = verdict(host, script, negative, "async" in flags)
-                except (BrokenPipeError, struct.error):
-                    said, host = "the program went", Host(program)
-                if said:
-                    wrong[mode] = said
-            with lock:
-                counts["failed" if wrong else "passed"] += 1
-                if wrong:
-                    failures[name] = (wrong, [f"feature {name}" for name in features])
+            failures[name] = (wrong, [f"feature {feature}" for feature in features])
 
-    threads = [threading.Thread(target=drain) for _ in range(os.cpu_count() or 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    async def drain():
+        async with Host([program, "serve", "--listen", "stdio", "--max-cpu-time-ms", "30000"]) as host:
+            while work:
+                await one(host, work.pop())
+
+    await asyncio.gather(*(drain() for _ in range(os.cpu_count() or 1)))
     listed, unknown = expected(), []
     for name, (_, features) in sorted(failures.items()):
         reasons = [line for line in (name, *features) if line in listed]
@@ -192,4 +150,4 @@ def main():
     sys.exit(bool(unknown or gone))
 
 
-main()
+asyncio.run(main())

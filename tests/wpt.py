@@ -6,7 +6,10 @@ Every entry of the data is one check in a program for `PROGRAM run` (target/rele
 Which fail, and why, stands in tests/fixtures/wpt_expected.txt. Exit status 1: another check
 failed, or one in the list passed and should leave it.
 """
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 
 EXPECTED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fixtures", "wpt_expected.txt")
 
