@@ -124,9 +124,9 @@ fn a_cells_life_is_told_in_its_order() {
         assert_eq!(stats.output_bytes, 1000);
         assert!(stats.wall >= stats.queued && stats.processor > Duration::ZERO);
         assert!(stats.peak_heap_bytes > 100_000);
+        provider.shutdown().await;
         let calls = observer.calls.lock().expect("no panic");
         assert_eq!(calls[0].outcome, CallOutcome::Succeeded { bytes: 6 });
-        provider.shutdown().await;
     });
 }
 

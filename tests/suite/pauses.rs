@@ -62,7 +62,7 @@ fn a_pause_of_one_cell_leaves_its_neighbours_their_deadlines() {
         let other = session.execute(forever()).await.expect("admitted");
         let response = other.initial_response.await.expect("observed");
         assert!(response.is_final(), "{response:?}");
-        assert_eq!(session.live_cells(), [paused.cell_id.clone()]);
+        assert_eq!(session.live_cells(), std::slice::from_ref(&paused.cell_id));
         // Terminate works all the same.
         let outcome = session.terminate(paused.cell_id).await.expect("terminated");
         assert!(matches!(

@@ -154,6 +154,7 @@ fn every_input_is_json_that_a_strict_parser_takes_or_throws() {
                 .and_then(|count| count.parse::<usize>().ok())
                 .unwrap_or_else(|| panic!("{response:?}"));
         }
+        provider.shutdown().await;
         let inputs = keeps.0.lock().expect("no panic");
         assert_eq!(inputs.len(), passed);
         assert!(passed > 500, "{passed} of 1500 are JSON");
@@ -162,6 +163,5 @@ fn every_input_is_json_that_a_strict_parser_takes_or_throws() {
             serde_json::from_str::<serde_json::Value>(input)
                 .unwrap_or_else(|error| panic!("{error}: {input}"));
         }
-        provider.shutdown().await;
     });
 }

@@ -39,6 +39,10 @@ pub(crate) type Answer = Result<PendingOutcome, SessionError>;
 /// it runs nothing of the asker.
 pub(crate) trait Reply {
     /// Hands the answer over, or gives it back where nobody waits for it any more.
+    #[expect(
+        clippy::result_large_err,
+        reason = "an answer that nobody took is moved back, not lost"
+    )]
     fn answer(self, answer: Answer) -> Result<(), Answer>;
 }
 
