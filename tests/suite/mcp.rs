@@ -363,8 +363,10 @@ fn a_cancelled_exec_ends_its_cell() {
     run(async {
         let mut client = Client::before("plain", &[], json!({})).await;
         client.exec("text(1)").await;
-        let endless = json!({"name": "exec", "arguments": {"code": "await new Promise(() => {})"}});
+        let code = "notify('up'); await new Promise(() => {})";
+        let endless = json!({"name": "exec", "arguments": {"code": code}});
         let id = client.begin("tools/call", endless).await;
+        client.notified("notifications/message").await;
         let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
         client.send(&cancel).await;
         // The session has room for no more than one at a time when it has not ended.

@@ -117,16 +117,28 @@ impl Client {
         id
     }
 
+    async fn message(&mut self) -> Value {
+        let line = self.lines.next_line().await.expect("read");
+        serde_json::from_str(&line.expect("a message")).expect("JSON")
+    }
+
+    /// Reads until a notification of this method comes, and no request.
+    pub async fn notified(&mut self, method: &str) {
+        loop {
+            let message = self.message().await;
+            assert!(message.get("id").is_none(), "{message}");
+            let is_awaited = message["method"] == method;
+            self.notifications.push(message);
+            if is_awaited {
+                return;
+            }
+        }
+    }
+
     /// The answer to a request. What the person is asked meanwhile is answered.
     pub async fn answer(&mut self, id: u64) -> Value {
         loop {
-            let line = self
-                .lines
-                .next_line()
-                .await
-                .expect("read")
-                .expect("an answer");
-            let message: Value = serde_json::from_str(&line).expect("JSON");
+            let message = self.message().await;
             match (message.get("method"), message.get("id")) {
                 (Some(_), Some(asked)) => {
                     let asked = asked.clone();
