@@ -114,6 +114,7 @@ impl Step {
                         position: None,
                     },
                 },
+                used: Default::default(),
             },
             Self::Stuck { cell } => FromWorker::Stuck {
                 cell: u64::from(cell % 4),
