@@ -6,10 +6,11 @@ use code_mode_protocol::{Json, ToolAnswer, ToolDefinition, ToolKind, ToolName, T
 use serde_json::{Value, json};
 
 use super::gateway::Settings;
+use super::listing::UpstreamTool;
 use super::names::identifiers;
 use super::policy::Decision;
 use super::texts::{DescribedServer, exec_description};
-use super::upstream::{Status, Upstream, UpstreamTool};
+use super::upstream::{Status, Upstream};
 
 /// The tools at one moment.
 pub(super) struct Catalogue {

@@ -11,7 +11,7 @@ use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use sse_stream::{Sse, SseStream};
 
-use super::upstream::header_map;
+use super::connect::header_map;
 
 /// How long the stream may take to name its second address.
 const ENDPOINT: Duration = Duration::from_secs(10);

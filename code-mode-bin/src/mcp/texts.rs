@@ -196,6 +196,15 @@ fn cut(text: &str, max: usize) -> String {
     }
 }
 
+/// A text of a stranger, at a bearable length.
+pub(super) fn short(text: &str) -> String {
+    const MAX: usize = 300;
+    match text.len() > MAX {
+        true => format!("{}…", &text[..text.floor_char_boundary(MAX)]),
+        false => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,41 +1,28 @@
 //! One server behind this one: kept running, listed, called.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, HeaderValue};
 use rmcp::model::{
-    CallToolRequest, CallToolRequestParams, CancelledNotificationParam, ClientCapabilities,
-    ClientConfig, ClientRequest, CustomResult, ElicitRequestParams, ElicitResult,
-    ElicitationAction, Implementation, InputRequest, InputRequiredResult, InputResponses,
-    ListToolsRequest, PaginatedRequestParams, ProtocolVersion, RequestId, ServerResult,
+    CallToolRequest, CallToolRequestParams, CancelledNotificationParam, ClientRequest,
+    CustomResult, ElicitRequestParams, ElicitResult, ElicitationAction, InputRequest,
+    InputRequiredResult, InputResponses, ProtocolVersion, RequestId, ServerResult,
 };
-use rmcp::service::{
-    ClientInitializeError, ClientLifecycleMode, NotificationContext, Peer, PeerRequestOptions,
-    RequestContext, RunningService, ServiceError, serve_client_with_lifecycle,
-};
-use rmcp::transport::StreamableHttpClientTransport;
-use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
-use rmcp::{ClientHandler, ErrorData, RoleClient};
+use rmcp::service::{Peer, PeerRequestOptions, RunningServiceCancellationToken, ServiceError};
+use rmcp::{ErrorData, RoleClient};
 use serde_json::{Map, Value, json};
-use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{Server, Transport};
-use super::lines::{Lines, MAX_MESSAGE};
-use super::policy::Claims;
+use super::config::Server;
+use super::connect::{Client, Retry, connect, end, ended_how, http_words};
+use super::listing::{UpstreamTool, list};
 use super::secrets::Secrets;
-use super::stdio_server::{Era, Probed, ServerProcess, probe};
-use super::texts::clean_definition;
+use super::stdio_server::ServerProcess;
+use super::texts::short;
 
 /// A call with news may take so long.
 const HARD_CALL_LIMIT: Duration = Duration::from_secs(600);
-/// Pages and tools of one listing, and its time.
-const MAX_PAGES: usize = 100;
-const MAX_TOOLS: usize = 10_000;
-const LISTING: Duration = Duration::from_secs(10);
 /// Lists are asked for no more often.
 const LIST_EVERY: Duration = Duration::from_secs(1);
 /// Rounds of questions that one call may have.
@@ -45,18 +32,6 @@ const LIVED_LONG: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE_NOT_FOUND: Duration = Duration::from_secs(60);
-
-/// A tool as its server lists it.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct UpstreamTool {
-    pub(super) name: String,
-    pub(super) description: String,
-    pub(super) input_schema: Option<Value>,
-    pub(super) output_schema: Option<Value>,
-    pub(super) claims: Claims,
-    /// The whole definition, to offer it directly and to see it change.
-    pub(super) definition: Value,
-}
 
 /// How a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,66 +107,6 @@ struct State {
     timeouts: u32,
 }
 
-/// The client's side of a connection to a server.
-#[derive(Clone)]
-struct Client {
-    name: String,
-    relist: Arc<Notify>,
-    ears: Arc<Ears>,
-}
-
-impl ClientHandler for Client {
-    fn get_info(&self) -> ClientConfig {
-        let mut capabilities = ClientCapabilities::builder().enable_elicitation().build();
-        // Whether a page can be opened is asked when a server wants one.
-        capabilities.elicitation = serde_json::from_value(json!({"form": {}, "url": {}})).ok();
-        let mut config = ClientConfig::new(
-            capabilities,
-            Implementation::new("code-mode", env!("CARGO_PKG_VERSION")),
-        );
-        // A handshake is of the era of sessions.
-        config.protocol_version = ProtocolVersion::V_2025_11_25;
-        config
-    }
-
-    async fn create_elicitation(
-        &self,
-        params: ElicitRequestParams,
-        _: RequestContext<RoleClient>,
-    ) -> Result<ElicitResult, ErrorData> {
-        Ok(self.ears.answers.elicit(&self.name, params).await)
-    }
-
-    async fn on_tool_list_changed(&self, _: NotificationContext<RoleClient>) {
-        self.relist.notify_one();
-    }
-}
-
-type Running = RunningService<RoleClient, Client>;
-
-/// Why a server could not be connected to.
-struct Refused {
-    why: String,
-    /// When to try again; `None`: not by itself.
-    retry: Option<Retry>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Retry {
-    Soon,
-    /// The program may be installed one day.
-    NotFound,
-}
-
-impl Refused {
-    fn soon(why: impl ToString) -> Self {
-        Self {
-            why: why.to_string(),
-            retry: Some(Retry::Soon),
-        }
-    }
-}
-
 impl Upstream {
     pub(super) fn new(config: Server, ears: Arc<Ears>) -> Arc<Self> {
         let status = match &config.unusable {
@@ -244,12 +159,18 @@ impl Upstream {
 
     /// Completes when the server is no longer starting.
     pub(super) async fn started(&self) {
+        self.until(|| (self.status() != Status::Starting).then_some(()))
+            .await;
+    }
+
+    /// Waits until the state gives something.
+    async fn until<T>(&self, look: impl Fn() -> Option<T>) -> T {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.status() != Status::Starting {
-                return;
+            if let Some(found) = look() {
+                return found;
             }
             changed.await;
         }
@@ -307,8 +228,13 @@ impl Upstream {
 
     /// One life of the server. Returns why it ended, and when to try again.
     async fn run_once(&self, shutdown: &CancellationToken) -> (String, Option<Retry>) {
+        let client = Client {
+            name: self.config.name.clone(),
+            relist: self.relist.clone(),
+            ears: self.ears.clone(),
+        };
         let connected = tokio::select! {
-            connected = self.connect() => connected,
+            connected = connect(&self.config, client) => connected,
             () = shutdown.cancelled() => return (String::new(), None),
         };
         let (running, process) = match connected {
@@ -317,7 +243,7 @@ impl Upstream {
         };
         let peer = running.peer().clone();
         let instructions = instructions_of(&peer).map(|text| self.ears.secrets.hide(&text));
-        let tools = match self.list(&peer).await {
+        let tools = match list(&peer, &self.config, &self.ears.secrets).await {
             Ok(tools) => tools,
             Err(why) => {
                 end(running, process).await;
@@ -345,26 +271,18 @@ impl Upstream {
                     return (why, Some(Retry::Soon));
                 }
                 () = shutdown.cancelled() => {
-                    stop.cancel();
-                    let _ = tokio::time::timeout(Duration::from_secs(1), waiting).await;
-                    if let Some(process) = process {
-                        process.end().await;
-                    }
+                    stop_all(stop, waiting.as_mut(), process).await;
                     return (String::new(), None);
                 }
                 () = self.restart.notified() => {
-                    stop.cancel();
-                    let _ = tokio::time::timeout(Duration::from_secs(1), waiting).await;
-                    if let Some(process) = process {
-                        process.end().await;
-                    }
+                    stop_all(stop, waiting.as_mut(), process).await;
                     return ("it did not answer".to_owned(), Some(Retry::Soon));
                 }
                 () = self.relist.notified() => {}
                 Some(()) = listened.recv() => {}
             }
             tokio::time::sleep(LIST_EVERY).await;
-            match self.list(&peer).await {
+            match list(&peer, &self.config, &self.ears.secrets).await {
                 Ok(tools) => self.set(|state| state.tools = Arc::new(tools)),
                 Err(why) => {
                     tracing::warn!(server = %self.config.name, "its tools cannot be listed again: {why}")
@@ -398,174 +316,6 @@ impl Upstream {
             tokio::spawn(async move { tell.closed().await });
         }
         told
-    }
-
-    async fn connect(&self) -> Result<(Running, Option<ServerProcess>), Refused> {
-        let client = Client {
-            name: self.config.name.clone(),
-            relist: self.relist.clone(),
-            ears: self.ears.clone(),
-        };
-        let limit = self.config.startup_timeout;
-        match &self.config.transport {
-            Transport::Stdio { .. } => self.connect_stdio(client, limit).await,
-            Transport::Http { url, headers } => {
-                let transport = http_transport(url, headers).map_err(Refused::soon)?;
-                let lifecycle = ClientLifecycleMode::Auto {
-                    preferred_versions: vec![ProtocolVersion::V_2026_07_28],
-                    legacy_version: Some(ProtocolVersion::V_2025_11_25),
-                };
-                let running = serve_client_with_lifecycle(client, transport, lifecycle);
-                match tokio::time::timeout(limit, running).await {
-                    Ok(Ok(running)) => Ok((running, None)),
-                    Ok(Err(error))
-                        if error.is_authorization_required()
-                            || http_failure(&error).contains("403") =>
-                    {
-                        Err(Refused {
-                            why: format!(
-                                "needs a login: put a token into the headers of {:?}",
-                                self.config.name
-                            ),
-                            retry: None,
-                        })
-                    }
-                    Ok(Err(error)) => Err(Refused::soon(http_failure(&error))),
-                    Err(_) => Err(Refused::soon(format!("no answer within {limit:?}"))),
-                }
-            }
-            Transport::Sse { url, headers } => {
-                let transport = super::sse::connect(url, headers)
-                    .await
-                    .map_err(Refused::soon)?;
-                let running =
-                    serve_client_with_lifecycle(client, transport, ClientLifecycleMode::Initialize);
-                match tokio::time::timeout(limit, running).await {
-                    Ok(Ok(running)) => Ok((running, None)),
-                    Ok(Err(error)) => Err(Refused::soon(http_failure(&error))),
-                    Err(_) => Err(Refused::soon(format!("no answer within {limit:?}"))),
-                }
-            }
-        }
-    }
-
-    /// Starts the program and greets it: in the way it answers a probe, and without one
-    /// where it does not survive that.
-    async fn connect_stdio(
-        &self,
-        client: Client,
-        limit: Duration,
-    ) -> Result<(Running, Option<ServerProcess>), Refused> {
-        let mut way = None;
-        for attempt in 0..3 {
-            let started = ServerProcess::start(&self.config, &self.ears.secrets);
-            let (process, mut stdin, mut stdout) = started.map_err(|error| Refused {
-                why: error.to_string(),
-                retry: Some(match error {
-                    super::stdio_server::StartError::NotFound(_) => Retry::NotFound,
-                    super::stdio_server::StartError::Spawn(_) => Retry::Soon,
-                }),
-            })?;
-            let (era, read_already) = match way {
-                Some(era) => (era, Vec::new()),
-                None => match probe(&mut stdin, &mut stdout).await {
-                    Probed::Speaks(era, read) => (era, read),
-                    Probed::Ended if attempt == 0 => {
-                        way = Some(Era::Legacy);
-                        continue;
-                    }
-                    Probed::Ended => return Err(Refused::soon(ended_how(process).await)),
-                },
-            };
-            let lifecycle = match era {
-                Era::Modern => ClientLifecycleMode::Discover {
-                    preferred_versions: vec![ProtocolVersion::V_2026_07_28],
-                },
-                Era::Legacy => ClientLifecycleMode::Initialize,
-            };
-            let stdout = std::io::Cursor::new(read_already).chain(stdout);
-            let transport = Lines::new(tokio::io::BufReader::new(stdout), stdin);
-            let greeting = serve_client_with_lifecycle(client.clone(), transport, lifecycle);
-            match tokio::time::timeout(limit, greeting).await {
-                Ok(Ok(running)) => return Ok((running, Some(process))),
-                // It has taken the probe for its era after all.
-                Ok(Err(ClientInitializeError::JsonRpcError(error)))
-                    if error.code.0 == -32022 && era == Era::Legacy =>
-                {
-                    way = Some(Era::Modern);
-                }
-                Ok(Err(ClientInitializeError::ConnectionClosed(_)))
-                    if way.is_none() && attempt < 2 =>
-                {
-                    way = Some(Era::Legacy);
-                }
-                Ok(Err(ClientInitializeError::ConnectionClosed(_))) => {
-                    return Err(Refused::soon(ended_how(process).await));
-                }
-                Ok(Err(error)) => {
-                    let why = format!("the greeting failed: {}", short(&error.to_string()));
-                    return Err(Refused::soon(with_last_words(why, &process)));
-                }
-                Err(_) => {
-                    let why = format!("no answer to the greeting within {limit:?}");
-                    return Err(Refused::soon(with_last_words(why, &process)));
-                }
-            }
-        }
-        Err(Refused::soon("no way to greet it was found"))
-    }
-
-    /// Lists the tools; what is malformed is left out.
-    async fn list(&self, peer: &Peer<RoleClient>) -> Result<Vec<UpstreamTool>, String> {
-        let mut tools: Vec<UpstreamTool> = Vec::new();
-        let mut cursor: Option<String> = None;
-        let until = tokio::time::Instant::now() + LISTING;
-        for _ in 0..MAX_PAGES {
-            let params = cursor
-                .clone()
-                .map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
-            let request = ClientRequest::ListToolsRequest(ListToolsRequest {
-                method: Default::default(),
-                params,
-                extensions: Default::default(),
-            });
-            let page = match tokio::time::timeout_at(until, peer.send_request(request)).await {
-                Ok(Ok(page)) => serde_json::to_value(&page).unwrap_or_default(),
-                // It has none.
-                Ok(Err(ServiceError::McpError(error))) if error.code.0 == -32601 => break,
-                Ok(Err(_)) | Err(_) if !tools.is_empty() => break,
-                Ok(Err(error)) => {
-                    return Err(format!(
-                        "its tools cannot be listed: {}",
-                        short(&error.to_string())
-                    ));
-                }
-                Err(_) => return Err("its tools cannot be listed in time".to_owned()),
-            };
-            let listed = page.get("tools").and_then(Value::as_array);
-            for definition in listed.into_iter().flatten() {
-                let mut definition = definition.clone();
-                self.ears.secrets.hide_json(&mut definition);
-                clean_definition(&mut definition);
-                if let Some(tool) = tool_of(&definition)
-                    && self.config.wants(&tool.name)
-                    && !tools.iter().any(|known| known.name == tool.name)
-                {
-                    tools.push(tool);
-                }
-            }
-            let next = page
-                .get("nextCursor")
-                .and_then(Value::as_str)
-                .map(str::to_owned);
-            if next.is_none() || next == cursor || tools.len() >= MAX_TOOLS {
-                break;
-            }
-            cursor = next;
-        }
-        tools.truncate(MAX_TOOLS);
-        tools.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(tools)
     }
 
     /// Calls a tool; `answers` is asked what the server asks. Dropping the future tells the
@@ -628,30 +378,16 @@ impl Upstream {
     /// The connection, once there is one: a call wakes a server that is down, and waits
     /// for it as long as it may take to start.
     async fn ready_peer(&self) -> Option<Peer<RoleClient>> {
-        if let Some(peer) = self.peer()
-            && !peer.is_transport_closed()
-        {
+        let open = || self.peer().filter(|peer| !peer.is_transport_closed());
+        if let Some(peer) = open() {
             return Some(peer);
         }
-        let wait = async {
-            self.wanted.notify_one();
-            loop {
-                let changed = self.changed.notified();
-                tokio::pin!(changed);
-                changed.as_mut().enable();
-                if let Some(peer) = self.peer()
-                    && !peer.is_transport_closed()
-                {
-                    return Some(peer);
-                }
-                if self.config.unusable.is_some() {
-                    return None;
-                }
-                changed.await;
-            }
-        };
+        if self.config.unusable.is_some() {
+            return None;
+        }
+        self.wanted.notify_one();
         let limit = self.config.startup_timeout.min(Duration::from_secs(10));
-        tokio::time::timeout(limit, wait).await.ok().flatten()
+        tokio::time::timeout(limit, self.until(open)).await.ok()
     }
 
     async fn answer(&self, asked: InputRequiredResult, who: &dyn Answers) -> InputResponses {
@@ -698,18 +434,8 @@ impl Upstream {
             }
             ServiceError::TransportClosed | ServiceError::TransportSend(_) => {
                 // The supervisor is about to say why.
-                let _ = tokio::time::timeout(Duration::from_secs(2), async {
-                    while self.peer().is_some() {
-                        let changed = self.changed.notified();
-                        tokio::pin!(changed);
-                        changed.as_mut().enable();
-                        if self.peer().is_none() {
-                            break;
-                        }
-                        changed.await;
-                    }
-                })
-                .await;
+                let gone = self.until(|| self.peer().is_none().then_some(()));
+                let _ = tokio::time::timeout(Duration::from_secs(2), gone).await;
                 let why = self.state().lost.clone();
                 let why = why.unwrap_or_else(|| "the connection was lost".to_owned());
                 CallError::MayHaveRun(format!(
@@ -721,55 +447,6 @@ impl Upstream {
                 short(&self.ears.secrets.hide(&error.to_string()))
             )),
         }
-    }
-}
-
-/// Ends a server that was greeted and is not wanted.
-async fn end(running: Running, process: Option<ServerProcess>) {
-    let _ = running.cancel().await;
-    if let Some(process) = process {
-        process.end().await;
-    }
-}
-
-async fn ended_how(mut process: ServerProcess) -> String {
-    let status = tokio::time::timeout(Duration::from_secs(1), process.ended()).await;
-    let how = match status {
-        Ok(Some(status)) => format!("ended ({status})"),
-        _ => "closed its output".to_owned(),
-    };
-    with_last_words(how, &process)
-}
-
-fn with_last_words(what: String, process: &ServerProcess) -> String {
-    match process.last_words() {
-        words if words.is_empty() => what,
-        words => format!("{what}: {words}"),
-    }
-}
-
-/// A failure of HTTP in words: its status or its kind, never the body a server sent.
-fn http_failure(error: &ClientInitializeError) -> String {
-    http_words(error)
-}
-
-fn http_words(error: &dyn std::fmt::Display) -> String {
-    let text = error.to_string();
-    let status = text
-        .split(|c: char| !c.is_ascii_digit())
-        .find(|digits| digits.len() == 3 && (digits.starts_with('4') || digits.starts_with('5')));
-    match status {
-        Some("401" | "403") => format!(
-            "the server answered with status {}: it needs a login, or another token in its headers",
-            status.unwrap_or_default()
-        ),
-        Some(status) => format!("the server answered with status {status}"),
-        None if text.contains("redirect") => "the server redirects to another origin".to_owned(),
-        None if text.contains("onnect") => "the server cannot be reached".to_owned(),
-        None if text.contains("imed out") || text.contains("timeout") => {
-            "the server does not answer".to_owned()
-        }
-        None => "the server's answer is no message of the protocol".to_owned(),
     }
 }
 
@@ -799,80 +476,21 @@ impl Drop for Cancelling {
     }
 }
 
-/// A text of a stranger, at a bearable length.
-fn short(text: &str) -> String {
-    const MAX: usize = 300;
-    match text.len() > MAX {
-        true => format!("{}…", &text[..text.floor_char_boundary(MAX)]),
-        false => text.to_owned(),
+/// Ends a connection and the program behind it.
+async fn stop_all(
+    stop: RunningServiceCancellationToken,
+    ended: impl Future,
+    process: Option<ServerProcess>,
+) {
+    stop.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
+    if let Some(process) = process {
+        process.end().await;
     }
 }
 
 fn instructions_of(peer: &Peer<RoleClient>) -> Option<String> {
     peer.peer_info()?.instructions.clone()
-}
-
-/// A tool of a listing; `None` where it has no name.
-fn tool_of(definition: &Value) -> Option<UpstreamTool> {
-    let text = |key: &str| definition.get(key).and_then(Value::as_str);
-    let hint = |key: &str| {
-        definition
-            .pointer(&format!("/annotations/{key}"))
-            .and_then(Value::as_bool)
-    };
-    let schema = |key: &str| {
-        definition
-            .get(key)
-            .filter(|schema| schema.is_object())
-            .cloned()
-    };
-    let name = text("name").filter(|name| !name.is_empty() && name.len() <= 512)?;
-    Some(UpstreamTool {
-        name: name.to_owned(),
-        description: text("description")
-            .or(text("title"))
-            .unwrap_or_default()
-            .to_owned(),
-        input_schema: schema("inputSchema"),
-        output_schema: schema("outputSchema"),
-        claims: Claims {
-            read_only: hint("readOnlyHint") == Some(true),
-            destructive: hint("destructiveHint") == Some(true),
-        },
-        definition: definition.clone(),
-    })
-}
-
-fn http_transport(
-    url: &str,
-    headers: &std::collections::BTreeMap<String, String>,
-) -> Result<StreamableHttpClientTransport<reqwest::Client>, String> {
-    let mut config = StreamableHttpClientTransportConfig::with_uri(url)
-        .max_sse_event_size(MAX_MESSAGE)
-        .max_json_response_size(MAX_MESSAGE)
-        .max_concurrent_requests(256)
-        // A call is not sent again on a new session: it may have run.
-        .reinit_on_expired_session(false);
-    config = config.custom_headers(header_map(headers)?);
-    let client = super::sse::http_client()?;
-    Ok(StreamableHttpClientTransport::with_client(client, config))
-}
-
-/// Headers of a configuration.
-pub(super) fn header_map(
-    headers: &std::collections::BTreeMap<String, String>,
-) -> Result<HashMap<HeaderName, HeaderValue>, String> {
-    let mut map = HashMap::new();
-    for (name, value) in headers {
-        let name: HeaderName = name
-            .parse()
-            .map_err(|_| format!("headers: {name:?} is no name of a header"))?;
-        let mut value = HeaderValue::from_str(value)
-            .map_err(|_| format!("headers.{name}: not the value of a header"))?;
-        value.set_sensitive(true);
-        map.insert(name, value);
-    }
-    Ok(map)
 }
 
 /// A number between 0 and 1, so that servers which died together do not come back
