@@ -55,7 +55,7 @@ pub use options::{InMemory, ProviderOptions, Sandbox, WorkerSource};
 pub use process::{ExitReason, SpawnError};
 pub use provider::{Provider, ProviderError};
 pub use trace::{Program, Recorder, TRACE_VERSION, TraceEvent, TraceLine, TracedUse};
-pub use worker::ConnectionError;
+pub use worker::{ConnectionError, WorkerStats};
 
 // What an agent core says and hears.
 pub use code_mode_protocol::{

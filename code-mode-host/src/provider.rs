@@ -16,7 +16,7 @@ use crate::process::SpawnError;
 use crate::session::{HostSession, Settings, Shared};
 use crate::source::Source;
 use crate::spares::Workers;
-use crate::worker::ConnectionError;
+use crate::worker::{ConnectionError, WorkerStats};
 
 /// How long a callback that was cancelled may take to return before its cell's end is
 /// reported without it.
@@ -100,6 +100,11 @@ impl Provider {
         self.workers.clear();
         let shutdowns = sessions.iter().map(Shared::shut_down_and_wait);
         futures::future::join_all(shutdowns).await;
+    }
+
+    /// Figures of the workers now. On Linux it reads a file for each.
+    pub fn workers(&self) -> WorkerStats {
+        self.workers.source().census().stats()
     }
 
     fn sessions(&self) -> MutexGuard<'_, Vec<Weak<Shared>>> {

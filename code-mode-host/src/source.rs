@@ -1,8 +1,8 @@
 //! Where workers come from, and what they must be to be used.
 
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 
 use code_mode_protocol::wire::native::WorkerInfo;
 use interprocess::local_socket::tokio::{Stream, prelude::*};
@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::options::InMemory;
 use crate::process::{self, Child, SpawnError};
 use crate::provider::ProviderError;
-use crate::worker::{Connection, ConnectionError, Worker};
+use crate::worker::{Census, Connection, ConnectionError, Worker};
 use crate::{ProviderOptions, Sandbox, WorkerSource, locate};
 
 /// Starts workers, or connects to them.
@@ -22,6 +22,8 @@ pub(crate) struct Source {
     /// Whether workers try what the sandbox forbids when they are asked to.
     probe: bool,
     warned: Once,
+    /// The workers from here.
+    census: Arc<Census>,
 }
 
 enum From {
@@ -50,11 +52,16 @@ impl Source {
             from,
             probe,
             warned: Once::new(),
+            census: Arc::default(),
         })
     }
 
     pub(crate) fn options(&self) -> &ProviderOptions {
         &self.options
+    }
+
+    pub(crate) fn census(&self) -> &Census {
+        &self.census
     }
 
     /// Whether this gives more than one worker.
@@ -65,7 +72,8 @@ impl Source {
     /// A new worker.
     pub(crate) async fn start(&self) -> Result<Worker, ProviderError> {
         let (connection, child) = self.connect().await?;
-        Ok(Worker::new(connection, child))
+        let counted = self.census.started(child.as_ref().and_then(Child::id));
+        Ok(Worker::new(connection, child, counted))
     }
 
     /// A connection to a new worker that has answered the greeting.

@@ -30,6 +30,10 @@ pub struct ExecuteRequest {
     pub constants: Vec<(String, Json)>,
     /// Where time and randomness come from; default the machine.
     pub determinism: Option<Determinism>,
+    /// The agent's span as a W3C `traceparent`: the log lines of the cell's worker carry
+    /// it, and a remote host's spans descend from it. One of more than
+    /// [`MAX_TRACEPARENT`](Self::MAX_TRACEPARENT) bytes is left out. Default none.
+    pub traceparent: Option<String>,
     /// Cancelled by the caller to end this request's observation with what there
     /// is. It never touches the cell.
     pub yield_now: CancellationToken,
@@ -39,6 +43,9 @@ pub struct ExecuteRequest {
 }
 
 impl ExecuteRequest {
+    /// The longest `traceparent` that is passed on, in bytes.
+    pub const MAX_TRACEPARENT: usize = 256;
+
     /// A request to run `source` with no tools and every default.
     pub fn new(tool_call_id: impl Into<String>, source: impl Into<String>) -> Self {
         Self {
@@ -49,6 +56,7 @@ impl ExecuteRequest {
             max_output_tokens: None,
             constants: Vec::new(),
             determinism: None,
+            traceparent: None,
             yield_now: CancellationToken::new(),
             parent: None,
         }
@@ -86,6 +94,13 @@ impl ExecuteRequest {
     #[must_use]
     pub fn determinism(mut self, determinism: Determinism) -> Self {
         self.determinism = Some(determinism);
+        self
+    }
+
+    /// Sets the span that the cell descends from, as a W3C `traceparent`.
+    #[must_use]
+    pub fn traceparent(mut self, traceparent: Option<String>) -> Self {
+        self.traceparent = traceparent;
         self
     }
 

@@ -316,3 +316,29 @@ fn a_worker_dies_with_its_provider_even_without_a_sandbox() {
         }
     });
 }
+
+#[test]
+fn the_provider_counts_its_workers_and_what_became_of_them() {
+    if !alone("crashes::the_provider_counts_its_workers_and_what_became_of_them") {
+        return;
+    }
+    run(async {
+        let (provider, session, workers) = session_alone(Arc::default()).await;
+        exec(&*session, "text(1)").await;
+        let before = provider.workers();
+        assert_eq!((before.serving, before.spare, before.started), (1, 0, 1));
+        assert_eq!((before.lost, before.restarted), (0, 0));
+        assert!(before.resident_bytes > 1 << 20, "{before:?}");
+        for worker in workers.now() {
+            kill(worker);
+        }
+        exec_past_loss(&*session, "text(2)").await;
+        let after = provider.workers();
+        assert_eq!((after.serving, after.started), (1, 2));
+        assert_eq!((after.lost, after.restarted), (1, 1));
+        session.shutdown().await;
+        let end = provider.workers();
+        assert_eq!((end.serving, end.lost, end.resident_bytes), (0, 1, 0));
+        provider.shutdown().await;
+    });
+}

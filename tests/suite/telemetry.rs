@@ -148,6 +148,7 @@ struct Spans(Arc<Mutex<Vec<Span>>>);
 #[derive(Clone, Debug, Default)]
 struct Span {
     name: &'static str,
+    target: String,
     parent: Option<u64>,
     fields: Vec<(String, String)>,
 }
@@ -172,13 +173,14 @@ thread_local! {
 
 impl Subscriber for Spans {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_span() && metadata.target().starts_with("code_mode_host")
+        metadata.is_span() && metadata.target().starts_with("code_mode")
             || metadata.target() == "test"
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
         let mut span = Span {
             name: attributes.metadata().name(),
+            target: attributes.metadata().target().to_owned(),
             parent: match attributes.parent() {
                 Some(parent) => Some(parent.into_u64()),
                 None if attributes.is_contextual() => {
@@ -217,6 +219,8 @@ impl Subscriber for Spans {
     }
 }
 
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 #[test]
 fn every_request_call_and_notification_has_its_span() {
     let spans = Spans::default();
@@ -233,7 +237,8 @@ fn every_request_call_and_notification_has_its_span() {
             .await
             .expect("a session");
         let turn = tracing::info_span!(target: "test", "turn");
-        let execute = session.execute(request("await tools.echo('x'); notify('n')"));
+        let traced = request("await tools.echo('x'); notify('n')");
+        let execute = session.execute(traced.traceparent(Some(TRACEPARENT.to_owned())));
         let started = tracing::Instrument::instrument(execute, turn)
             .await
             .expect("admitted");
@@ -274,9 +279,13 @@ fn every_request_call_and_notification_has_its_span() {
     assert_eq!(find("terminate").field("outcome"), Some("terminated"));
     assert_eq!(parent(find("shutdown")), "session");
     assert_eq!(parent(find("worker")), "session");
+    assert_eq!(find("worker").field("outcome"), Some("shut_down"));
+    // The worker's own span, on the other side of the native wire.
+    assert_eq!(find("cell").field("traceparent"), Some(TRACEPARENT));
     let session = find("session").field("session").expect("an id");
     assert_eq!(session.len(), 32);
-    for span in spans.iter().filter(|span| span.name != "turn") {
+    let of_host = |span: &&Span| span.target.starts_with("code_mode_host");
+    for span in spans.iter().filter(of_host) {
         assert_eq!(span.field("session"), Some(session), "{}", span.name);
         for (_, value) in &span.fields {
             assert!(!value.contains("await"), "nothing of a program: {value}");

@@ -120,6 +120,9 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 /// dropped, on a way that nobody thought of too, it is killed and waited for.
 struct Process {
     pidfd: Arc<OwnedFd>,
+    /// What this program calls it. It may be another's once this one was waited for, so
+    /// nothing is done to it by this.
+    id: u32,
     /// Removed once the process is gone.
     group: Option<Group>,
 }
@@ -161,6 +164,11 @@ impl Child {
         Ok(Self {
             process: Some(process),
         })
+    }
+
+    /// What this program calls the process, while it has not been waited for.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.get_ref().id)
     }
 
     /// Ends the process at once.
@@ -362,6 +370,7 @@ fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
         }
         Err(_) => {
             let mut process = Process {
+                id: u32::try_from(pid).unwrap_or_default(),
                 pidfd: Arc::new(pidfd),
                 group: None,
             };

@@ -42,6 +42,11 @@ pub(crate) struct Child {
 }
 
 impl Child {
+    /// What the system calls it.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Ends the process.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.start_kill();

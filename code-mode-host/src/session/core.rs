@@ -126,6 +126,13 @@ pub(crate) struct Admitted {
     pub(crate) token: CancellationToken,
 }
 
+/// What a worker is to the session it was given to.
+pub(crate) struct Attached {
+    pub(crate) number: u64,
+    /// Why the worker was lost whose place it takes, if there was one.
+    pub(crate) replaces: Option<String>,
+}
+
 /// The worker that runs the session's cells.
 pub(super) struct Worker<W> {
     pub(super) number: u64,
@@ -144,6 +151,8 @@ pub(crate) struct Core<P: Ports> {
     token: CancellationToken,
     pub(super) worker: Option<Worker<P::Worker>>,
     pub(super) last_worker: u64,
+    /// Why the last worker was lost, until another takes its place.
+    pub(super) lost: Option<String>,
     last_cell: u64,
     last_observer: u64,
     pub(super) cells: BTreeMap<u64, Cell<P::Reply>>,
@@ -174,6 +183,7 @@ impl<P: Ports> Core<P> {
             token,
             worker: None,
             last_worker: 0,
+            lost: None,
             last_cell: 0,
             last_observer: 0,
             cells: BTreeMap::new(),
@@ -390,6 +400,9 @@ impl<P: Ports> Core<P> {
                     .map(|(name, json)| (name, json.into_string()))
                     .collect(),
                 determinism: request.determinism,
+                traceparent: request
+                    .traceparent
+                    .filter(|text| text.len() <= ExecuteRequest::MAX_TRACEPARENT),
             },
         ));
         let cell_id = CellId::nth(number);

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::callbacks;
-use super::core::{Answer, Core, Effect, Ports, Reply, Settings};
+use super::core::{Answer, Attached, Core, Effect, Ports, Reply, Settings};
 use super::inputs::Inputs;
 use super::said::{Said, Violation};
 use super::spans::Spans;
@@ -230,11 +230,17 @@ impl Shared {
         let way = worker.incarnation.clone();
         let limits = self.look(|core| core.limits().clone());
         worker.expect_messages_within(&limits);
-        let number = self.event(|core, now| core.attach(way, now));
-        if let Some(number) = number {
-            let supervisor = supervise(self.clone(), number, worker);
+        let attached = self.event(|core, now| core.attach(way, now));
+        if let Some(Attached { number, replaces }) = attached {
+            worker.counted.serves(replaces.is_some());
             let span = self.spans.worker(number);
-            tracing::debug!(parent: &span, "a worker serves the session");
+            match replaces {
+                None => tracing::info!(parent: &span, "a worker serves the session"),
+                Some(why) => {
+                    tracing::info!(parent: &span, "a worker takes the place of one that was lost: {why}");
+                }
+            }
+            let supervisor = supervise(self.clone(), number, worker);
             let supervisor = supervisor.instrument(span);
             self.tasks.spawn_on(supervisor, &self.runtime);
         }

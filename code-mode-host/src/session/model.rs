@@ -17,7 +17,7 @@ use code_mode_protocol::{
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
-use super::core::{Answer, Core, Effect, Execute, NotAdmitted, Ports, Reply, Settings};
+use super::core::{Answer, Attached, Core, Effect, Execute, NotAdmitted, Ports, Reply, Settings};
 use super::said::Said;
 
 const LIVE_CELLS: usize = 6;
@@ -251,7 +251,7 @@ impl World {
     fn attach(&mut self) {
         self.last_worker += 1;
         let name = self.last_worker;
-        if let Some(number) = self.core.attach(name, self.now) {
+        if let Some(Attached { number, .. }) = self.core.attach(name, self.now) {
             self.worker = Some((name, number));
         }
         self.run_effects();

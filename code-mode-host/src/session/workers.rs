@@ -6,12 +6,12 @@ use code_mode_protocol::wire::native::ToWorker;
 use code_mode_protocol::{CellId, CellOutcome};
 
 use super::cell::{Cell, End, StopReason, Stopping};
-use super::core::{Core, Effect, Ports, Worker};
+use super::core::{Attached, Core, Effect, Ports, Worker};
 
 impl<P: Ports> Core<P> {
-    /// A worker is ready for the session: its number, or `None` where it is not
+    /// A worker is ready for the session; `None` where it is not
     /// wanted any more.
-    pub(crate) fn attach(&mut self, way: P::Worker, now: Instant) -> Option<u64> {
+    pub(crate) fn attach(&mut self, way: P::Worker, now: Instant) -> Option<Attached> {
         if self.shutting_down || self.worker.is_some() {
             return None;
         }
@@ -33,7 +33,10 @@ impl<P: Ports> Core<P> {
         if let Some(at) = idle_by {
             self.idle_due_at(at);
         }
-        Some(number)
+        Some(Attached {
+            number,
+            replaces: self.lost.take(),
+        })
     }
 
     /// Whether this is the worker that runs the session's cells.
@@ -81,6 +84,7 @@ impl<P: Ports> Core<P> {
             let deaths = self.backoff.died(now);
             let pause = self.backoff.pause();
             tracing::warn!(deaths, "worker lost: {why}");
+            self.lost = Some(why.clone());
             if pause.is_zero() {
                 why
             } else {
@@ -117,6 +121,7 @@ impl<P: Ports> Core<P> {
         };
         tracing::warn!(cell = %culprit, "a cell does not stop; its worker is ended");
         self.backoff.died(now);
+        self.lost = Some(format!("exec cell {culprit} did not stop after {what}"));
         self.push(Effect::Kill(way));
         self.js_ended(number, kind, now);
         self.lose(

@@ -6,8 +6,8 @@ use code_mode_protocol::wire::outbound::{Outbound, OutboundTask};
 use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
 use tokio_util::sync::CancellationToken;
 
-use super::Connection;
 use super::connection::Receive;
+use super::{Connection, Counted};
 use crate::process::Child;
 
 /// Bytes waiting for a worker, past which answers of tools wait too.
@@ -73,15 +73,17 @@ pub(crate) struct Worker {
     pub(super) writing: OutboundTask,
     /// `None` where it is no process of this program's.
     pub(crate) child: Option<Child>,
+    pub(crate) counted: Counted,
 }
 
 impl Worker {
-    pub(crate) fn new(connection: Connection, child: Option<Child>) -> Self {
+    pub(crate) fn new(connection: Connection, child: Option<Child>, counted: Counted) -> Self {
         Self {
             incarnation: Incarnation::new(connection.outbound),
             inbound: connection.inbound,
             writing: connection.writing,
             child,
+            counted,
         }
     }
 

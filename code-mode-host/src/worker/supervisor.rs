@@ -7,7 +7,7 @@ use std::time::Duration;
 use code_mode_protocol::wire::frame::FrameError;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Worker;
+use super::{Counted, Worker};
 use crate::process::Child;
 use crate::session::{Said, Shared};
 
@@ -41,11 +41,13 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker)
         mut inbound,
         mut writing,
         child,
+        counted,
     } = worker;
     let mut lost = Lost {
         session: session.clone(),
         number,
         why: Some("the program that served it failed".to_owned()),
+        counted,
     };
     let ended = {
         let mut killed = pin!(incarnation.killed());
@@ -103,10 +105,19 @@ struct Lost {
     session: Arc<Shared>,
     number: u64,
     why: Option<String>,
+    counted: Counted,
 }
 
 impl Drop for Lost {
     fn drop(&mut self) {
+        let outcome = match self.why {
+            Some(_) => "lost",
+            None => "shut_down",
+        };
+        tracing::Span::current().record("outcome", outcome);
+        if self.why.is_some() {
+            self.counted.lost();
+        }
         self.session.worker_lost(self.number, self.why.take());
     }
 }

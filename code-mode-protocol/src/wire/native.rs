@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The version of the wire this crate speaks.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// What both sides can do beyond the requests of [`VERSION`]. There is none yet; a
 /// capability that the other side requires and this list lacks ends the handshake.
@@ -88,6 +88,8 @@ pub enum ToWorker {
         constants: Vec<(String, String)>,
         /// As [`ExecuteRequest::determinism`](field@crate::ExecuteRequest::determinism).
         determinism: Option<Determinism>,
+        /// As [`ExecuteRequest::traceparent`](field@crate::ExecuteRequest::traceparent).
+        traceparent: Option<String>,
     },
     /// Observes a cell: its next yield, or that it is frozen, is reported.
     Observe {

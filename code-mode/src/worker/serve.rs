@@ -10,6 +10,7 @@ use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Session;
+use super::session::Program;
 use crate::Engine;
 use crate::cell::{Command, Stop};
 use crate::tools::ToolTable;
@@ -249,14 +250,21 @@ impl<A: Surroundings> Server<A> {
                 to_pending,
                 constants,
                 determinism,
+                traceparent,
             } => {
                 if tools != self.tools.0 {
                     let unknown = "an execute with tools that were not defined";
                     return Err(ServeError::Protocol(unknown));
                 }
-                let table = self.tools.1.clone();
-                self.session()?
-                    .execute(cell, source, (table, constants, determinism), to_pending);
+                let program = Program {
+                    source,
+                    tools: self.tools.1.clone(),
+                    constants,
+                    determinism,
+                    to_pending,
+                    traceparent,
+                };
+                self.session()?.execute(cell, program);
             }
             ToWorker::Observe {
                 cell,

@@ -15,6 +15,17 @@ use crate::shapes::Shapes;
 use crate::tools::ToolTable;
 use crate::{Engine, StoredValues};
 
+/// What a cell is to run, and with what.
+pub(crate) struct Program {
+    pub(crate) source: String,
+    pub(crate) tools: Arc<ToolTable>,
+    pub(crate) constants: Vec<(String, String)>,
+    pub(crate) determinism: Option<Determinism>,
+    pub(crate) to_pending: bool,
+    /// The agent's span, for the log.
+    pub(crate) traceparent: Option<String>,
+}
+
 /// The cells of a session, and the values they start from.
 ///
 /// What a session may do is the host's to decide. This registry only finds a cell's
@@ -77,17 +88,7 @@ impl Session {
     }
 
     /// Runs a cell.
-    pub(crate) fn execute(
-        self: &Arc<Self>,
-        number: u64,
-        source: String,
-        (tools, constants, determinism): (
-            Arc<ToolTable>,
-            Vec<(String, String)>,
-            Option<Determinism>,
-        ),
-        to_pending: bool,
-    ) {
+    pub(crate) fn execute(self: &Arc<Self>, number: u64, program: Program) {
         let (commands, mailbox) = mpsc::channel();
         let shared = CellShared::new(
             number,
@@ -98,15 +99,20 @@ impl Session {
         );
         self.cells().insert(number, shared.clone());
         let job = Job {
-            source,
-            tools,
-            constants,
-            determinism,
+            source: program.source,
+            tools: program.tools,
+            constants: program.constants,
+            determinism: program.determinism,
             guided: self.guided.clone(),
             stored: self.stored().clone(),
             commands: mailbox,
-            to_pending,
-            span: tracing::info_span!(parent: &self.span, "cell", cell = number),
+            to_pending: program.to_pending,
+            span: tracing::info_span!(
+                parent: &self.span,
+                "cell",
+                cell = number,
+                traceparent = program.traceparent,
+            ),
             end: EndOfJob::new(self.clone(), shared.clone()),
             shared,
         };
