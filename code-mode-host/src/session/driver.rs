@@ -240,7 +240,7 @@ impl Shared {
                     tracing::info!(parent: &span, "a worker takes the place of one that was lost: {why}");
                 }
             }
-            let supervisor = supervise(self.clone(), number, worker);
+            let supervisor = supervise(self.clone(), number, worker, span.clone());
             let supervisor = supervisor.instrument(span);
             self.tasks.spawn_on(supervisor, &self.runtime);
         }

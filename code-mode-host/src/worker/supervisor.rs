@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use code_mode_protocol::wire::frame::FrameError;
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::Span;
 
 use super::{Counted, Worker};
 use crate::process::Child;
@@ -35,7 +36,7 @@ enum Ended {
 
 /// Carries what a worker says to its session, until the worker ends; then answers
 /// for it.
-pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker) {
+pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker, span: Span) {
     let Worker {
         incarnation,
         mut inbound,
@@ -48,6 +49,7 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker)
         number,
         why: Some("the program that served it failed".to_owned()),
         counted,
+        span,
     };
     let ended = {
         let mut killed = pin!(incarnation.killed());
@@ -106,6 +108,8 @@ struct Lost {
     number: u64,
     why: Option<String>,
     counted: Counted,
+    /// The worker's.
+    span: Span,
 }
 
 impl Drop for Lost {
@@ -114,7 +118,7 @@ impl Drop for Lost {
             Some(_) => "lost",
             None => "shut_down",
         };
-        tracing::Span::current().record("outcome", outcome);
+        self.span.record("outcome", outcome);
         if self.why.is_some() {
             self.counted.lost();
         }
