@@ -14,6 +14,8 @@ mod grpc;
 mod interrupts;
 mod large_buffers;
 mod mcp;
+#[cfg(unix)]
+mod private_socket;
 mod processes;
 mod replay;
 mod run;
@@ -52,6 +54,11 @@ trait Arguments: FromArgMatches {
     fn telemetry(&self) -> Option<&telemetry::TelemetryArgs> {
         None
     }
+
+    /// What it wants of them besides.
+    fn wanted(&self) -> telemetry::Wanted {
+        telemetry::Wanted::default()
+    }
 }
 
 impl Arguments for timeline::Args {}
@@ -67,10 +74,25 @@ impl Arguments for serve::Args {
     fn telemetry(&self) -> Option<&telemetry::TelemetryArgs> {
         Some(&self.telemetry)
     }
+
+    fn wanted(&self) -> telemetry::Wanted {
+        telemetry::Wanted {
+            metrics_page: self.has_metrics_page(),
+            is_host: true,
+            serves: true,
+        }
+    }
 }
 impl Arguments for mcp::Args {
     fn telemetry(&self) -> Option<&telemetry::TelemetryArgs> {
         Some(&self.telemetry)
+    }
+
+    fn wanted(&self) -> telemetry::Wanted {
+        telemetry::Wanted {
+            serves: true,
+            ..Default::default()
+        }
     }
 }
 
@@ -158,7 +180,7 @@ fn start<A: Arguments>(
             telemetry::log_only();
             None
         }
-        Some(wanted) => match wanted.begin() {
+        Some(asked) => match asked.begin(arguments.wanted()) {
             Ok(telemetry) => Some(telemetry),
             Err(error) => {
                 eprintln!("code-mode: {error}");

@@ -5,20 +5,30 @@ use std::process::ExitCode;
 use code_mode_host::Provider;
 
 use crate::args::RuntimeArgs;
-use crate::telemetry::TelemetryArgs;
+use crate::telemetry::{TelemetryArgs, watched};
 use crate::{grpc, stdio};
 
 /// The options of `code-mode serve`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Which wire, and where: `stdio` or `stdio://`; `grpc+stdio://`, gRPC on standard
-    /// input and output; `grpc://IP:PORT`, gRPC on a loopback address
+    /// input and output; `grpc://IP:PORT`, gRPC on an address of this machine; `unix:PATH`,
+    /// gRPC on a socket that this user's programs reach
     #[arg(long, value_name = "ADDRESS", default_value = "stdio")]
     listen: String,
+    #[command(flatten)]
+    host: grpc::HostArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
     #[command(flatten)]
     pub(crate) telemetry: TelemetryArgs,
+}
+
+impl Args {
+    /// Whether somebody may ask for its metrics.
+    pub(crate) fn has_metrics_page(&self) -> bool {
+        self.host.ops_listen.is_some()
+    }
 }
 
 /// Exit status where the connection broke the protocol or the runtime failed.
@@ -37,6 +47,11 @@ pub(crate) fn main(args: Args) -> ExitCode {
         Ok(grpc) => grpc,
         Err(error) => return failed(&error),
     };
+    if grpc.is_none()
+        && let Err(error) = args.host.without_grpc()
+    {
+        return failed(&error);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -46,10 +61,15 @@ pub(crate) fn main(args: Args) -> ExitCode {
     };
     let served = runtime.block_on(async {
         // Its first worker starts now, while the client says hello.
-        let provider = Provider::new(args.runtime.provider_options())?;
+        let options = args.runtime.provider_options();
+        let startup = tracing::info_span!("code_mode_host.startup");
+        let provider = startup.in_scope(|| Provider::new(options))?;
+        let provider = watched(provider);
+        // Its parent is nobody's: what a client asks for is of the client's trace.
+        let _run_main = tracing::info_span!("code_mode_host.run_main");
         let limits = args.runtime.limits.limits();
         match grpc {
-            Some(address) => Ok(grpc::serve(address, provider, limits).await?),
+            Some(address) => Ok(grpc::serve(address, provider, limits, args.host).await?),
             None => stdio::serve(provider, limits).await,
         }
     });

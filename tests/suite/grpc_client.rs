@@ -59,18 +59,19 @@ impl Host {
 
     /// On a port of this machine.
     pub async fn tcp() -> Self {
-        let mut command = Command::new(program());
-        command.arg("serve");
-        let mut child = start(command, "grpc://127.0.0.1:0");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        let line = output.lines().next_line().await.expect("text");
-        let address = line.expect("it says where it listens");
+        Self::tcp_with(&[]).await
+    }
+
+    /// On a port of this machine, with further options.
+    pub async fn tcp_with(options: &[&str]) -> Self {
+        let (child, address) = listening("grpc://127.0.0.1:0", options).await;
         let channel = Endpoint::from_shared(address.clone()).expect("a URL");
         let channel = channel.connect().await.expect("connected");
         Self::new(child, channel, Some(address))
     }
 
-    fn new(child: Child, channel: Channel, address: Option<String>) -> Self {
+    /// A host and a connection to it.
+    pub fn new(child: Child, channel: Channel, address: Option<String>) -> Self {
         let client = CodeModeHostClient::new(channel)
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
@@ -103,6 +104,16 @@ impl Host {
         drop(client);
         child.wait().await.expect("it ends")
     }
+}
+
+/// The program, listening at an address; what it prints of the one that it really is.
+pub async fn listening(listen: &str, options: &[&str]) -> (Child, String) {
+    let mut command = Command::new(program());
+    command.arg("serve").args(options);
+    let mut child = start(command, listen);
+    let output = BufReader::new(child.stdout.take().expect("piped"));
+    let line = output.lines().next_line().await.expect("text");
+    (child, line.expect("it says where it listens"))
 }
 
 fn start(mut command: Command, listen: &str) -> Child {

@@ -51,7 +51,7 @@ fn a_signal_ends_streams_and_cells_and_the_program_well() {
 
     run(async {
         for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-            let mut host = Host::tcp().await;
+            let mut host = Host::tcp_with(&["--drain-time-ms", "0"]).await;
             let mut session = opened(&mut host).await;
             let mut busy = session.execute("e", "while (true) {}").await;
             let id = host.child.id().and_then(|id| i32::try_from(id).ok());
@@ -445,7 +445,10 @@ fn an_address_that_cannot_be_listened_on_is_said_and_ends_with_1() {
             "grpc://localhost:1",
             "invalid gRPC --listen URL `grpc://localhost:1`",
         ),
-        ("grpc://0.0.0.0:0", "is not a loopback address"),
+        (
+            "grpc://0.0.0.0:0",
+            "others than this machine can reach this address",
+        ),
         ("http://x", "unsupported --listen URL `http://x`"),
         (&taken, "failed to bind code-mode gRPC host to 127.0.0.1:"),
     ] {

@@ -13,6 +13,7 @@ mod delegates;
 mod environments;
 mod faults;
 mod grpc_client;
+mod grpc_host;
 mod grpc_wire;
 mod hostile_worker;
 mod idle;

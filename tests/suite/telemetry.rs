@@ -11,6 +11,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 use crate::grpc_client::{Host, next, outcome, started};
+use crate::stdio_client::Client;
 use crate::support::{Agent, program, provider_in_process, request, runtime};
 
 /// Takes the bodies of requests until nobody holds the other end.
@@ -139,6 +140,127 @@ fn over_grpc_an_execute_and_its_calls_are_of_the_clients_trace() {
             .collect();
         assert!(sent.contains(trace) && sent.contains("code_mode_host.grpc.execute"));
     });
+}
+
+#[test]
+fn over_grpc_and_over_stdio_the_spans_have_the_names_of_the_codex_host() {
+    let (url, told) = collector();
+    let traces = format!("{url}/v1/traces");
+    let all = || -> String {
+        let bodies = told.try_iter().map(|(_, body)| body);
+        bodies
+            .map(|body| String::from_utf8_lossy(&body).into_owned())
+            .collect()
+    };
+    runtime().block_on(async {
+        let mut command = tokio::process::Command::new(program());
+        command.args(["serve", "--otel-trace-exporter", &traces]);
+        let mut host = Host::stdio_of(command).await;
+        let session = host.open(Default::default()).await;
+        let mut calls = session.subscribe(&[]).await;
+        let mut cell = session.execute("e", "await tools.echo({})").await;
+        let call = next(&mut calls).await;
+        session
+            .complete(&call.invocation_id, Ok("1".to_owned()))
+            .await;
+        outcome(&mut cell).await;
+        session.wait("w", "1", 0).await.expect("answered");
+        session.close().await;
+        drop((session, calls, cell));
+        assert!(host.gone().await.success());
+    });
+    let sent = all();
+    for name in [
+        "code_mode_host.startup",
+        "code_mode_host.run_main",
+        "code_mode_host.grpc.open_session",
+        "code_mode_host.grpc.execute",
+        "code_mode_host.grpc.wait",
+        "code_mode_host.grpc.close_session",
+        "code_mode.runtime.invoke_tool",
+        "session.id",
+        "execution.id",
+        "cell.id",
+        "wait.id",
+        "runtime_tool_call_id",
+        "tool_name",
+    ] {
+        assert!(sent.contains(&format!("\"{name}\"")), "{name}: {sent}");
+    }
+    runtime().block_on(async {
+        let options = ["serve", "--otel-trace-exporter", &traces];
+        let mut client = Client::start(&options);
+        client.hello(&[], &[]).await;
+        client.open("s").await;
+        client.end_of_input().await;
+        assert!(client.exit().await.success());
+    });
+    let sent = all();
+    for name in ["code_mode_host.request", "request.kind", "session/open"] {
+        assert!(sent.contains(&format!("\"{name}\"")), "{name}: {sent}");
+    }
+}
+
+#[test]
+fn who_connects_a_websocket_gets_the_traces_and_no_page_in_a_browser_does() {
+    use futures::StreamExt;
+    use std::io::{BufRead, BufReader};
+    use tokio_tungstenite::connect_async;
+    use tokio_tungstenite::tungstenite::Error;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+    let mut child = Command::new(program())
+        .args(["run", "--otel-trace-listen", "ws://127.0.0.1:0", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut said = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let said = said.next().expect("a line").expect("text");
+    let address = said.strip_prefix("traces at ").expect("an address");
+    runtime().block_on(async {
+        let status = |answer| match answer {
+            Err(Error::Http(response)) => response.status().as_u16(),
+            other => panic!("let in: {other:?}"),
+        };
+        let mut page = address.into_client_request().expect("a URL");
+        let origin = "http://evil.example".parse().expect("text");
+        page.headers_mut().insert("origin", origin);
+        assert_eq!(status(connect_async(page).await), 403);
+        let elsewhere = connect_async(format!("{address}/x")).await;
+        assert_eq!(status(elsewhere), 404);
+        let (mut listener, _) = connect_async(address).await.expect("let in");
+        let mut input = child.stdin.take().expect("piped");
+        input.write_all(b"text('a secret word')").expect("written");
+        drop(input);
+        let mut sent = String::new();
+        while !sent.contains("\"exec\"") {
+            let message = listener.next().await.expect("a batch").expect("a message");
+            assert!(message.is_binary());
+            sent += &String::from_utf8_lossy(&message.into_data());
+        }
+        assert!(sent.contains("resourceSpans") && !sent.contains("secret word"));
+    });
+    assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
+fn traces_go_to_one_place_of_this_machine() {
+    let both = [
+        "--otel-trace-listen",
+        "ws://127.0.0.1:0",
+        "--otel-trace-exporter",
+        "http://127.0.0.1:1",
+    ];
+    for options in [&both[..], &["--otel-trace-listen", "ws://0.0.0.0:1"]] {
+        let output = Command::new(program())
+            .arg("serve")
+            .args(options)
+            .output()
+            .expect("it starts");
+        assert_eq!(output.status.code(), Some(2));
+    }
 }
 
 /// Spans by name, with their fields as text, and their parents.

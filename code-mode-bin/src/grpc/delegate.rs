@@ -59,6 +59,13 @@ impl Session {
     ) -> Result<Json, String> {
         // What this program calls the execute's tool call is the execution's id.
         let execution = self.execution(&call.tool_call_id).ok_or(CANCELLED)?;
+        // The wire's name for it, below the span of the call.
+        let span = tracing::info_span!(
+            "code_mode.runtime.invoke_tool",
+            "cell.id" = %call.cell_id,
+            runtime_tool_call_id = %call.runtime_tool_call_id,
+            tool_name = %call.tool_name.name,
+        );
         let mut message = wire::ToolCall {
             session_id: self.id.to_string(),
             execution_id: execution.id.clone(),
@@ -76,7 +83,7 @@ impl Session {
             .into(),
             input_json: call.input.map(|input| input.into_string().into_bytes()),
             sequence: u64::MAX,
-            traceparent: crate::telemetry::traceparent(),
+            traceparent: span.in_scope(crate::telemetry::traceparent),
         };
         let bytes = message.encoded_len();
         if bytes > MAX_MESSAGE {

@@ -1,19 +1,26 @@
-//! `code-mode serve --listen grpc+stdio://` and `grpc://IP:PORT`: the gRPC wire.
+//! `code-mode serve --listen grpc+stdio://`, `grpc://IP:PORT` and `unix:PATH`: the gRPC wire.
 //!
 //! An adapter over the provider, like the stdio wire: it has rules of its own for
 //! messages, ids and subscriptions, and none for cells.
 
+mod accept;
+mod address;
 mod check;
 mod delegate;
+mod front;
+mod guard;
 mod listen;
 mod metrics;
 mod observations;
+mod ops;
 mod outcome;
 mod service;
 mod session;
+mod standard;
 mod subscriptions;
 
-pub(crate) use listen::{Address, serve};
+pub(crate) use address::Address;
+pub(crate) use listen::{HostArgs, serve};
 
 /// The messages and the service, as `proto/code_mode.proto` defines them.
 #[allow(

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ use super::wire::wait_response::State as WaitState;
 use super::{check, metrics, wire};
 use crate::bounded::Bounding;
 use crate::session_limits::session_limits;
-use crate::telemetry::{self, metered};
+use crate::telemetry::{self, gauge, metered};
 use tracing::Instrument;
 
 /// Callbacks without an answer: of a session by default, and the most of a session and
@@ -51,7 +52,10 @@ pub(super) struct Host {
 }
 
 struct Shared {
-    provider: Provider,
+    session_places: Arc<Semaphore>,
+    /// No new sessions and cells are taken.
+    is_draining: Arc<AtomicBool>,
+    provider: Arc<Provider>,
     limits: Limits,
     sessions: Mutex<HashMap<Uuid, Arc<Session>>>,
     capacity: Arc<Semaphore>,
@@ -85,9 +89,11 @@ impl Shared {
 }
 
 impl Host {
-    pub(super) fn new(provider: Provider, limits: Limits) -> Self {
-        Self {
+    pub(super) fn new(provider: Arc<Provider>, limits: Limits, max_sessions: usize) -> Self {
+        let host = Self {
             shared: Arc::new(Shared {
+                session_places: Arc::new(Semaphore::new(max_sessions)),
+                is_draining: Arc::default(),
                 provider,
                 limits,
                 sessions: Mutex::default(),
@@ -96,6 +102,32 @@ impl Host {
                 token: CancellationToken::new(),
                 tasks: TaskTracker::new(),
             }),
+        };
+        let shared = Arc::downgrade(&host.shared);
+        gauge(
+            "code_mode.session.live",
+            "{session}",
+            "Sessions of the gRPC wire",
+            move || Some(shared.upgrade()?.sessions().len() as u64),
+        );
+        host
+    }
+
+    /// Whether new sessions and cells are refused, to be set by who drains the host.
+    pub(super) fn is_draining(&self) -> Arc<AtomicBool> {
+        self.shared.is_draining.clone()
+    }
+
+    /// Completes when no cell is left.
+    pub(super) async fn without_cells(&self) {
+        const ALL: u32 = MAX_ACTIVE_CELLS as u32;
+        let _ = self.shared.active_cells.acquire_many(ALL).await;
+    }
+
+    fn takes_more(&self) -> Result<(), Status> {
+        match self.shared.is_draining.load(Ordering::Relaxed) {
+            true => Err(Status::unavailable("code-mode host is draining")),
+            false => Ok(()),
         }
     }
 
@@ -134,6 +166,12 @@ fn status(error: SessionError) -> Status {
         SessionError::ShuttingDown => Status::cancelled("code-mode session is closing"),
         _ => Status::unavailable(text),
     }
+}
+
+/// The client's span, as it says in its metadata.
+fn traceparent<T>(request: &Request<T>) -> Option<String> {
+    let value = request.metadata().get("traceparent")?;
+    value.to_str().ok().map(str::to_owned)
 }
 
 fn wait_cancelled() -> Status {
@@ -192,6 +230,7 @@ impl CodeModeHost for Host {
         &self,
         request: Request<wire::OpenSessionRequest>,
     ) -> Result<Response<Self::OpenSessionStream>, Status> {
+        let traceparent = traceparent(&request);
         let request = request.into_inner();
         let bounding = match wire::OutputTruncation::try_from(request.output_truncation) {
             Ok(wire::OutputTruncation::Server) => Bounding::Server,
@@ -215,10 +254,14 @@ impl CodeModeHost for Host {
             asked.max_heap_size_bytes,
             asked.max_yield_time_ms,
         );
+        self.takes_more()?;
+        let place = self.shared.session_places.clone().try_acquire_owned();
+        let place = place
+            .map_err(|_| Status::resource_exhausted("code-mode host has too many sessions"))?;
         let (lease, events) = mpsc::unbounded_channel();
         let session = Arc::new(Session::new(
             bounding,
-            lease.clone(),
+            (lease.clone(), place),
             capacity as usize,
             self.shared.capacity.clone(),
             self.shared.token.child_token(),
@@ -228,7 +271,14 @@ impl CodeModeHost for Host {
         });
         let options = SessionOptions::default().limits(limits);
         let delegate = metered(delegate);
-        let host = self.shared.provider.open_session(delegate, options).await;
+        let span = tracing::info_span!(
+            parent: None,
+            "code_mode_host.grpc.open_session",
+            "session.id" = %session.id,
+        );
+        telemetry::descend(&span, traceparent.as_deref());
+        let opening = self.shared.provider.open_session(delegate, options);
+        let host = opening.instrument(span).await;
         let _ = session.host.set(host.map_err(status)?);
         self.shared.sessions().insert(session.id, session.clone());
         let opened = wire::SessionOpened {
@@ -264,7 +314,12 @@ impl CodeModeHost for Host {
         request: Request<wire::CloseSessionRequest>,
     ) -> Result<Response<wire::CloseSessionResponse>, Status> {
         let session = self.session(&request.into_inner().session_id)?;
-        self.shared.close(&session).await;
+        let span = tracing::info_span!(
+            parent: None,
+            "code_mode_host.grpc.close_session",
+            "session.id" = %session.id,
+        );
+        self.shared.close(&session).instrument(span).await;
         Ok(Response::new(wire::CloseSessionResponse {}))
     }
 
@@ -352,13 +407,14 @@ impl CodeModeHost for Host {
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let received = Instant::now();
-        let traceparent = request.metadata().get("traceparent").cloned();
+        let traceparent = traceparent(&request);
         let request = request.into_inner();
         let session = self.session(&request.session_id)?;
         let id = check::id(request.execution_id, "execution ID")?;
         let tool_call_id = check::id(request.tool_call_id, "tool call ID")?;
         let tools = request.enabled_tools.into_iter().map(check::definition);
         let tools: Vec<ToolDefinition> = tools.collect::<Result<_, _>>()?;
+        self.takes_more()?;
         let active = self.shared.active_cells.clone().try_acquire_owned();
         let active = active
             .map_err(|_| Status::resource_exhausted("code-mode host has too many active cells"))?;
@@ -377,15 +433,14 @@ impl CodeModeHost for Host {
         execute.yield_time = request.yield_time_ms.map(Duration::from_millis);
         let host = host_of(&session)?;
         let span = tracing::info_span!(
+            parent: None,
             "code_mode_host.grpc.execute",
-            "session.id" = %request.session_id,
+            "session.id" = %session.id,
             "execution.id" = %id,
             call_id = %call_id,
         );
-        telemetry::descend(
-            &span,
-            traceparent.as_ref().and_then(|value| value.to_str().ok()),
-        );
+        telemetry::descend(&span, traceparent.as_deref());
+        execute.traceparent = span.in_scope(telemetry::traceparent).or(traceparent);
         let started = match host.execute(execute).instrument(span).await {
             Ok(started) => started,
             Err(error) => return Err(status(error)),
@@ -443,6 +498,13 @@ impl CodeModeHost for Host {
         };
         let _over = Over(tokens.clone());
         let host = host_of(&session)?;
+        let span = tracing::info_span!(
+            parent: None,
+            "code_mode_host.grpc.wait",
+            "session.id" = %session.id,
+            "cell.id" = %cell_id,
+            "wait.id" = %id,
+        );
         let wait = WaitRequest::new(cell_id)
             .yield_time(Duration::from_millis(request.yield_time_ms))
             .yield_now(tokens.yield_now);
@@ -455,7 +517,7 @@ impl CodeModeHost for Host {
             biased;
             () = tokens.cancel.cancelled() => Err(wait_cancelled()),
             () = session.closed.cancelled() => Err(wait_cancelled()),
-            outcome = host.wait(wait) => match outcome {
+            outcome = host.wait(wait).instrument(span) => match outcome {
                 Ok(outcome) => Ok(wait_response(outcome, budget)),
                 Err(SessionError::ShuttingDown) => Err(wait_cancelled()),
                 Err(error) => Err(status(error)),

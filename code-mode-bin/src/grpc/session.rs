@@ -35,14 +35,18 @@ pub(super) struct LeaseEvent {
     _room: Option<OwnedSemaphorePermit>,
 }
 
+/// The way down to the client, and the session's place among those of the host.
+pub(super) type Lease = (mpsc::UnboundedSender<LeaseEvent>, OwnedSemaphorePermit);
+
 /// A session, and what the wire adds to it.
 pub(super) struct Session {
     pub(super) id: Uuid,
     /// Set when the provider has opened it.
     pub(super) host: std::sync::OnceLock<Arc<dyn CodeModeSession>>,
     pub(super) bounding: Bounding,
-    /// The lease. It is taken when the session closes, which ends the stream.
-    lease: Mutex<Option<mpsc::UnboundedSender<LeaseEvent>>>,
+    /// The lease, and the session's place among those of the host. It is taken when the
+    /// session closes, which ends the stream.
+    lease: Mutex<Option<Lease>>,
     notifications: Arc<Semaphore>,
     /// Events on the lease, without notifications, that the client has not taken.
     unread: AtomicUsize,
@@ -99,7 +103,7 @@ struct Call {
 impl Session {
     pub(super) fn new(
         bounding: Bounding,
-        lease: mpsc::UnboundedSender<LeaseEvent>,
+        lease: Lease,
         capacity: usize,
         host_capacity: Arc<Semaphore>,
         closed: CancellationToken,
@@ -125,12 +129,12 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lease(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<LeaseEvent>>> {
+    fn lease(&self) -> MutexGuard<'_, Option<Lease>> {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send(&self, event: Event, room: Option<OwnedSemaphorePermit>) {
-        if let Some(lease) = &*self.lease() {
+        if let Some((lease, _)) = &*self.lease() {
             let event = wire::SessionEvent { event: Some(event) };
             // A client that is gone misses nothing.
             let _ = lease.send(LeaseEvent { event, _room: room });

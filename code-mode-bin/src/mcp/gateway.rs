@@ -43,7 +43,7 @@ pub(super) struct Settings {
 }
 
 pub(super) struct Gateway {
-    provider: Provider,
+    provider: Arc<Provider>,
     pub(super) upstreams: Vec<Arc<Upstream>>,
     pub(super) settings: Settings,
     pub(super) secrets: Secrets,
@@ -132,7 +132,7 @@ impl Answers for Asking {
 impl Gateway {
     /// A gateway to these servers, which are started in the background.
     pub(super) fn new(
-        provider: Provider,
+        provider: Arc<Provider>,
         servers: Vec<Server>,
         settings: Settings,
         secrets: Secrets,

@@ -52,7 +52,7 @@ pub(crate) use for_run::Servers;
 
 use crate::args::RuntimeArgs;
 use crate::interrupts::Interrupts;
-use crate::telemetry::TelemetryArgs;
+use crate::telemetry::{TelemetryArgs, watched};
 use front::Front;
 use gateway::{Gateway, Settings};
 use ledger::LedgerFile;
@@ -219,7 +219,7 @@ async fn gateway(
         }
     }
     let settings = settings(policy)?;
-    let provider = Provider::new(runtime.provider_options().prewarmed(1))?;
+    let provider = watched(Provider::new(runtime.provider_options().prewarmed(1))?);
     Ok(Gateway::new(provider, configured, settings, secrets))
 }
 

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::RuntimeArgs;
 use crate::interrupts::{Interrupt, Interrupts};
 use crate::mcp::Servers;
-use crate::telemetry::{TelemetryArgs, metered};
+use crate::telemetry::{TelemetryArgs, metered, watched};
 use crate::turn::CANCELLED;
 use output::Output;
 use tools_file::Tools;
@@ -200,7 +200,7 @@ async fn in_session(
         args.media_dir.clone(),
     ));
     // One session, so no spare worker.
-    let provider = Provider::new(args.runtime.provider_options().prewarmed(0))?;
+    let provider = watched(Provider::new(args.runtime.provider_options().prewarmed(0))?);
     let tools = Arc::new(tools);
     let servers = match args.mcp_config.is_empty() {
         true => None,

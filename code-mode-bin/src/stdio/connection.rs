@@ -16,6 +16,7 @@ use futures::StreamExt;
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument, Span};
 
 use super::delegate::{Callbacks, Operations, SessionDelegate};
 use super::handshake;
@@ -24,7 +25,7 @@ use super::session::{Request, StdioSession};
 use crate::bounded::Bounding;
 use crate::session_limits::session_limits;
 use crate::standard_streams::standard_streams;
-use crate::telemetry::metered;
+use crate::telemetry::{metered, traceparent};
 
 /// How long a client that has closed its side may take to read the rest.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -51,10 +52,9 @@ enum Broken {
 /// Serves the client on standard input and output until it goes away, then ends every
 /// process.
 pub(crate) async fn serve(
-    provider: Provider,
+    provider: Arc<Provider>,
     limits: Limits,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let provider = Arc::new(provider);
     let served = converse(provider.clone(), limits).await;
     provider.shutdown().await;
     served
@@ -219,6 +219,16 @@ impl Connection {
     fn request(&mut self, id: u64, operation: Operation<'_>) -> Result<(), Broken> {
         let client = self.client.clone();
         let new = |budget| Request::new(id, client, budget);
+        let span = |kind, session: &str, call: Option<&str>| {
+            tracing::info_span!(
+                parent: None,
+                "code_mode_host.request",
+                "request.kind" = kind,
+                "request.id" = id,
+                "session.id" = session,
+                call_id = call,
+            )
+        };
         match operation {
             Operation::Open {
                 session_id,
@@ -229,7 +239,8 @@ impl Connection {
                     Some(OutputTruncation::Server) => Bounding::Server,
                     Some(OutputTruncation::Client) | None => Bounding::Client,
                 };
-                self.open(new((bounding, None)), session_id, limits, bounding);
+                let span = span("session/open", &session_id, None);
+                self.open(new((bounding, None)), session_id, limits, bounding, span);
             }
             Operation::Execute {
                 session_id,
@@ -242,9 +253,11 @@ impl Connection {
                 Some(session) => {
                     let request = new((session.bounding, max_output_tokens));
                     let tools = session.tools(enabled_tools).map_err(Broken::Tools)?;
-                    let execute = ExecuteRequest::new(tool_call_id, source).tools(tools);
+                    let span = span("session/execute", &session_id, Some(&tool_call_id));
+                    let mut execute = ExecuteRequest::new(tool_call_id, source).tools(tools);
+                    execute.traceparent = span.in_scope(traceparent);
                     let run = session.execute(request.clone(), execute, yield_time);
-                    self.observe(&request, run);
+                    self.observe(&request, run.instrument(span));
                 }
                 None => new(NO_BUDGET).respond(Err(unknown(&session_id))),
             },
@@ -256,8 +269,9 @@ impl Connection {
             } => match self.sessions.get(&session_id) {
                 Some(session) => {
                     let request = new((session.bounding, max_output_tokens));
+                    let span = span("session/wait", &session_id, None);
                     let run = session.wait(request.clone(), named(cell_id)?, yield_time);
-                    self.observe(&request, run);
+                    self.observe(&request, run.instrument(span));
                 }
                 None => new(NO_BUDGET).respond(Err(unknown(&session_id))),
             },
@@ -268,8 +282,9 @@ impl Connection {
             } => match self.sessions.get(&session_id) {
                 Some(session) => {
                     let request = new((session.bounding, max_output_tokens));
+                    let span = span("session/terminate", &session_id, None);
                     let run = session.terminate(request.clone(), named(cell_id)?);
-                    self.observe(&request, run);
+                    self.observe(&request, run.instrument(span));
                 }
                 None => new(NO_BUDGET).respond(Err(unknown(&session_id))),
             },
@@ -281,9 +296,10 @@ impl Connection {
                 };
                 self.closing.lock().insert(session_id.clone());
                 let closing = self.closing.clone();
+                let span = span("session/shutdown", &session_id, None);
                 self.tasks.spawn(async move {
                     if let Ok(host) = session.host.await {
-                        host.shutdown().await;
+                        host.shutdown().instrument(span).await;
                     }
                     // Locked until it is said: what is opened now is another session.
                     let mut closing = closing.lock();
@@ -311,6 +327,7 @@ impl Connection {
         session_id: String,
         asked: CellExecutionLimits,
         bounding: Bounding,
+        span: Span,
     ) {
         let known = self.sessions.get(&session_id);
         let is_closing = self.closing.lock().contains(&session_id);
@@ -333,6 +350,7 @@ impl Connection {
         let options = SessionOptions::default().limits(limits);
         let delegate = metered(delegate);
         let opening = async move { provider.open_session(delegate, options).await };
+        let opening = opening.instrument(span);
         let session = StdioSession::new(opening, operations, bounding);
         let opened = session.host.clone();
         self.sessions.insert(session_id.clone(), session);

@@ -3,15 +3,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 
 use interprocess::os::unix::uds_local_socket::tokio::Stream as UnixLocalStream;
 
 use interprocess::local_socket::tokio::Stream;
 
 use super::Args;
+use crate::private_socket::{is_own, listen};
 
 /// Standard input, as the connection to the provider. It stays at its number
 /// until the process has closed all others.
@@ -45,32 +45,6 @@ pub(super) fn open(args: &Args) -> io::Result<OnStandardInput> {
         return Err(io::Error::last_os_error());
     }
     Ok(OnStandardInput)
-}
-
-/// A socket that can be connected to, by its user alone, from the moment that
-/// its name is there: between `bind` and `listen` it refuses, and until its
-/// permissions are set it is anybody's.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    let hidden = path.with_file_name(format!(".{}", std::process::id()));
-    let listener = UnixListener::bind(&hidden)?;
-    let shown = std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))
-        // Unlike a renaming, a link never takes the name of what is there.
-        .and_then(|()| std::fs::hard_link(&hidden, path));
-    std::fs::remove_file(&hidden)?;
-    shown?;
-    Ok(listener)
-}
-
-#[cfg(target_os = "linux")]
-fn is_own(stream: &UnixStream) -> bool {
-    rustix::net::sockopt::socket_peercred(stream)
-        .is_ok_and(|peer| peer.uid == rustix::process::geteuid())
-}
-
-/// Elsewhere the socket's permissions keep others away.
-#[cfg(not(target_os = "linux"))]
-fn is_own(_: &UnixStream) -> bool {
-    true
 }
 
 /// The connection, for the runtime that this runs on.

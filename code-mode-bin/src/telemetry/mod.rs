@@ -1,0 +1,77 @@
+//! Logs; and traces and metrics for those who want them, where the program was built with
+//! its feature `otel`, as by default.
+
+#[cfg(feature = "otel")]
+mod meters;
+#[cfg(not(feature = "otel"))]
+mod off;
+#[cfg(feature = "otel")]
+mod otel;
+#[cfg(feature = "otel")]
+mod trace_listen;
+
+#[cfg(feature = "otel")]
+pub(crate) use meters::{gauge, metered, watched};
+#[cfg(not(feature = "otel"))]
+pub(crate) use off::{TelemetryArgs, descend, gauge, metered, metrics_page, traceparent, watched};
+#[cfg(feature = "otel")]
+pub(crate) use otel::{TelemetryArgs, descend, metrics_page, traceparent};
+
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+/// What a command wants besides what its user asks for.
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(
+    not(feature = "otel"),
+    allow(dead_code, reason = "there are no traces and metrics to want")
+)]
+pub(crate) struct Wanted {
+    /// Its metrics can be asked for ([`metrics_page`]).
+    pub(crate) metrics_page: bool,
+    /// It is a host of the Codex CLI's, and named so in its traces.
+    pub(crate) is_host: bool,
+    /// It serves clients, who may leave its standard error unread: then lines are left out
+    /// instead of waited for.
+    pub(crate) serves: bool,
+}
+
+/// Lines of the log that wait for a reader of standard error.
+const UNREAD_LINES: usize = 4096;
+
+/// Logs go to standard error, as many as `RUST_LOG` asks for; by default warnings. Spans
+/// go to `exporting` too. What is returned sends the last lines when it is dropped.
+fn subscribe(
+    exporting: Option<Box<dyn Layer<Registry> + Send + Sync>>,
+    wanted: Wanted,
+) -> Option<WorkerGuard> {
+    let (writer, guard) = match wanted.serves {
+        true => {
+            let builder = NonBlockingBuilder::default();
+            let builder = builder.buffered_lines_limit(UNREAD_LINES).lossy(true);
+            let (writer, guard) = builder.finish(std::io::stderr());
+            (BoxMakeWriter::new(writer), Some(guard))
+        }
+        false => (BoxMakeWriter::new(std::io::stderr), None),
+    };
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("warn,rmcp=off,opentelemetry=error"));
+    let log = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_filter(filter);
+    tracing_subscriber::registry()
+        .with(exporting)
+        .with(log)
+        .init();
+    guard
+}
+
+/// Begins to log, for a command that sends nothing.
+pub(crate) fn log_only() {
+    subscribe(None, Wanted::default());
+}

@@ -1,0 +1,227 @@
+//! Traces and metrics for OpenTelemetry, over OTLP/HTTP, and metrics for Prometheus.
+//!
+//! The spans are those of `code-mode-host` and of the wires. Metrics come from an observer
+//! around every session's delegate. Where nothing is asked for, neither is there.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
+use opentelemetry::trace::{TraceContextExt, TracerProvider};
+use opentelemetry_otlp::{
+    MetricExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig,
+};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use prometheus::TextEncoder;
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterFn, filter_fn};
+
+use super::trace_listen::{self, ListenError, Telling};
+use super::{Wanted, meters, subscribe};
+
+/// How long what was collected may take to leave at the end.
+const LAST_EXPORT: Duration = Duration::from_secs(3);
+
+/// Where traces and metrics go.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Telemetry")]
+pub(crate) struct TelemetryArgs {
+    /// Send traces and metrics by OTLP/HTTP, as the standard OTEL_* variables say; setting
+    /// OTEL_EXPORTER_OTLP_ENDPOINT does so too
+    #[arg(long)]
+    otel: bool,
+    /// Send traces to this URL as it stands, by OTLP/HTTP in JSON
+    #[arg(long, value_name = "URL")]
+    otel_trace_exporter: Option<String>,
+    /// Send traces to whoever connects a WebSocket to this address, `ws://IP:PORT`: each
+    /// batch is one message, in the same JSON
+    #[arg(long, value_name = "URL", conflicts_with = "otel_trace_exporter", value_parser = trace_listen::address)]
+    otel_trace_listen: Option<std::net::SocketAddr>,
+}
+
+/// Why telemetry cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TelemetryError {
+    /// An exporter cannot be made.
+    #[error("no telemetry: {0}")]
+    Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// Metrics cannot be given to Prometheus.
+    #[error("no metrics: {0}")]
+    Prometheus(#[from] opentelemetry_sdk::error::OTelSdkError),
+    /// Nobody can connect to get traces.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// What Prometheus is given.
+static REGISTRY: OnceLock<prometheus::Registry> = OnceLock::new();
+
+/// What is collected leaves until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    traces: Option<SdkTracerProvider>,
+    telling: Option<Telling>,
+    metrics: Option<SdkMeterProvider>,
+    /// Dropped after the others, whose last words are logged.
+    _log: Option<WorkerGuard>,
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if let Some(traces) = &self.traces {
+            let _ = traces.shutdown_with_timeout(LAST_EXPORT);
+        }
+        if let Some(telling) = &self.telling {
+            telling.end(LAST_EXPORT);
+        }
+        if let Some(metrics) = &self.metrics {
+            let _ = metrics.shutdown_with_timeout(LAST_EXPORT);
+        }
+    }
+}
+
+impl TelemetryArgs {
+    /// Begins to log, and to send what is asked for. To be called once, before a runtime is
+    /// started.
+    pub(crate) fn begin(&self, wanted: Wanted) -> Result<Telemetry, TelemetryError> {
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let by_variable =
+            is_set("OTEL_EXPORTER_OTLP_ENDPOINT") || is_set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
+        let everything = self.otel || by_variable;
+        let (traces, telling) = match self.exporter(everything)? {
+            None => (None, None),
+            Some((exporter, telling)) => {
+                let traces = SdkTracerProvider::builder()
+                    .with_resource(resource(wanted))
+                    .with_batch_exporter(exporter)
+                    .build();
+                (Some(traces), telling)
+            }
+        };
+        let exporting = traces.as_ref().map(|traces| {
+            tracing_opentelemetry::layer()
+                .with_tracer(traces.tracer("code-mode"))
+                .with_filter(own_spans())
+                .boxed()
+        });
+        let log = subscribe(exporting, wanted);
+        let metrics = metrics(everything, wanted)?;
+        if let Some(metrics) = &metrics {
+            meters::begin(metrics);
+        }
+        Ok(Telemetry {
+            traces,
+            telling,
+            metrics,
+            _log: log,
+        })
+    }
+
+    /// Where spans go, if they go anywhere.
+    fn exporter(
+        &self,
+        everything: bool,
+    ) -> Result<Option<(SpanExporter, Option<Telling>)>, TelemetryError> {
+        let mut telling = None;
+        let to = |url: String| {
+            let exporter = SpanExporter::builder().with_http();
+            exporter
+                .with_protocol(Protocol::HttpJson)
+                .with_endpoint(url)
+        };
+        let exporter = match (&self.otel_trace_exporter, self.otel_trace_listen) {
+            (None, None) if !everything => return Ok(None),
+            (_, Some(address)) => {
+                let (listeners, thread) = trace_listen::start(address)?;
+                telling = Some(thread);
+                // It goes by no address: the listeners take the place of the client.
+                to("http://listeners/".to_owned()).with_http_client(listeners)
+            }
+            (Some(url), None) => to(url.clone()),
+            (None, None) => SpanExporter::builder().with_http(),
+        };
+        // A second call finds one installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Ok(Some((exporter.build()?, telling)))
+    }
+}
+
+/// Where metrics go, if they go anywhere.
+fn metrics(everything: bool, wanted: Wanted) -> Result<Option<SdkMeterProvider>, TelemetryError> {
+    if !everything && !wanted.metrics_page {
+        return Ok(None);
+    }
+    let mut metrics = SdkMeterProvider::builder().with_resource(resource(wanted));
+    if everything {
+        metrics = metrics.with_periodic_exporter(MetricExporter::builder().with_http().build()?);
+    }
+    if wanted.metrics_page {
+        let registry = prometheus::Registry::new();
+        let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
+        metrics = metrics.with_reader(exporter.build()?);
+        let _ = REGISTRY.set(registry);
+    }
+    Ok(Some(metrics.build()))
+}
+
+/// The metrics as Prometheus reads them, if they were wanted.
+pub(crate) fn metrics_page() -> Option<String> {
+    let families = REGISTRY.get()?.gather();
+    TextEncoder::new().encode_to_string(&families).ok()
+}
+
+fn resource(wanted: Wanted) -> Resource {
+    let resource = Resource::builder()
+        .with_service_name("code-mode")
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+    match wanted.is_host {
+        true => resource.with_attribute(KeyValue::new("env", "code-mode-host")),
+        false => resource,
+    }
+    .build()
+}
+
+/// What is exported: this program's spans, not those of what it is built on.
+fn own_spans() -> FilterFn {
+    filter_fn(|metadata| {
+        metadata.target().starts_with("code_mode") && *metadata.level() <= tracing::Level::INFO
+    })
+}
+
+/// A span descends from what a W3C `traceparent` says; one that does not parse is ignored.
+pub(crate) fn descend(span: &tracing::Span, traceparent: Option<&str>) {
+    struct Carrier<'a>(&'a str);
+    impl Extractor for Carrier<'_> {
+        fn get(&self, key: &str) -> Option<&str> {
+            (key == "traceparent").then_some(self.0)
+        }
+        fn keys(&self) -> Vec<&str> {
+            vec!["traceparent"]
+        }
+    }
+    if let Some(traceparent) = traceparent {
+        let context = TraceContextPropagator::new().extract(&Carrier(traceparent));
+        // Without an exporter there is nothing to descend.
+        let _ = span.set_parent(context);
+    }
+}
+
+/// The span that is current, as a W3C `traceparent`; `None` where nothing is exported.
+pub(crate) fn traceparent() -> Option<String> {
+    let context = tracing::Span::current().context();
+    let span = context.span().span_context().clone();
+    span.is_valid().then(|| {
+        format!(
+            "00-{}-{}-{:02x}",
+            span.trace_id(),
+            span.span_id(),
+            span.trace_flags().to_u8()
+        )
+    })
+}

@@ -1,0 +1,206 @@
+//! Traces for whoever connects a WebSocket.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use opentelemetry_http::{HttpClient, HttpError};
+use tokio::net::TcpStream;
+use tokio::sync::broadcast;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How many batches are kept for a listener that reads slowly; it misses older ones.
+const KEPT_BATCHES: usize = 64;
+
+/// The most listeners at once.
+const MAX_LISTENERS: usize = 64;
+
+/// The largest message that a listener may send. None is read.
+const MAX_SENT: usize = 4096;
+
+/// How long a listener may take for its greeting.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// Nobody can connect.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen for who wants traces at {address}: {source}")]
+pub(crate) struct ListenError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// The address in `ws://IP:PORT`.
+pub(super) fn address(url: &str) -> Result<SocketAddr, String> {
+    let address = url
+        .strip_prefix("ws://")
+        .map(|rest| rest.trim_end_matches('/'));
+    let address = address.and_then(|address| address.parse::<SocketAddr>().ok());
+    match address {
+        None => Err("expected `ws://IP:PORT`".to_owned()),
+        Some(address) if !address.ip().is_loopback() => {
+            Err("it is not a loopback address, and there is no authentication".to_owned())
+        }
+        Some(address) => Ok(address),
+    }
+}
+
+/// Those who listen, in the place of an HTTP client: what is posted goes to all.
+#[derive(Clone, Debug)]
+pub(super) struct Listeners(broadcast::Sender<Bytes>);
+
+/// The thread that tells them. It must be ended, so that they get the last batch.
+#[derive(Debug)]
+pub(super) struct Telling {
+    over: CancellationToken,
+    done: std::sync::mpsc::Receiver<()>,
+}
+
+impl Telling {
+    /// Waits, so long at most, until every listener has what was sent.
+    pub(super) fn end(&self, patience: Duration) {
+        self.over.cancel();
+        // An error is the end of the thread.
+        let _ = self.done.recv_timeout(patience);
+    }
+}
+
+#[async_trait]
+impl HttpClient for Listeners {
+    async fn send_bytes(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> Result<http::Response<Bytes>, HttpError> {
+        // Where nobody listens, the batch is for nobody.
+        let _ = self.0.send(request.into_body());
+        Ok(http::Response::new(Bytes::new()))
+    }
+}
+
+/// Listens in a thread of its own, which ends with the program: the exporter begins
+/// before the program's own runtime does, and ends after it.
+pub(super) fn start(address: SocketAddr) -> Result<(Listeners, Telling), ListenError> {
+    let error = |source| ListenError { address, source };
+    let listener = TcpListener::bind(address).map_err(error)?;
+    listener.set_nonblocking(true).map_err(error)?;
+    let bound = listener.local_addr().map_err(error)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(error)?;
+    let (sender, _) = broadcast::channel(KEPT_BATCHES);
+    let listeners = Listeners(sender.clone());
+    let (tell_done, done) = std::sync::mpsc::channel::<()>();
+    let over = CancellationToken::new();
+    let telling = Telling {
+        over: over.clone(),
+        done,
+    };
+    std::thread::Builder::new()
+        .name("trace-listen".to_owned())
+        .spawn(move || {
+            runtime.block_on(accept(listener, sender, over));
+            drop(tell_done);
+        })
+        .map_err(error)?;
+    eprintln!("traces at ws://{bound}");
+    Ok((listeners, telling))
+}
+
+async fn accept(listener: TcpListener, batches: broadcast::Sender<Bytes>, over: CancellationToken) {
+    let told = TaskTracker::new();
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
+        return;
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = over.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, _)) if batches.receiver_count() < MAX_LISTENERS => {
+                told.spawn(tell(stream, batches.subscribe(), over.clone()));
+            }
+            Ok(_) => {}
+            // A machine without descriptors left may have some again after a while.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    told.close();
+    told.wait().await;
+}
+
+/// Sends one listener each batch, until it goes away.
+async fn tell(stream: TcpStream, mut batches: broadcast::Receiver<Bytes>, over: CancellationToken) {
+    let mut config = WebSocketConfig::default();
+    config.max_message_size = Some(MAX_SENT);
+    config.max_frame_size = Some(MAX_SENT);
+    let greeting = tokio_tungstenite::accept_hdr_async_with_config(stream, admit, Some(config));
+    let Ok(Ok(socket)) = tokio::time::timeout(GREETING, greeting).await else {
+        return;
+    };
+    let (mut sink, mut said) = socket.split();
+    loop {
+        tokio::select! {
+            biased;
+            batch = batches.recv() => match batch {
+                Ok(batch) => {
+                    if sink.send(Message::Binary(batch)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
+            },
+            // What it says is for nobody; that it is gone is.
+            message = said.next() => match message {
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(_)) => {}
+            },
+            // What was sent before was told.
+            () = over.cancelled() => {
+                let _ = sink.close().await;
+                return;
+            }
+        }
+    }
+}
+
+/// A page in a browser must not read traces: it has an `Origin`.
+#[allow(clippy::result_large_err, reason = "the library's signature")]
+fn admit(request: &Request, response: Response) -> Result<Response, ErrorResponse> {
+    let status = if request.headers().contains_key("origin") {
+        http::StatusCode::FORBIDDEN
+    } else if request.uri().path() != "/" {
+        http::StatusCode::NOT_FOUND
+    } else {
+        return Ok(response);
+    };
+    let mut refused = ErrorResponse::new(None);
+    *refused.status_mut() = status;
+    Err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::address;
+
+    #[test]
+    fn only_an_address_of_this_machine_with_a_port_is_listened_on() {
+        assert_eq!(
+            address("ws://127.0.0.1:4"),
+            Ok("127.0.0.1:4".parse().expect("an address"))
+        );
+        assert!(address("ws://[::1]:4/").is_ok());
+        for url in ["http://127.0.0.1:4", "ws://localhost:4", "ws://127.0.0.1"] {
+            assert_eq!(address(url), Err("expected `ws://IP:PORT`".to_owned()));
+        }
+        assert!(address("ws://0.0.0.0:4").is_err());
+    }
+}
