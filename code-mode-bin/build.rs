@@ -16,12 +16,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Compiles `proto/code_mode.proto`, without a compiler that must be installed.
+/// Compiles the interfaces of the host, without a compiler that must be installed.
 fn make_messages() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=proto/code_mode.proto");
-    let mut compiler = protox::Compiler::new(["proto"])?;
+    const PROTO: &str = "../code-mode-protocol/proto";
+    println!("cargo:rerun-if-changed={PROTO}");
+    let mut compiler = protox::Compiler::new([PROTO])?;
     compiler.include_source_info(true);
-    compiler.open_file("code_mode.proto")?;
+    compiler.open_files(["code_mode.proto", "workers.proto"])?;
     let folder = env::var_os("OUT_DIR").ok_or("cargo names a folder")?;
     // For clients that ask the host for its interface.
     fs::write(
@@ -30,6 +31,7 @@ fn make_messages() -> Result<(), Box<dyn std::error::Error>> {
     )?;
     tonic_prost_build::configure()
         .build_client(false)
+        .bytes(".code_mode.v1")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

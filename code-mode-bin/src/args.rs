@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use code_mode_host::{Limits, ProviderOptions, Sandbox, WorkerSource};
+use code_mode_host::{Limits, ProviderOptions, RemoteHost, Sandbox, WorkerSource};
 use code_mode_protocol::wire::frame::MAX_FRAME_BYTES;
 
 /// How workers run.
@@ -28,6 +28,17 @@ pub(crate) struct RuntimeArgs {
     /// Start workers from this program instead of this one
     #[arg(long, value_name = "PROGRAM", conflicts_with = "worker_socket")]
     pub(crate) worker_program: Option<PathBuf>,
+    /// Use workers of another machine: `code-mode serve --listen grpc://IP:PORT` there, and
+    /// here its address, https://HOST:PORT
+    #[arg(long, value_name = "URL", conflicts_with_all = ["worker_program", "worker_socket"])]
+    pub(crate) worker_host: Option<String>,
+    /// Show that host the token in the first line of this file
+    #[arg(long, value_name = "FILE", requires = "worker_host")]
+    pub(crate) worker_token_file: Option<PathBuf>,
+    /// Trust hosts whose certificate these roots signed, in PEM, instead of those that the
+    /// machine trusts
+    #[arg(long, value_name = "FILE", requires = "worker_host")]
+    pub(crate) worker_ca: Option<PathBuf>,
     /// Use the worker that listens on this socket (`code-mode worker --listen`)
     #[arg(long, value_name = "SOCKET")]
     pub(crate) worker_socket: Option<PathBuf>,
@@ -43,9 +54,10 @@ impl RuntimeArgs {
             (_, true) => Sandbox::Off,
             _ => Sandbox::BestEffort,
         };
-        let worker = match (&self.worker_program, &self.worker_socket) {
-            (Some(program), _) => WorkerSource::Program(program.clone()),
-            (_, Some(socket)) => WorkerSource::Socket(socket.clone()),
+        let worker = match (&self.worker_program, &self.worker_socket, &self.worker_host) {
+            (Some(program), ..) => WorkerSource::Program(program.clone()),
+            (_, Some(socket), _) => WorkerSource::Socket(socket.clone()),
+            (.., Some(url)) => WorkerSource::Remote(self.remote_host(url)),
             // This program is one, whatever name it goes by.
             _ => match this_program() {
                 Some(program) => WorkerSource::Program(program),
@@ -58,6 +70,17 @@ impl RuntimeArgs {
             .jitless(self.jitless)
             .cgroup(self.worker_cgroup.clone())
             .limits(self.limits.limits())
+    }
+
+    fn remote_host(&self, url: &str) -> RemoteHost {
+        let mut host = RemoteHost::new(url);
+        if let Some(path) = &self.worker_token_file {
+            host = host.bearer_token_file(path);
+        }
+        if let Some(path) = &self.worker_ca {
+            host = host.ca_certificate_file(path);
+        }
+        host
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use code_mode_protocol::wire::native::WorkerInfo;
 
-use crate::process::ExitReason;
+use crate::process::{ExitReason, Purpose};
 use crate::provider::ProviderError;
 use crate::source::Source;
 use crate::worker::ConnectionError;
@@ -25,7 +25,7 @@ impl Examiner {
     /// [`SpawnError::NotFound`] where the worker program must be found and is not
     /// there.
     pub fn new(options: ProviderOptions) -> Result<Self, SpawnError> {
-        Source::new(options, true).map(|source| Self { source })
+        Source::new(options, Purpose::Examine).map(|source| Self { source })
     }
 
     /// What a new worker says of itself.

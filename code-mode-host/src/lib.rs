@@ -39,10 +39,12 @@
 
 mod backoff;
 mod examine;
+mod lend;
 mod locate;
 mod options;
 mod process;
 mod provider;
+mod remote;
 mod session;
 mod source;
 mod spares;
@@ -50,10 +52,12 @@ mod trace;
 mod worker;
 
 pub use examine::Examiner;
+pub use lend::LentWorker;
 pub use locate::PROGRAM_NAME;
 pub use options::{InMemory, ProviderOptions, Sandbox, WorkerSource};
 pub use process::{ExitReason, SpawnError};
 pub use provider::{Provider, ProviderError};
+pub use remote::{RemoteError, RemoteHost};
 pub use trace::{Program, Recorder, TRACE_VERSION, TraceEvent, TraceLine, TracedUse};
 pub use worker::{ConnectionError, WorkerStats};
 

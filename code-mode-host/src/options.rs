@@ -8,6 +8,8 @@ use std::time::Duration;
 use code_mode_protocol::Limits;
 use tokio::io::DuplexStream;
 
+use crate::RemoteHost;
+
 /// How a provider runs its workers. The default suits an agent.
 ///
 /// ```
@@ -105,6 +107,10 @@ pub enum WorkerSource {
     /// serves one session and ends, so the provider has one session, and nothing
     /// replaces a worker that dies.
     Socket(PathBuf),
+    /// Workers of `code-mode serve --listen grpc://IP:PORT` on another machine. Sessions
+    /// stay here, with their stored values and tools: a machine that is lost costs its
+    /// running cells.
+    Remote(RemoteHost),
     /// Workers in this process, each at the other end of a stream in memory. They have
     /// no sandbox but V8's own.
     InMemory(InMemory),

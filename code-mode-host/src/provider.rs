@@ -11,12 +11,13 @@ use code_mode_protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::ProviderOptions;
-use crate::process::SpawnError;
+use crate::lend::LentWorker;
+use crate::process::{Purpose, SpawnError};
 use crate::session::{HostSession, Settings, Shared};
 use crate::source::Source;
 use crate::spares::Workers;
 use crate::worker::{ConnectionError, WorkerStats};
+use crate::{ProviderOptions, RemoteError};
 
 /// How long a callback that was cancelled may take to return before its cell's end is
 /// reported without it.
@@ -54,6 +55,12 @@ pub enum ProviderError {
         #[source]
         error: io::Error,
     },
+    /// The host of workers on another machine cannot be used.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// Workers that are no processes of this program's cannot be lent.
+    #[error("there are no worker processes here to lend")]
+    NothingToLend,
     /// Layers of the sandbox are missing and were required.
     #[error("the sandbox is not complete: {0}")]
     Sandbox(String),
@@ -84,7 +91,7 @@ impl Provider {
     pub fn new(options: ProviderOptions) -> Result<Self, ProviderError> {
         let token = CancellationToken::new();
         let spares = options.prewarmed;
-        let source = Source::new(options, false)?;
+        let source = Source::new(options, Purpose::Serve)?;
         Ok(Self {
             workers: Workers::new(source, spares, token.clone()),
             token,
@@ -100,6 +107,20 @@ impl Provider {
         self.workers.clear();
         let shutdowns = sessions.iter().map(Shared::shut_down_and_wait);
         futures::future::join_all(shutdowns).await;
+    }
+
+    /// Starts a worker for a provider elsewhere, which reaches it by way of
+    /// [`WorkerSource::Remote`](crate::WorkerSource::Remote). Its sessions' limits are at
+    /// most [`ProviderOptions::limits`](field@ProviderOptions::limits) of this one.
+    ///
+    /// # Errors
+    /// [`ProviderError::ShuttingDown`], [`ProviderError::Spawn`], and
+    /// [`ProviderError::NothingToLend`] where workers are not processes.
+    pub async fn lend(&self) -> Result<LentWorker, ProviderError> {
+        match self.token.is_cancelled() {
+            true => Err(ProviderError::ShuttingDown),
+            false => self.workers.source().lend().await,
+        }
     }
 
     /// Figures of the workers now. On Linux it reads a file for each.

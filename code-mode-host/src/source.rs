@@ -9,18 +9,18 @@ use interprocess::local_socket::tokio::{Stream, prelude::*};
 use interprocess::local_socket::{GenericFilePath, ToFsName};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::lend::LentWorker;
 use crate::options::InMemory;
-use crate::process::{self, Child, SpawnError};
+use crate::process::{self, Child, Purpose, SpawnError};
 use crate::provider::ProviderError;
 use crate::worker::{Census, Connection, ConnectionError, Worker};
-use crate::{ProviderOptions, Sandbox, WorkerSource, locate};
+use crate::{ProviderOptions, RemoteHost, Sandbox, WorkerSource, locate, remote};
 
 /// Starts workers, or connects to them.
 pub(crate) struct Source {
     options: ProviderOptions,
     from: From,
-    /// Whether workers try what the sandbox forbids when they are asked to.
-    probe: bool,
+    purpose: Purpose,
     warned: Once,
     /// The workers from here.
     census: Arc<Census>,
@@ -30,6 +30,7 @@ enum From {
     Program(PathBuf),
     Socket { path: PathBuf, used: AtomicBool },
     InMemory(InMemory),
+    Remote(RemoteHost),
 }
 
 impl Source {
@@ -37,7 +38,7 @@ impl Source {
     ///
     /// # Errors
     /// [`SpawnError::NotFound`] where the program must be found and is not there.
-    pub(crate) fn new(options: ProviderOptions, probe: bool) -> Result<Self, SpawnError> {
+    pub(crate) fn new(options: ProviderOptions, purpose: Purpose) -> Result<Self, SpawnError> {
         let from = match &options.worker {
             WorkerSource::Find => From::Program(locate::find().ok_or(SpawnError::NotFound)?),
             WorkerSource::Program(path) => From::Program(path.clone()),
@@ -46,11 +47,12 @@ impl Source {
                 used: AtomicBool::new(false),
             },
             WorkerSource::InMemory(connect) => From::InMemory(connect.clone()),
+            WorkerSource::Remote(host) => From::Remote(host.clone()),
         };
         Ok(Self {
             options,
             from,
-            probe,
+            purpose,
             warned: Once::new(),
             census: Arc::default(),
         })
@@ -80,7 +82,7 @@ impl Source {
     pub(crate) async fn connect(&self) -> Result<(Connection, Option<Child>), ProviderError> {
         let (connection, child) = match &self.from {
             From::Program(program) => {
-                let started = process::start(program, &self.options, self.probe).await?;
+                let started = process::start(program, &self.options, self.purpose).await?;
                 self.greet(started.socket, Some(started.child)).await?
             }
             From::Socket { path, used } => {
@@ -95,10 +97,32 @@ impl Source {
                     })?;
                 self.greet(stream, None).await?
             }
+            From::Remote(host) => {
+                let connecting = remote::connect(host);
+                let limit = self.options.handshake_timeout;
+                match tokio::time::timeout(limit, connecting).await {
+                    Ok(stream) => self.greet(stream?, None).await?,
+                    Err(_) => return Err(ConnectionError::TimedOut.into()),
+                }
+            }
             From::InMemory(connect) => self.greet(connect.stream(), None).await?,
         };
         self.check_sandbox(&connection.info)?;
         Ok((connection, child))
+    }
+
+    /// A new worker for somebody else's provider, which greets it.
+    ///
+    /// # Errors
+    /// [`ProviderError::Spawn`], and [`ProviderError::NothingToLend`] where workers are not
+    /// this program's processes.
+    pub(crate) async fn lend(&self) -> Result<LentWorker, ProviderError> {
+        let From::Program(program) = &self.from else {
+            return Err(ProviderError::NothingToLend);
+        };
+        let started = process::start(program, &self.options, Purpose::Lend).await?;
+        let counted = self.census.started(started.child.id());
+        Ok(LentWorker::new(started.socket, started.child, counted))
     }
 
     async fn greet<S>(

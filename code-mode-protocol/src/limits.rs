@@ -88,6 +88,29 @@ impl Limits {
         key.len() + json.len() + Self::STORED_VALUE_OVERHEAD
     }
 
+    /// These limits, none of them beyond its value in `most`.
+    #[must_use]
+    pub fn at_most(self, most: &Self) -> Self {
+        let time = |own: Option<Duration>, most: Option<Duration>| match (own, most) {
+            (Some(own), Some(most)) => Some(own.min(most)),
+            (one, other) => one.or(other),
+        };
+        Self {
+            max_heap_bytes: self.max_heap_bytes.min(most.max_heap_bytes),
+            max_cpu_time: time(self.max_cpu_time, most.max_cpu_time),
+            max_wall_time: time(self.max_wall_time, most.max_wall_time),
+            max_yield_time: time(self.max_yield_time, most.max_yield_time),
+            max_output_bytes: self.max_output_bytes.min(most.max_output_bytes),
+            max_live_cells: self.max_live_cells.min(most.max_live_cells),
+            max_ended_cells: self.max_ended_cells.min(most.max_ended_cells),
+            max_ended_bytes: self.max_ended_bytes.min(most.max_ended_bytes),
+            max_pending_tool_calls: self.max_pending_tool_calls.min(most.max_pending_tool_calls),
+            max_pending_timers: self.max_pending_timers.min(most.max_pending_timers),
+            max_stored_bytes: self.max_stored_bytes.min(most.max_stored_bytes),
+            max_frame_bytes: self.max_frame_bytes.min(most.max_frame_bytes),
+        }
+    }
+
     /// How long an observation lasts that asked for `requested`.
     pub fn yield_time(&self, requested: Option<Duration>) -> Duration {
         let asked = requested.unwrap_or(Self::DEFAULT_YIELD_TIME);

@@ -28,6 +28,8 @@ mod pauses;
 mod pending;
 #[cfg(target_os = "linux")]
 mod processes;
+#[cfg(target_os = "linux")]
+mod remote;
 mod run_borders;
 mod run_command;
 mod sessions;

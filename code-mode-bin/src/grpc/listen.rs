@@ -24,6 +24,8 @@ use super::outcome::MAX_MESSAGE;
 use super::service::Host;
 use super::standard::StandardStreams;
 use super::wire::code_mode_host_server::CodeModeHostServer;
+use super::workers::MAX_CHUNK;
+use super::workers_wire::workers_server::WorkersServer;
 use super::{Address, wire};
 use crate::interrupts::{Interrupt, Interrupts};
 use crate::standard_streams::output_closed;
@@ -273,6 +275,11 @@ impl Served {
         let service = CodeModeHostServer::new(self.host.clone())
             .max_decoding_message_size(self.args.max_message_bytes.min(MAX_MESSAGE))
             .max_encoding_message_size(MAX_MESSAGE);
+        // On standard streams there is one client, which has started this program.
+        let workers = is_listening.then(|| {
+            let workers = WorkersServer::new(self.host.clone());
+            workers.max_decoding_message_size(MAX_CHUNK * 2)
+        });
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -295,6 +302,7 @@ impl Served {
             .accept_http1(is_listening)
             .layer(front)
             .add_service(service)
+            .add_optional_service(workers)
             .add_service(health)
             .add_service(reflection)
             .serve_with_incoming_shutdown(connections, self.over.cancelled())

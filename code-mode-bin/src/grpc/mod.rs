@@ -18,9 +18,22 @@ mod service;
 mod session;
 mod standard;
 mod subscriptions;
+mod workers;
 
 pub(crate) use address::Address;
 pub(crate) use listen::{HostArgs, serve};
+
+/// The messages and the service, as `proto/workers.proto` defines them.
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated from proto/workers.proto, which has the documentation"
+)]
+mod workers_wire {
+    tonic::include_proto!("code_mode.v1");
+}
 
 /// The messages and the service, as `proto/code_mode.proto` defines them.
 #[allow(

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use code_mode_host::{
-    CellId, CellResponse, CodeModeSession, CodeModeSessionProvider, ExecuteRequest, Limits,
-    Provider, SessionError, SessionOptions, ToolDefinition, WaitOutcome, WaitRequest,
+    CellId, CellResponse, CodeModeSession, CodeModeSessionProvider, ExecuteRequest, LentWorker,
+    Limits, Provider, SessionError, SessionOptions, ToolDefinition, WaitOutcome, WaitRequest,
 };
 use futures::{Stream, StreamExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
@@ -63,6 +63,8 @@ struct Shared {
     /// Parent of the sessions' tokens.
     token: CancellationToken,
     tasks: TaskTracker,
+    /// What carries the bytes of workers that were lent.
+    lent: TaskTracker,
 }
 
 impl Shared {
@@ -101,6 +103,7 @@ impl Host {
                 active_cells: Arc::new(Semaphore::new(MAX_ACTIVE_CELLS)),
                 token: CancellationToken::new(),
                 tasks: TaskTracker::new(),
+                lent: TaskTracker::new(),
             }),
         };
         let shared = Arc::downgrade(&host.shared);
@@ -118,10 +121,35 @@ impl Host {
         self.shared.is_draining.clone()
     }
 
-    /// Completes when no cell is left.
+    /// Completes when no cell is left, nor a worker that was lent.
     pub(super) async fn without_cells(&self) {
         const ALL: u32 = MAX_ACTIVE_CELLS as u32;
         let _ = self.shared.active_cells.acquire_many(ALL).await;
+        self.shared.lent.close();
+        self.shared.lent.wait().await;
+    }
+
+    /// A place among the host's sessions.
+    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.takes_more()?;
+        let place = self.shared.session_places.clone().try_acquire_owned();
+        place.map_err(|_| Status::resource_exhausted("code-mode host has too many sessions"))
+    }
+
+    /// Starts a worker for a provider elsewhere.
+    pub(super) async fn lend(&self) -> Result<LentWorker, Status> {
+        let lent = self.shared.provider.lend().await;
+        lent.map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    /// Cancelled when the host stops everything.
+    pub(super) fn stopping(&self) -> CancellationToken {
+        self.shared.token.clone()
+    }
+
+    /// Runs what carries the bytes of a worker that was lent.
+    pub(super) fn spawn_lent(&self, carry: impl Future<Output = ()> + Send + 'static) {
+        self.shared.lent.spawn(carry);
     }
 
     fn takes_more(&self) -> Result<(), Status> {
@@ -137,6 +165,8 @@ impl Host {
         let sessions: Vec<_> = self.shared.sessions().values().cloned().collect();
         futures::future::join_all(sessions.iter().map(|session| self.shared.close(session))).await;
         self.shared.provider.shutdown().await;
+        self.shared.lent.close();
+        self.shared.lent.wait().await;
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
     }
@@ -254,10 +284,7 @@ impl CodeModeHost for Host {
             asked.max_heap_size_bytes,
             asked.max_yield_time_ms,
         );
-        self.takes_more()?;
-        let place = self.shared.session_places.clone().try_acquire_owned();
-        let place = place
-            .map_err(|_| Status::resource_exhausted("code-mode host has too many sessions"))?;
+        let place = self.place()?;
         let (lease, events) = mpsc::unbounded_channel();
         let session = Arc::new(Session::new(
             bounding,

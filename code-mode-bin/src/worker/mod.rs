@@ -42,6 +42,14 @@ pub(crate) struct Args {
     /// Try what the sandbox forbids when the provider asks for it (for tests)
     #[arg(long, hide = true)]
     probe: bool,
+    /// The most that the session's limits may be, as JSON: the provider is on another
+    /// machine, and this one's owner decides
+    #[arg(long, value_name = "LIMITS", hide = true, value_parser = limits)]
+    most: Option<Box<Limits>>,
+}
+
+fn limits(json: &str) -> Result<Box<Limits>, serde_json::Error> {
+    serde_json::from_str(json).map(Box::new)
 }
 
 /// Exit status where the process cannot serve.
@@ -101,6 +109,7 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let locked_in = LockedIn {
         layers,
         probes: args.probe,
+        most: args.most.as_deref().cloned(),
     };
     match runtime.block_on(code_mode::serve(stream, engine, locked_in)) {
         Ok(()) => {}
@@ -127,6 +136,8 @@ struct LockedIn {
     layers: Vec<SandboxLayer>,
     /// Whether it tries what the sandbox forbids when it is asked to.
     probes: bool,
+    /// The most that the session's limits may be.
+    most: Option<Limits>,
 }
 
 impl Surroundings for LockedIn {
@@ -134,8 +145,13 @@ impl Surroundings for LockedIn {
         self.layers.clone()
     }
 
-    fn opened(&mut self, limits: &Limits) {
-        sandbox::limit_memory(memory(limits));
+    fn opened(&mut self, asked: Limits) -> Limits {
+        let limits = match &self.most {
+            Some(most) => asked.at_most(most),
+            None => asked,
+        };
+        sandbox::limit_memory(memory(&limits));
+        limits
     }
 
     fn probe(&mut self, name: &str) -> Option<String> {

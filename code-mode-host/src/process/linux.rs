@@ -24,7 +24,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::cgroup::Group;
-use super::{ExitReason, SpawnError, Started, arguments, environment, refused};
+use super::{ExitReason, Purpose, SpawnError, Started, arguments, environment, refused};
 use crate::{ProviderOptions, Sandbox};
 
 /// The namespaces of a worker.
@@ -43,7 +43,7 @@ const SOCKET_BUFFER: usize = 1 << 20;
 pub(crate) async fn start(
     program: &Path,
     options: &ProviderOptions,
-    probe: bool,
+    purpose: Purpose,
 ) -> Result<Started, SpawnError> {
     let error = |error| refused(program, error);
     let (ours, theirs) = UnixStream::pair().map_err(error)?;
@@ -57,7 +57,7 @@ pub(crate) async fn start(
     let mut namespaces = options.sandbox != Sandbox::Off;
     let mut missing = None;
     let child = loop {
-        let mut args = arguments(options, probe);
+        let mut args = arguments(options, purpose);
         match &missing {
             _ if options.sandbox == Sandbox::Off => {}
             None => args.push("--namespaces=held".into()),

@@ -92,8 +92,19 @@ fn signal_name(signal: i32) -> Option<&'static str> {
     })
 }
 
+/// What a worker is started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// This program's sessions.
+    Serve,
+    /// To be looked at: it tries what the sandbox forbids when it is asked to.
+    Examine,
+    /// Somebody else's session, whose limits are at most this program's.
+    Lend,
+}
+
 /// The arguments of a worker.
-fn arguments(options: &ProviderOptions, probe: bool) -> Vec<OsString> {
+fn arguments(options: &ProviderOptions, purpose: Purpose) -> Vec<OsString> {
     let mut arguments = vec![OsString::from("worker")];
     match options.sandbox {
         Sandbox::BestEffort => {}
@@ -103,8 +114,14 @@ fn arguments(options: &ProviderOptions, probe: bool) -> Vec<OsString> {
     if options.jitless {
         arguments.push("--jitless".into());
     }
-    if probe {
-        arguments.push("--probe".into());
+    match purpose {
+        Purpose::Serve => {}
+        Purpose::Examine => arguments.push("--probe".into()),
+        Purpose::Lend => {
+            // Numbers and durations: there is nothing in it that JSON cannot say.
+            let limits = serde_json::to_string(&options.limits).unwrap_or_default();
+            arguments.push(format!("--most={limits}").into());
+        }
     }
     arguments
 }

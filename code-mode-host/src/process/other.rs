@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use super::{ExitReason, SpawnError, Started, arguments, environment, refused};
+use super::{ExitReason, Purpose, SpawnError, Started, arguments, environment, refused};
 use crate::ProviderOptions;
 
 /// Starts a worker and connects to it: on Unix by a socket pair that no other
@@ -14,12 +14,12 @@ use crate::ProviderOptions;
 pub(crate) async fn start(
     program: &Path,
     options: &ProviderOptions,
-    probe: bool,
+    purpose: Purpose,
 ) -> Result<Started, SpawnError> {
     let error = |error| refused(program, error);
     let mut command = Command::new(program);
     command
-        .args(arguments(options, probe))
+        .args(arguments(options, purpose))
         .env_clear()
         .envs(environment())
         .stdout(Stdio::null())

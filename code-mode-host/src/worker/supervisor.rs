@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use code_mode_protocol::wire::frame::FrameError;
+use code_mode_protocol::wire::native::FromWorker;
+use code_mode_protocol::wire::reader::MessageReader;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Span;
 
+use super::connection::Receive;
 use super::{Counted, Worker};
 use crate::process::Child;
 use crate::session::{Said, Shared};
@@ -26,8 +29,9 @@ const AT_ONCE: u32 = 32;
 enum Ended {
     /// It said so, after a shutdown.
     ShutDown,
-    /// The connection closed: its process is dead or dying.
-    Disconnected,
+    /// The connection closed: its process is dead or dying. What it says of that, where
+    /// it is more than that it closed.
+    Disconnected(Option<String>),
     /// It was killed, or took too long to shut down.
     Killed,
     /// It said something that does not fit.
@@ -71,16 +75,20 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker,
                     incarnation.shut_down();
                     deadline = Some(Instant::now() + SHUTDOWN_GRACE);
                 }
-                _ = &mut writing => break Ended::Disconnected,
+                _ = &mut writing => break Ended::Disconnected(match child {
+                    Some(_) => None,
+                    None => last_words(&mut inbound).await,
+                }),
                 message = inbound.next() => match message {
                     Ok(Some(message)) => match session.said(number, message) {
                         Ok(Said::Taken) => {}
                         // Before it was asked to, it is one that ended.
-                        Ok(Said::ShutDown) if deadline.is_none() => break Ended::Disconnected,
+                        Ok(Said::ShutDown) if deadline.is_none() => break Ended::Disconnected(None),
                         Ok(Said::ShutDown) => break Ended::ShutDown,
                         Err(violation) => break Ended::Violation(violation.to_string()),
                     },
-                    Err(FrameError::Io(_)) | Ok(None) => break Ended::Disconnected,
+                    Err(FrameError::Io(error)) => break Ended::Disconnected(said_by(&error)),
+                    Ok(None) => break Ended::Disconnected(None),
                     Err(error) => break Ended::Violation(error.to_string()),
                 },
             }
@@ -90,7 +98,8 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker,
     incarnation.outbound.close();
     lost.why = match ended {
         Ended::ShutDown => None,
-        Ended::Disconnected => Some(format!("its process {}", end_of(child, LAST_BREATH).await)),
+        Ended::Disconnected(Some(why)) if child.is_none() => Some(why),
+        Ended::Disconnected(_) => Some(format!("its process {}", end_of(child, LAST_BREATH).await)),
         Ended::Killed => {
             end_of(child, Duration::ZERO).await;
             Some("its process did not stop in time and was killed".to_owned())
@@ -100,6 +109,32 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker,
             Some(format!("its process broke the protocol: {what}"))
         }
     };
+}
+
+/// What a worker elsewhere was lost of, where its bytes can no longer be sent: that comes
+/// the other way.
+async fn last_words(inbound: &mut MessageReader<Receive, FromWorker>) -> Option<String> {
+    let error = async {
+        loop {
+            match inbound.next().await {
+                // What it said before is for nobody: its cells are lost.
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(FrameError::Io(error)) => return said_by(&error),
+                Err(_) => return None,
+            }
+        }
+    };
+    timeout(LAST_BREATH, error).await.ok().flatten()
+}
+
+/// What a remote host says of the end of a worker, or the network of the host's.
+fn said_by(error: &std::io::Error) -> Option<String> {
+    let status = error.get_ref()?.downcast_ref::<tonic::Status>()?;
+    Some(match status.code() {
+        tonic::Code::Aborted => format!("its process {}", status.message()),
+        _ => format!("its host was lost: {}", status.message()),
+    })
 }
 
 /// Tells the session that its worker is gone, whatever ends the supervisor.

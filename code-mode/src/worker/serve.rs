@@ -23,9 +23,9 @@ pub trait Surroundings: Send {
         Vec::new()
     }
 
-    /// A session is open, with these limits.
-    fn opened(&mut self, limits: &Limits) {
-        let _ = limits;
+    /// A session is open that asks for these limits. Returns those that it gets.
+    fn opened(&mut self, limits: Limits) -> Limits {
+        limits
     }
 
     /// Tries something that the sandbox forbids and says what came of it; `None`
@@ -236,7 +236,7 @@ impl<A: Surroundings> Server<A> {
                 if self.session.is_some() {
                     return Err(ServeError::Protocol("a second session"));
                 }
-                self.surroundings.opened(&limits);
+                let limits = self.surroundings.opened(limits);
                 let session = Session::new(self.engine.clone(), limits, self.outbound.clone());
                 let session = session.guided(guided);
                 self.session = Some(Arc::new(session));

@@ -1,0 +1,87 @@
+//! Workers for providers on other machines.
+
+use std::pin::Pin;
+
+use bytes::BytesMut;
+use code_mode_host::{ExitReason, LentWorker};
+use futures::Stream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::service::Host;
+use super::workers_wire::Chunk;
+use super::workers_wire::workers_server::Workers;
+
+/// The most of one chunk, either way.
+pub(super) const MAX_CHUNK: usize = 1 << 20;
+
+/// What is read of a worker at once.
+const READ: usize = 64 << 10;
+
+/// Chunks that wait for a client that is slow to read; the worker waits behind them.
+const WAITING: usize = 4;
+
+type Chunks = mpsc::Sender<Result<Chunk, Status>>;
+
+#[tonic::async_trait]
+impl Workers for Host {
+    type ServeStream = Pin<Box<dyn Stream<Item = Result<Chunk, Status>> + Send>>;
+
+    async fn serve(
+        &self,
+        request: Request<Streaming<Chunk>>,
+    ) -> Result<Response<Self::ServeStream>, Status> {
+        let place = self.place()?;
+        let worker = self.lend().await?;
+        let (chunks, mut receiver) = mpsc::channel(WAITING);
+        let over = self.stopping();
+        self.spawn_lent(async move {
+            let _place = place;
+            let gone = chunks.clone();
+            tokio::select! {
+                () = carry(worker, request.into_inner(), chunks) => {}
+                () = gone.closed() => {}
+                () = over.cancelled() => {}
+            }
+        });
+        let chunks = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
+        Ok(Response::new(Box::pin(chunks)))
+    }
+}
+
+/// Carries bytes both ways until one side has ended, and tells the client how the worker
+/// did. Dropped, it ends the worker.
+async fn carry(worker: LentWorker, mut inbound: Streaming<Chunk>, chunks: Chunks) {
+    let (mut reader, mut writer) = tokio::io::split(worker);
+    let to_worker = async {
+        while let Ok(Some(chunk)) = inbound.message().await {
+            if writer.write_all(&chunk.data).await.is_err() {
+                // It has ended, or will: its own end says how.
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let from_worker = async {
+        loop {
+            let mut bytes = BytesMut::with_capacity(READ);
+            match reader.read_buf(&mut bytes).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {
+                    let data = bytes.freeze();
+                    if chunks.send(Ok(Chunk { data })).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = to_worker => return,
+        () = from_worker => {}
+    }
+    let end = reader.unsplit(writer).ended().await;
+    if end != ExitReason::Exited(0) {
+        let _ = chunks.send(Err(Status::aborted(end.to_string()))).await;
+    }
+}

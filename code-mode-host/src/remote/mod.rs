@@ -1,0 +1,146 @@
+//! Workers on another machine.
+//!
+//! The session stays here: its rules, its stored values, its tools. Only the worker, which
+//! nobody trusts anyway, is elsewhere. A machine that is lost costs what a worker that is
+//! lost costs: its running cells. The next worker may come from another one.
+
+mod options;
+mod stream;
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::Request;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Endpoint;
+
+pub use options::RemoteHost;
+
+use stream::{Receiving, Sending};
+use wire::workers_client::WorkersClient;
+
+/// The messages and the client, as `proto/workers.proto` defines them.
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated from proto/workers.proto, which has the documentation"
+)]
+mod wire {
+    tonic::include_proto!("code_mode.v1");
+}
+
+/// After so long without a word the host is asked whether it is there, and how long its
+/// answer may take.
+const ASK_AFTER: Duration = Duration::from_secs(20);
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a host may send before it is told that there is room again.
+const WINDOW: u32 = 4 << 20;
+
+/// A host cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoteError {
+    /// Its address is none.
+    #[error("`{url}` is no address of a host: {source}")]
+    Address {
+        /// As it was given.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// Nobody answers there, or no TLS can be had with who does.
+    #[error("cannot connect to the host {url}: {}", reasons(source))]
+    Connect {
+        /// Where.
+        url: String,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// It refuses.
+    #[error("the host {url} refuses: {}", source.message())]
+    Refused {
+        /// Where.
+        url: String,
+        /// Its answer.
+        #[source]
+        source: Box<tonic::Status>,
+    },
+    /// A file with a token or certificates cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The token cannot be sent.
+    #[error("the bearer token has characters that cannot be sent")]
+    Token,
+    /// It would be read on the way.
+    #[error("a bearer token is sent only to https:// or to this machine, not to {0}")]
+    TokenInTheClear(String),
+}
+
+/// An error and what caused it, for a library that leaves its causes out of its text.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Connects to a new worker of a host.
+///
+/// Each has a connection of its own, so that a balancer can spread them, and what one
+/// session sends keeps no other waiting.
+pub(crate) async fn connect(
+    host: &RemoteHost,
+) -> Result<impl AsyncRead + AsyncWrite + Send + use<>, RemoteError> {
+    let url = || host.url().to_owned();
+    let tls = host.tls()?;
+    let endpoint = Endpoint::from_shared(url()).and_then(|endpoint| match tls {
+        Some(tls) => endpoint.tls_config(tls),
+        None => Ok(endpoint),
+    });
+    let endpoint = endpoint
+        .map_err(|source| RemoteError::Address { url: url(), source })?
+        .http2_keep_alive_interval(ASK_AFTER)
+        .keep_alive_timeout(ANSWER_WITHIN)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .tcp_nodelay(true);
+    let token = host.token()?;
+    let channel = endpoint.connect().await;
+    let channel = channel.map_err(|source| RemoteError::Connect { url: url(), source })?;
+    let (sending, chunks) = Sending::new();
+    let mut request = Request::new(chunks);
+    if let Some(token) = token {
+        let mut value: MetadataValue<_> = format!("Bearer {token}")
+            .parse()
+            .map_err(|_| RemoteError::Token)?;
+        value.set_sensitive(true);
+        request.metadata_mut().insert("authorization", value);
+    }
+    let served = WorkersClient::new(channel)
+        .max_decoding_message_size(stream::MAX_CHUNK * 2)
+        .serve(request)
+        .await;
+    let served = served.map_err(|source| RemoteError::Refused {
+        url: url(),
+        source: Box::new(source),
+    })?;
+    Ok(tokio::io::join(
+        Receiving::new(served.into_inner()),
+        sending,
+    ))
+}

@@ -1,0 +1,172 @@
+//! Which host, and how it and this program know each other.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+
+use super::RemoteError;
+
+/// A host of workers on another machine: `code-mode serve --listen grpc://IP:PORT`.
+///
+/// ```
+/// # use code_mode_host::{ProviderOptions, RemoteHost, WorkerSource};
+/// let host = RemoteHost::new("https://cells.example:8443").bearer_token_file("/run/secrets/cells");
+/// let options = ProviderOptions::default().worker(WorkerSource::Remote(host));
+/// ```
+#[derive(Clone)]
+pub struct RemoteHost {
+    url: String,
+    token: Option<Given>,
+    roots: Option<Given>,
+    identity: Option<(String, String)>,
+}
+
+/// A text that is given, or stands in a file.
+#[derive(Clone)]
+enum Given {
+    Text(String),
+    File(PathBuf),
+}
+
+impl Given {
+    fn read(&self) -> Result<String, RemoteError> {
+        match self {
+            Self::Text(text) => Ok(text.clone()),
+            Self::File(path) => std::fs::read_to_string(path).map_err(|source| {
+                let path = path.clone();
+                RemoteError::File { path, source }
+            }),
+        }
+    }
+}
+
+impl RemoteHost {
+    /// The host at this address, `https://HOST:PORT`, or `http://` where nobody listens on
+    /// the way. The certificate of `https://` must be one that the machine trusts, unless
+    /// [`ca_certificate`](Self::ca_certificate) names another.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            token: None,
+            roots: None,
+            identity: None,
+        }
+    }
+
+    /// Shows this token to the host.
+    #[must_use]
+    pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(Given::Text(token.into()));
+        self
+    }
+
+    /// Shows the token in the first line of this file, which is read for each worker.
+    #[must_use]
+    pub fn bearer_token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token = Some(Given::File(path.into()));
+        self
+    }
+
+    /// Trusts the hosts whose certificates these roots signed, in PEM, and no others.
+    #[must_use]
+    pub fn ca_certificate(mut self, pem: impl Into<String>) -> Self {
+        self.roots = Some(Given::Text(pem.into()));
+        self
+    }
+
+    /// As [`ca_certificate`](Self::ca_certificate), from a file that is read for each worker.
+    #[must_use]
+    pub fn ca_certificate_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.roots = Some(Given::File(path.into()));
+        self
+    }
+
+    /// Shows the host this certificate; both in PEM.
+    #[must_use]
+    pub fn client_certificate(
+        mut self,
+        certificate: impl Into<String>,
+        key: impl Into<String>,
+    ) -> Self {
+        self.identity = Some((certificate.into(), key.into()));
+        self
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn is_https(&self) -> bool {
+        self.url.starts_with("https://")
+    }
+
+    /// How to speak TLS, where the address asks for it.
+    pub(super) fn tls(&self) -> Result<Option<ClientTlsConfig>, RemoteError> {
+        if !self.is_https() {
+            return Ok(None);
+        }
+        let config = match &self.roots {
+            Some(given) => {
+                let roots = Certificate::from_pem(given.read()?);
+                ClientTlsConfig::new().ca_certificate(roots)
+            }
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        Ok(Some(match &self.identity {
+            Some((certificate, key)) => config.identity(Identity::from_pem(certificate, key)),
+            None => config,
+        }))
+    }
+
+    /// The token to show.
+    pub(super) fn token(&self) -> Result<Option<String>, RemoteError> {
+        let Some(given) = &self.token else {
+            return Ok(None);
+        };
+        let text = given.read()?;
+        let token = text.lines().next().unwrap_or_default().trim().to_owned();
+        let host = self.url.strip_prefix("http://").unwrap_or_default();
+        let is_here = ["127.0.0.1", "[::1]", "localhost"].iter().any(|here| {
+            let rest = host.strip_prefix(here);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
+        });
+        match self.is_https() || is_here {
+            true => Ok(Some(token)),
+            false => Err(RemoteError::TokenInTheClear(self.url.clone())),
+        }
+    }
+}
+
+impl fmt::Debug for RemoteHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither its token nor its key is for a log.
+        f.debug_struct("RemoteHost")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_shown_to_who_can_keep_it_and_is_in_no_debug_text() {
+        let token = |url: &str| RemoteHost::new(url).bearer_token("secret").token();
+        for url in [
+            "https://cells.example",
+            "http://127.0.0.1:80",
+            "http://localhost",
+            "http://[::1]:1/x",
+        ] {
+            assert_eq!(token(url).expect("shown"), Some("secret".to_owned()));
+        }
+        for url in ["http://cells.example", "http://localhost.example:1", "x"] {
+            let refused = token(url).expect_err("not shown").to_string();
+            assert!(!refused.contains("secret"), "{refused}");
+        }
+        let host = RemoteHost::new("https://x").bearer_token("secret");
+        assert!(!format!("{host:?}").contains("secret"));
+    }
+}
