@@ -47,7 +47,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
     };
     let limits = args.runtime.limits.limits();
     if args.json {
-        println!("{:#}", as_json(&info, &limits, &probes));
+        show!("{:#}", as_json(&info, &limits, &probes));
     } else {
         print(&info, &limits, &probes);
     }
@@ -56,7 +56,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
 }
 
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("code-mode doctor: {error}");
+    say!("code-mode doctor: {error}");
     ExitCode::from(3)
 }
 
@@ -114,28 +114,28 @@ fn limits_in_force(limits: &Limits) -> Vec<(&'static str, Value)> {
 }
 
 fn print(info: &WorkerInfo, limits: &Limits, probes: &[Probed]) {
-    println!("code-mode {}", env!("CARGO_PKG_VERSION"));
-    println!("V8        {}", info.v8_version);
-    println!("\nSandbox of a worker");
+    show!("code-mode {}", env!("CARGO_PKG_VERSION"));
+    show!("V8        {}", info.v8_version);
+    show!("\nSandbox of a worker");
     for layer in &info.sandbox {
         let (mark, what) = match &layer.state {
             LayerState::Holds(how) => ("holds", how),
             LayerState::Missing(why) => ("MISSING", why),
         };
-        println!("  {:18} {mark:8} {what}", layer.name);
+        show!("  {:18} {mark:8} {what}", layer.name);
     }
-    println!("\nLimits");
+    show!("\nLimits");
     for (name, value) in limits_in_force(limits) {
         let value = match value {
             Value::Null => "none".to_owned(),
             value => value.to_string(),
         };
-        println!("  {name:24} {value:>12}");
+        show!("  {name:24} {value:>12}");
     }
-    println!("\nForbidden things, tried natively inside a locked-in worker");
+    show!("\nForbidden things, tried natively inside a locked-in worker");
     for probe in probes {
         let mark = if probe.refused { "refused" } else { "ALLOWED" };
-        println!("  {:24} {mark:8} {}", probe.name, probe.what);
+        show!("  {:24} {mark:8} {}", probe.name, probe.what);
     }
 }
 

@@ -3,6 +3,9 @@
 //! `main.rs` calls [`main`] and nothing else. The rest is here so that tests and fuzz
 //! targets can reach it; it promises nothing to other programs.
 
+#[macro_use]
+mod standard_streams;
+
 #[cfg(unix)]
 mod address_space;
 mod args;
@@ -22,7 +25,6 @@ mod run;
 mod sandbox;
 mod serve;
 mod session_limits;
-mod standard_streams;
 mod stdio;
 mod telemetry;
 mod timeline;
@@ -183,7 +185,7 @@ fn start<A: Arguments>(
         Some(asked) => match asked.begin(arguments.wanted()) {
             Ok(telemetry) => Some(telemetry),
             Err(error) => {
-                eprintln!("code-mode: {error}");
+                say!("code-mode: {error}");
                 return Ok(ExitCode::from(RUNTIME_FAILED));
             }
         },

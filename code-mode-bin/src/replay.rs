@@ -52,17 +52,17 @@ fn failed(error: impl ToString) -> Failure {
 pub(crate) fn main(args: Args) -> ExitCode {
     match replay_all(&args) {
         Ok(differences) if differences.is_empty() => {
-            println!("no difference");
+            show!("no difference");
             ExitCode::SUCCESS
         }
         Ok(differences) => {
             for difference in differences {
-                println!("{difference}");
+                show!("{difference}");
             }
             ExitCode::FAILURE
         }
         Err(failure) => {
-            eprintln!("code-mode replay: {failure}");
+            say!("code-mode replay: {failure}");
             match failure {
                 Failure::Trace(error) => error.exit_code(),
                 Failure::NoContents => ExitCode::from(crate::WRONG_USAGE),

@@ -82,6 +82,6 @@ pub(crate) fn main(args: Args) -> ExitCode {
 }
 
 fn failed(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
-    eprintln!("code-mode serve: {error}");
+    say!("code-mode serve: {error}");
     ExitCode::from(FAILED)
 }

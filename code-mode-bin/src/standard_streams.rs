@@ -4,6 +4,23 @@
 //! switches a read. Where it is a pipe or a socket, as for every client that
 //! starts this program, the event loop can read it itself.
 
+/// Writes a line to standard error. One that cannot be written, because nobody reads or the
+/// disk is full, is nobody's to miss; the library's own macro would panic.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
+/// Writes a line to standard output, as [`say`] does.
+macro_rules! show {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 use tokio::io::{AsyncRead, AsyncWrite};
 
 type Reader = Box<dyn AsyncRead + Unpin + Send>;

@@ -36,6 +36,8 @@ pub(crate) struct Workers {
     token: CancellationToken,
     /// The last worker that was asked for could be had.
     is_proven: AtomicBool,
+    /// Held by who finds that out.
+    proving: tokio::sync::Mutex<()>,
 }
 
 struct State {
@@ -69,6 +71,7 @@ impl Workers {
             }),
             token,
             is_proven: AtomicBool::new(false),
+            proving: tokio::sync::Mutex::default(),
         });
         workers.refill(Duration::ZERO);
         workers
@@ -80,11 +83,32 @@ impl Workers {
 
     /// Says whether workers can be had. The first time, and after a failure, that
     /// takes a worker, which the caller gets.
+    ///
+    /// One asks at a time, and the others go by its answer: a thousand who ask at once
+    /// start one worker, also where they do not wait for the answer.
     pub(crate) async fn prove(self: &Arc<Self>) -> Result<Option<Worker>, ProviderError> {
-        if self.source.can_start_many() && self.is_proven.load(Ordering::Relaxed) {
+        if self.is_proven() {
             return Ok(None);
         }
-        self.take().await.map(Some)
+        let workers = self.clone();
+        let (tell, told) = oneshot::channel();
+        let proof = async move {
+            let _one = workers.proving.lock().await;
+            // Whoever went away meanwhile needs no worker.
+            if !tell.is_closed() {
+                let proof = match workers.is_proven() {
+                    true => Ok(None),
+                    false => workers.take().await.map(Some),
+                };
+                let _ = tell.send(proof);
+            }
+        };
+        tokio::spawn(self.token.clone().run_until_cancelled_owned(proof));
+        told.await.unwrap_or(Err(ProviderError::ShuttingDown))
+    }
+
+    fn is_proven(&self) -> bool {
+        self.source.can_start_many() && self.is_proven.load(Ordering::Relaxed)
     }
 
     /// A worker for a session; one that was started ahead, if there is one.

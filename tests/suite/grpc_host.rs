@@ -196,8 +196,70 @@ fn only_who_knows_a_token_is_let_in_and_tokens_can_be_changed() {
         {
             tokio::task::yield_now().await;
         }
-        let refused = opens(channel_of, Some(TOKEN)).await.expect_err("refused");
+        let refused = opens(channel_of.clone(), Some(TOKEN))
+            .await
+            .expect_err("refused");
         assert_eq!(refused.code(), Code::Unauthenticated);
+        // Whoever takes the tokens away, takes them away.
+        certificates.write("tokens", "");
+        while opens(channel_of.clone(), Some("a-new-token-of-some-length"))
+            .await
+            .is_ok()
+        {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn who_is_not_let_in_takes_nobodys_place_and_is_told_no_more_than_health() {
+    let certificates = Certificates::new();
+    certificates.write("tokens", TOKEN);
+    let tokens = certificates.text("tokens");
+    run(async {
+        let options = ["--token-file", &tokens, "--max-connections", "1"];
+        let (_child, address) = listening("grpc://127.0.0.1:0", &options).await;
+        let strangers = [
+            channel(&address, None).await.expect("connected"),
+            channel(&address, None).await.expect("connected"),
+        ];
+        for stranger in strangers {
+            let refused = opens(stranger.clone(), None).await.expect_err("refused");
+            assert_eq!(refused.code(), Code::Unauthenticated);
+            let mut health = tonic_health::pb::health_client::HealthClient::new(stranger);
+            let asked = tonic_health::pb::HealthCheckRequest::default();
+            health.check(asked.clone()).await.expect("answered");
+            let watched = health.watch(asked).await.expect_err("refused");
+            assert_eq!(watched.code(), Code::Unauthenticated);
+            // What is claimed is not believed.
+            let service = "x".repeat(2000);
+            let asked = tonic_health::pb::HealthCheckRequest { service };
+            let refused = health.check(asked).await.expect_err("refused");
+            assert_eq!(refused.code(), Code::OutOfRange);
+        }
+        let known = channel(&address, None).await.expect("connected");
+        opens(known, Some(TOKEN)).await.expect("let in");
+    });
+}
+
+#[test]
+fn a_thousand_sessions_that_nobody_waits_for_start_few_workers() {
+    use code_mode_host::CodeModeSessionProvider;
+
+    run(async {
+        let options = crate::support::options().prewarmed(0);
+        let provider = code_mode_host::Provider::new(options).expect("the program is there");
+        for _ in 0..1000 {
+            let agent = std::sync::Arc::new(crate::support::Agent::default());
+            let opening = provider.create_session(agent);
+            // It is begun, and dropped.
+            assert!(futures::FutureExt::now_or_never(opening).is_none());
+        }
+        let agent = std::sync::Arc::new(crate::support::Agent::default());
+        let session = provider.create_session(agent).await.expect("a session");
+        assert!(provider.workers().started <= 2, "{:?}", provider.workers());
+        session.shutdown().await;
+        provider.shutdown().await;
     });
 }
 
@@ -281,6 +343,83 @@ fn a_socket_is_its_users_alone_and_its_name_goes_with_the_host() {
         assert!(host.child.wait().await.expect("it ends").success());
         assert!(!path.exists());
     });
+}
+
+#[test]
+fn a_name_that_is_another_hosts_by_then_stays_and_one_that_is_too_long_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("host");
+    let listen = format!("unix:{}", path.display());
+    run(async {
+        let (first, _) = listening(&listen, &[]).await;
+        std::fs::remove_file(&path).expect("there");
+        let (_second, _) = listening(&listen, &[]).await;
+        let mut first = Host::new(first, unix_channel(&path).await, None);
+        interrupt(&first, Signal::INT);
+        assert!(first.child.wait().await.expect("it ends").success());
+        let mut second = CodeModeHostClient::new(unix_channel(&path).await);
+        second
+            .open_session(OpenSessionRequest::default())
+            .await
+            .expect("it is there");
+    });
+    let long = directory.path().join("x".repeat(120));
+    let refused = Command::new(program())
+        .args(["serve", "--listen", &format!("unix:{}", long.display())])
+        .output()
+        .expect("it starts");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("at most 107 bytes"));
+    let left: Vec<_> = std::fs::read_dir(directory.path())
+        .expect("there")
+        .collect();
+    assert_eq!(left.len(), 1, "the second host's name alone: {left:?}");
+}
+
+#[test]
+fn numbers_that_cannot_be_meant_are_wrong_usage_and_a_full_standard_error_is_no_panic() {
+    for option in [
+        "--max-sessions=0",
+        "--max-sessions=18446744073709551615",
+        "--max-connections=0",
+        "--max-streams=0",
+        "--max-message-bytes=67108865",
+    ] {
+        let output = Command::new(program())
+            .args(["serve", option])
+            .output()
+            .expect("it starts");
+        assert_eq!(output.status.code(), Some(2), "{option}");
+    }
+    let full = || {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .expect("there")
+    };
+    let status = Command::new(program())
+        .args(["serve", "--listen=stdio", "--ops-listen=127.0.0.1:0"])
+        .stderr(full())
+        .status()
+        .expect("it starts");
+    assert_eq!(status.code(), Some(1));
+    let status = Command::new(program())
+        .args([
+            "serve",
+            "--listen=grpc+stdio://",
+            "--ops-listen=127.0.0.1:0",
+        ])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(full())
+        .status()
+        .expect("it starts");
+    assert!(status.success());
+    let status = Command::new(program())
+        .arg("doctor")
+        .stdout(full())
+        .status();
+    assert_ne!(status.expect("it starts").code(), Some(101));
 }
 
 fn interrupt(host: &Host, signal: Signal) {

@@ -3,24 +3,28 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-/// How long a client may take for its first words, TLS and HTTP/2 each.
+/// How long a client may take for its first words, TLS and HTTP/2 each; where it must show
+/// a token, for the first request that does.
 const GREETING: Duration = Duration::from_secs(10);
 
 /// The words with which HTTP/2 begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// Connections beyond the most that are served: their requests are answered with that.
 const BEYOND: usize = 64;
@@ -32,14 +36,17 @@ pub(super) struct Doors {
     places: Arc<Semaphore>,
     /// Places of all that are accepted.
     accepted: Arc<Semaphore>,
+    /// Whether a client must be let in before it may stay.
+    is_guarded: bool,
 }
 
 impl Doors {
-    pub(super) fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize, is_guarded: bool) -> Self {
         let max = max.clamp(1, Semaphore::MAX_PERMITS - BEYOND);
         Self {
             places: Arc::new(Semaphore::new(max)),
             accepted: Arc::new(Semaphore::new(max + BEYOND)),
+            is_guarded,
         }
     }
 }
@@ -53,22 +60,28 @@ pub(super) struct Peer {
 
 impl Peer {
     fn new(doors: Doors) -> Self {
-        let peer = Self {
+        Self {
             doors,
             place: Arc::default(),
-        };
-        peer.has_place();
-        peer
+        }
     }
 
-    /// Whether its connection is one of those that are served, now that others may have
-    /// gone.
-    pub(super) fn has_place(&self) -> bool {
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+    fn place(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its connection is one of those that are served, now that a request of it was
+    /// let in. Others may have gone.
+    pub(super) fn takes_place(&self) -> bool {
+        let mut place = self.place();
         if place.is_none() {
             *place = self.doors.places.clone().try_acquire_owned().ok();
         }
         place.is_some()
+    }
+
+    fn has_place(&self) -> bool {
+        self.place().is_some()
     }
 }
 
@@ -140,22 +153,30 @@ impl Listener {
         address: SocketAddr,
         tls: Option<TlsAcceptor>,
     ) -> io::Result<(Self, SocketAddr)> {
-        let listener = TcpListener::bind(address).await?;
+        let socket = match address.is_ipv4() {
+            true => TcpSocket::new_v4()?,
+            false => TcpSocket::new_v6()?,
+        };
+        // What the library does on its own; a port is free again with its host.
+        #[cfg(unix)]
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
         let bound = listener.local_addr()?;
         Ok((Self::Tcp(listener, tls), bound))
     }
 
     /// Listens on a socket in the file system.
     #[cfg(unix)]
-    pub(super) fn unix(path: &std::path::Path) -> io::Result<Self> {
-        let listener = crate::private_socket::listen_again(path)?;
+    pub(super) async fn unix(path: &std::path::Path) -> io::Result<Self> {
+        let listener = crate::private_socket::listen_again(path).await?;
         listener.set_nonblocking(true)?;
         Ok(Self::Unix(tokio::net::UnixListener::from_std(listener)?))
     }
 
     /// There are none.
     #[cfg(not(unix))]
-    pub(super) fn unix(_: &std::path::Path) -> io::Result<Self> {
+    pub(super) async fn unix(_: &std::path::Path) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -250,21 +271,21 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        let Some(greeting) = &mut self.greeting else {
+        let Self { greeting, peer, .. } = &mut *self;
+        let Some(waiting) = greeting else {
             return read;
         };
-        match read {
-            Poll::Ready(read) => {
-                if greeting.is_over(&buffer.filled()[before..]) {
-                    self.greeting = None;
-                }
-                Poll::Ready(read)
-            }
-            Poll::Pending => {
-                ready!(greeting.until.as_mut().poll(context));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
+        let has_said = waiting.is_over(&buffer.filled()[before..]);
+        let is_over = match peer.doors.is_guarded {
+            true => peer.has_place(),
+            false => has_said,
+        };
+        if is_over {
+            *greeting = None;
+        } else if waiting.until.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        read
     }
 }
 

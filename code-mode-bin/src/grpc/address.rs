@@ -16,8 +16,12 @@ pub(crate) enum Address {
 
 /// An address that is this wire's and cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("invalid gRPC --listen URL `{0}`; expected `grpc://IP:PORT`")]
-pub(crate) struct InvalidAddress(String);
+pub(crate) enum InvalidAddress {
+    #[error("invalid gRPC --listen URL `{0}`; expected `grpc://IP:PORT`")]
+    Tcp(String),
+    #[error("invalid gRPC --listen URL `{0}`; expected `unix:PATH`")]
+    Unix(String),
+}
 
 impl Address {
     /// The address in `--listen`; `None` where it is another wire's.
@@ -25,17 +29,17 @@ impl Address {
         if url == "grpc+stdio://" {
             return Some(Ok(Self::StandardStreams));
         }
-        let invalid = || InvalidAddress(url.to_owned());
         if let Some(path) = url.strip_prefix("unix:") {
             // As gRPC names it: `unix:PATH`, or `unix:///PATH`.
             let path = path.strip_prefix("//").unwrap_or(path);
             return Some(match path.is_empty() {
-                true => Err(invalid()),
+                true => Err(InvalidAddress::Unix(url.to_owned())),
                 false => Ok(Self::Unix(path.into())),
             });
         }
         let address = url.strip_prefix("grpc://")?;
-        let address = address.parse().map_err(|_| invalid());
+        let invalid = |_| InvalidAddress::Tcp(url.to_owned());
+        let address = address.parse().map_err(invalid);
         Some(address.map(Self::Tcp))
     }
 
@@ -66,10 +70,12 @@ mod tests {
             "grpc://localhost:1",
             "grpc://127.0.0.1",
             "grpc://127.0.0.1:1/x",
-            "unix:",
-            "unix://",
         ] {
             let error = format!("invalid gRPC --listen URL `{url}`; expected `grpc://IP:PORT`");
+            assert_eq!(parsed(url), Some(Err(error)));
+        }
+        for url in ["unix:", "unix://"] {
+            let error = format!("invalid gRPC --listen URL `{url}`; expected `unix:PATH`");
             assert_eq!(parsed(url), Some(Err(error)));
         }
     }

@@ -14,9 +14,9 @@ use tower::Service;
 use super::accept::Peer;
 use super::guard::Guard;
 
-/// gRPC's own health service, which is answered without a token: those who ask for health
-/// have none.
-const HEALTH_SERVICE: &str = "/grpc.health.v1.Health/";
+/// What gRPC's own health service answers without a token: those who ask for health have
+/// none.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 /// Answers health checks over plain HTTP, refuses the rest of HTTP/1, and lets in only
 /// those who may use the host.
@@ -58,14 +58,17 @@ impl<S> Front<S> {
         if request.version() != Version::HTTP_2 {
             return Some(of_status(StatusCode::HTTP_VERSION_NOT_SUPPORTED));
         }
-        let peer = request.extensions().get::<Peer>();
-        if peer.is_some_and(|peer| !peer.has_place()) {
-            let status = Status::resource_exhausted("code-mode host has too many connections");
+        if request.uri().path() == HEALTH {
+            return None;
+        }
+        if !self.guard.admits(request.headers()) {
+            let status = Status::unauthenticated("code-mode host needs a bearer token it knows");
             return Some(status.into_http());
         }
-        let asks_health = request.uri().path().starts_with(HEALTH_SERVICE);
-        if !asks_health && !self.guard.admits(request.headers()) {
-            let status = Status::unauthenticated("code-mode host needs a bearer token it knows");
+        // Who is not let in takes nobody's place.
+        let peer = request.extensions().get::<Peer>();
+        if peer.is_some_and(|peer| !peer.takes_place()) {
+            let status = Status::resource_exhausted("code-mode host has too many connections");
             return Some(status.into_http());
         }
         None

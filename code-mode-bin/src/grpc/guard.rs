@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Who may use the host.
 #[derive(clap::Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Access, with grpc://IP:PORT")]
+#[command(next_help_heading = "Access to a gRPC host")]
 pub(crate) struct GuardArgs {
     /// Speak TLS with this certificate and what leads to its root (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -33,7 +33,8 @@ pub(crate) struct GuardArgs {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
     /// Take only requests with `authorization: Bearer TOKEN`, where TOKEN is a line of this
-    /// file; it is read again when it changes
+    /// file, of 16 bytes or more; `#` begins a comment. The file is read again when it
+    /// changes: while it has no token, or cannot be read, nobody is let in
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Listen beyond this machine without TLS and authentication: everybody who reaches the
@@ -57,6 +58,8 @@ pub(crate) enum GuardError {
     TokenInTheClear,
     #[error("{0} needs --listen grpc://IP:PORT")]
     NeedsTcp(&'static str),
+    #[error("{0} needs a --listen of the gRPC wire")]
+    NeedsGrpc(&'static str),
     #[error("{0} needs --listen grpc://IP:PORT or unix:PATH")]
     NeedsListener(&'static str),
     #[error("cannot read {}: {source}", path.display())]
@@ -159,6 +162,11 @@ fn pem_error(path: &Path, what: &'static str, source: rustls::pki_types::pem::Er
 }
 
 impl Guard {
+    /// Whether whoever connects is let in.
+    pub(super) fn is_open(&self) -> bool {
+        self.tokens.is_none()
+    }
+
     /// Whether a request with these headers may go on.
     pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(tokens) = &self.tokens else {
@@ -182,16 +190,39 @@ struct Tokens {
 struct Known {
     /// Their hashes, so that comparing takes the same time whatever was guessed.
     hashes: Vec<[u8; 32]>,
-    changed: Option<SystemTime>,
+    version: Option<Version>,
     looked: Instant,
+}
+
+/// What changes with a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version {
+    modified: Option<SystemTime>,
+    length: u64,
+    /// Its number, and when it was changed in any way.
+    #[cfg(unix)]
+    number: (u64, i64, i64),
+}
+
+impl Version {
+    fn of(metadata: &std::fs::Metadata) -> Self {
+        #[cfg(unix)]
+        use std::os::unix::fs::MetadataExt;
+        Self {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+            #[cfg(unix)]
+            number: (metadata.ino(), metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
 }
 
 impl Tokens {
     fn read(path: PathBuf) -> Result<Self, GuardError> {
-        let (hashes, changed) = hashes(&path)?;
+        let (hashes, version) = hashes(&path)?;
         let known = Known {
             hashes,
-            changed,
+            version: Some(version),
             looked: Instant::now(),
         };
         Ok(Self {
@@ -214,39 +245,53 @@ impl Tokens {
         found.into()
     }
 
-    /// A file that cannot be read, or has none, leaves the tokens as they were: somebody
-    /// may be writing it.
+    /// Whoever takes the tokens away, takes them away at once.
     fn look_again(&self, known: &mut Known) {
-        let changed = changed(&self.path);
-        if changed == known.changed {
+        let metadata = std::fs::metadata(&self.path);
+        let version = metadata.as_ref().map(Version::of).ok();
+        if version.is_some() && version == known.version {
             return;
         }
         match hashes(&self.path) {
-            Ok((hashes, changed)) => {
+            Ok((hashes, version)) => {
                 known.hashes = hashes;
-                known.changed = changed;
+                known.version = Some(version);
                 tracing::info!("the tokens were read again");
             }
-            Err(error) => tracing::warn!("the tokens stay as they were: {error}"),
+            Err(error) => {
+                if !known.hashes.is_empty() {
+                    tracing::warn!("nobody is let in: {error}");
+                }
+                known.hashes.clear();
+                known.version = None;
+            }
         }
     }
 }
 
-fn changed(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|m| m.modified()).ok()
-}
+/// The most that is read of a file of tokens.
+const MAX_FILE: u64 = 1 << 20;
 
-fn hashes(path: &Path) -> Result<(Vec<[u8; 32]>, Option<SystemTime>), GuardError> {
-    let changed = changed(path);
-    let text = std::fs::read_to_string(path).map_err(|source| GuardError::Read {
+fn hashes(path: &Path) -> Result<(Vec<[u8; 32]>, Version), GuardError> {
+    let error = |source| GuardError::Read {
         path: path.to_owned(),
         source,
-    })?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let tokens: Vec<&str> = lines.collect();
-    if tokens.is_empty() || tokens.iter().any(|token| token.len() < MIN_TOKEN) {
-        return Err(GuardError::NoToken(path.to_owned()));
+    };
+    let metadata = std::fs::metadata(path).map_err(error)?;
+    // Reading anything else could wait for ever.
+    if !metadata.is_file() || metadata.len() > MAX_FILE {
+        return Err(error(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no file of at most 1 MiB",
+        )));
     }
-    let hashes = tokens.iter().map(|token| Sha256::digest(token).into());
-    Ok((hashes.collect(), changed))
+    let text = std::fs::read_to_string(path).map_err(error)?;
+    let text = text.trim_start_matches('\u{feff}');
+    let lines = text.lines().map(str::trim);
+    let tokens = lines.filter(|line| !line.starts_with('#') && line.len() >= MIN_TOKEN);
+    let hashes: Vec<[u8; 32]> = tokens.map(|token| Sha256::digest(token).into()).collect();
+    match hashes.is_empty() {
+        true => Err(GuardError::NoToken(path.to_owned())),
+        false => Ok((hashes, Version::of(&metadata))),
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 use tower::layer::layer_fn;
 
@@ -40,6 +41,9 @@ const MAX_HEADERS: u32 = 16 << 10;
 /// cells and waits may be there. The library's own number is 20.
 const MAX_RESETS: usize = 8192;
 
+/// The largest question about health.
+const MAX_HEALTH: usize = 1024;
+
 /// How long clients may take to read the last of what they are sent.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -48,21 +52,32 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const ASK_AFTER: Duration = Duration::from_secs(30);
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
+/// The most connections, and sessions.
+const MAX_COUNT: usize = 1 << 24;
+
+/// A number of an option, of at least 1.
+fn number(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match text.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(format!("expected a number from 1 to {most}")),
+    }
+}
+
 /// Limits of the host as a whole.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "gRPC host")]
 pub(crate) struct HostArgs {
     /// Connections that are served at once
-    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = number(MAX_COUNT))]
     max_connections: usize,
     /// Requests under way on one connection
-    #[arg(long, value_name = "N", default_value_t = 8192)]
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
     max_streams: u32,
     /// Sessions at once
-    #[arg(long, value_name = "N", default_value_t = 4096)]
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = number(MAX_COUNT))]
     pub(super) max_sessions: usize,
     /// The largest request
-    #[arg(long, value_name = "BYTES", default_value_t = MAX_MESSAGE)]
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_MESSAGE, value_parser = number(MAX_MESSAGE))]
     max_message_bytes: usize,
     /// After SIGTERM, how long cells may go on before they are stopped
     #[arg(long, value_name = "MS", default_value_t = 5_000)]
@@ -79,7 +94,7 @@ impl HostArgs {
     /// there is some.
     pub(crate) fn without_grpc(&self) -> Result<(), GuardError> {
         if self.ops_listen.is_some() {
-            return Err(GuardError::NeedsListener("--ops-listen"));
+            return Err(GuardError::NeedsGrpc("--ops-listen"));
         }
         self.guard.guard(&Address::StandardStreams).map(drop)
     }
@@ -99,6 +114,8 @@ pub(crate) enum ListenError {
     Guard(#[from] GuardError),
     #[error(transparent)]
     Ops(#[from] OpsError),
+    #[error("cannot say on standard output where it listens: {0}")]
+    Announce(io::Error),
     #[error("cannot serve: {0}")]
     Serve(#[from] tonic::transport::Error),
     #[error("cannot describe the service: {0}")]
@@ -203,20 +220,12 @@ struct Served {
 }
 
 impl Served {
-    async fn serve<H>(self, address: Address, health: H) -> Result<(), ListenError>
-    where
-        H: tonic::server::NamedService
-            + tower::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<tonic::body::Body>,
-                Error = std::convert::Infallible,
-            > + Clone
-            + Send
-            + Sync
-            + 'static,
-        H::Future: Send + 'static,
-    {
-        let doors = Doors::new(self.args.max_connections);
+    async fn serve(
+        self,
+        address: Address,
+        health: HealthServer<impl Health>,
+    ) -> Result<(), ListenError> {
+        let doors = Doors::new(self.args.max_connections, !self.guard.is_open());
         match address {
             Address::StandardStreams => {
                 let connection = StandardStreams::new(self.over.clone());
@@ -243,8 +252,8 @@ impl Served {
                     path: path.clone(),
                     source,
                 };
-                let listener = Listener::unix(&path).map_err(bind)?;
-                let _name = Name(&path);
+                let listener = Listener::unix(&path).await.map_err(bind)?;
+                let _name = Name::of(&path);
                 tracing::info!("listening on unix:{}", path.display());
                 announce(&format!("unix:{}", path.display()))?;
                 let connections = listener.connections(doors, self.over.clone());
@@ -253,24 +262,14 @@ impl Served {
         }
     }
 
-    async fn serve_connections<C, H>(
+    async fn serve_connections<C>(
         self,
         connections: impl Stream<Item = io::Result<C>>,
-        health: H,
+        health: HealthServer<impl Health>,
         is_listening: bool,
     ) -> Result<(), ListenError>
     where
         C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-        H: tonic::server::NamedService
-            + tower::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<tonic::body::Body>,
-                Error = std::convert::Infallible,
-            > + Clone
-            + Send
-            + Sync
-            + 'static,
-        H::Future: Send + 'static,
     {
         let service = CodeModeHostServer::new(self.host.clone())
             .max_decoding_message_size(self.args.max_message_bytes.min(MAX_MESSAGE))
@@ -303,7 +302,8 @@ impl Served {
             .layer(front)
             .add_service(service)
             .add_optional_service(workers)
-            .add_service(health)
+            // Whoever connects may ask; a length that is claimed is memory that is taken.
+            .add_service(health.max_decoding_message_size(MAX_HEALTH))
             .add_service(reflection)
             .serve_with_incoming_shutdown(connections, self.over.cancelled())
             .await?;
@@ -311,18 +311,45 @@ impl Served {
     }
 }
 
-/// The name of a socket, which goes with the host.
-struct Name<'a>(&'a std::path::Path);
+/// The name of a socket, which goes with the host, unless it is another's by then.
+struct Name<'a> {
+    path: &'a Path,
+    file: Option<(u64, u64)>,
+}
 
-impl Drop for Name<'_> {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.0);
+impl<'a> Name<'a> {
+    fn of(path: &'a Path) -> Self {
+        let file = file(path);
+        Self { path, file }
     }
 }
 
+impl Drop for Name<'_> {
+    fn drop(&mut self) {
+        if self.file.is_some() && self.file == file(self.path) {
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
+}
+
+/// Which file a name stands for.
+#[cfg(unix)]
+fn file(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// There are no sockets in the file system.
+#[cfg(not(unix))]
+fn file(_: &Path) -> Option<(u64, u64)> {
+    None
+}
+
 /// Says where the program listens: one line, and nothing else, on standard output.
-fn announce(address: &str) -> io::Result<()> {
+fn announce(address: &str) -> Result<(), ListenError> {
     let mut output = io::stdout().lock();
-    writeln!(output, "{address}")?;
-    output.flush()
+    writeln!(output, "{address}")
+        .and_then(|()| output.flush())
+        .map_err(ListenError::Announce)
 }

@@ -19,10 +19,10 @@ use tokio::sync::Semaphore;
 use crate::telemetry;
 
 /// Connections at once; more wait.
-const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 256;
 
 /// How long a connection may last: one question, one answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The address cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ impl Ops {
         let error = |source| OpsError { address, source };
         let listener = TcpListener::bind(address).await.map_err(error)?;
         let bound = listener.local_addr().map_err(error)?;
-        eprintln!("health and metrics at http://{bound}");
+        say!("health and metrics at http://{bound}");
         Ok(Self {
             listener,
             is_draining,

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use code_mode_host::{
-    CellId, CellResponse, CodeModeSession, CodeModeSessionProvider, ExecuteRequest, LentWorker,
-    Limits, Provider, SessionError, SessionOptions, ToolDefinition, WaitOutcome, WaitRequest,
+    CellId, CellResponse, CodeModeSession, CodeModeSessionProvider, ExecuteRequest, Json,
+    LentWorker, Limits, Provider, SessionError, SessionOptions, ToolDefinition, WaitOutcome,
+    WaitRequest,
 };
 use futures::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -196,6 +197,17 @@ fn status(error: SessionError) -> Status {
         SessionError::ShuttingDown => Status::cancelled("code-mode session is closing"),
         _ => Status::unavailable(text),
     }
+}
+
+/// A tool's output, which must be one JSON value. A large one is looked at where it holds
+/// nobody else up.
+async fn json_of(bytes: Vec<u8>) -> Result<Json, String> {
+    const LARGE: usize = 256 << 10;
+    if bytes.len() < LARGE {
+        return check::json_of(bytes);
+    }
+    let looking = tokio::task::spawn_blocking(move || check::json_of(bytes));
+    looking.await.map_err(|error| error.to_string())?
 }
 
 /// The client's span, as it says in its metadata.
@@ -404,7 +416,7 @@ impl CodeModeHost for Host {
             }
             Some(Outcome::Failed(failed)) => Err(failed.message),
             Some(Outcome::Succeeded(succeeded)) => {
-                let json = check::json_of(succeeded.output_json).map_err(|why| {
+                let json = json_of(succeeded.output_json).await.map_err(|why| {
                     let message = format!("invalid code-mode tool output JSON: {why}");
                     Status::invalid_argument(message)
                 })?;

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use code_mode_host::{ExitReason, LentWorker};
 use futures::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::service::Host;
@@ -33,11 +33,23 @@ impl Workers for Host {
         request: Request<Streaming<Chunk>>,
     ) -> Result<Response<Self::ServeStream>, Status> {
         let place = self.place()?;
-        let worker = self.lend().await?;
         let (chunks, mut receiver) = mpsc::channel(WAITING);
-        let over = self.stopping();
+        let (tell, lent) = oneshot::channel();
+        let (host, over) = (self.clone(), self.stopping());
+        // A client that goes away while its worker starts gives its place back when the
+        // start has ended, not before.
         self.spawn_lent(async move {
             let _place = place;
+            let worker = match host.lend().await {
+                Ok(worker) => worker,
+                Err(status) => {
+                    let _ = tell.send(Err(status));
+                    return;
+                }
+            };
+            if tell.send(Ok(())).is_err() {
+                return;
+            }
             let gone = chunks.clone();
             tokio::select! {
                 () = carry(worker, request.into_inner(), chunks) => {}
@@ -45,6 +57,8 @@ impl Workers for Host {
                 () = over.cancelled() => {}
             }
         });
+        lent.await
+            .map_err(|_| Status::unavailable("code-mode host is stopping"))??;
         let chunks = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
         Ok(Response::new(Box::pin(chunks)))
     }

@@ -73,7 +73,7 @@ pub(super) fn read(
     let mut servers: Vec<Server> = Vec::new();
     let mut add = |server: Server, from: &str| {
         if let Some(known) = servers.iter_mut().find(|known| known.name == server.name) {
-            eprintln!(
+            say!(
                 "code-mode mcp: the server {:?} is defined again in {from}, which is used",
                 server.name
             );

@@ -62,7 +62,7 @@ pub(super) async fn serve(
     let failed = |error| HttpError::Listen { address, error };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    eprintln!("code-mode mcp listens on http://{bound}{PATH}");
+    say!("code-mode mcp listens on http://{bound}{PATH}");
     let mut config = StreamableHttpServerConfig::default()
         .enforce_origin_validation()
         .with_max_request_body_bytes(MAX_BODY)

@@ -163,7 +163,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
     match run(args) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("code-mode mcp: {failure}");
+            say!("code-mode mcp: {failure}");
             failure.exit_code()
         }
     }
@@ -211,7 +211,7 @@ async fn gateway(
     }
     for server in &configured {
         if let Some(why) = &server.unusable {
-            eprintln!(
+            say!(
                 "code-mode mcp: the server {:?} is left out: {}",
                 server.name,
                 secrets.hide(why)

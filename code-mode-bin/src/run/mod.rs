@@ -123,7 +123,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !matches!(failure, Failure::Script) {
-                eprintln!("code-mode run: {failure}");
+                say!("code-mode run: {failure}");
             }
             failure.exit_code()
         }
@@ -137,11 +137,11 @@ fn run(args: &Args) -> Result<(), Failure> {
         None => Tools::default(),
     };
     if args.list_tools {
-        println!(
+        show!(
             "# exec\n\n{}",
             describe::exec_tool(&tools.definitions(), false)
         );
-        println!("\n# wait\n\n{}", describe::wait_tool());
+        show!("\n# wait\n\n{}", describe::wait_tool());
         return Ok(());
     }
     let path = args.script.as_deref().unwrap_or(Path::new("-"));

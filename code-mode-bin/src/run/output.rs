@@ -98,7 +98,7 @@ impl Output {
     }
 
     fn line(&self, value: &Value) {
-        println!("{value}");
+        show!("{value}");
     }
 
     /// Shows items of output.
@@ -137,7 +137,7 @@ impl Output {
                         shown["bytes"]
                     ),
                 };
-                self.print(|| println!("{}", self.out(&line)));
+                self.print(|| show!("{}", self.out(&line)));
             }
         }
         Ok(())
@@ -173,7 +173,7 @@ impl Output {
         if self.json {
             self.line(&json!({"type": "notification", "text": text}));
         } else {
-            self.print(|| eprintln!("{}", self.err(text)));
+            self.print(|| say!("{}", self.err(text)));
         }
     }
 
@@ -246,7 +246,7 @@ impl Output {
         }
         // The text has the line and help already; a person knows the script by its name.
         let shown = text.replace(MODULE_NAME, name);
-        self.print(|| eprintln!("error: {}", self.err(&shown)));
+        self.print(|| say!("error: {}", self.err(&shown)));
     }
 
     /// Takes the status line away.

@@ -25,6 +25,9 @@ const MAX_LISTENERS: usize = 64;
 /// The largest message that a listener may send. None is read.
 const MAX_SENT: usize = 4096;
 
+/// How long a listener may take to read a batch.
+const SENDING: Duration = Duration::from_secs(2);
+
 /// How long a listener may take for its greeting.
 const GREETING: Duration = Duration::from_secs(10);
 
@@ -109,7 +112,7 @@ pub(super) fn start(address: SocketAddr) -> Result<(Listeners, Telling), ListenE
             drop(tell_done);
         })
         .map_err(error)?;
-    eprintln!("traces at ws://{bound}");
+    say!("traces at ws://{bound}");
     Ok((listeners, telling))
 }
 
@@ -151,7 +154,9 @@ async fn tell(stream: TcpStream, mut batches: broadcast::Receiver<Bytes>, over: 
             biased;
             batch = batches.recv() => match batch {
                 Ok(batch) => {
-                    if sink.send(Message::Binary(batch)).await.is_err() {
+                    // One that does not read takes the place of one that does.
+                    let sent = sink.send(Message::Binary(batch));
+                    if !matches!(tokio::time::timeout(SENDING, sent).await, Ok(Ok(()))) {
                         return;
                     }
                 }

@@ -36,7 +36,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
     match write(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("code-mode timeline: {error}");
+            say!("code-mode timeline: {error}");
             error.exit_code()
         }
     }
@@ -56,7 +56,7 @@ fn write(args: &Args) -> Result<(), TraceError> {
         .unwrap_or_else(|| beside(".chrome.json"));
     put(&html, &page(&lines))?;
     put(&chrome, &chrome_trace(&lines).to_string())?;
-    println!("{}\n{}", html.display(), chrome.display());
+    show!("{}\n{}", html.display(), chrome.display());
     Ok(())
 }
 

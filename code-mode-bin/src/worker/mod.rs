@@ -60,7 +60,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
     match serve(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("code-mode worker: {error}");
+            say!("code-mode worker: {error}");
             ExitCode::from(CANNOT_SERVE)
         }
     }

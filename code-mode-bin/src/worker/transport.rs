@@ -62,7 +62,7 @@ pub(super) fn leave_terminal() -> io::Result<()> {
     if !std::io::stderr().is_terminal() && !std::io::stdout().is_terminal() {
         return Ok(());
     }
-    eprintln!("code-mode worker: nothing is logged to a terminal; 2> FILE keeps a log");
+    say!("code-mode worker: nothing is logged to a terminal; 2> FILE keeps a log");
     let nothing = std::fs::File::options().write(true).open("/dev/null")?;
     for standard in [1, 2] {
         // SAFETY: both descriptors are this process's own, and nothing holds on to what
