@@ -53,7 +53,7 @@ fn main() {
         let local = Arc::new(Provider::new(local).expect("the program is there"));
         let remote = Arc::new(Provider::new(remote).expect("nothing to find"));
         println!("{:24} {:>10} {:>10}", "medians", "here", "host");
-        let [ours, theirs] = [one(&*local).await, one(&*remote).await];
+        let [ours, theirs] = [one(&local).await, one(&remote).await];
         println!("{:24} {:>7.0} us {:>7.0} us", "warm exec", ours.0, theirs.0);
         println!("{:24} {:>7.0} us {:>7.0} us", "tool call", ours.1, theirs.1);
         local.shutdown().await;

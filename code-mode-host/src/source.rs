@@ -101,7 +101,15 @@ impl Source {
                 let connecting = remote::connect(host);
                 let limit = self.options.handshake_timeout;
                 match tokio::time::timeout(limit, connecting).await {
-                    Ok(stream) => self.greet(stream?, None).await?,
+                    Ok(stream) => match self.greet(stream?, None).await {
+                        Err(ProviderError::Connection(error)) => {
+                            return Err(match remote::refused(host, &error) {
+                                Some(refused) => refused.into(),
+                                None => error.into(),
+                            });
+                        }
+                        greeted => greeted?,
+                    },
                     Err(_) => return Err(ConnectionError::TimedOut.into()),
                 }
             }

@@ -10,11 +10,13 @@ mod stream;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tonic::Request;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Endpoint;
+use tonic::{Request, Response, Status};
 
 pub use options::RemoteHost;
+
+use crate::worker::ConnectionError;
 
 use stream::{Receiving, Sending};
 use wire::workers_client::WorkersClient;
@@ -68,7 +70,7 @@ pub enum RemoteError {
         url: String,
         /// Its answer.
         #[source]
-        source: Box<tonic::Status>,
+        source: Box<Status>,
     },
     /// A file with a token or certificates cannot be read.
     #[error("cannot read {}: {source}", path.display())]
@@ -131,16 +133,24 @@ pub(crate) async fn connect(
         value.set_sensitive(true);
         request.metadata_mut().insert("authorization", value);
     }
-    let served = WorkersClient::new(channel)
-        .max_decoding_message_size(stream::MAX_CHUNK * 2)
-        .serve(request)
-        .await;
-    let served = served.map_err(|source| RemoteError::Refused {
-        url: url(),
-        source: Box::new(source),
-    })?;
-    Ok(tokio::io::join(
-        Receiving::new(served.into_inner()),
-        sending,
-    ))
+    // The greeting goes out without waiting for the first word of an answer, which a
+    // balancer may hold back until there is more of it.
+    let answered = async move {
+        let mut client =
+            WorkersClient::new(channel).max_decoding_message_size(stream::MAX_CHUNK * 2);
+        client.serve(request).await.map(Response::into_inner)
+    };
+    Ok(tokio::io::join(Receiving::new(answered), sending))
+}
+
+/// Why a worker could not be greeted: what its host said, where it is that.
+pub(crate) fn refused(host: &RemoteHost, error: &ConnectionError) -> Option<RemoteError> {
+    let ConnectionError::Io(error) = error else {
+        return None;
+    };
+    let status = error.get_ref()?.downcast_ref::<Status>()?;
+    Some(RemoteError::Refused {
+        url: host.url().to_owned(),
+        source: Box::new(status.clone()),
+    })
 }

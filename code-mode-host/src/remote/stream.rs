@@ -6,10 +6,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use futures::Stream;
+use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use super::wire::Chunk;
 
@@ -60,16 +61,41 @@ impl AsyncWrite for Sending {
 
 /// Bytes from a worker.
 pub(super) struct Receiving {
-    chunks: Streaming<Chunk>,
+    chunks: Chunks,
     /// What was not read of the last chunk.
     rest: Bytes,
 }
 
+enum Chunks {
+    Asked(BoxFuture<'static, Result<Streaming<Chunk>, Status>>),
+    Coming(Streaming<Chunk>),
+    Refused,
+}
+
 impl Receiving {
-    pub(super) fn new(chunks: Streaming<Chunk>) -> Self {
+    /// The reader of what is answered.
+    pub(super) fn new(
+        answered: impl Future<Output = Result<Streaming<Chunk>, Status>> + Send + 'static,
+    ) -> Self {
         Self {
-            chunks,
+            chunks: Chunks::Asked(Box::pin(answered)),
             rest: Bytes::new(),
+        }
+    }
+
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Chunk, Status>>> {
+        if let Chunks::Asked(answered) = &mut self.chunks {
+            match ready!(answered.as_mut().poll(context)) {
+                Ok(chunks) => self.chunks = Chunks::Coming(chunks),
+                Err(status) => {
+                    self.chunks = Chunks::Refused;
+                    return Poll::Ready(Some(Err(status)));
+                }
+            }
+        }
+        match &mut self.chunks {
+            Chunks::Coming(chunks) => Pin::new(chunks).poll_next(context),
+            Chunks::Asked(_) | Chunks::Refused => Poll::Ready(None),
         }
     }
 }
@@ -81,7 +107,7 @@ impl AsyncRead for Receiving {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
-            match ready!(Pin::new(&mut self.chunks).poll_next(context)) {
+            match ready!(self.poll_chunk(context)) {
                 Some(Ok(chunk)) => self.rest = chunk.data,
                 // Its message says how the worker ended, or the connection.
                 Some(Err(status)) => return Poll::Ready(Err(io::Error::other(status))),
