@@ -59,8 +59,8 @@ impl Session {
     ) -> Result<Json, String> {
         // What this program calls the execute's tool call is the execution's id.
         let execution = self.execution(&call.tool_call_id).ok_or(CANCELLED)?;
-        // The wire's name for it, below the span of the call.
         let span = tracing::info_span!(
+            parent: &execution.span,
             "code_mode.runtime.invoke_tool",
             "cell.id" = %call.cell_id,
             runtime_tool_call_id = %call.runtime_tool_call_id,

@@ -310,11 +310,7 @@ impl CodeModeHost for Host {
         });
         let options = SessionOptions::default().limits(limits);
         let delegate = metered(delegate);
-        let span = tracing::info_span!(
-            parent: None,
-            "code_mode_host.grpc.open_session",
-            "session.id" = %session.id,
-        );
+        let span = tracing::info_span!(parent: None, "code_mode_host.grpc.open_session");
         telemetry::descend(&span, traceparent.as_deref());
         let opening = self.shared.provider.open_session(delegate, options);
         let host = opening.instrument(span).await;
@@ -463,22 +459,21 @@ impl CodeModeHost for Host {
             return Err(Status::already_exists(message));
         };
         let over = Over(tokens.clone());
-        let call_id = tool_call_id.clone();
-        let admission = session.begin(id.clone(), tool_call_id, active);
-        // Callbacks come with the execution's id, by which the session finds the rest.
-        let mut execute = ExecuteRequest::new(id.clone(), request.source)
-            .tools(tools)
-            .yield_now(tokens.yield_now);
-        execute.yield_time = request.yield_time_ms.map(Duration::from_millis);
         let host = host_of(&session)?;
         let span = tracing::info_span!(
             parent: None,
             "code_mode_host.grpc.execute",
             "session.id" = %session.id,
             "execution.id" = %id,
-            call_id = %call_id,
+            call_id = %tool_call_id,
         );
         telemetry::descend(&span, traceparent.as_deref());
+        let admission = session.begin(id.clone(), tool_call_id, (span.clone(), active));
+        // Callbacks come with the execution's id, by which the session finds the rest.
+        let mut execute = ExecuteRequest::new(id.clone(), request.source)
+            .tools(tools)
+            .yield_now(tokens.yield_now);
+        execute.yield_time = request.yield_time_ms.map(Duration::from_millis);
         execute.traceparent = span.in_scope(telemetry::traceparent).or(traceparent);
         let started = match host.execute(execute).instrument(span).await {
             Ok(started) => started,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use code_mode_host::{CellId, CodeModeSession, Json};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 use uuid::Uuid;
 
 use super::observations::Observations;
@@ -90,6 +91,8 @@ pub(super) struct Execution {
     pub(super) tool_call_id: String,
     /// Tool calls that were sent out.
     pub(super) sequence: AtomicU64,
+    /// The request's, which its calls descend from.
+    pub(super) span: Span,
     /// Its place among the host's cells, until its cell is closed.
     _active: OwnedSemaphorePermit,
 }
@@ -189,12 +192,13 @@ impl Session {
         self: &Arc<Self>,
         id: String,
         tool_call_id: String,
-        active: OwnedSemaphorePermit,
+        (span, active): (Span, OwnedSemaphorePermit),
     ) -> Admission {
         let execution = Arc::new(Execution {
             id: id.clone(),
             tool_call_id,
             sequence: AtomicU64::new(0),
+            span,
             _active: active,
         });
         self.state().running.insert(id, execution.clone());

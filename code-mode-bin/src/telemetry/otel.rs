@@ -36,7 +36,8 @@ pub(crate) struct TelemetryArgs {
     /// OTEL_EXPORTER_OTLP_ENDPOINT does so too
     #[arg(long)]
     otel: bool,
-    /// Send traces to this URL as it stands, by OTLP/HTTP in JSON
+    /// Send traces to this URL as it stands, by OTLP/HTTP in JSON; `serve` sends the spans
+    /// of the Codex CLI's host, and with --otel all
     #[arg(long, value_name = "URL")]
     otel_trace_exporter: Option<String>,
     /// Send traces to whoever connects a WebSocket to this address, `ws://IP:PORT`: each
@@ -104,10 +105,13 @@ impl TelemetryArgs {
                 (Some(traces), telling)
             }
         };
+        // Its exporters send what the Codex CLI's host sends by them.
+        let is_codex = wanted.is_host
+            && (self.otel_trace_exporter.is_some() || self.otel_trace_listen.is_some());
         let exporting = traces.as_ref().map(|traces| {
             tracing_opentelemetry::layer()
                 .with_tracer(traces.tracer("code-mode"))
-                .with_filter(own_spans())
+                .with_filter(exported(is_codex))
                 .boxed()
         });
         let log = subscribe(exporting, wanted);
@@ -187,10 +191,14 @@ fn resource(wanted: Wanted) -> Resource {
     .build()
 }
 
-/// What is exported: this program's spans, not those of what it is built on.
-fn own_spans() -> FilterFn {
-    filter_fn(|metadata| {
-        metadata.target().starts_with("code_mode") && *metadata.level() <= tracing::Level::INFO
+/// What is exported: this program's spans, not those of what it is built on. `is_codex`:
+/// those alone that the Codex CLI's host has too; each descends from the next one that is
+/// exported.
+fn exported(is_codex: bool) -> FilterFn<impl Fn(&tracing::Metadata<'_>) -> bool> {
+    filter_fn(move |metadata| {
+        let is_own =
+            metadata.target().starts_with("code_mode") && *metadata.level() <= tracing::Level::INFO;
+        is_own && (!is_codex || metadata.is_span() && metadata.name().starts_with("code_mode"))
     })
 }
 
