@@ -2,7 +2,8 @@
 
     python3 tests/grpc_probe.py target/debug/code-mode serve
 
-tests/fixtures/grpc_probe.json has the steps and the answers, and says what they mean. Installs
+tests/fixtures/grpc_probe.json has the steps and the answers, and says what they mean;
+grpc_codex_run.json is a whole run of the CLI in the same form. Installs
 the packages of the client into target/grpc-clients. Exit status 0 where every answer is the
 recorded one, or is one of those that may differ."""
 
@@ -570,7 +571,9 @@ async def replay(probe, command, transport):
 
 
 async def main():
-    probes = json.loads((ROOT / "tests/fixtures/grpc_probe.json").read_text())["probes"]
+    probes = []
+    for name in ("grpc_probe", "grpc_codex_run"):
+        probes += json.loads((ROOT / f"tests/fixtures/{name}.json").read_text())["probes"]
     wanted = os.environ.get("PROBES", "").split()
     failed = ran = 0
     for probe in probes:
@@ -584,7 +587,7 @@ async def main():
                 failed += 1
                 print(f"{probe['name']} over {transport}: {differs}")
     print(f"{ran} run, {failed} differ")
-    return failed
+    return failed or not ran
 
 
 sys.exit(1 if asyncio.run(main()) else 0)

@@ -32,6 +32,8 @@ mod trace_file;
 mod turn;
 mod worker;
 
+#[cfg(fuzzing)]
+pub use grpc::decode_and_check;
 pub use large_buffers::LargeBuffers;
 pub use run::tools_file;
 

@@ -8,6 +8,8 @@ mod address;
 mod check;
 mod delegate;
 mod front;
+#[cfg(fuzzing)]
+mod fuzzed;
 mod guard;
 mod listen;
 mod metrics;
@@ -21,6 +23,8 @@ mod subscriptions;
 mod workers;
 
 pub(crate) use address::Address;
+#[cfg(fuzzing)]
+pub use fuzzed::decode_and_check;
 pub(crate) use listen::{HostArgs, serve};
 
 /// The messages and the service, as `proto/workers.proto` defines them.

@@ -68,7 +68,7 @@ pub(super) struct Receiving {
 
 enum Chunks {
     Asked(BoxFuture<'static, Result<Streaming<Chunk>, Status>>),
-    Coming(Streaming<Chunk>),
+    Coming(Box<Streaming<Chunk>>),
     Refused,
 }
 
@@ -86,7 +86,7 @@ impl Receiving {
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Chunk, Status>>> {
         if let Chunks::Asked(answered) = &mut self.chunks {
             match ready!(answered.as_mut().poll(context)) {
-                Ok(chunks) => self.chunks = Chunks::Coming(chunks),
+                Ok(chunks) => self.chunks = Chunks::Coming(Box::new(chunks)),
                 Err(status) => {
                     self.chunks = Chunks::Refused;
                     return Poll::Ready(Some(Err(status)));
