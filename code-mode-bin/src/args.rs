@@ -30,9 +30,9 @@ pub(crate) struct RuntimeArgs {
     pub(crate) worker_program: Option<PathBuf>,
     /// Use workers of another machine: `code-mode serve --listen grpc://IP:PORT` there, and
     /// here its address, https://HOST:PORT
-    #[arg(long, value_name = "URL", conflicts_with_all = ["worker_program", "worker_socket"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["worker_program", "worker_socket", "jitless", "no_sandbox", "worker_cgroup"], value_parser = host)]
     pub(crate) worker_host: Option<String>,
-    /// Show that host the token in the first line of this file
+    /// Show that host the first token of this file
     #[arg(long, value_name = "FILE", requires = "worker_host")]
     pub(crate) worker_token_file: Option<PathBuf>,
     /// Trust hosts whose certificate these roots signed, in PEM, instead of those that the
@@ -44,6 +44,11 @@ pub(crate) struct RuntimeArgs {
     pub(crate) worker_socket: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
+}
+
+/// The address of a host, as it was given.
+fn host(url: &str) -> Result<String, code_mode_host::RemoteError> {
+    RemoteHost::check(url).map(|()| url.to_owned())
 }
 
 impl RuntimeArgs {

@@ -15,7 +15,7 @@ use crate::worker::Counted;
 pub struct LentWorker {
     stream: Stream,
     child: Child,
-    _counted: Counted,
+    counted: Counted,
 }
 
 impl LentWorker {
@@ -24,7 +24,7 @@ impl LentWorker {
         Self {
             stream,
             child,
-            _counted: counted,
+            counted,
         }
     }
 
@@ -33,13 +33,17 @@ impl LentWorker {
         // One that was told to end does so at once.
         const LAST_BREATH: std::time::Duration = std::time::Duration::from_millis(500);
         drop(self.stream);
-        match tokio::time::timeout(LAST_BREATH, self.child.wait()).await {
+        let reason = match tokio::time::timeout(LAST_BREATH, self.child.wait()).await {
             Ok(reason) => reason,
             Err(_) => {
                 self.child.kill();
                 self.child.wait().await
             }
+        };
+        if reason != ExitReason::Exited(0) {
+            self.counted.lost();
         }
+        reason
     }
 }
 

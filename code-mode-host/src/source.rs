@@ -97,26 +97,35 @@ impl Source {
                     })?;
                 self.greet(stream, None).await?
             }
-            From::Remote(host) => {
-                let connecting = remote::connect(host);
-                let limit = self.options.handshake_timeout;
-                match tokio::time::timeout(limit, connecting).await {
-                    Ok(stream) => match self.greet(stream?, None).await {
-                        Err(ProviderError::Connection(error)) => {
-                            return Err(match remote::refused(host, &error) {
-                                Some(refused) => refused.into(),
-                                None => error.into(),
-                            });
-                        }
-                        greeted => greeted?,
-                    },
-                    Err(_) => return Err(ConnectionError::TimedOut.into()),
-                }
-            }
+            From::Remote(host) => match self.borrow(host).await {
+                // A host that dies just now says nothing; a balancer knows another.
+                Err(error) if remote::is_cut(&error) => self.borrow(host).await?,
+                borrowed => borrowed?,
+            },
             From::InMemory(connect) => self.greet(connect.stream(), None).await?,
         };
         self.check_sandbox(&connection.info)?;
         Ok((connection, child))
+    }
+
+    /// A connection to a new worker of another machine that has answered the greeting.
+    async fn borrow(
+        &self,
+        host: &RemoteHost,
+    ) -> Result<(Connection, Option<Child>), ProviderError> {
+        let connecting = remote::connect(host);
+        let limit = self.options.handshake_timeout;
+        let stream = match tokio::time::timeout(limit, connecting).await {
+            Ok(stream) => stream?,
+            Err(_) => return Err(ConnectionError::TimedOut.into()),
+        };
+        match self.greet(stream, None).await {
+            Err(ProviderError::Connection(error)) => Err(match remote::refused(host, &error) {
+                Some(refused) => refused.into(),
+                None => error.into(),
+            }),
+            greeted => greeted,
+        }
     }
 
     /// A new worker for somebody else's provider, which greets it.

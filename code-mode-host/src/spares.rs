@@ -133,8 +133,7 @@ impl Workers {
             spare.wanted.notify_one();
             match spare.worker.await {
                 Ok(Ok(mut worker)) => {
-                    let child = worker.child.as_mut();
-                    if !child.is_some_and(crate::process::Child::has_ended) {
+                    if !worker.has_ended() {
                         return Ok(worker);
                     }
                     tracing::debug!("a spare worker ended while it waited for a session");

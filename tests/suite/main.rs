@@ -15,6 +15,7 @@ mod faults;
 mod grpc_client;
 mod grpc_host;
 mod grpc_wire;
+mod hostile_host;
 mod hostile_worker;
 mod idle;
 mod large_inputs;

@@ -163,6 +163,54 @@ fn a_host_that_ends_in_order_takes_no_new_workers_and_ends_those_it_lent() {
     });
 }
 
+#[test]
+fn a_spare_that_nobody_misses_does_not_hold_a_draining_host_up() {
+    run(async {
+        let (mut host, url) = host(&["--drain-time-ms", "600000"]).await;
+        let provider = provider(&url);
+        while provider.workers().spare == 0 {
+            tokio::task::yield_now().await;
+        }
+        let pid = host.id().and_then(|id| i32::try_from(id).ok());
+        let pid = pid
+            .and_then(rustix::process::Pid::from_raw)
+            .expect("it runs");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        assert!(host.wait().await.expect("it ends").success());
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+fn a_spare_whose_machine_lost_it_costs_no_cell() {
+    run(async {
+        let (host, url) = host(&[]).await;
+        let provider = provider(&url);
+        while provider.workers().spare == 0 {
+            tokio::task::yield_now().await;
+        }
+        let workers = crate::processes::descendants(host.id().expect("it runs"));
+        for worker in &workers {
+            let pid = i32::try_from(*worker)
+                .ok()
+                .and_then(rustix::process::Pid::from_raw);
+            let pid = pid.expect("a process");
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        // Its own spare may stay a name without memory until it is wanted.
+        let gone = |pid: &u32| crate::processes::pss_kib(*pid) == 0;
+        while !workers.iter().all(gone) {
+            tokio::task::yield_now().await;
+        }
+
+        let session = session(&provider, &Arc::default()).await;
+
+        let response = exec_past_loss(&*session, "text(1)").await;
+        assert_eq!(texts(&response), ["1"]);
+        provider.shutdown().await;
+    });
+}
+
 /// A balancer of connections: each goes to the next host that can be reached.
 async fn balance(hosts: Vec<String>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
@@ -257,7 +305,13 @@ async fn exec_past_loss_of(session: &dyn CodeModeSession, source: &str, wanted: 
 
 async fn exec_past_loss(session: &dyn CodeModeSession, source: &str) -> CellResponse {
     loop {
-        let response = exec(session, source).await;
+        let started = match session.execute(request(source)).await {
+            Ok(started) => started,
+            // Its next worker's machine is being lost just now.
+            Err(SessionError::Unavailable(_)) => continue,
+            Err(error) => panic!("{error}"),
+        };
+        let response = started.initial_response.await.expect("answered");
         if !matches!(response.outcome(), Some(CellOutcome::Lost(_))) {
             return response;
         }

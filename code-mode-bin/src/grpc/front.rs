@@ -1,12 +1,11 @@
 //! What is answered before a request reaches the service.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures::future::Either;
 use http::{Method, StatusCode, Version};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
@@ -25,7 +24,7 @@ pub(super) struct Front<S> {
     pub(super) inner: S,
     pub(super) has_http1: bool,
     pub(super) guard: Guard,
-    pub(super) is_draining: Arc<AtomicBool>,
+    pub(super) draining: CancellationToken,
 }
 
 impl<S> Front<S> {
@@ -37,7 +36,7 @@ impl<S> Front<S> {
         let is_http2 = request.version() == Version::HTTP_2;
         let method = request.method();
         if method == Method::GET || (is_http2 && method == Method::HEAD) {
-            return Some(match self.is_draining.load(Ordering::Relaxed) {
+            return Some(match self.draining.is_cancelled() {
                 true => StatusCode::SERVICE_UNAVAILABLE,
                 false => StatusCode::OK,
             });

@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use code_mode_host::{Limits, Provider};
@@ -135,7 +134,7 @@ pub(crate) async fn serve(
     let guard = args.guard.guard(&address)?;
     let host = Host::new(provider, limits, args.max_sessions);
     let ops = match args.ops_listen {
-        Some(address) => Some(ops::Ops::bind(address, host.is_draining()).await?),
+        Some(address) => Some(ops::Ops::bind(address, host.draining()).await?),
         None => None,
     };
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -199,7 +198,7 @@ impl Interrupt {
 /// Takes no new sessions and cells, and waits for the cells that are there: until none is
 /// left, the time is over or a second signal comes.
 async fn drain(host: &Host, health: &HealthReporter, time: Duration, again: &mut Interrupts) {
-    host.is_draining().store(true, Ordering::Relaxed);
+    host.draining().cancel();
     health.set_not_serving::<CodeModeHostServer<Host>>().await;
     let all = tonic_health::ServingStatus::NotServing;
     health.set_service_status("", all).await;
@@ -283,12 +282,12 @@ impl Served {
             .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
-        let (guard, is_draining) = (self.guard, self.host.is_draining());
+        let (guard, draining) = (self.guard, self.host.draining());
         let front = layer_fn(move |inner| Front {
             inner,
             has_http1: is_listening,
             guard: guard.clone(),
-            is_draining: is_draining.clone(),
+            draining: draining.clone(),
         });
         Server::builder()
             .initial_stream_window_size(WINDOW)

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::telemetry;
 
@@ -35,23 +35,20 @@ pub(crate) struct OpsError {
 /// Where health and metrics are answered.
 pub(super) struct Ops {
     listener: TcpListener,
-    is_draining: Arc<AtomicBool>,
+    draining: CancellationToken,
 }
 
 impl Ops {
     /// Listens. Says on standard error where.
     pub(super) async fn bind(
         address: SocketAddr,
-        is_draining: Arc<AtomicBool>,
+        draining: CancellationToken,
     ) -> Result<Self, OpsError> {
         let error = |source| OpsError { address, source };
         let listener = TcpListener::bind(address).await.map_err(error)?;
         let bound = listener.local_addr().map_err(error)?;
         say!("health and metrics at http://{bound}");
-        Ok(Self {
-            listener,
-            is_draining,
-        })
+        Ok(Self { listener, draining })
     }
 
     /// Answers, until it is dropped.
@@ -63,10 +60,10 @@ impl Ops {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let is_draining = self.is_draining.clone();
+            let draining = self.draining.clone();
             tokio::spawn(async move {
                 let answer = service_fn(move |request| {
-                    let answer = answer(&request, is_draining.load(Ordering::Relaxed));
+                    let answer = answer(&request, draining.is_cancelled());
                     std::future::ready(Ok::<_, Infallible>(answer))
                 });
                 let connection = hyper::server::conn::http1::Builder::new()

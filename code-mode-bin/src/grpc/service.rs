@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,8 +53,8 @@ pub(super) struct Host {
 
 struct Shared {
     session_places: Arc<Semaphore>,
-    /// No new sessions and cells are taken.
-    is_draining: Arc<AtomicBool>,
+    /// Cancelled when no new sessions and cells are taken any more.
+    draining: CancellationToken,
     provider: Arc<Provider>,
     limits: Limits,
     sessions: Mutex<HashMap<Uuid, Arc<Session>>>,
@@ -96,7 +95,7 @@ impl Host {
         let host = Self {
             shared: Arc::new(Shared {
                 session_places: Arc::new(Semaphore::new(max_sessions)),
-                is_draining: Arc::default(),
+                draining: CancellationToken::new(),
                 provider,
                 limits,
                 sessions: Mutex::default(),
@@ -117,9 +116,9 @@ impl Host {
         host
     }
 
-    /// Whether new sessions and cells are refused, to be set by who drains the host.
-    pub(super) fn is_draining(&self) -> Arc<AtomicBool> {
-        self.shared.is_draining.clone()
+    /// Cancelled where new sessions and cells are refused, by who drains the host.
+    pub(super) fn draining(&self) -> CancellationToken {
+        self.shared.draining.clone()
     }
 
     /// Completes when no cell is left, nor a worker that was lent.
@@ -154,7 +153,7 @@ impl Host {
     }
 
     fn takes_more(&self) -> Result<(), Status> {
-        match self.shared.is_draining.load(Ordering::Relaxed) {
+        match self.shared.draining.is_cancelled() {
             true => Err(Status::unavailable("code-mode host is draining")),
             false => Ok(()),
         }

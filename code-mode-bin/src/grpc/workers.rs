@@ -1,12 +1,14 @@
 //! Workers for providers on other machines.
 
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::BytesMut;
 use code_mode_host::{ExitReason, LentWorker};
 use futures::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::service::Host;
@@ -35,7 +37,7 @@ impl Workers for Host {
         let place = self.place()?;
         let (chunks, mut receiver) = mpsc::channel(WAITING);
         let (tell, lent) = oneshot::channel();
-        let (host, over) = (self.clone(), self.stopping());
+        let (host, over, draining) = (self.clone(), self.stopping(), self.draining());
         // A client that goes away while its worker starts gives its place back when the
         // start has ended, not before.
         self.spawn_lent(async move {
@@ -50,11 +52,16 @@ impl Workers for Host {
             if tell.send(Ok(())).is_err() {
                 return;
             }
-            let gone = chunks.clone();
-            tokio::select! {
-                () = carry(worker, request.into_inner(), chunks) => {}
-                () = gone.closed() => {}
-                () = over.cancelled() => {}
+            let client = chunks.clone();
+            let said = Said::default();
+            let stopping = tokio::select! {
+                () = carry(worker, request.into_inner(), (chunks, &said)) => None,
+                () = client.closed() => None,
+                () = over.cancelled() => Some("code-mode host is stopping"),
+                () = said.nothing_at(&draining) => Some("code-mode host is draining"),
+            };
+            if let Some(why) = stopping {
+                let _ = client.send(Err(Status::unavailable(why))).await;
             }
         });
         lent.await
@@ -66,10 +73,19 @@ impl Workers for Host {
 
 /// Carries bytes both ways until one side has ended, and tells the client how the worker
 /// did. Dropped, it ends the worker.
-async fn carry(worker: LentWorker, mut inbound: Streaming<Chunk>, chunks: Chunks) {
+async fn carry(worker: LentWorker, mut inbound: Streaming<Chunk>, (chunks, said): (Chunks, &Said)) {
     let (mut reader, mut writer) = tokio::io::split(worker);
     let to_worker = async {
-        while let Ok(Some(chunk)) = inbound.message().await {
+        loop {
+            let chunk = match inbound.message().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return,
+                Err(status) => {
+                    let _ = chunks.send(Err(status)).await;
+                    return;
+                }
+            };
+            said.take(&chunk.data);
             if writer.write_all(&chunk.data).await.is_err() {
                 // It has ended, or will: its own end says how.
                 std::future::pending::<()>().await;
@@ -97,5 +113,40 @@ async fn carry(worker: LentWorker, mut inbound: Streaming<Chunk>, chunks: Chunks
     let end = reader.unsplit(writer).ended().await;
     if end != ExitReason::Exited(0) {
         let _ = chunks.send(Err(Status::aborted(end.to_string()))).await;
+    }
+}
+
+/// How far a provider has come: it greets, and then, when a session needs the worker, it
+/// opens that. Until then the worker is a spare, which nobody misses.
+#[derive(Default)]
+struct Said {
+    /// The bytes that came, as far as they matter.
+    first: Mutex<Vec<u8>>,
+}
+
+impl Said {
+    fn take(&self, bytes: &[u8]) {
+        const ENOUGH: usize = 64 << 10;
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = ENOUGH.saturating_sub(first.len()).min(bytes.len());
+        first.extend_from_slice(&bytes[..room]);
+    }
+
+    /// Whether more came than one frame: four bytes of length, and so many.
+    fn is_in_session(&self) -> bool {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((length, rest)) = first.split_first_chunk::<4>() else {
+            return false;
+        };
+        let greeting = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        rest.len() > greeting
+    }
+
+    /// Completes when the host drains and no session has the worker.
+    async fn nothing_at(&self, draining: &CancellationToken) {
+        draining.cancelled().await;
+        if self.is_in_session() {
+            std::future::pending::<()>().await;
+        }
     }
 }

@@ -145,13 +145,12 @@ impl Surroundings for LockedIn {
         self.layers.clone()
     }
 
-    fn opened(&mut self, asked: Limits) -> Limits {
-        let limits = match &self.most {
-            Some(most) => asked.at_most(most),
-            None => asked,
-        };
-        sandbox::limit_memory(memory(&limits));
-        limits
+    fn most(&self) -> Option<&Limits> {
+        self.most.as_ref()
+    }
+
+    fn opened(&mut self, limits: &Limits) {
+        sandbox::limit_memory(memory(limits));
     }
 
     fn probe(&mut self, name: &str) -> Option<String> {

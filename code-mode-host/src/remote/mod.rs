@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 
 pub use options::RemoteHost;
 
+use crate::provider::ProviderError;
 use crate::worker::ConnectionError;
 
 use stream::{Receiving, Sending};
@@ -46,11 +47,19 @@ const WINDOW: u32 = 4 << 20;
 #[non_exhaustive]
 pub enum RemoteError {
     /// Its address is none.
-    #[error("`{url}` is no address of a host: {source}")]
+    #[error("`{url}` is no address of a host: {why}")]
     Address {
-        /// As it was given.
+        /// As it was given, without what may be a password.
         url: String,
         /// What is wrong with it.
+        why: &'static str,
+    },
+    /// What it is to be known by cannot be used: its roots, or this program's certificate.
+    #[error("no TLS with the host {url}: {}", reasons(source))]
+    Tls {
+        /// Where.
+        url: String,
+        /// Why.
         #[source]
         source: tonic::transport::Error,
     },
@@ -64,7 +73,7 @@ pub enum RemoteError {
         source: tonic::transport::Error,
     },
     /// It refuses.
-    #[error("the host {url} refuses: {}", source.message())]
+    #[error("the host {url} refuses: {}", words(source))]
     Refused {
         /// Where.
         url: String,
@@ -81,6 +90,9 @@ pub enum RemoteError {
         #[source]
         source: std::io::Error,
     },
+    /// There is no token.
+    #[error("there is no bearer token to show")]
+    NoToken,
     /// The token cannot be sent.
     #[error("the bearer token has characters that cannot be sent")]
     Token,
@@ -89,12 +101,50 @@ pub enum RemoteError {
     TokenInTheClear(String),
 }
 
+/// Whether a host was lost before it said anything, which it did not decide.
+pub(crate) fn is_cut(error: &ProviderError) -> bool {
+    match error {
+        // A status that a host sent has no cause here.
+        ProviderError::Remote(RemoteError::Refused { source, .. }) => {
+            std::error::Error::source(&**source).is_some()
+        }
+        ProviderError::Connection(ConnectionError::Ended | ConnectionError::Io(_)) => true,
+        _ => false,
+    }
+}
+
+/// What a host says of an error, as it may be shown: it is a stranger's text.
+pub(crate) fn words(status: &Status) -> String {
+    const LONGEST: usize = 300;
+    let harmless = |c: char| match c {
+        // What would move a cursor, begin a line, or turn the direction of what follows.
+        c if c.is_control() => '\u{fffd}',
+        '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' => '\u{fffd}',
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        c => c,
+    };
+    let words: String = status
+        .message()
+        .chars()
+        .take(LONGEST)
+        .map(harmless)
+        .collect();
+    match words.is_empty() {
+        true => status.code().description().to_owned(),
+        false => words,
+    }
+}
+
 /// An error and what caused it, for a library that leaves its causes out of its text.
 fn reasons(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        let more = error.to_string();
+        // Some say what their cause says.
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
         cause = error.source();
     }
     text
@@ -107,14 +157,14 @@ fn reasons(error: &dyn std::error::Error) -> String {
 pub(crate) async fn connect(
     host: &RemoteHost,
 ) -> Result<impl AsyncRead + AsyncWrite + Send + use<>, RemoteError> {
-    let url = || host.url().to_owned();
+    let url = || host.shown();
     let tls = host.tls()?;
-    let endpoint = Endpoint::from_shared(url()).and_then(|endpoint| match tls {
+    let endpoint = Endpoint::from_shared(host.address()?.url).and_then(|endpoint| match tls {
         Some(tls) => endpoint.tls_config(tls),
         None => Ok(endpoint),
     });
     let endpoint = endpoint
-        .map_err(|source| RemoteError::Address { url: url(), source })?
+        .map_err(|source| RemoteError::Tls { url: url(), source })?
         .http2_keep_alive_interval(ASK_AFTER)
         .keep_alive_timeout(ANSWER_WITHIN)
         .keep_alive_while_idle(true)
@@ -150,7 +200,7 @@ pub(crate) fn refused(host: &RemoteHost, error: &ConnectionError) -> Option<Remo
     };
     let status = error.get_ref()?.downcast_ref::<Status>()?;
     Some(RemoteError::Refused {
-        url: host.url().to_owned(),
+        url: host.shown(),
         source: Box::new(status.clone()),
     })
 }

@@ -1,8 +1,10 @@
 //! Which host, and how it and this program know each other.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+use http::Uri;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use super::RemoteError;
@@ -61,7 +63,8 @@ impl RemoteHost {
         self
     }
 
-    /// Shows the token in the first line of this file, which is read for each worker.
+    /// Shows the first token of this file, which is read for each worker; empty lines and
+    /// those that begin with `#` are passed over.
     #[must_use]
     pub fn bearer_token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token = Some(Given::File(path.into()));
@@ -93,17 +96,9 @@ impl RemoteHost {
         self
     }
 
-    pub(super) fn url(&self) -> &str {
-        &self.url
-    }
-
-    fn is_https(&self) -> bool {
-        self.url.starts_with("https://")
-    }
-
     /// How to speak TLS, where the address asks for it.
     pub(super) fn tls(&self) -> Result<Option<ClientTlsConfig>, RemoteError> {
-        if !self.is_https() {
+        if !self.address()?.is_https {
             return Ok(None);
         }
         let config = match &self.roots {
@@ -125,24 +120,81 @@ impl RemoteHost {
             return Ok(None);
         };
         let text = given.read()?;
-        let token = text.lines().next().unwrap_or_default().trim().to_owned();
-        let host = self.url.strip_prefix("http://").unwrap_or_default();
-        let is_here = ["127.0.0.1", "[::1]", "localhost"].iter().any(|here| {
-            let rest = host.strip_prefix(here);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
-        });
-        match self.is_https() || is_here {
+        let mut lines = text.lines().map(str::trim);
+        let token = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
+        let token = token.ok_or(RemoteError::NoToken)?.to_owned();
+        let address = self.address()?;
+        match address.is_https || address.is_here {
             true => Ok(Some(token)),
-            false => Err(RemoteError::TokenInTheClear(self.url.clone())),
+            false => Err(RemoteError::TokenInTheClear(self.shown())),
         }
     }
+
+    /// Says whether an address is one of a host.
+    ///
+    /// # Errors
+    /// [`RemoteError::Address`].
+    pub fn check(url: &str) -> Result<(), RemoteError> {
+        Self::new(url).address().map(drop)
+    }
+
+    /// What the address says. Nothing is taken from its text by its look: what stands before
+    /// an `@` is no host.
+    pub(super) fn address(&self) -> Result<Address, RemoteError> {
+        let invalid = |why: &'static str| RemoteError::Address {
+            url: self.shown(),
+            why,
+        };
+        let uri: Uri = self.url.parse().map_err(|_| invalid("it is no URL"))?;
+        let is_https = match uri.scheme_str().map(str::to_ascii_lowercase).as_deref() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(invalid("it must begin with https:// or http://")),
+        };
+        let authority = uri.authority().ok_or(invalid("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(invalid("it has a name or a password in it"));
+        }
+        let host = authority.host();
+        let ip = host.trim_start_matches('[').trim_end_matches(']');
+        let is_here = host.eq_ignore_ascii_case("localhost")
+            || ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let scheme = if is_https { "https" } else { "http" };
+        Ok(Address {
+            url: format!("{scheme}://{authority}"),
+            is_https,
+            is_here,
+        })
+    }
+
+    /// The address for an error: without what may be a password.
+    pub(super) fn shown(&self) -> String {
+        let url: String = self
+            .url
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(300)
+            .collect();
+        match url.rsplit_once('@') {
+            Some((_, host)) => format!("...@{host}"),
+            None => url,
+        }
+    }
+}
+
+/// The parts of an address that matter.
+pub(super) struct Address {
+    pub(super) url: String,
+    pub(super) is_https: bool,
+    /// It is this machine.
+    is_here: bool,
 }
 
 impl fmt::Debug for RemoteHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Neither its token nor its key is for a log.
         f.debug_struct("RemoteHost")
-            .field("url", &self.url)
+            .field("url", &self.shown())
             .finish_non_exhaustive()
     }
 }
@@ -159,14 +211,29 @@ mod tests {
             "http://127.0.0.1:80",
             "http://localhost",
             "http://[::1]:1/x",
+            "HTTP://127.0.0.1:1",
         ] {
             assert_eq!(token(url).expect("shown"), Some("secret".to_owned()));
         }
-        for url in ["http://cells.example", "http://localhost.example:1", "x"] {
+        for url in [
+            "http://cells.example",
+            "http://localhost.example:1",
+            "http://127.0.0.1:x@192.0.2.1:1",
+            "http://localhost:1@cells.example/",
+            "http://127.0.0.1@cells.example",
+            "ftp://127.0.0.1",
+            "unix:/x",
+            "x",
+            "",
+        ] {
             let refused = token(url).expect_err("not shown").to_string();
             assert!(!refused.contains("secret"), "{refused}");
         }
-        let host = RemoteHost::new("https://x").bearer_token("secret");
+        let host = RemoteHost::new("https://u:secret@x").bearer_token("secret");
         assert!(!format!("{host:?}").contains("secret"));
+        let refused = RemoteHost::check("https://u:secret@x").expect_err("refused");
+        assert!(!refused.to_string().contains("secret"));
+        let empty = RemoteHost::new("https://x").bearer_token("\n# a comment\n");
+        assert!(matches!(empty.token(), Err(RemoteError::NoToken)));
     }
 }

@@ -4,6 +4,7 @@ use code_mode_protocol::Limits;
 use code_mode_protocol::wire::native::{FromWorker, MAX_WORKER_FRAME, ToWorker};
 use code_mode_protocol::wire::outbound::{Outbound, OutboundTask};
 use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
+use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Receive;
@@ -85,6 +86,14 @@ impl Worker {
             child,
             counted,
         }
+    }
+
+    /// Whether it is gone; asked without waiting. Before its session a worker has nothing to
+    /// say, so whatever comes is its end.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_some_and(Child::has_ended)
+            || self.inbound.next().now_or_never().is_some()
+            || (&mut self.writing).now_or_never().is_some()
     }
 
     /// Takes messages from here on as large as these limits make them.

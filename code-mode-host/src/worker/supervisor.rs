@@ -13,6 +13,7 @@ use tracing::Span;
 use super::connection::Receive;
 use super::{Counted, Worker};
 use crate::process::Child;
+use crate::remote;
 use crate::session::{Said, Shared};
 
 /// How long a worker may take to shut down before it is killed.
@@ -132,8 +133,8 @@ async fn last_words(inbound: &mut MessageReader<Receive, FromWorker>) -> Option<
 fn said_by(error: &std::io::Error) -> Option<String> {
     let status = error.get_ref()?.downcast_ref::<tonic::Status>()?;
     Some(match status.code() {
-        tonic::Code::Aborted => format!("its process {}", status.message()),
-        _ => format!("its host was lost: {}", status.message()),
+        tonic::Code::Aborted => format!("its process {}", remote::words(status)),
+        _ => format!("its host was lost: {}", remote::words(status)),
     })
 }
 

@@ -23,9 +23,15 @@ pub trait Surroundings: Send {
         Vec::new()
     }
 
-    /// A session is open that asks for these limits. Returns those that it gets.
-    fn opened(&mut self, limits: Limits) -> Limits {
-        limits
+    /// The most that the session's limits may be, where the host is not trusted with this
+    /// machine: the worker then keeps the limits that a host keeps otherwise, too.
+    fn most(&self) -> Option<&Limits> {
+        None
+    }
+
+    /// A session is open, with these limits.
+    fn opened(&mut self, limits: &Limits) {
+        let _ = limits;
     }
 
     /// Tries something that the sandbox forbids and says what came of it; `None`
@@ -78,9 +84,11 @@ where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (receive, send) = tokio::io::split(stream);
-    let (outbound, writing) = Outbound::new(send, usize::MAX);
+    let most = surroundings.most();
+    let (outbound, writing) = Outbound::new(send, most.map_or(usize::MAX, max_queued));
     let writing = tokio::spawn(writing);
-    let mut inbound = MessageReader::<_, ToWorker>::new(receive, FROM_HOST);
+    let from_host = most.map_or(FROM_HOST, from_stranger);
+    let mut inbound = MessageReader::<_, ToWorker>::new(receive, from_host);
     let greeting = match inbound.next().await {
         Ok(None) => return Ok(()),
         Ok(Some(first)) => greet(&first, &surroundings),
@@ -123,6 +131,23 @@ where
         }
     }
     served.map(drop)
+}
+
+/// What a host that is not trusted may leave unread: some cells' outputs and calls.
+fn max_queued(most: &Limits) -> usize {
+    let texts = most.max_output_bytes.saturating_add(most.max_frame_bytes);
+    texts.saturating_mul(2).max(64 << 20)
+}
+
+/// What one message of such a host may have: a text, or values that are stored together.
+fn from_stranger(most: &Limits) -> MaxMessage {
+    const DEFINITIONS: usize = 16 << 20;
+    let texts = most.max_frame_bytes.max(most.max_stored_bytes);
+    let size = texts.saturating_add(DEFINITIONS).min(MAX_FRAME_BYTES);
+    MaxMessage {
+        frame: size,
+        texts: size,
+    }
 }
 
 /// Answers the host's greeting with the reason why this process cannot serve.
@@ -236,12 +261,19 @@ impl<A: Surroundings> Server<A> {
                 if self.session.is_some() {
                     return Err(ServeError::Protocol("a second session"));
                 }
-                let limits = self.surroundings.opened(limits);
+                let most = self.surroundings.most();
+                let limits = most.map_or(limits.clone(), |most| limits.at_most(most));
+                self.surroundings.opened(&limits);
                 let session = Session::new(self.engine.clone(), limits, self.outbound.clone());
                 let session = session.guided(guided);
                 self.session = Some(Arc::new(session));
             }
-            ToWorker::Store { values } => self.session()?.store(values),
+            ToWorker::Store { values } => {
+                let fits = self.session()?.store(values);
+                if self.surroundings.most().is_some() && !fits {
+                    return Err(ServeError::Protocol("more stored values than may be"));
+                }
+            }
             ToWorker::Tools { id, tools } => self.tools = (id, Arc::new(ToolTable::new(tools))),
             ToWorker::Execute {
                 cell,
@@ -255,6 +287,11 @@ impl<A: Surroundings> Server<A> {
                 if tools != self.tools.0 {
                     let unknown = "an execute with tools that were not defined";
                     return Err(ServeError::Protocol(unknown));
+                }
+                let fits = self.session()?.may_execute(&source);
+                if self.surroundings.most().is_some() && !fits {
+                    let beyond = "a source, or a number of cells, beyond the limits";
+                    return Err(ServeError::Protocol(beyond));
                 }
                 let program = Program {
                     source,
@@ -288,6 +325,12 @@ impl<A: Surroundings> Server<A> {
                     cell.collect(observation, after);
                 }
             }
+            // The owner's wall time runs on, whoever is asked meanwhile.
+            ToWorker::Pause { .. }
+                if self
+                    .surroundings
+                    .most()
+                    .is_some_and(|most| most.max_wall_time.is_some()) => {}
             ToWorker::Pause { cell, paused } => {
                 if let Some(cell) = self.session()?.cell(cell) {
                     cell.pause(paused);

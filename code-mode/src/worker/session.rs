@@ -1,6 +1,7 @@
 //! The worker's one session: its cells and their stored values.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText};
@@ -38,6 +39,8 @@ pub(crate) struct Session {
     clock: Arc<Clock>,
     cells: Mutex<HashMap<u64, Arc<CellShared>>>,
     stored: Mutex<StoredValues>,
+    /// Bytes of values that the host gave.
+    given: AtomicUsize,
     /// Rung when a cell's thread is done with it.
     changed: Notify,
     /// In a guided session: what its tools' results looked like.
@@ -54,6 +57,7 @@ impl Session {
             clock: Arc::default(),
             cells: Mutex::default(),
             stored: Mutex::default(),
+            given: AtomicUsize::new(0),
             changed: Notify::new(),
             guided: None,
             span: tracing::info_span!("session"),
@@ -79,12 +83,26 @@ impl Session {
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes values that the session has stored already.
-    pub(crate) fn store(&self, values: Vec<(String, String)>) {
+    /// Takes values that the session has stored already. Whether all that came so are
+    /// within the limit.
+    pub(crate) fn store(&self, values: Vec<(String, String)>) -> bool {
+        let bytes = values
+            .iter()
+            .map(|(key, json)| Limits::stored_value_bytes(key, json))
+            .sum();
+        let before = self.given.fetch_add(bytes, Ordering::Relaxed);
         let mut stored = self.stored();
         for (key, json) in values {
             stored.set(&key.into(), json.into());
         }
+        before.saturating_add(bytes) <= self.limits.max_stored_bytes
+    }
+
+    /// Whether one more cell with this source is within the limits. A cell whose end was
+    /// told may not be gone yet, so there may be twice as many as live.
+    pub(crate) fn may_execute(&self, source: &str) -> bool {
+        let most = self.limits.max_live_cells.saturating_mul(2);
+        source.len() <= self.limits.max_frame_bytes && self.cells().len() < most
     }
 
     /// Runs a cell.

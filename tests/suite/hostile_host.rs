@@ -1,0 +1,118 @@
+//! A worker that is lent keeps its machine's limits whatever the provider sends, who is a
+//! stranger.
+
+use std::time::Duration;
+
+use code_mode::{Engine, ServeError, Surroundings};
+use code_mode_protocol::wire::native::{self, FromWorker, ToWorker};
+use code_mode_protocol::wire::outbound::Outbound;
+use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
+use code_mode_protocol::{Limit, Limits};
+
+use crate::support::runtime;
+
+/// A machine whose owner gives little to others.
+struct Lent(Limits);
+
+impl Surroundings for Lent {
+    fn most(&self) -> Option<&Limits> {
+        Some(&self.0)
+    }
+}
+
+fn little() -> Limits {
+    Limits::default()
+        .max_stored_bytes(10_000)
+        .max_live_cells(2)
+        .max_frame_bytes(1000)
+        .max_wall_time(Some(Duration::from_millis(200)))
+}
+
+fn execute(cell: u64, source: &str) -> ToWorker {
+    ToWorker::Execute {
+        cell,
+        tools: 1,
+        source: source.to_owned(),
+        to_pending: false,
+        constants: Vec::new(),
+        determinism: None,
+        traceparent: None,
+    }
+}
+
+/// What becomes of such a worker that is sent these in a session of the largest limits, and
+/// what it says until `enough`.
+fn sent(
+    messages: Vec<ToWorker>,
+    enough: impl Fn(&FromWorker) -> bool,
+) -> (Result<(), ServeError>, Vec<FromWorker>) {
+    runtime().block_on(async {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let worker = tokio::spawn(code_mode::serve(theirs, Engine::new(), Lent(little())));
+        let (receive, send) = tokio::io::split(ours);
+        let (outbound, writing) = Outbound::new(send, usize::MAX);
+        let writing = tokio::spawn(writing);
+        let most = usize::try_from(u32::MAX).expect("64 bits");
+        let max = MaxMessage {
+            frame: most,
+            texts: most,
+        };
+        let mut inbound = MessageReader::<_, FromWorker>::new(receive, max);
+        let hello = ToWorker::Hello {
+            versions: vec![native::VERSION],
+            required_capabilities: Vec::new(),
+        };
+        let open = ToWorker::Open {
+            limits: Limits::default(),
+            guided: false,
+        };
+        let tools = ToWorker::Tools {
+            id: 1,
+            tools: Vec::new(),
+        };
+        for message in [hello, open, tools].into_iter().chain(messages) {
+            outbound.send(message.encode().expect("it fits"));
+        }
+        let mut said = Vec::new();
+        while let Ok(Some(message)) = inbound.next().await {
+            let is_enough = enough(&message);
+            said.push(message);
+            if is_enough {
+                break;
+            }
+        }
+        writing.abort();
+        drop((inbound, outbound));
+        (worker.await.expect("no panic"), said)
+    })
+}
+
+fn is_refused(messages: Vec<ToWorker>) -> bool {
+    matches!(sent(messages, |_| false).0, Err(ServeError::Protocol(_)))
+}
+
+#[test]
+fn stored_values_sources_and_cells_beyond_the_machines_limits_end_the_worker() {
+    let value = |n: usize| (format!("k{n}"), "\"x\"".to_owned());
+    let values = |n: usize| ToWorker::Store {
+        values: (0..n).map(value).collect(),
+    };
+    assert!(is_refused(vec![values(10), values(10)]));
+    assert!(is_refused(vec![execute(1, &"x".repeat(2000))]));
+    let forever = "await new Promise(() => {})";
+    let many = (1..=5).map(|cell| execute(cell, forever)).collect();
+    assert!(is_refused(many));
+}
+
+#[test]
+fn a_pause_does_not_stop_the_clock_of_the_machines_owner() {
+    let forever = execute(1, "await new Promise(() => {})");
+    let pause = ToWorker::Pause {
+        cell: 1,
+        paused: true,
+    };
+    let is_over =
+        |message: &FromWorker| format!("{message:?}").contains(&format!("{:?}", Limit::WallTime));
+    let (_, said) = sent(vec![forever, pause], is_over);
+    assert!(said.last().is_some_and(is_over), "{said:?}");
+}
