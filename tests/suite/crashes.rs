@@ -8,19 +8,17 @@ use std::sync::atomic::Ordering;
 
 use code_mode_host::{Provider, Sandbox};
 use code_mode_protocol::{CellResponse, CodeModeSession, Limits, WaitRequest};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::processes::descendants;
 use crate::support::{
-    Agent, Session, alone, error_text, exec, open, options, program, request, run, session_of,
-    started, texts, try_session,
+    Agent, Session, alone, error_text, exec, open, options, program, request, run, send,
+    session_of, started, texts, try_session,
 };
 
 fn kill(process: u32) {
-    let pid = Pid::from_raw(i32::try_from(process).expect("a pid")).expect("not zero");
-    // It may be gone already.
-    let _ = kill_process(pid, Signal::KILL);
+    send(process, Signal::KILL);
 }
 
 /// The workers of this test, which runs in a process with other tests: those

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use crate::grpc_client::wire::OpenSessionRequest;
 use crate::grpc_client::{CodeModeHostClient, Host, listening, next, outcome, texts};
-use crate::support::{program, run};
+use crate::support::{program, run, send};
 
 const TOKEN: &str = "a-token-that-nobody-guesses";
 
@@ -423,9 +423,7 @@ fn numbers_that_cannot_be_meant_are_wrong_usage_and_a_full_standard_error_is_no_
 }
 
 fn interrupt(host: &Host, signal: Signal) {
-    let id = host.child.id().and_then(|id| i32::try_from(id).ok());
-    let id = id.and_then(Pid::from_raw).expect("it runs");
-    kill_process(id, signal).expect("it runs");
+    send(host.child.id().expect("it runs"), signal);
 }
 
 #[test]

@@ -8,11 +8,12 @@ use code_mode_host::{
     CellOutcome, CellResponse, CodeModeSession, CodeModeSessionProvider, ExecuteRequest, Limits,
     Provider, RemoteHost, SessionError, SessionOptions, WorkerSource,
 };
+use rustix::process::Signal;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Child;
 
 use crate::grpc_client::listening;
-use crate::support::{Agent, error_text, exec, options, request, run, texts};
+use crate::support::{Agent, error_text, exec, options, request, run, send, texts};
 
 fn provider(url: &str) -> Provider {
     let options = options().worker(WorkerSource::Remote(RemoteHost::new(url)));
@@ -125,13 +126,7 @@ fn a_worker_that_dies_there_says_how_here() {
         let waiting = waiting.expect("admitted");
         agent.called_once().await;
         for worker in crate::processes::descendants(host.id().expect("it runs")) {
-            let pid = i32::try_from(worker)
-                .ok()
-                .and_then(rustix::process::Pid::from_raw);
-            let _ = rustix::process::kill_process(
-                pid.expect("a process"),
-                rustix::process::Signal::KILL,
-            );
+            send(worker, Signal::KILL);
         }
         let response = waiting.initial_response.await.expect("answered");
         let error = error_text(&response).expect("an error");
@@ -151,11 +146,7 @@ fn a_host_that_ends_in_order_takes_no_new_workers_and_ends_those_it_lent() {
             .execute(request("while (true) {}"))
             .await
             .expect("admitted");
-        let pid = host.id().and_then(|id| i32::try_from(id).ok());
-        let pid = pid
-            .and_then(rustix::process::Pid::from_raw)
-            .expect("it runs");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        send(host.id().expect("it runs"), Signal::TERM);
         let response = busy.initial_response.await.expect("answered");
         assert!(error_text(&response).is_some_and(|error| error.contains("was lost")));
         assert!(host.wait().await.expect("it ends").success());
@@ -171,11 +162,7 @@ fn a_spare_that_nobody_misses_does_not_hold_a_draining_host_up() {
         while provider.workers().spare == 0 {
             tokio::task::yield_now().await;
         }
-        let pid = host.id().and_then(|id| i32::try_from(id).ok());
-        let pid = pid
-            .and_then(rustix::process::Pid::from_raw)
-            .expect("it runs");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        send(host.id().expect("it runs"), Signal::TERM);
         assert!(host.wait().await.expect("it ends").success());
         provider.shutdown().await;
     });
@@ -191,11 +178,7 @@ fn a_spare_whose_machine_lost_it_costs_no_cell() {
         }
         let workers = crate::processes::descendants(host.id().expect("it runs"));
         for worker in &workers {
-            let pid = i32::try_from(*worker)
-                .ok()
-                .and_then(rustix::process::Pid::from_raw);
-            let pid = pid.expect("a process");
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            send(*worker, Signal::KILL);
         }
         // Its own spare may stay a name without memory until it is wanted.
         let gone = |pid: &u32| crate::processes::pss_kib(*pid) == 0;

@@ -180,6 +180,10 @@ command = ["sh", "-c", "echo up > up; exec sleep 1005"]
     let source = "tools.sleeps(); text('up'); yield_control(); await new Promise(() => {})";
     std::fs::write(&script, source).expect("written");
     for (signal, status) in [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130)] {
+        if signal == Signal::HUP && crate::support::ignores_hang_up() {
+            // Started by `nohup`, and so is what this starts: that goes on.
+            continue;
+        }
         let mut child = std::process::Command::new(program())
             .args(["run", "--tools", &tools])
             .arg(&script)

@@ -140,6 +140,23 @@ pub fn alone(test: &str) -> bool {
     false
 }
 
+/// Sends a signal to a process, which may be gone already.
+#[cfg(unix)]
+pub fn send(process: u32, signal: rustix::process::Signal) {
+    let pid = i32::try_from(process).ok();
+    let pid = pid.and_then(rustix::process::Pid::from_raw);
+    let _ = rustix::process::kill_process(pid.expect("a process"), signal);
+}
+
+/// Whether this process ignores SIGHUP, and so what it starts: `nohup` started it.
+#[cfg(unix)]
+pub fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 != 0)
+}
+
 /// A runtime of several threads, for tests with a bound of their own.
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()

@@ -107,6 +107,7 @@ impl TelemetryArgs {
         };
         // Its exporters send what the Codex CLI's host sends by them.
         let is_codex = wanted.is_host
+            && !everything
             && (self.otel_trace_exporter.is_some() || self.otel_trace_listen.is_some());
         let exporting = traces.as_ref().map(|traces| {
             tracing_opentelemetry::layer()
