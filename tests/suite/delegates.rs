@@ -134,6 +134,10 @@ fn past_their_bound_the_oldest_results_are_dropped_and_said_to_be() {
                 agent
                     .until(|agent| agent.notifications.lock().expect("not poisoned").len() == n)
                     .await;
+                // It ends after its notification: the next must not overtake it.
+                while !session.live_cells().is_empty() {
+                    tokio::task::yield_now().await;
+                }
             }
             // The closing of a dropped cell shows that its result is gone.
             agent.until(|agent| agent.closed() == ["1", "2"]).await;
