@@ -1,7 +1,7 @@
 //! Workers for providers on other machines.
 
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BytesMut;
 use code_mode_host::{ExitReason, LentWorker};
@@ -53,15 +53,16 @@ impl Workers for Host {
                 return;
             }
             let client = chunks.clone();
-            let said = Said::default();
+            let is_in_session = AtomicBool::new(false);
             let stopping = tokio::select! {
-                () = carry(worker, request.into_inner(), (chunks, &said)) => None,
+                () = carry(worker, request.into_inner(), (chunks, &is_in_session)) => None,
                 () = client.closed() => None,
                 () = over.cancelled() => Some("code-mode host is stopping"),
-                () = said.nothing_at(&draining) => Some("code-mode host is draining"),
+                () = spare_while(&draining, &is_in_session) => Some("code-mode host is draining"),
             };
             if let Some(why) = stopping {
-                let _ = client.send(Err(Status::unavailable(why))).await;
+                // A client that does not read its chunks is not waited for.
+                let _ = client.try_send(Err(Status::unavailable(why)));
             }
         });
         lent.await
@@ -73,7 +74,12 @@ impl Workers for Host {
 
 /// Carries bytes both ways until one side has ended, and tells the client how the worker
 /// did. Dropped, it ends the worker.
-async fn carry(worker: LentWorker, mut inbound: Streaming<Chunk>, (chunks, said): (Chunks, &Said)) {
+async fn carry(
+    worker: LentWorker,
+    mut inbound: Streaming<Chunk>,
+    (chunks, is_in_session): (Chunks, &AtomicBool),
+) {
+    let mut said = Said::default();
     let (mut reader, mut writer) = tokio::io::split(worker);
     let to_worker = async {
         loop {
@@ -86,6 +92,7 @@ async fn carry(worker: LentWorker, mut inbound: Streaming<Chunk>, (chunks, said)
                 }
             };
             said.take(&chunk.data);
+            is_in_session.store(said.is_in_session(), Ordering::Relaxed);
             if writer.write_all(&chunk.data).await.is_err() {
                 // It has ended, or will: its own end says how.
                 std::future::pending::<()>().await;
@@ -116,37 +123,34 @@ async fn carry(worker: LentWorker, mut inbound: Streaming<Chunk>, (chunks, said)
     }
 }
 
-/// How far a provider has come: it greets, and then, when a session needs the worker, it
-/// opens that. Until then the worker is a spare, which nobody misses.
+/// What a provider has sent: it greets, and then, when a session needs the worker, it opens
+/// that. Until then the worker is a spare, which nobody misses.
 #[derive(Default)]
 struct Said {
-    /// The bytes that came, as far as they matter.
-    first: Mutex<Vec<u8>>,
+    /// The length of the greeting, in four bytes, as far as it has come.
+    length: Vec<u8>,
+    /// How many bytes came after it.
+    rest: usize,
 }
 
 impl Said {
-    fn take(&self, bytes: &[u8]) {
-        const ENOUGH: usize = 64 << 10;
-        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = ENOUGH.saturating_sub(first.len()).min(bytes.len());
-        first.extend_from_slice(&bytes[..room]);
+    fn take(&mut self, bytes: &[u8]) {
+        let missing = (4 - self.length.len()).min(bytes.len());
+        self.length.extend_from_slice(&bytes[..missing]);
+        self.rest += bytes.len() - missing;
     }
 
-    /// Whether more came than one frame: four bytes of length, and so many.
+    /// Whether more came than the greeting.
     fn is_in_session(&self) -> bool {
-        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((length, rest)) = first.split_first_chunk::<4>() else {
-            return false;
-        };
-        let greeting = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
-        rest.len() > greeting
+        let length = self.length.first_chunk().copied().map(u32::from_le_bytes);
+        length.is_some_and(|length| self.rest as u64 > u64::from(length))
     }
+}
 
-    /// Completes when the host drains and no session has the worker.
-    async fn nothing_at(&self, draining: &CancellationToken) {
-        draining.cancelled().await;
-        if self.is_in_session() {
-            std::future::pending::<()>().await;
-        }
+/// Completes when the host drains and no session has the worker.
+async fn spare_while(draining: &CancellationToken, is_in_session: &AtomicBool) {
+    draining.cancelled().await;
+    if is_in_session.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
     }
 }
