@@ -18,19 +18,10 @@ import threading
 import time
 from pathlib import Path
 
+from grpc_packages import python
+
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / "target" / "grpc-clients" / "venv"
 TOKEN = "a-token-that-nobody-guesses"
-
-
-def again_with_packages():
-    """Starts this file again with a Python that has grpcio."""
-    python = VENV / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-    packages = ["grpcio==1.85.1", "grpcio-tools==1.85.1"]
-    subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
-    os.execv(python, [str(python), *sys.argv])
 
 
 def free_port():
@@ -182,7 +173,8 @@ def main():
     try:
         import grpc_tools  # noqa: F401
     except ImportError:
-        again_with_packages()
+        program = python()
+        os.execv(program, [program, *sys.argv])
     for command, package in [("nginx", "nginx-light"), ("openssl", "openssl")]:
         if shutil.which(command) is None:
             subprocess.run(["apt-get", "install", "-y", "-qq", package], check=True,

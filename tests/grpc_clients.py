@@ -9,19 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from grpc_packages import HOME, python
+
 ROOT = Path(__file__).resolve().parent.parent
-HOME = ROOT / "target" / "grpc-clients"
-PIP = ["grpcio==1.85.1", "grpcio-tools==1.85.1"]
 NPM = ["@grpc/grpc-js@1.14.7", "@grpc/proto-loader@0.8.1", "tsx@4.23.15"]
-
-
-def python():
-    """A Python that has the packages."""
-    program = HOME / "venv" / "bin" / "python"
-    if not program.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(HOME / "venv")], check=True)
-    subprocess.run([str(program), "-m", "pip", "install", "-q", *PIP], check=True)
-    return [str(program), str(ROOT / "examples/grpc-python/client.py")]
 
 
 def typescript():
@@ -46,7 +37,9 @@ def main():
                             stdout=subprocess.PIPE, text=True)
     try:
         address = host.stdout.readline().strip().removeprefix("http://")
-        for name, command in [("Python", python()), ("TypeScript", typescript())]:
+        for name, command in [
+                ("Python", [python(), str(ROOT / "examples/grpc-python/client.py")]),
+                ("TypeScript", typescript())]:
             done = subprocess.run([*command, address], capture_output=True, text=True, timeout=60)
             if (done.returncode, done.stdout) != (0, "42\n"):
                 sys.exit(f"{name}: exit status {done.returncode}\n{done.stdout}{done.stderr}")

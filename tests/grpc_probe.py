@@ -21,8 +21,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / "target" / "grpc-clients" / "venv"
-PACKAGES = ["grpcio==1.85.1", "grpcio-tools==1.85.1", "h2==4.3.0"]
 
 try:
     import grpc
@@ -30,11 +28,9 @@ try:
     import h2.events
     from google.protobuf.descriptor import FieldDescriptor as Field
 except ImportError:
-    if not (VENV / "bin" / "python").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-    python = str(VENV / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], check=True)
-    os.execv(python, [python, *sys.argv])
+    from grpc_packages import python
+    program = python()
+    os.execv(program, [program, *sys.argv])
 
 sys.path.append(str(ROOT / "code-mode-protocol" / "proto"))
 pb = grpc.protos("code_mode.proto")

@@ -43,3 +43,18 @@ pub(crate) fn keep() {
         }
     }
 }
+
+/// The next connection. A machine without descriptors left may have some again after a
+/// while, so an error is waited out.
+pub(crate) async fn accepted<T, F>(accept: impl Fn() -> F) -> T
+where
+    F: Future<Output = std::io::Result<T>>,
+{
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+    loop {
+        match accept().await {
+            Ok(accepted) => return accepted,
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}

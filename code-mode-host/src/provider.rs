@@ -123,9 +123,16 @@ impl Provider {
         }
     }
 
-    /// Figures of the workers now. On Linux it reads a file for each.
+    /// Figures of the workers now.
     pub fn workers(&self) -> WorkerStats {
         self.workers.source().census().stats()
+    }
+
+    /// Memory of the workers that are there, in bytes: resident pages, those that several
+    /// workers share counted for each. It reads a file for each worker. 0 where the system
+    /// has no `/proc`, and for workers that are no processes of this program's.
+    pub fn worker_memory(&self) -> u64 {
+        self.workers.source().census().resident_bytes()
     }
 
     fn sessions(&self) -> MutexGuard<'_, Vec<Weak<Shared>>> {

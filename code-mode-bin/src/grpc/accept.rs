@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -15,6 +15,8 @@ use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
+
+use crate::descriptors::accepted;
 
 /// How long a client may take for its first words, TLS and HTTP/2 each; where it must show
 /// a token, for the first request that does.
@@ -42,7 +44,6 @@ pub(super) struct Doors {
 
 impl Doors {
     pub(super) fn new(max: usize, is_guarded: bool) -> Self {
-        let max = max.clamp(1, Semaphore::MAX_PERMITS - BEYOND);
         Self {
             places: Arc::new(Semaphore::new(max)),
             accepted: Arc::new(Semaphore::new(max + BEYOND)),
@@ -215,17 +216,14 @@ impl Listener {
     }
 
     async fn take_in(self, doors: Doors, sender: mpsc::Sender<io::Result<Connection>>) {
-        /// A machine without descriptors left may have some again after a while.
-        const PAUSE: Duration = Duration::from_millis(50);
         while let Ok(place) = doors.accepted.clone().acquire_owned().await {
-            let accepted = match self.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!("cannot accept a connection: {error}");
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
+            let accept = || {
+                let warn =
+                    |error: &io::Error| tracing::warn!("cannot accept a connection: {error}");
+                self.accept()
+                    .map(move |accepted| accepted.inspect_err(warn))
             };
+            let accepted = accepted(accept).await;
             let (doors, sender) = (doors.clone(), sender.clone());
             match accepted {
                 Accepted::Plain(io) => {

@@ -271,7 +271,7 @@ impl Served {
         C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
         let service = CodeModeHostServer::new(self.host.clone())
-            .max_decoding_message_size(self.args.max_message_bytes.min(MAX_MESSAGE))
+            .max_decoding_message_size(self.args.max_message_bytes)
             .max_encoding_message_size(MAX_MESSAGE);
         // On standard streams there is one client, which has started this program.
         let workers = is_listening.then(|| {

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::descriptors::accepted;
 use crate::telemetry;
 
 /// Connections at once; more wait.
@@ -55,11 +56,7 @@ impl Ops {
     pub(super) async fn serve(self) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         while let Ok(place) = places.clone().acquire_owned().await {
-            let Ok((stream, _)) = self.listener.accept().await else {
-                // A machine without descriptors left may have some again after a while.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
+            let (stream, _) = accepted(|| self.listener.accept()).await;
             let draining = self.draining.clone();
             tokio::spawn(async move {
                 let answer = service_fn(move |request| {

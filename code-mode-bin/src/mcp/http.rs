@@ -22,6 +22,7 @@ use tower::Service;
 
 use super::front::Front;
 use super::gateway::Gateway;
+use crate::descriptors::accepted;
 
 /// The one path.
 const PATH: &str = "/mcp";
@@ -90,14 +91,9 @@ pub(super) async fn serve(
     };
     let tasks = TaskTracker::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let (stream, _) = tokio::select! {
+            accepted = accepted(|| listener.accept()) => accepted,
             () = gateway.shutdown.cancelled() => break,
-        };
-        let Ok((stream, _)) = accepted else {
-            // Out of descriptors, most likely: some will be given back.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            continue;
         };
         if tasks.len() >= MAX_CONNECTIONS {
             continue;

@@ -5,10 +5,10 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use code_mode_host::{
     CellEnded, CellId, CellNotification, CellStarted, CodeModeSessionDelegate, Json,
-    NestedToolCall, Provider, ToolCallFinished, Turn, WorkerStats,
+    NestedToolCall, Provider, ToolCallFinished, Turn,
 };
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Histogram, Meter, MeterProvider, UpDownCounter};
+use opentelemetry::metrics::{AsyncInstrument, Histogram, Meter, MeterProvider, UpDownCounter};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use tokio_util::sync::CancellationToken;
 
@@ -33,13 +33,18 @@ pub(crate) fn gauge(
     let gauge = meter.u64_observable_gauge(name);
     let gauge = gauge.with_unit(unit).with_description(what);
     // The callback is the meter's to keep; what is built is only a handle.
-    gauge
-        .with_callback(move |observer| {
-            if let Some(value) = look() {
-                observer.observe(value, &[]);
-            }
-        })
-        .build();
+    gauge.with_callback(observing(look)).build();
+}
+
+/// Tells an instrument what is there to see, if anything is.
+fn observing(
+    look: impl Fn() -> Option<u64> + Send + Sync + 'static,
+) -> impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static {
+    move |observer| {
+        if let Some(value) = look() {
+            observer.observe(value, &[]);
+        }
+    }
 }
 
 /// Shows how many of something there ever were, as [`gauge`] does.
@@ -53,57 +58,48 @@ fn counter(
     };
     let counter = meter.u64_observable_counter(name);
     let counter = counter.with_unit("{worker}").with_description(what);
-    counter
-        .with_callback(move |observer| {
-            if let Some(value) = look() {
-                observer.observe(value, &[]);
-            }
-        })
-        .build();
+    counter.with_callback(observing(look)).build();
 }
 
 /// A provider whose workers are counted, where somebody wants the numbers.
 pub(crate) fn watched(provider: Provider) -> Arc<Provider> {
     let provider = Arc::new(provider);
-    let look = |of: fn(&WorkerStats) -> u64| {
+    let look = |of: fn(&Provider) -> u64| {
         let provider = Arc::downgrade(&provider);
-        move || {
-            let provider = provider.upgrade();
-            provider.map(|provider| of(&provider.workers()))
-        }
+        move || provider.upgrade().map(|provider| of(&provider))
     };
     gauge(
         "code_mode.worker.spare",
         "{worker}",
         "Workers that are ready and serve no session",
-        look(|stats| stats.spare),
+        look(|provider| provider.workers().spare),
     );
     gauge(
         "code_mode.worker.serving",
         "{worker}",
         "Workers that serve a session",
-        look(|stats| stats.serving),
+        look(|provider| provider.workers().serving),
     );
     gauge(
         "code_mode.worker.memory",
         "By",
         "Resident memory of the workers",
-        look(|stats| stats.resident_bytes),
+        look(Provider::worker_memory),
     );
     counter(
         "code_mode.worker.started",
         "Workers that were ever ready",
-        look(|stats| stats.started),
+        look(|provider| provider.workers().started),
     );
     counter(
         "code_mode.worker.restarts",
         "Workers that took the place of one that was lost",
-        look(|stats| stats.restarted),
+        look(|provider| provider.workers().restarted),
     );
     counter(
         "code_mode.worker.lost",
         "Workers that ended otherwise than in order",
-        look(|stats| stats.lost),
+        look(|provider| provider.workers().lost),
     );
     provider
 }

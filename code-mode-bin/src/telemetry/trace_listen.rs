@@ -16,6 +16,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::descriptors::accepted;
+
 /// How many batches are kept for a listener that reads slowly; it misses older ones.
 const KEPT_BATCHES: usize = 64;
 
@@ -122,17 +124,12 @@ async fn accept(listener: TcpListener, batches: broadcast::Sender<Bytes>, over: 
         return;
     };
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let (stream, _) = tokio::select! {
+            accepted = accepted(|| listener.accept()) => accepted,
             () = over.cancelled() => break,
         };
-        match accepted {
-            Ok((stream, _)) if batches.receiver_count() < MAX_LISTENERS => {
-                told.spawn(tell(stream, batches.subscribe(), over.clone()));
-            }
-            Ok(_) => {}
-            // A machine without descriptors left may have some again after a while.
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        if batches.receiver_count() < MAX_LISTENERS {
+            told.spawn(tell(stream, batches.subscribe(), over.clone()));
         }
     }
     told.close();

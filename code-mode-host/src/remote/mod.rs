@@ -158,8 +158,9 @@ pub(crate) async fn connect(
     host: &RemoteHost,
 ) -> Result<impl AsyncRead + AsyncWrite + Send + use<>, RemoteError> {
     let url = || host.shown();
-    let tls = host.tls()?;
-    let endpoint = Endpoint::from_shared(host.address()?.url).and_then(|endpoint| match tls {
+    let address = host.address()?;
+    let (tls, token) = (host.tls(&address)?, host.token(&address)?);
+    let endpoint = Endpoint::from_shared(address.url).and_then(|endpoint| match tls {
         Some(tls) => endpoint.tls_config(tls),
         None => Ok(endpoint),
     });
@@ -171,7 +172,6 @@ pub(crate) async fn connect(
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .tcp_nodelay(true);
-    let token = host.token()?;
     let channel = endpoint.connect().await;
     let channel = channel.map_err(|source| RemoteError::Connect { url: url(), source })?;
     let (sending, chunks) = Sending::new();

@@ -97,8 +97,8 @@ impl RemoteHost {
     }
 
     /// How to speak TLS, where the address asks for it.
-    pub(super) fn tls(&self) -> Result<Option<ClientTlsConfig>, RemoteError> {
-        if !self.address()?.is_https {
+    pub(super) fn tls(&self, address: &Address) -> Result<Option<ClientTlsConfig>, RemoteError> {
+        if !address.is_https {
             return Ok(None);
         }
         let config = match &self.roots {
@@ -115,7 +115,7 @@ impl RemoteHost {
     }
 
     /// The token to show.
-    pub(super) fn token(&self) -> Result<Option<String>, RemoteError> {
+    pub(super) fn token(&self, address: &Address) -> Result<Option<String>, RemoteError> {
         let Some(given) = &self.token else {
             return Ok(None);
         };
@@ -123,7 +123,6 @@ impl RemoteHost {
         let mut lines = text.lines().map(str::trim);
         let token = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
         let token = token.ok_or(RemoteError::NoToken)?.to_owned();
-        let address = self.address()?;
         match address.is_https || address.is_here {
             true => Ok(Some(token)),
             false => Err(RemoteError::TokenInTheClear(self.shown())),
@@ -205,7 +204,10 @@ mod tests {
 
     #[test]
     fn a_token_is_shown_to_who_can_keep_it_and_is_in_no_debug_text() {
-        let token = |url: &str| RemoteHost::new(url).bearer_token("secret").token();
+        let token = |url: &str| {
+            let host = RemoteHost::new(url).bearer_token("secret");
+            host.token(&host.address()?)
+        };
         for url in [
             "https://cells.example",
             "http://127.0.0.1:80",
@@ -234,6 +236,7 @@ mod tests {
         let refused = RemoteHost::check("https://u:secret@x").expect_err("refused");
         assert!(!refused.to_string().contains("secret"));
         let empty = RemoteHost::new("https://x").bearer_token("\n# a comment\n");
-        assert!(matches!(empty.token(), Err(RemoteError::NoToken)));
+        let address = empty.address().expect("an address");
+        assert!(matches!(empty.token(&address), Err(RemoteError::NoToken)));
     }
 }

@@ -18,10 +18,6 @@ pub struct WorkerStats {
     pub restarted: u64,
     /// Workers that ended while they served a session, otherwise than in order.
     pub lost: u64,
-    /// Memory of the workers that are there, in bytes: resident pages, those that
-    /// several workers share counted for each. 0 where the system has no `/proc`, and
-    /// for workers that are no processes of this program's.
-    pub resident_bytes: u64,
 }
 
 /// Keeps the figures.
@@ -56,15 +52,16 @@ impl Census {
 
     /// The figures now.
     pub(crate) fn stats(&self) -> WorkerStats {
-        let (mut stats, processes) = {
-            let counts = self.counts();
-            let processes: Vec<u32> = counts.live.values().copied().flatten().collect();
-            let mut stats = counts.stats;
-            stats.spare = counts.live.len() as u64 - stats.serving;
-            (stats, processes)
-        };
-        stats.resident_bytes = processes.into_iter().filter_map(resident_bytes).sum();
+        let counts = self.counts();
+        let mut stats = counts.stats;
+        stats.spare = counts.live.len() as u64 - stats.serving;
         stats
+    }
+
+    /// Memory of the workers that are there.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let live: Vec<_> = self.counts().live.values().copied().collect();
+        live.into_iter().flatten().filter_map(resident_bytes).sum()
     }
 }
 

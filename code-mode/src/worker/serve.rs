@@ -261,8 +261,10 @@ impl<A: Surroundings> Server<A> {
                 if self.session.is_some() {
                     return Err(ServeError::Protocol("a second session"));
                 }
-                let most = self.surroundings.most();
-                let limits = most.map_or(limits.clone(), |most| limits.at_most(most));
+                let limits = match self.surroundings.most() {
+                    Some(most) => limits.at_most(most),
+                    None => limits,
+                };
                 self.surroundings.opened(&limits);
                 let session = Session::new(self.engine.clone(), limits, self.outbound.clone());
                 let session = session.guided(guided);
