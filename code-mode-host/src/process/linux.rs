@@ -8,8 +8,10 @@
 //! long as this process makes all of them.
 #![allow(unsafe_code, reason = "`clone` with namespaces has no safe form")]
 
+use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
-use std::io::{self, Read};
+use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -283,9 +285,11 @@ async fn spawn(spec: Spec) -> Result<Child, Failure> {
     Child::adopt(process).map_err(Failure::Process)
 }
 
-/// What the new process could not do, as the first byte of its report.
-const FAILED_NAMESPACES: u8 = 1;
-const FAILED_EXEC: u8 = 2;
+/// What the new process could not do.
+enum Unable {
+    MapUser(io::Error),
+    Exec(io::Error),
+}
 
 /// A copy of a descriptor above those of the standard streams. Where an agent runs with
 /// its standard streams closed, new descriptors have their numbers, and putting one in
@@ -294,93 +298,114 @@ fn above_standard(descriptor: impl AsFd) -> Result<OwnedFd, Failure> {
     rustix::io::fcntl_dupfd_cloexec(descriptor, 3).map_err(|error| Failure::Process(error.into()))
 }
 
+/// Room for what the child does before it is the worker program.
+const CHILD_STACK: usize = 64 << 10;
+
 fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
-    let (mut report, report_in) = UnixStream::pair().map_err(Failure::Process)?;
-    let report_in = above_standard(report_in)?;
     let socket = above_standard(&spec.socket)?;
     let stderr = above_standard(&spec.stderr)?;
-    // Everything the child needs is made before it exists: it shares no locks
-    // with the threads it left behind, so it may not allocate.
+    // Everything the child needs is made before it exists: it may not allocate.
     let arguments = pointers(&spec.arguments);
     let environment = pointers(&spec.environment);
     // SAFETY: both calls take no arguments and cannot fail.
     let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };
     let uid_map = format!("0 {uid} 1\n");
     let gid_map = format!("0 {gid} 1\n");
-    let plan = Plan {
+    let mut plan = Plan {
         program: &spec.program,
         arguments: &arguments,
         environment: &environment,
         socket: socket.as_raw_fd(),
         stderr: stderr.as_raw_fd(),
-        report: report_in.as_raw_fd(),
         maps: spec.namespaces.then_some([
             (c"/proc/self/setgroups", b"deny".as_slice()),
             (c"/proc/self/uid_map", uid_map.as_bytes()),
             (c"/proc/self/gid_map", gid_map.as_bytes()),
         ]),
+        unable: None,
     };
-    let mut flags = libc::CLONE_PIDFD | libc::SIGCHLD;
+    let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     if spec.namespaces {
         flags |= NAMESPACES;
     }
+    let mut stack = vec![0_u128; CHILD_STACK / size_of::<u128>()];
     let mut pidfd: RawFd = -1;
-    // SAFETY: this is `fork` with further flags: no stack is given, so the child
-    // runs on a copy of this one; the kernel writes one descriptor to `pidfd`. The
-    // child runs `become_worker`, which only makes system calls and never returns.
+    let blocked = BlockedSignals::all();
+    // SAFETY: this is `vfork` on a stack of the child's own, whose end, aligned for any
+    // type, is given: the calling thread stands still until the child has become another
+    // program or ended, so all that `plan` and this frame hold outlives what the child
+    // does with it, and nobody else touches it meanwhile. `become_worker` only makes
+    // system calls, fills in `plan.unable` and never unwinds. No signal is taken on the
+    // memory that both share: all are blocked until the child has no handlers. The kernel
+    // writes one descriptor to `pidfd`.
     let pid = unsafe {
-        libc::syscall(
-            libc::SYS_clone,
-            libc::c_ulong::try_from(flags).unwrap_or_default(),
-            0 as libc::c_ulong,
+        libc::clone(
+            become_worker,
+            stack.as_mut_ptr_range().end.cast(),
+            flags,
+            (&raw mut plan).cast(),
             &raw mut pidfd,
-            0 as libc::c_ulong,
-            0 as libc::c_ulong,
         )
     };
-    if pid == 0 {
-        become_worker(&plan);
-    }
-    if pid < 0 {
-        let error = io::Error::last_os_error();
-        return Err(if spec.namespaces {
-            Failure::Namespaces(error)
-        } else {
-            Failure::Process(error)
-        });
-    }
+    let cloned = match pid {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(pid),
+    };
+    drop(blocked);
+    let pid = cloned.map_err(|error| match spec.namespaces {
+        true => Failure::Namespaces(error),
+        false => Failure::Process(error),
+    })?;
     // SAFETY: the call above succeeded, so the kernel made this descriptor for
     // this process and nothing else knows it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    drop(report_in);
-    // Ends with the child's copy of the other end: at its `execve`, or its exit.
-    let mut failure = [0; 5];
-    match report.read_exact(&mut failure) {
-        Ok(()) => {
-            reap(&pidfd);
-            let [what, errno @ ..] = failure;
-            let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-            Err(match what {
-                FAILED_NAMESPACES => Failure::Namespaces(io::Error::new(
-                    error.kind(),
-                    format!("cannot map its user by way of /proc: {error}"),
-                )),
-                _ => Failure::Process(error),
-            })
-        }
-        Err(_) => {
-            let mut process = Process {
-                id: u32::try_from(pid).unwrap_or_default(),
-                pidfd: Arc::new(pidfd),
-                group: None,
-            };
-            if let Some((parent, heap_bytes)) = &spec.group {
-                let pid = i32::try_from(pid).unwrap_or_default();
-                let held = Group::hold(parent, pid, *heap_bytes);
-                process.group = Some(held.map_err(Failure::Process)?);
+    if let Some(unable) = plan.unable.take() {
+        reap(&pidfd);
+        return Err(match unable {
+            Unable::MapUser(error) => Failure::Namespaces(io::Error::new(
+                error.kind(),
+                format!("cannot map its user by way of /proc: {error}"),
+            )),
+            Unable::Exec(error) => Failure::Process(error),
+        });
+    }
+    let mut process = Process {
+        id: u32::try_from(pid).unwrap_or_default(),
+        pidfd: Arc::new(pidfd),
+        group: None,
+    };
+    if let Some((parent, heap_bytes)) = &spec.group {
+        let held = Group::hold(parent, pid, *heap_bytes);
+        process.group = Some(held.map_err(Failure::Process)?);
+    }
+    Ok(process)
+}
+
+/// All signals blocked in the calling thread, until it is dropped.
+struct BlockedSignals {
+    before: libc::sigset_t,
+}
+
+impl BlockedSignals {
+    fn all() -> Self {
+        let mut all = MaybeUninit::uninit();
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: both sets are valid for the calls to write, and `before` is written by
+        // the second, which cannot fail with these arguments.
+        unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+            Self {
+                before: before.assume_init(),
             }
-            Ok(process)
         }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: the set was written by the system.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
     }
 }
 
@@ -399,24 +424,25 @@ struct Plan<'a> {
     environment: &'a [*const libc::c_char],
     socket: RawFd,
     stderr: RawFd,
-    report: RawFd,
     maps: Option<[(&'static std::ffi::CStr, &'a [u8]); 3]>,
+    /// What the child could not do: its answer.
+    unable: Option<Unable>,
 }
 
 /// The life of the child until it is the worker program.
-fn become_worker(plan: &Plan<'_>) -> ! {
-    let report = |what: u8| -> ! {
-        let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
-        let [a, b, c, d] = errno.to_ne_bytes();
-        let message = [what, a, b, c, d];
-        // SAFETY: `message` is valid for its length; nothing can be done where
-        // the parent does not hear it. `_exit` runs no destructors, which belong to
-        // the parent.
-        unsafe {
-            libc::write(plan.report, message.as_ptr().cast(), message.len());
-            libc::_exit(127)
-        }
-    };
+extern "C" fn become_worker(plan: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `clone_worker` gives its plan, which it leaves alone until this has ended.
+    let plan = unsafe { &mut *plan.cast::<Plan<'_>>() };
+    plan.unable = Some(match carry_out(plan) {
+        Ok(never) => match never {},
+        Err(unable) => unable,
+    });
+    // SAFETY: ends the child alone, and runs no destructors, which belong to the parent.
+    unsafe { libc::_exit(127) }
+}
+
+/// Becomes the worker program. Only makes system calls.
+fn carry_out(plan: &Plan<'_>) -> Result<Infallible, Unable> {
     if let Some(maps) = &plan.maps {
         for (path, content) in maps {
             // SAFETY: the path is a C string and the content valid for its length.
@@ -428,13 +454,14 @@ fn become_worker(plan: &Plan<'_>) -> ! {
                     && libc::close(file) == 0
             };
             if !written {
-                report(FAILED_NAMESPACES);
+                return Err(Unable::MapUser(io::Error::last_os_error()));
             }
         }
     }
+    forget_handlers();
     // SAFETY: system calls on descriptors and constants of this process; the
     // arrays given to `execve` end in null and point to C strings that live on in
-    // this copy of the parent's memory.
+    // the parent, which waits.
     unsafe {
         // The worker ends with the thread that made it, and so with this program;
         // where that has happened already, it finds its connection closed.
@@ -443,7 +470,7 @@ fn become_worker(plan: &Plan<'_>) -> ! {
             || libc::dup2(plan.stderr, 1) < 0
             || libc::dup2(plan.stderr, 2) < 0
         {
-            report(FAILED_EXEC);
+            return Err(Unable::Exec(io::Error::last_os_error()));
         }
         // Descriptors of the parent that were not meant for the worker; it closes
         // what is left once more when it locks itself in.
@@ -459,5 +486,27 @@ fn become_worker(plan: &Plan<'_>) -> ! {
             plan.environment.as_ptr(),
         );
     }
-    report(FAILED_EXEC)
+    Err(Unable::Exec(io::Error::last_os_error()))
+}
+
+/// Takes no signal to a handler any more, and then takes signals again: a handler would
+/// run on the parent's memory.
+fn forget_handlers() {
+    // SAFETY: the calls read and write the structures given, which are valid and as the
+    // system wants them when zero: the default action and an empty set. The actions are
+    // this process's own copy. Signals that the C library keeps for itself are refused.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        for signal in 1..=libc::SIGRTMAX() {
+            let mut action = default;
+            if libc::sigaction(signal, std::ptr::null(), &mut action) == 0
+                && !matches!(action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)
+            {
+                libc::sigaction(signal, &default, std::ptr::null_mut());
+            }
+        }
+        let mut none = default.sa_mask;
+        libc::sigemptyset(&mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
 }
