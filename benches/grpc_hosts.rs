@@ -25,6 +25,7 @@ mod support {
 use grpc_client::{Host, Session, next, outcome, wire};
 
 const ROUNDS: usize = 7;
+const STARTS: usize = 31;
 
 /// One kind of work: what it is called, and how long it took, in microseconds.
 type Row = (&'static str, f64);
@@ -42,22 +43,30 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
+    let mut starts: [Vec<Vec<Row>>; 2] = Default::default();
+    for _ in 0..STARTS {
+        for (command, starts) in [ours, theirs].iter().zip(&mut starts) {
+            starts.push(vec![runtime.block_on(start(command))]);
+        }
+    }
     let mut rounds: [Vec<Vec<Row>>; 2] = Default::default();
     for _ in 0..ROUNDS {
         for (command, rounds) in [ours, theirs].iter().zip(&mut rounds) {
             rounds.push(runtime.block_on(round(command)));
         }
     }
-    let [ours, theirs] = rounds.map(medians);
     println!(
         "{:32} {:>12} {:>12} {:>6}",
         "work over gRPC", "first", "second", "ratio"
     );
-    for ((work, ours), (_, theirs)) in ours.iter().zip(&theirs) {
-        println!(
-            "{work:32} {ours:>9.0} us {theirs:>9.0} us {:>6.2}",
-            ours / theirs
-        );
+    for measured in [starts, rounds] {
+        let [ours, theirs] = measured.map(medians);
+        for ((work, ours), (_, theirs)) in ours.iter().zip(&theirs) {
+            println!(
+                "{work:32} {ours:>9.0} us {theirs:>9.0} us {:>6.2}",
+                ours / theirs
+            );
+        }
     }
 }
 
@@ -70,13 +79,11 @@ fn medians(rounds: Vec<Vec<Row>>) -> Vec<Row> {
     rows.collect()
 }
 
-/// All kinds of work, in a new process.
-async fn round(command: &str) -> Vec<Row> {
+/// A new process, and a session in it that has run a cell.
+async fn begin(command: &str) -> (Host, Session) {
     let mut words = command.split_whitespace();
     let mut command = Command::new(words.next().expect("a program"));
     command.args(words);
-    let mut rows = Vec::new();
-    let begun = Instant::now();
     let mut host = Host::stdio_of(command).await;
     let session = host
         .open(wire::OpenSessionRequest {
@@ -85,7 +92,21 @@ async fn round(command: &str) -> Vec<Row> {
         })
         .await;
     session.exec("first", "text('hi')").await;
-    rows.push(("start to first result", micros(begun)));
+    (host, session)
+}
+
+async fn start(command: &str) -> Row {
+    let begun = Instant::now();
+    let (_host, session) = begin(command).await;
+    let took = micros(begun);
+    session.close().await;
+    ("start to first result", took)
+}
+
+/// All other kinds of work, in a new process.
+async fn round(command: &str) -> Vec<Row> {
+    let (mut host, session) = begin(command).await;
+    let mut rows = Vec::new();
     for (work, tools) in [("warm exec, 0 tools", 0), ("warm exec, 128 tools", 128)] {
         let mut times: Vec<f64> = Vec::new();
         for n in 0..50 {

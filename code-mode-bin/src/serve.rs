@@ -65,6 +65,8 @@ pub(crate) fn main(args: Args) -> ExitCode {
         let startup = tracing::info_span!("code_mode_host.startup");
         let provider = startup.in_scope(|| Provider::new(options))?;
         let provider = watched(provider);
+        // The worker's start is another task, and what follows does not wait for a while.
+        tokio::task::yield_now().await;
         // Its parent is nobody's: what a client asks for is of the client's trace.
         let _run_main = tracing::info_span!("code_mode_host.run_main");
         let limits = args.runtime.limits.limits();
