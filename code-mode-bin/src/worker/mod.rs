@@ -86,9 +86,9 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         code_mode::Engine::forbid_machine_code();
     }
     let engine = code_mode::Engine::new();
-    code_mode::Engine::set_time_zone(&time_zone);
     // Made on another thread while this one goes on; the filter covers that too.
     engine.prewarm();
+    code_mode::Engine::set_time_zone(&time_zone);
     #[cfg(unix)]
     room.restore()?;
     // One thread carries all messages; JavaScript runs on others. Made now, and
