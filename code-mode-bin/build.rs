@@ -42,6 +42,7 @@ fn make_messages() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_client(false)
         .bytes(".code_mode.v1")
+        .codec_path("crate::grpc::codec::SmallBuffers")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -2,13 +2,14 @@
 #![cfg(unix)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use code_mode_host::{
     CellOutcome, CellResponse, CodeModeSession, CodeModeSessionProvider, ExecuteRequest, Limits,
     Provider, RemoteHost, SessionError, SessionOptions, WorkerSource,
 };
 use rustix::process::Signal;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Child;
 
@@ -192,6 +193,65 @@ fn a_spare_whose_machine_lost_it_costs_no_cell() {
         assert_eq!(texts(&response), ["1"]);
         provider.shutdown().await;
     });
+}
+
+#[test]
+fn a_host_that_ends_does_not_wait_for_a_provider_that_does_not_read() {
+    run(async {
+        let (mut host, url) = host(&["--drain-time-ms", "0"]).await;
+        let deaf = Arc::new(AtomicBool::new(false));
+        let unread = Arc::new(AtomicU64::new(0));
+        let relay = relay(url.replace("http://", ""), deaf.clone(), unread.clone()).await;
+        let provider = provider(&relay);
+        let session = session(&provider, &Arc::default()).await;
+        assert_eq!(texts(&exec(&*session, "text(1)").await), ["1"]);
+        deaf.store(true, Ordering::Relaxed);
+        // More than the connection and the host between them take.
+        let loud = "for (;;) { text('x'.repeat(1e6)); await new Promise(done => setTimeout(done)); }";
+        let _loud = session.execute(request(loud)).await.expect("admitted");
+        while unread.load(Ordering::Relaxed) < 60_000 {
+            tokio::task::yield_now().await;
+        }
+
+        send(host.id().expect("it runs"), Signal::TERM);
+
+        assert!(host.wait().await.expect("it ends").success());
+        drop(provider);
+    });
+}
+
+/// A way to a host by which nothing comes back once it is `deaf`; `unread` is what waits
+/// there then.
+async fn relay(host: String, deaf: Arc<AtomicBool>, unread: Arc<AtomicU64>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.expect("accepted");
+            let host = TcpStream::connect(&host).await.expect("connected");
+            let (deaf, unread) = (deaf.clone(), unread.clone());
+            let (mut from_client, mut to_client) = client.into_split();
+            let (from_host, mut to_host) = host.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_host).await });
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 16 << 10];
+                while !deaf.load(Ordering::Relaxed) {
+                    from_host.readable().await.expect("open");
+                    match from_host.try_read(&mut buffer) {
+                        Ok(0) => return,
+                        Ok(read) => to_client.write_all(&buffer[..read]).await.expect("open"),
+                        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+                    }
+                }
+                loop {
+                    let waiting = rustix::io::ioctl_fionread(from_host.as_ref());
+                    unread.fetch_max(waiting.unwrap_or(0), Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+    });
+    format!("http://{address}")
 }
 
 /// A balancer of connections: each goes to the next host that can be reached.

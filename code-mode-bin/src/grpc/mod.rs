@@ -6,6 +6,7 @@
 mod accept;
 mod address;
 mod check;
+mod codec;
 mod delegate;
 mod front;
 #[cfg(fuzzing)]
