@@ -207,7 +207,8 @@ fn a_host_that_ends_does_not_wait_for_a_provider_that_does_not_read() {
         assert_eq!(texts(&exec(&*session, "text(1)").await), ["1"]);
         deaf.store(true, Ordering::Relaxed);
         // More than the connection and the host between them take.
-        let loud = "for (;;) { text('x'.repeat(1e6)); await new Promise(done => setTimeout(done)); }";
+        let loud =
+            "for (;;) { text('x'.repeat(1e6)); await new Promise(done => setTimeout(done)); }";
         let _loud = session.execute(request(loud)).await.expect("admitted");
         while unread.load(Ordering::Relaxed) < 60_000 {
             tokio::task::yield_now().await;

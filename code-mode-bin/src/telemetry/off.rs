@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use code_mode_host::{CodeModeSessionDelegate, Provider};
 
-
 use super::{LogGuard, Wanted, subscribe};
 
 /// No options.

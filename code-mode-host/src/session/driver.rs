@@ -273,9 +273,13 @@ impl Shared {
 
 impl Incarnation {
     fn send(&self, message: ToWorker) {
+        // A cell that has called many tools gets their answers in one go.
+        let is_answer = matches!(message, ToWorker::ToolResult { .. });
         // Every text was measured against the frame limit before.
-        if let Ok(frame) = message.encode() {
-            self.outbound.send(frame);
+        match message.encode() {
+            Ok(frame) if is_answer => self.outbound.send_soon(frame),
+            Ok(frame) => self.outbound.send(frame),
+            Err(_) => {}
         }
     }
 }

@@ -3,7 +3,8 @@
 //! The sender of a message writes it to the connection at once, from its own thread,
 //! if the connection takes it; waking a task first would be the longer part of the
 //! way. What the connection does not take now is queued, and a task writes it when
-//! there is room. Messages go out in the order in which they were sent, whichever
+//! there is room; so it does with what its sender leaves to it
+//! ([`Outbound::send_soon`]). Messages go out in the order in which they were sent, whichever
 //! thread writes them.
 
 use std::collections::VecDeque;
@@ -104,6 +105,23 @@ impl Outbound {
 
     /// Sends messages that nothing may come between.
     pub fn send_all(&self, frames: impl IntoIterator<Item = Frame>) {
+        self.queue(frames, |state| {
+            let task = state.task.clone();
+            // A failure is the task's to report.
+            if let Poll::Ready(Err(_)) = state.flush(&mut Context::from_waker(&task)) {
+                task.wake();
+            }
+        });
+    }
+
+    /// Sends a message by way of the task, together with what is sent until that runs: for
+    /// messages that come many at a time, from tasks that run beside it.
+    pub fn send_soon(&self, frame: Frame) {
+        self.queue([frame], |state| state.task.wake_by_ref());
+    }
+
+    /// Queues messages, and calls `begin` where nothing was queued.
+    fn queue(&self, frames: impl IntoIterator<Item = Frame>, begin: impl FnOnce(&mut State)) {
         let shared = &self.handle.0;
         let mut state = shared.state();
         if state.closed || state.failed.is_some() {
@@ -115,11 +133,7 @@ impl Outbound {
             state.queue.extend(frame.into_parts());
         }
         if was_empty {
-            let task = state.task.clone();
-            // A failure is the task's to report.
-            if let Poll::Ready(Err(_)) = state.flush(&mut Context::from_waker(&task)) {
-                task.wake();
-            }
+            begin(&mut state);
         }
         if state.queued > state.max_queued {
             state.fail(io::ErrorKind::TimedOut);
@@ -285,6 +299,26 @@ mod tests {
         let mut read = [0; 9];
         theirs.read_exact(&mut read).await.expect("written");
         assert_eq!(read[4..], *b"hello");
+    }
+
+    #[tokio::test]
+    async fn messages_that_are_sent_soon_are_written_together_by_the_task() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 10);
+        let (outbound, task) = Outbound::new(ours, usize::MAX);
+        let writing = tokio::spawn(task);
+        tokio::task::yield_now().await;
+        let frames = ["first", "second", "third"].map(frame);
+        for frame in frames.clone() {
+            outbound.send_soon(frame);
+        }
+        outbound.send(frame("last"));
+        let mut read = vec![0; 64];
+        let length = theirs.read(&mut read).await.expect("written");
+        let mut expected = bytes_of(&frames);
+        expected.extend(bytes_of(&[frame("last")]));
+        assert_eq!(read[..length], expected);
+        drop(outbound);
+        writing.await.expect("no panic").expect("written");
     }
 
     #[tokio::test]
