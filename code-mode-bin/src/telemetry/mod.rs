@@ -1,7 +1,6 @@
 //! Logs; and traces and metrics for those who want them, where the program was built with
 //! its feature `otel`, as by default.
 
-mod log_writer;
 #[cfg(feature = "otel")]
 mod meters;
 #[cfg(not(feature = "otel"))]
@@ -18,7 +17,7 @@ pub(crate) use off::{TelemetryArgs, descend, gauge, metered, metrics_page, trace
 #[cfg(feature = "otel")]
 pub(crate) use otel::{TelemetryArgs, descend, metrics_page, traceparent};
 
-use log_writer::{LogGuard, LogWriter};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -40,16 +39,21 @@ pub(crate) struct Wanted {
     pub(crate) serves: bool,
 }
 
+/// Lines of the log that wait for a reader of standard error.
+const UNREAD_LINES: usize = 4096;
+
 /// Logs go to standard error, as many as `RUST_LOG` asks for; by default warnings. Spans
 /// go to `exporting` too. What is returned sends the last lines when it is dropped.
 fn subscribe(
     exporting: Option<Box<dyn Layer<Registry> + Send + Sync>>,
     wanted: Wanted,
-) -> Option<LogGuard> {
+) -> Option<WorkerGuard> {
     let (writer, guard) = match wanted.serves {
         true => {
-            let writer = LogWriter::default();
-            (BoxMakeWriter::new(writer.clone()), Some(LogGuard(writer)))
+            let builder = NonBlockingBuilder::default();
+            let builder = builder.buffered_lines_limit(UNREAD_LINES).lossy(true);
+            let (writer, guard) = builder.finish(std::io::stderr());
+            (BoxMakeWriter::new(writer), Some(guard))
         }
         false => (BoxMakeWriter::new(std::io::stderr), None),
     };

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use code_mode_host::{CodeModeSessionDelegate, Provider};
 
-use super::{LogGuard, Wanted, subscribe};
+use tracing_appender::non_blocking::WorkerGuard;
+
+use super::{Wanted, subscribe};
 
 /// No options.
 #[derive(clap::Args, Clone, Debug)]
@@ -13,7 +15,7 @@ pub(crate) struct TelemetryArgs {}
 
 impl TelemetryArgs {
     /// Begins to log.
-    pub(crate) fn begin(&self, wanted: Wanted) -> Result<Option<LogGuard>, Infallible> {
+    pub(crate) fn begin(&self, wanted: Wanted) -> Result<Option<WorkerGuard>, Infallible> {
         Ok(subscribe(None, wanted))
     }
 }

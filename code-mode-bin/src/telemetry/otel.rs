@@ -17,12 +17,13 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use prometheus::TextEncoder;
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterFn, filter_fn};
 
 use super::trace_listen::{self, ListenError, Telling};
-use super::{LogGuard, Wanted, meters, subscribe};
+use super::{Wanted, meters, subscribe};
 
 /// How long what was collected may take to leave at the end.
 const LAST_EXPORT: Duration = Duration::from_secs(3);
@@ -69,7 +70,7 @@ pub(crate) struct Telemetry {
     telling: Option<Telling>,
     metrics: Option<SdkMeterProvider>,
     /// Dropped after the others, whose last words are logged.
-    _log: Option<LogGuard>,
+    _log: Option<WorkerGuard>,
 }
 
 impl Drop for Telemetry {

@@ -86,7 +86,8 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         code_mode::Engine::forbid_machine_code();
     }
     let engine = code_mode::Engine::new();
-    // Made on another thread while this one goes on; the filter covers that too.
+    // Made on another thread while this one goes on; the filter covers that too. It runs no
+    // JavaScript that asks for the time zone.
     engine.prewarm();
     code_mode::Engine::set_time_zone(&time_zone);
     #[cfg(unix)]
