@@ -252,8 +252,8 @@ fn a_thousand_sessions_that_nobody_waits_for_start_few_workers() {
         for _ in 0..1000 {
             let agent = std::sync::Arc::new(crate::support::Agent::default());
             let opening = provider.create_session(agent);
-            // It is begun, and dropped.
-            assert!(futures::FutureExt::now_or_never(opening).is_none());
+            // It is begun, and dropped; a worker may be there by then.
+            drop(futures::FutureExt::now_or_never(opening));
         }
         let agent = std::sync::Arc::new(crate::support::Agent::default());
         let session = provider.create_session(agent).await.expect("a session");
