@@ -129,8 +129,10 @@ fn past_their_bound_the_oldest_results_are_dropped_and_said_to_be() {
         Limits::default().max_ended_cells(2),
         |session, agent| async move {
             for n in 1..=4 {
-                let request = request("text(1); notify('x')").yield_time(Duration::ZERO);
-                session.execute(request).await.expect("admitted");
+                // Nobody observes it any more when it ends, however soon that is.
+                let request = request("yield_control(); text(1); notify('x')");
+                let started = session.execute(request).await.expect("admitted");
+                started.initial_response.await.expect("answered");
                 agent
                     .until(|agent| agent.notifications.lock().expect("not poisoned").len() == n)
                     .await;
