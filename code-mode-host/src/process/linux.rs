@@ -505,8 +505,6 @@ fn forget_handlers() {
                 libc::sigaction(signal, &default, std::ptr::null_mut());
             }
         }
-        let mut none = default.sa_mask;
-        libc::sigemptyset(&mut none);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+        libc::pthread_sigmask(libc::SIG_SETMASK, &default.sa_mask, std::ptr::null_mut());
     }
 }
