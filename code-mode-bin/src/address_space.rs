@@ -24,6 +24,11 @@ const WORKER: u64 = 256 * GIB;
 /// too little for the rest. A limit up to this is lowered to [`WORKER`] meanwhile.
 const AMPLE: u64 = 4096 * GIB;
 
+#[cfg(target_os = "linux")]
+static TOO_LOW: [u8; 159] = *b"code-mode: the address-space limit (ulimit -v) is too low: this program needs 56 GiB of addresses, and a worker 256 GiB; they are reserved, not used as memory\n";
+#[cfg(target_os = "linux")]
+const FAILED: i32 = 3;
+
 /// Says why the program cannot run at all. It must not allocate, so it is called
 /// before anything does.
 #[cfg(target_os = "linux")]
@@ -37,9 +42,8 @@ extern "C" fn check_before_main() {
     // to be set up.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_AS, &mut limit) == 0 && limit.rlim_cur < PROGRAM {
-            const TEXT: &str = "code-mode: the address-space limit (ulimit -v) is too low: this program needs 56 GiB of addresses, and a worker 256 GiB; they are reserved, not used as memory\n";
-            libc::write(2, TEXT.as_ptr().cast(), TEXT.len());
-            libc::_exit(3);
+            libc::write(2, TOO_LOW.as_ptr().cast(), TOO_LOW.len());
+            libc::_exit(FAILED);
         }
     }
 }
@@ -50,6 +54,50 @@ extern "C" fn check_before_main() {
 #[used]
 #[unsafe(link_section = ".preinit_array")]
 static CHECK_BEFORE_MAIN: extern "C" fn() = check_before_main;
+
+/// Where a program begins that is linked statically (`build.rs` tells the linker): its C
+/// library allocates before it calls anything of the program. This is the check above, and
+/// goes on to where a program would begin otherwise.
+///
+/// It is in assembly because nothing is there yet: the program's addresses are not made,
+/// nor is the thread's storage.
+#[cfg(linked_statically)]
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+extern "C" fn code_mode_begins() -> ! {
+    // The kernel left the arguments on the stack, which stays as it is: the limit is
+    // written below it, where nothing else writes. `_start` wants `rdx` too, and system
+    // calls keep that.
+    std::arch::naked_asm!(
+        "mov eax, {getrlimit}",
+        "mov edi, {addresses}",
+        "lea rsi, [rsp - 16]",
+        "syscall",
+        "test rax, rax",
+        "jnz 2f",
+        "mov rax, {program}",
+        "cmp qword ptr [rsp - 16], rax",
+        "jae 2f",
+        "mov eax, {write}",
+        "mov edi, 2",
+        "lea rsi, [rip + {text}]",
+        "mov edx, {length}",
+        "syscall",
+        "mov eax, {exit}",
+        "mov edi, {failed}",
+        "syscall",
+        "2:",
+        "jmp _start",
+        getrlimit = const libc::SYS_getrlimit,
+        addresses = const libc::RLIMIT_AS,
+        program = const PROGRAM,
+        write = const libc::SYS_write,
+        text = sym TOO_LOW,
+        length = const TOO_LOW.len(),
+        exit = const libc::SYS_exit_group,
+        failed = const FAILED,
+    )
+}
 
 /// Room for V8's start, or why there is none.
 pub(crate) struct Room {

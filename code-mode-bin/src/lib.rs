@@ -17,6 +17,7 @@ mod grpc;
 mod interrupts;
 mod large_buffers;
 mod mcp;
+mod name_lookup;
 #[cfg(unix)]
 mod private_socket;
 mod processes;
@@ -147,6 +148,7 @@ fn command_line() -> Command {
 
 /// Runs the command that the arguments name. Returns its exit status.
 pub fn main() -> ExitCode {
+    name_lookup::load_nothing();
     let mut arguments: Vec<_> = std::env::args_os().collect();
     let started_as_codex_host = arguments
         .first()

@@ -3,7 +3,7 @@
     python3 examples/deploy/image.py target/release/code-mode code-mode.tar
     podman load -i code-mode.tar        # or docker load
 
-The image has the program, the shared libraries that it names, the machine's trusted roots,
+The image has the program, the shared libraries that it names if any, the machine's trusted roots,
 and nothing else: no shell, no package manager. Its user is 65532. The same program gives the
 same image, byte for byte."""
 

@@ -186,15 +186,23 @@ fn an_ordinary_user_has_the_layers_that_root_has_but_those_the_kernel_keeps_from
 
 /// Refuses system calls from the start, as a container engine does.
 fn refusing(calls: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> BpfProgram {
+    filter(calls, SeccompAction::Errno(errno.unsigned_abs()))
+}
+
+fn filter(calls: BTreeMap<i64, Vec<SeccompRule>>, action: SeccompAction) -> BpfProgram {
     let target = TargetArch::try_from(std::env::consts::ARCH).expect("a known processor");
-    SeccompFilter::new(
-        calls,
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno.unsigned_abs()),
-        target,
-    )
-    .and_then(BpfProgram::try_from)
-    .expect("a filter")
+    SeccompFilter::new(calls, SeccompAction::Allow, action, target)
+        .and_then(BpfProgram::try_from)
+        .expect("a filter")
+}
+
+/// A rule for calls that have all of these bits in one of their arguments.
+fn bits(argument: u8, wanted: i32) -> SeccompRule {
+    let wanted = u64::from(wanted.unsigned_abs());
+    let set = SeccompCmpOp::MaskedEq(wanted);
+    SeccompCondition::new(argument, SeccompCmpArgLen::Qword, set, wanted)
+        .and_then(|condition| SeccompRule::new(vec![condition]))
+        .expect("a rule")
 }
 
 /// A program started behind filters.
@@ -215,6 +223,31 @@ fn behind(filters: Vec<BpfProgram>) -> impl Place {
         }
         command
     }
+}
+
+/// Whether the program names shared libraries, and with them who loads those. It does
+/// where there is no archive of the C library to build it with.
+fn has_shared_libraries() -> bool {
+    let program = std::fs::read(program()).expect("the program");
+    let interpreter = b"/ld-linux-";
+    program[..4096]
+        .windows(interpreter.len())
+        .any(|bytes| bytes == interpreter)
+}
+
+#[test]
+fn no_shared_library_is_loaded_also_where_a_name_is_looked_up() {
+    if has_shared_libraries() {
+        return;
+    }
+    // The loader's mark of a library's pages; nothing else has it.
+    let mapped = BTreeMap::from([(libc::SYS_mmap, vec![bits(3, libc::MAP_DENYWRITE)])]);
+    let place = behind(vec![filter(mapped, SeccompAction::KillProcess)]);
+    assert_runs(&place);
+    let output = run(&place, &["--worker-host", "https://no-such-name.invalid:1"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("no-such-name.invalid:1"), "{said}");
 }
 
 /// What the default profiles of the common container engines take from a process
@@ -273,13 +306,7 @@ fn container() -> impl Place {
         libc::CLONE_NEWPID,
         libc::CLONE_NEWNET,
     ]
-    .map(|flag| {
-        let flag = u64::from(flag.unsigned_abs());
-        let set = SeccompCmpOp::MaskedEq(flag);
-        SeccompCondition::new(0, SeccompCmpArgLen::Qword, set, flag)
-            .and_then(|condition| SeccompRule::new(vec![condition]))
-            .expect("a rule")
-    });
+    .map(|flag| bits(0, flag));
     refused.insert(libc::SYS_clone, namespaces.to_vec());
     let no_clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     behind(vec![
