@@ -638,3 +638,27 @@ fn check_says_what_every_server_offers_and_what_is_wrong() {
     assert_eq!(report["servers"][1]["status"], "down: not found: /no/such");
     assert!(report["tokensWith"].as_u64().expect("a number") > 0);
 }
+
+#[test]
+fn check_says_which_server_on_http_cannot_be_reached_whatever_its_address() {
+    let config = tempfile::NamedTempFile::new().expect("a file");
+    let servers = r#"{"mcpServers": {
+        "none": {"url": "http://127.0.0.1:9/404"},
+        "nobody": {"url": "http://no-such-name.invalid/403"},
+        "old": {"type": "sse", "url": "http://127.0.0.1:9/500"}
+    }}"#;
+    std::fs::write(&config, servers).expect("written");
+    let output = Command::new(program())
+        .args(["mcp", "check", "--json", "--config"])
+        .arg(config.path())
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let servers = report["servers"].as_array().expect("servers");
+    assert_eq!(servers.len(), 3);
+    for server in servers {
+        let status = server["status"].as_str().expect("text");
+        assert_eq!(status, "down: the server cannot be reached", "{server}");
+    }
+}

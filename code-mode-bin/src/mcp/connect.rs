@@ -222,7 +222,7 @@ fn with_last_words(what: String, process: &ServerProcess) -> String {
 
 /// A failure of HTTP in words: its status or its kind, never the body a server sent.
 pub(super) fn http_words(error: &dyn std::fmt::Display) -> String {
-    let text = error.to_string();
+    let text = without_addresses(&error.to_string());
     let status = text
         .split(|c: char| !c.is_ascii_digit())
         .find(|digits| digits.len() == 3 && (digits.starts_with('4') || digits.starts_with('5')));
@@ -233,12 +233,23 @@ pub(super) fn http_words(error: &dyn std::fmt::Display) -> String {
         ),
         Some(status) => format!("the server answered with status {status}"),
         None if text.contains("redirect") => "the server redirects to another origin".to_owned(),
-        None if text.contains("onnect") => "the server cannot be reached".to_owned(),
+        None if text.contains("onnect") || text.contains("sending request") => {
+            "the server cannot be reached".to_owned()
+        }
         None if text.contains("imed out") || text.contains("timeout") => {
             "the server does not answer".to_owned()
         }
         None => "the server's answer is no message of the protocol".to_owned(),
     }
+}
+
+/// The text without the addresses in it, whose numbers and words say nothing.
+fn without_addresses(text: &str) -> String {
+    let mut pieces = text.split(" for url (");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |text, piece| {
+        text + piece.split_once(')').map_or("", |(_, rest)| rest)
+    })
 }
 
 fn http_transport(

@@ -11,7 +11,7 @@ use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use sse_stream::{Sse, SseStream};
 
-use super::connect::header_map;
+use super::connect::{header_map, http_words};
 
 /// How long the stream may take to name its second address.
 const ENDPOINT: Duration = Duration::from_secs(10);
@@ -19,6 +19,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// A client for HTTP that keeps credentials to the address they were given for.
 pub(super) fn http_client() -> Result<reqwest::Client, String> {
+    crate::name_lookup::load_nothing();
     // A second call finds one installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let same_origin = reqwest::redirect::Policy::custom(|attempt| {
@@ -63,13 +64,11 @@ pub(super) async fn connect(
         .headers(headers.clone())
         .header(http::header::ACCEPT, "text/event-stream")
         .send();
-    let opened = opened
-        .await
-        .map_err(|error| error.without_url().to_string())?;
+    let opened = opened.await.map_err(|error| http_words(&error))?;
     match opened.status().as_u16() {
         200 => {}
         401 | 403 => return Err("needs a login: put a token into its headers".to_owned()),
-        status => return Err(format!("status {status}")),
+        status => return Err(format!("the server answered with status {status}")),
     }
     let base = opened.url().clone();
     let events = SseStream::from_bytes_stream(opened.bytes_stream());
