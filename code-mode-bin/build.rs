@@ -28,8 +28,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // What `cc` says is about its own machine.
         if env::var_os("HOST") == env::var_os("TARGET") {
             println!("cargo:rerun-if-env-changed=PATH");
-            pack_relocations();
-            link_statically()?;
+            if has_new_c_library() {
+                println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+                link_statically()?;
+            }
         }
     }
     Ok(())
@@ -77,17 +79,15 @@ fn order_functions() {
     }
 }
 
-/// glibc understands packed relocations from 2.36 on. So they are for a program that is
-/// linked with such a one; where that is a shared library, an older one refuses to start
-/// the program.
-fn pack_relocations() {
+/// Whether the C library that is linked is glibc 2.36 or later. From then on it
+/// understands packed relocations, and has what it asks for names in its archive; and where
+/// it is a shared library, an older one refuses to start a program with such relocations.
+fn has_new_c_library() -> bool {
     let Some(library) = file_of_linker("libc.so.6") else {
-        return;
+        return false;
     };
     println!("cargo:rerun-if-changed={}", library.display());
-    if fs::read(library).is_ok_and(|library| contains(&library, b"GLIBC_ABI_DT_RELR")) {
-        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
-    }
+    fs::read(library).is_ok_and(|library| contains(&library, b"GLIBC_ABI_DT_RELR"))
 }
 
 /// Gives the program the archives of the C library in place of its shared libraries.
@@ -110,9 +110,21 @@ fn link_statically() -> Result<(), Box<dyn std::error::Error>> {
         ("libdl.a", &["libdl.a"]),
         ("libc.a", &["libc.a"]),
     ];
+    // What V8 and Rust's library use if it is there, which a linker does not take from an
+    // archive by itself. Without the first five V8 cannot keep compiled code from being
+    // written by memory protection keys.
+    const USED_IF_THERE: [&str; 7] = [
+        "pkey_alloc",
+        "pkey_free",
+        "pkey_get",
+        "pkey_mprotect",
+        "pkey_set",
+        "__cxa_thread_atexit_impl",
+        "posix_spawn_file_actions_addchdir_np",
+    ];
     let prepared = env::var("CARGO_ENCODED_RUSTFLAGS")
         .is_ok_and(|flags| flags.contains("getrandom_backend=\"linux_getrandom\""));
-    if !prepared || file_of_linker("rcrt1.o").is_none() {
+    if !prepared {
         return Ok(());
     }
     let folder = Path::new(&env::var_os("OUT_DIR").ok_or("cargo names a folder")?).join("archives");
@@ -121,8 +133,12 @@ fn link_statically() -> Result<(), Box<dyn std::error::Error>> {
         let mut script = String::new();
         for archive in archives {
             let Some(path) = file_of_linker(archive) else {
+                println!(
+                    "cargo:warning=the program will need this machine's C library, for want of {archive}"
+                );
                 return Ok(());
             };
+            println!("cargo:rerun-if-changed={}", path.display());
             script += &format!("INPUT(\"{}\")\n", path.display());
         }
         fs::write(folder.join(name), script)?;
@@ -130,6 +146,9 @@ fn link_statically() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rustc-link-arg-bins=-static-pie");
     println!("cargo:rustc-link-arg-bins=-Wl,--entry=code_mode_begins");
     println!("cargo:rustc-link-arg-bins=-L{}", folder.display());
+    for function in USED_IF_THERE {
+        println!("cargo:rustc-link-arg-bins=-Wl,--undefined={function}");
+    }
     println!("cargo:rustc-cfg=linked_statically");
     Ok(())
 }

@@ -78,6 +78,7 @@ impl RuntimeArgs {
     }
 
     fn remote_host(&self, url: &str) -> RemoteHost {
+        crate::name_lookup::load_nothing();
         let mut host = RemoteHost::new(url);
         if let Some(path) = &self.worker_token_file {
             host = host.bearer_token_file(path);

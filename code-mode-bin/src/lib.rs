@@ -158,22 +158,15 @@ pub fn main() -> ExitCode {
     }
     let done = command_line()
         .try_get_matches_from(arguments)
-        .and_then(|matches| {
-            let command = matches.subcommand();
-            // A worker, which must start soon, has no network to look anything up in.
-            if !matches!(command, Some(("worker", _))) {
-                name_lookup::load_nothing();
-            }
-            match command {
-                Some(("run", matches)) => start(run::main, matches),
-                Some(("serve", matches)) => start(serve::main, matches),
-                Some(("mcp", matches)) => start(mcp::main, matches),
-                Some(("timeline", matches)) => start(timeline::main, matches),
-                Some(("replay", matches)) => start(replay::main, matches),
-                Some(("doctor", matches)) => start(doctor::main, matches),
-                Some(("worker", matches)) => start(worker::main, matches),
-                _ => Err(command_line().error(ErrorKind::MissingSubcommand, "a command is needed")),
-            }
+        .and_then(|matches| match matches.subcommand() {
+            Some(("run", matches)) => start(run::main, matches),
+            Some(("serve", matches)) => start(serve::main, matches),
+            Some(("mcp", matches)) => start(mcp::main, matches),
+            Some(("timeline", matches)) => start(timeline::main, matches),
+            Some(("replay", matches)) => start(replay::main, matches),
+            Some(("doctor", matches)) => start(doctor::main, matches),
+            Some(("worker", matches)) => start(worker::main, matches),
+            _ => Err(command_line().error(ErrorKind::MissingSubcommand, "a command is needed")),
         });
     done.unwrap_or_else(|error| {
         let _ = error.print();

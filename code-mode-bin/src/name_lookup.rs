@@ -3,21 +3,26 @@
 //! The C library asks the modules that `/etc/nsswitch.conf` names, and a program that is
 //! linked statically would load them for that, and a second C library beside its own with
 //! them. That ends well only where both have the same version. So such a program asks
-//! what it has in it: `/etc/hosts` and DNS, and `/etc/passwd` for users.
+//! what it has in it: `/etc/hosts` and DNS.
 #![cfg_attr(
     linked_statically,
     allow(unsafe_code, reason = "a function of the C library")
 )]
 
-/// Asks no module that would have to be loaded. Call before anything looks a name up.
+/// Asks no module that would have to be loaded. For all that makes clients to call before
+/// those look a name up; not at every start, because it reads `/etc/nsswitch.conf`.
 pub(crate) fn load_nothing() {
     #[cfg(linked_statically)]
-    for (names, asked) in [(c"hosts", c"files dns"), (c"passwd", c"files")] {
-        // SAFETY: both texts end with a zero and outlive the call, which copies what it
-        // keeps. It may be called at any time, by its contract.
-        let failed = unsafe { __nss_configure_lookup(names.as_ptr(), asked.as_ptr()) };
-        // It knows both names, and no memory for a few bytes is the end of any program.
-        debug_assert_eq!(failed, 0);
+    {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            // SAFETY: both texts end with a zero and outlive the call, which copies what
+            // it keeps. It locks what it changes.
+            let failed =
+                unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) };
+            // It knows the names, and no memory for a few bytes is the end of any program.
+            debug_assert_eq!(failed, 0);
+        });
     }
 }
 

@@ -248,6 +248,35 @@ fn no_shared_library_is_loaded_also_where_a_name_is_looked_up() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("no-such-name.invalid:1"), "{said}");
+    let traces = ["--otel-trace-exporter", "http://no-such-name.invalid:1/"];
+    let output = run(&place, &traces);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let config = tempfile::NamedTempFile::new().expect("a file");
+    let servers = r#"{"mcpServers": {"a": {"url": "http://no-such-name.invalid/"}}}"#;
+    std::fs::write(&config, servers).expect("written");
+    let all = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(config.path(), all).expect("set");
+    let installed = Installed::new();
+    let output = place
+        .command(&installed.program())
+        .args(["mcp", "check", "--config"])
+        .arg(config.path())
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+}
+
+/// Where the processor has them, V8 keeps compiled code from being written by memory
+/// protection keys. It asks for one also where there are none.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn v8_asks_for_memory_protection_keys() {
+    let asked = BTreeMap::from([(libc::SYS_pkey_alloc, Vec::new())]);
+    let place = behind(vec![filter(asked, SeccompAction::KillProcess)]);
+    let output = run(&place, &[]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("SIGSYS"), "{said}");
 }
 
 /// What the default profiles of the common container engines take from a process
