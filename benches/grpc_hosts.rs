@@ -24,11 +24,59 @@ mod support {
 
 use grpc_client::{Host, Session, next, outcome, wire};
 
-const ROUNDS: usize = 7;
 const STARTS: usize = 31;
 
-/// One kind of work: what it is called, and how long it took, in microseconds.
-type Row = (&'static str, f64);
+/// The kinds of work on hosts that stay: what it is called, rounds, what one round does.
+const WORK: [(&str, usize, Work); 5] = [
+    (
+        "warm exec, 0 tools",
+        20,
+        Work::Execs {
+            tools: 0,
+            in_a_row: 5,
+        },
+    ),
+    (
+        "warm exec, 128 tools",
+        20,
+        Work::Execs {
+            tools: 128,
+            in_a_row: 5,
+        },
+    ),
+    (
+        "50 execs in a row, each",
+        7,
+        Work::Execs {
+            tools: 0,
+            in_a_row: 50,
+        },
+    ),
+    (
+        "sequential tool call",
+        7,
+        Work::Calls {
+            source: "for (let i = 0; i < 300; i++) await tools.echo(i)",
+            count: 300,
+        },
+    ),
+    (
+        "100 parallel tool calls, each",
+        7,
+        Work::Calls {
+            source: "await Promise.all(Array.from({length: 100}, (_, i) => tools.echo(i)))",
+            count: 100,
+        },
+    ),
+];
+
+#[derive(Clone, Copy)]
+enum Work {
+    /// Small cells, one after the other.
+    Execs { tools: usize, in_a_row: usize },
+    /// A cell that makes so many calls.
+    Calls { source: &'static str, count: usize },
+}
 
 fn main() {
     let hosts: Vec<String> = std::env::args()
@@ -43,40 +91,49 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    let mut starts: [Vec<Vec<Row>>; 2] = Default::default();
-    for _ in 0..STARTS {
-        for (command, starts) in [ours, theirs].iter().zip(&mut starts) {
-            starts.push(vec![runtime.block_on(start(command))]);
-        }
-    }
-    let mut rounds: [Vec<Vec<Row>>; 2] = Default::default();
-    for _ in 0..ROUNDS {
-        for (command, rounds) in [ours, theirs].iter().zip(&mut rounds) {
-            rounds.push(runtime.block_on(round(command)));
-        }
-    }
     println!(
         "{:32} {:>12} {:>12} {:>6}",
         "work over gRPC", "first", "second", "ratio"
     );
-    for measured in [starts, rounds] {
-        let [ours, theirs] = measured.map(medians);
-        for ((work, ours), (_, theirs)) in ours.iter().zip(&theirs) {
-            println!(
-                "{work:32} {ours:>9.0} us {theirs:>9.0} us {:>6.2}",
-                ours / theirs
-            );
+    runtime.block_on(compare([ours, theirs]));
+}
+
+/// Gives both hosts the same work in turn: many starts, then rounds of each kind of work on
+/// hosts that stay, as `tests/compare_hosts.py` does over the stdio wire.
+async fn compare(commands: [&str; 2]) {
+    let mut starts: [Vec<f64>; 2] = Default::default();
+    for _ in 0..STARTS {
+        for (command, times) in commands.iter().zip(&mut starts) {
+            let begun = Instant::now();
+            let (_host, session) = begin(command).await;
+            times.push(micros(begun));
+            session.close().await;
+        }
+    }
+    print_row("start to first result", starts);
+    for (name, rounds, work) in WORK {
+        let [ours, theirs] = commands;
+        let mut hosts = [Measured::begin(ours).await, Measured::begin(theirs).await];
+        let mut times: [Vec<f64>; 2] = Default::default();
+        for _ in 0..rounds {
+            for (host, times) in hosts.iter_mut().zip(&mut times) {
+                times.extend(host.round(work).await);
+            }
+        }
+        print_row(name, times);
+        for host in hosts {
+            host.session.close().await;
         }
     }
 }
 
-fn medians(rounds: Vec<Vec<Row>>) -> Vec<Row> {
-    let rows = rounds[0].iter().enumerate().map(|(n, (work, _))| {
-        let mut times: Vec<f64> = rounds.iter().map(|round| round[n].1).collect();
+fn print_row(name: &str, times: [Vec<f64>; 2]) {
+    let [ours, theirs] = times.map(|mut times| {
         times.sort_by(f64::total_cmp);
-        (*work, times[times.len() / 2])
+        times[times.len() / 2]
     });
-    rows.collect()
+    let ratio = ours / theirs;
+    println!("{name:32} {ours:>9.0} us {theirs:>9.0} us {ratio:>6.2}");
 }
 
 /// A new process, and a session in it that has run a cell.
@@ -95,63 +152,74 @@ async fn begin(command: &str) -> (Host, Session) {
     (host, session)
 }
 
-async fn start(command: &str) -> Row {
-    let begun = Instant::now();
-    let (_host, session) = begin(command).await;
-    let took = micros(begun);
-    session.close().await;
-    ("start to first result", took)
+/// A host that stays, and its session.
+struct Measured {
+    host: Host,
+    session: Session,
+    calls: tonic::Streaming<wire::ToolCall>,
+    cells: usize,
 }
 
-/// All other kinds of work, in a new process.
-async fn round(command: &str) -> Vec<Row> {
-    let (mut host, session) = begin(command).await;
-    let mut rows = Vec::new();
-    for (work, tools) in [("warm exec, 0 tools", 0), ("warm exec, 128 tools", 128)] {
-        let mut times: Vec<f64> = Vec::new();
-        for n in 0..50 {
-            let mut request = session.request(&format!("{work} {n}"), "text('hi')");
-            let definition = request.enabled_tools[0].clone();
-            request.enabled_tools = vec![definition; tools];
-            for (n, definition) in request.enabled_tools.iter_mut().enumerate() {
-                definition.name = format!("tool{n}");
-            }
-            let begun = Instant::now();
-            let executed = host.client.execute(request).await.expect("admitted");
-            let mut events = executed.into_inner();
-            next(&mut events).await;
-            outcome(&mut events).await;
-            times.push(micros(begun));
+impl Measured {
+    async fn begin(command: &str) -> Self {
+        let (host, session) = begin(command).await;
+        let calls = session.subscribe(&[]).await;
+        Self {
+            host,
+            session,
+            calls,
+            cells: 0,
         }
-        times.sort_by(f64::total_cmp);
-        rows.push((work, times[times.len() / 2]));
     }
-    let calls = "for (let i = 0; i < 200; i++) await tools.echo(i)";
-    rows.push((
-        "sequential tool call",
-        called(&session, "s", calls, 200).await,
-    ));
-    let calls = "await Promise.all(Array.from({length: 100}, (_, i) => tools.echo(i)))";
-    rows.push((
-        "100 parallel tool calls, each",
-        called(&session, "p", calls, 100).await,
-    ));
-    session.close().await;
-    rows
-}
 
-/// Runs a cell that makes so many calls; how long each took.
-async fn called(session: &Session, id: &str, source: &str, count: usize) -> f64 {
-    let mut calls = session.subscribe(&[]).await;
-    let begun = Instant::now();
-    let mut events = session.execute(id, source).await;
-    for _ in 0..count {
-        let call = next(&mut calls).await;
-        let answer = session.requests.clone();
-        tokio::spawn(async move { answer.complete(&call.invocation_id, Ok("1".into())).await });
+    /// How long each exec, or each call, took in one round, in microseconds.
+    async fn round(&mut self, work: Work) -> Vec<f64> {
+        match work {
+            Work::Execs { tools, in_a_row } => {
+                let mut times = Vec::new();
+                for _ in 0..in_a_row {
+                    times.push(self.exec(tools).await);
+                }
+                times
+            }
+            Work::Calls { source, count } => vec![self.called(source, count).await],
+        }
     }
-    outcome(&mut events).await;
-    micros(begun) / count as f64
+
+    fn next_cell(&mut self) -> String {
+        self.cells += 1;
+        format!("cell {}", self.cells)
+    }
+
+    async fn exec(&mut self, tools: usize) -> f64 {
+        let name = self.next_cell();
+        let mut request = self.session.request(&name, "text('hi')");
+        let definition = request.enabled_tools[0].clone();
+        request.enabled_tools = vec![definition; tools];
+        for (n, definition) in request.enabled_tools.iter_mut().enumerate() {
+            definition.name = format!("tool{n}");
+        }
+        let begun = Instant::now();
+        let executed = self.host.client.execute(request).await.expect("admitted");
+        let mut events = executed.into_inner();
+        next(&mut events).await;
+        outcome(&mut events).await;
+        micros(begun)
+    }
+
+    /// Runs a cell that makes so many calls; how long each took.
+    async fn called(&mut self, source: &str, count: usize) -> f64 {
+        let name = self.next_cell();
+        let begun = Instant::now();
+        let mut events = self.session.execute(&name, source).await;
+        for _ in 0..count {
+            let call = next(&mut self.calls).await;
+            let answer = self.session.requests.clone();
+            tokio::spawn(async move { answer.complete(&call.invocation_id, Ok("1".into())).await });
+        }
+        outcome(&mut events).await;
+        micros(begun) / count as f64
+    }
 }
 
 fn micros(since: Instant) -> f64 {
