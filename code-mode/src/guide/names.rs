@@ -1,0 +1,352 @@
+//! Names that a cell has not, and those that it has.
+
+/// Methods of other languages, and what JavaScript has.
+pub(super) const METHODS_ELSEWHERE: &[(&str, &str)] = &[
+    ("append", "array.push(value)"),
+    ("extend", "array.push(...values)"),
+    ("strip", "text.trim()"),
+    ("lstrip", "text.trimStart()"),
+    ("rstrip", "text.trimEnd()"),
+    ("upper", "text.toUpperCase()"),
+    ("lower", "text.toLowerCase()"),
+    ("startswith", "text.startsWith(start)"),
+    ("endswith", "text.endsWith(end)"),
+    ("items", "Object.entries(object)"),
+    ("contains", "includes(value)"),
+    ("isEmpty", "length === 0"),
+    ("remove", "array.splice(index, 1)"),
+    ("size", "length"),
+    ("format", "`${value}` in a template"),
+];
+
+/// What programs elsewhere have, and what there is instead.
+pub(super) const ABSENT: &[(&str, &str)] = &[
+    (
+        "require",
+        "there are no modules: everything outside the program is reached through `tools`; search_tools(\"words\") finds one",
+    ),
+    (
+        "module",
+        "nothing is exported from a cell: put results out with text(...)",
+    ),
+    (
+        "exports",
+        "nothing is exported from a cell: put results out with text(...)",
+    ),
+    (
+        "fetch",
+        "there is no network: look for a tool with search_tools(\"http fetch\")",
+    ),
+    (
+        "axios",
+        "there is no network: look for a tool with search_tools(\"http fetch\")",
+    ),
+    (
+        "XMLHttpRequest",
+        "there is no network: look for a tool with search_tools(\"http fetch\")",
+    ),
+    (
+        "WebSocket",
+        "there is no network: look for a tool that does it with search_tools(\"words\")",
+    ),
+    (
+        "Headers",
+        "there is no network: look for a tool with search_tools(\"http fetch\")",
+    ),
+    (
+        "Request",
+        "there is no network: look for a tool with search_tools(\"http fetch\")",
+    ),
+    (
+        "Response",
+        "there is no network: look for a tool with search_tools(\"http fetch\")",
+    ),
+    ("FormData", "there is no network: pass a tool plain data"),
+    ("Blob", "use a Uint8Array, or a base64 text made with btoa"),
+    (
+        "File",
+        "there is no file system: look for a tool with search_tools(\"read file\")",
+    ),
+    (
+        "FileReader",
+        "there is no file system: look for a tool with search_tools(\"read file\")",
+    ),
+    (
+        "fs",
+        "there is no file system: look for a tool with search_tools(\"read file\")",
+    ),
+    ("path", "join paths as texts: `${dir}/${name}`"),
+    (
+        "os",
+        "there is no operating system to ask: look for a tool with search_tools(\"words\")",
+    ),
+    (
+        "child_process",
+        "there are no processes: look for a tool with search_tools(\"run command\")",
+    ),
+    (
+        "process",
+        "there is no process and no environment: exit() ends the cell, text(...) puts out, values come from tools or load(key)",
+    ),
+    (
+        "Deno",
+        "this is not Deno: everything outside the program is reached through `tools`",
+    ),
+    (
+        "Bun",
+        "this is not Bun: everything outside the program is reached through `tools`",
+    ),
+    ("global", "write globalThis"),
+    (
+        "window",
+        "there is no page: write globalThis for the global object",
+    ),
+    ("self", "write globalThis for the global object"),
+    (
+        "document",
+        "there is no page: parse texts with regular expressions, or look for a tool with search_tools(\"html\")",
+    ),
+    (
+        "DOMParser",
+        "there is no page: parse texts with regular expressions, or look for a tool with search_tools(\"html\")",
+    ),
+    (
+        "navigator",
+        "there is no browser: everything outside the program is reached through `tools`",
+    ),
+    (
+        "location",
+        "there is no page: everything outside the program is reached through `tools`",
+    ),
+    ("alert", "put out with text(...)"),
+    (
+        "prompt",
+        "nobody can be asked here: end with text(...) and your question",
+    ),
+    (
+        "confirm",
+        "nobody can be asked here: end with text(...) and your question",
+    ),
+    (
+        "localStorage",
+        "keep values with store(key, value) and load(key)",
+    ),
+    (
+        "sessionStorage",
+        "keep values with store(key, value) and load(key)",
+    ),
+    (
+        "Buffer",
+        "use Uint8Array, TextEncoder, TextDecoder, atob and btoa",
+    ),
+    (
+        "__dirname",
+        "there is no file system: look for a tool with search_tools(\"read file\")",
+    ),
+    (
+        "__filename",
+        "there is no file system: look for a tool with search_tools(\"read file\")",
+    ),
+    ("setImmediate", "write setTimeout(callback, 0)"),
+    ("requestAnimationFrame", "write setTimeout(callback, 16)"),
+    (
+        "sleep",
+        "write await new Promise((resolve) => setTimeout(resolve, ms))",
+    ),
+    (
+        "delay",
+        "write await new Promise((resolve) => setTimeout(resolve, ms))",
+    ),
+    (
+        "wait",
+        "write await new Promise((resolve) => setTimeout(resolve, ms)); a running cell is waited for with the wait tool",
+    ),
+    ("print", "put out with text(...)"),
+    ("println", "put out with text(...)"),
+    ("printf", "put out with text(...)"),
+    ("echo", "put out with text(...)"),
+    ("output", "put out with text(...)"),
+    ("display", "put out with text(...) or image(...)"),
+    ("log", "write console.log(...) or text(...)"),
+    ("None", "write null or undefined"),
+    ("nil", "write null or undefined"),
+    ("True", "write true"),
+    ("False", "write false"),
+    ("len", "write value.length"),
+    ("str", "write String(value)"),
+    ("int", "write Number.parseInt(value, 10)"),
+    ("float", "write Number.parseFloat(value)"),
+    ("dict", "write an object: { key: value }"),
+    ("list", "write an array: [a, b]"),
+    ("range", "write Array.from({ length: n }, (_, i) => i)"),
+    (
+        "util",
+        "use console.log, JSON.stringify and the language's own",
+    ),
+    (
+        "http",
+        "there is no network: look for a tool with search_tools(\"http fetch\")",
+    ),
+    (
+        "https",
+        "there is no network: look for a tool with search_tools(\"http fetch\")",
+    ),
+    (
+        "exec",
+        "there are no processes: look for a tool with search_tools(\"run command\")",
+    ),
+    (
+        "execSync",
+        "there are no processes: look for a tool with search_tools(\"run command\")",
+    ),
+    (
+        "spawn",
+        "there are no processes: look for a tool with search_tools(\"run command\")",
+    ),
+    (
+        "bash",
+        "there are no processes: look for a tool with search_tools(\"run command\")",
+    ),
+    (
+        "glob",
+        "there is no file system: look for a tool with search_tools(\"list files\")",
+    ),
+    (
+        "readFile",
+        "there is no file system: look for a tool with search_tools(\"read file\")",
+    ),
+    (
+        "readFileSync",
+        "there is no file system: look for a tool with search_tools(\"read file\")",
+    ),
+    (
+        "writeFile",
+        "there is no file system: look for a tool with search_tools(\"write file\")",
+    ),
+    (
+        "readline",
+        "nobody can be asked here: end with text(...) and your question",
+    ),
+    ("EventEmitter", "write new EventTarget()"),
+    ("chalk", "put out plain text with text(...)"),
+    ("Atomics", "a cell is one thread: there is no shared memory"),
+    (
+        "SharedArrayBuffer",
+        "a cell is one thread: there is no shared memory",
+    ),
+    (
+        "Worker",
+        "a cell is one thread: start calls together with Promise.all",
+    ),
+    ("WebAssembly", "there is no WebAssembly: write JavaScript"),
+    (
+        "_",
+        "there is no lodash: arrays and objects have methods of their own",
+    ),
+    ("lodash", "arrays and objects have methods of their own"),
+    (
+        "$",
+        "there is no jQuery: everything outside the program is reached through `tools`",
+    ),
+    ("moment", "write new Date(...) and Intl.DateTimeFormat"),
+    ("dayjs", "write new Date(...) and Intl.DateTimeFormat"),
+    ("z", "there is no zod: check values by hand"),
+    ("React", "there is no React: put out with text(...)"),
+    ("expect", "throw an Error where something is wrong"),
+    ("assert", "write console.assert(...), or throw an Error"),
+    (
+        "describe",
+        "describe_tool(name) gives a tool's declaration; there are no test suites",
+    ),
+    ("mcp", "tools are called as await tools.NAME(input)"),
+    ("tool", "the object is `tools`: await tools.NAME(input)"),
+    ("call_tool", "tools are called as await tools.NAME(input)"),
+    ("callTool", "tools are called as await tools.NAME(input)"),
+    ("functions", "tools are called as await tools.NAME(input)"),
+    (
+        "api",
+        "everything outside the program is reached through `tools`",
+    ),
+    (
+        "client",
+        "everything outside the program is reached through `tools`",
+    ),
+    (
+        "args",
+        "a cell has no arguments: write the values into the source, or load(key)",
+    ),
+    (
+        "argv",
+        "a cell has no arguments: write the values into the source, or load(key)",
+    ),
+    (
+        "input",
+        "a cell has no input: write the values into the source, or load(key)",
+    ),
+    (
+        "env",
+        "there is no environment: values come from tools or load(key)",
+    ),
+];
+
+/// What a wrong name may have meant.
+pub(super) const GLOBAL_NAMES: &[&str] = &[
+    "text",
+    "image",
+    "audio",
+    "content",
+    "generatedImage",
+    "store",
+    "load",
+    "notify",
+    "yield_control",
+    "exit",
+    "setTimeout",
+    "clearTimeout",
+    "setInterval",
+    "clearInterval",
+    "as_settled",
+    "stream_settled",
+    "tools",
+    "ALL_TOOLS",
+    "search_tools",
+    "describe_tool",
+    "console",
+    "structuredClone",
+    "queueMicrotask",
+    "URLSearchParams",
+    "TextEncoder",
+    "TextDecoder",
+    "AbortController",
+    "AbortSignal",
+    "performance",
+    "crypto",
+    "Promise",
+    "JSON",
+    "Object",
+    "Array",
+    "String",
+    "Number",
+    "Boolean",
+    "Math",
+    "Date",
+    "RegExp",
+    "Map",
+    "Set",
+    "WeakMap",
+    "Symbol",
+    "Error",
+    "TypeError",
+    "BigInt",
+    "Intl",
+    "Reflect",
+    "Proxy",
+    "globalThis",
+    "parseInt",
+    "parseFloat",
+    "undefined",
+    "encodeURIComponent",
+    "decodeURIComponent",
+    "Uint8Array",
+    "ArrayBuffer",
+];
