@@ -27,11 +27,11 @@ const AMPLE: u64 = 4096 * GIB;
 #[cfg(target_os = "linux")]
 static TOO_LOW: [u8; 159] = *b"code-mode: the address-space limit (ulimit -v) is too low: this program needs 56 GiB of addresses, and a worker 256 GiB; they are reserved, not used as memory\n";
 #[cfg(target_os = "linux")]
-const FAILED: i32 = 3;
+const FAILED: i32 = crate::RUNTIME_FAILED as i32;
 
 /// Says why the program cannot run at all. It must not allocate, so it is called
 /// before anything does.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(linked_statically)))]
 extern "C" fn check_before_main() {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -50,13 +50,13 @@ extern "C" fn check_before_main() {
 
 // SAFETY: the section is an array of functions that the C runtime calls before
 // any constructor; this one takes no arguments and needs nothing of the runtime.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(linked_statically)))]
 #[used]
 #[unsafe(link_section = ".preinit_array")]
 static CHECK_BEFORE_MAIN: extern "C" fn() = check_before_main;
 
 /// Where a program begins that is linked statically (`build.rs` tells the linker): its C
-/// library allocates before it calls anything of the program. This is the check above, and
+/// library allocates before it calls anything of the program. This is the same check, and
 /// goes on to where a program would begin otherwise.
 ///
 /// It is in assembly because nothing is there yet: the program's addresses are not made,

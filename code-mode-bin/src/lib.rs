@@ -14,6 +14,7 @@ mod descriptors;
 mod doctor;
 mod fit;
 mod grpc;
+mod http_clients;
 mod interrupts;
 mod large_buffers;
 mod mcp;

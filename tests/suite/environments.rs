@@ -3,7 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -228,9 +228,12 @@ fn behind(filters: Vec<BpfProgram>) -> impl Place {
 /// Whether the program names shared libraries, and with them who loads those. It does
 /// where there is no archive of the C library to build it with.
 fn has_shared_libraries() -> bool {
-    let program = std::fs::read(program()).expect("the program");
+    let mut begin = [0; 4096];
+    std::fs::File::open(program())
+        .and_then(|mut program| program.read_exact(&mut begin))
+        .expect("the program");
     let interpreter = b"/ld-linux-";
-    program[..4096]
+    begin
         .windows(interpreter.len())
         .any(|bytes| bytes == interpreter)
 }

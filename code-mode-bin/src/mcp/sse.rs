@@ -19,9 +19,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// A client for HTTP that keeps credentials to the address they were given for.
 pub(super) fn http_client() -> Result<reqwest::Client, String> {
-    crate::name_lookup::load_nothing();
-    // A second call finds one installed.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::http_clients::prepare();
     let same_origin = reqwest::redirect::Policy::custom(|attempt| {
         let from = attempt.previous().last().map(url::Url::origin);
         match from == Some(attempt.url().origin()) && attempt.previous().len() < 5 {

@@ -151,9 +151,7 @@ impl TelemetryArgs {
             (Some(url), None) => to(url.clone()),
             (None, None) => SpanExporter::builder().with_http(),
         };
-        crate::name_lookup::load_nothing();
-        // A second call finds one installed.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        crate::http_clients::prepare();
         Ok(Some((exporter.build()?, telling)))
     }
 }
@@ -165,7 +163,6 @@ fn metrics(everything: bool, wanted: Wanted) -> Result<Option<SdkMeterProvider>,
     }
     let mut metrics = SdkMeterProvider::builder().with_resource(resource(wanted));
     if everything {
-        crate::name_lookup::load_nothing();
         metrics = metrics.with_periodic_exporter(MetricExporter::builder().with_http().build()?);
     }
     if wanted.metrics_page {
