@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use code_mode_host::{CodeModeSession, Provider, Sandbox};
+use code_mode_host::{Provider, Sandbox};
 
 use crate::{HI, calls, exec, in_process, options, runtime, session, tools};
 
@@ -66,16 +66,16 @@ pub fn allocations(scenario: &str) -> String {
         if scenario.starts_with("in process") {
             let provider = in_process();
             let session = session(&provider).await;
-            of_one_more(&*session, scenario).await
+            of_one_more(&session, scenario).await
         } else {
             let provider = Provider::new(options(Sandbox::BestEffort, 0)).expect("the program");
             let session = session(&provider).await;
-            of_one_more(&*session, scenario).await
+            of_one_more(&session, scenario).await
         }
     })
 }
 
-async fn of_one_more(session: &dyn CodeModeSession, scenario: &str) -> String {
+async fn of_one_more(session: &code_mode_host::Session, scenario: &str) -> String {
     const TIMES: u64 = 200;
     let call = scenario.ends_with("tool call");
     let set = match scenario {

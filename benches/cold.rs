@@ -26,7 +26,7 @@ pub fn first_exec(way: &str, count: usize) -> u128 {
             _ => Provider::new(options(Sandbox::BestEffort, 1)).expect("the program"),
         };
         let session = session(&provider).await;
-        exec(&*session, HI, &tools).await;
+        exec(&session, HI, &tools).await;
         let taken = start.elapsed().as_micros();
         provider.shutdown().await;
         taken

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode_host::{
-    CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider, ExecuteRequest, Json,
-    NestedToolCall, Provider, ProviderOptions, Sandbox, ToolDefinition, ToolSet, WorkerSource,
+    CodeModeSessionDelegate, ExecuteRequest, Json, NestedToolCall, Provider, ProviderOptions,
+    Sandbox, ToolDefinition, ToolError, ToolSet, WorkerSource,
 };
 use criterion::{BenchmarkId, Criterion};
 use tokio::runtime::Runtime;
@@ -43,7 +43,7 @@ impl CodeModeSessionDelegate for Echo {
         &self,
         call: NestedToolCall,
         _: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         Ok(call.input.unwrap_or_else(Json::null))
     }
 }
@@ -92,19 +92,19 @@ fn in_process() -> Provider {
     Provider::new(ProviderOptions::default().worker(source).prewarmed(0)).expect("nothing to find")
 }
 
-async fn session(provider: &Provider) -> Arc<dyn CodeModeSession> {
+async fn session(provider: &Provider) -> code_mode_host::Session {
     provider
         .create_session(Arc::new(Echo))
         .await
         .expect("a worker starts")
 }
 
-async fn exec(session: &dyn CodeModeSession, source: &str, tools: &ToolSet) {
+async fn exec(session: &code_mode_host::Session, source: &str, tools: &ToolSet) {
     let request = ExecuteRequest::new("bench", source)
         .tools(tools.clone())
         .yield_time(Duration::from_secs(60));
     let started = session.execute(request).await.expect("admitted");
-    let response = started.initial_response.await.expect("observed");
+    let response = started.outcome().await.expect("observed");
     assert!(response.is_final(), "{response:?}");
     black_box(response);
 }
@@ -125,7 +125,12 @@ fn payload() -> String {
 }
 
 /// The scenarios of one way in.
-fn way_in(criterion: &mut Criterion, name: &str, runtime: &Runtime, session: &dyn CodeModeSession) {
+fn way_in(
+    criterion: &mut Criterion,
+    name: &str,
+    runtime: &Runtime,
+    session: &code_mode_host::Session,
+) {
     let mut group = criterion.benchmark_group(name);
     for count in TOOLS {
         let tools = tools(count);
@@ -170,7 +175,7 @@ fn starts(criterion: &mut Criterion) {
                 runtime.block_on(async {
                     let provider = Provider::new(options(sandbox, 0)).expect("the program");
                     let session = session(&provider).await;
-                    exec(&*session, HI, &tools(0)).await;
+                    exec(&session, HI, &tools(0)).await;
                     drop((session, provider));
                 });
             });
@@ -240,7 +245,7 @@ fn main() {
             let session = session(&provider).await;
             (provider, session)
         });
-        way_in(&mut criterion, "in process", &runtime, &*session);
+        way_in(&mut criterion, "in process", &runtime, &session);
         runtime.block_on(provider.shutdown());
     }
     for (name, sandbox) in [
@@ -253,7 +258,7 @@ fn main() {
             let session = session(&provider).await;
             (provider, session)
         });
-        way_in(&mut criterion, name, &runtime, &*session);
+        way_in(&mut criterion, name, &runtime, &session);
         runtime.block_on(provider.shutdown());
     }
     over_stdio(&mut criterion);

@@ -42,16 +42,16 @@ pub fn memory(scenario: &str) -> u64 {
                 let count = if scenario.contains("128") { 128 } else { 0 };
                 let provider = in_process();
                 let session = session(&provider).await;
-                exec(&*session, HI, &tools(count)).await;
+                exec(&session, HI, &tools(count)).await;
                 peak_memory() - before
             }
             "in process: 100 further execs" => {
                 let provider = in_process();
                 let session = session(&provider).await;
-                exec(&*session, HI, &tools(0)).await;
+                exec(&session, HI, &tools(0)).await;
                 let before = peak_memory();
                 for _ in 0..100 {
-                    exec(&*session, HI, &tools(0)).await;
+                    exec(&session, HI, &tools(0)).await;
                 }
                 peak_memory() - before
             }
@@ -69,7 +69,7 @@ pub fn memory(scenario: &str) -> u64 {
                 if scenario == "IPC: a session with a worker and no cell" {
                     return proportional_memory().saturating_sub(before);
                 }
-                exec(&*session, HI, &tools(0)).await;
+                exec(&session, HI, &tools(0)).await;
                 if scenario == "IPC: a session after its first exec" {
                     return proportional_memory().saturating_sub(before);
                 }
@@ -79,16 +79,16 @@ pub fn memory(scenario: &str) -> u64 {
                         let request = ExecuteRequest::new("bench", "await new Promise(() => {})")
                             .yield_time(Duration::from_millis(1));
                         let started = session.execute(request).await.expect("admitted");
-                        started.initial_response.await.expect("observed");
+                        started.outcome().await.expect("observed");
                     }
                     return proportional_memory().saturating_sub(before) / 100;
                 }
                 for i in 0..100 {
                     let source = format!("store('k{i}', 'x'.repeat(10 ** 6))");
-                    exec(&*session, &source, &tools(0)).await;
+                    exec(&session, &source, &tools(0)).await;
                 }
                 let before = proportional_memory();
-                exec(&*session, HI, &tools(0)).await;
+                exec(&session, HI, &tools(0)).await;
                 proportional_memory().saturating_sub(before)
             }
         }

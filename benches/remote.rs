@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use code_mode_host::{
-    CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider, ExecuteRequest, Json,
-    NestedToolCall, Provider, ProviderOptions, RemoteHost, ToolDefinition, ToolSet, WorkerSource,
+    CodeModeSessionDelegate, ExecuteRequest, Json, NestedToolCall, Provider, ProviderOptions,
+    RemoteHost, ToolDefinition, ToolError, ToolSet, WorkerSource,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -28,8 +28,8 @@ impl CodeModeSessionDelegate for Agent {
         &self,
         call: NestedToolCall,
         _: CancellationToken,
-    ) -> Result<Json, String> {
-        call.input.ok_or_else(|| "no input".to_owned())
+    ) -> Result<Json, ToolError> {
+        call.input.ok_or_else(|| "no input".into())
     }
 }
 
@@ -83,34 +83,34 @@ async fn host() -> (Child, String) {
     (host, url.expect("its address"))
 }
 
-async fn open(provider: &Provider) -> Arc<dyn CodeModeSession> {
+async fn open(provider: &Provider) -> code_mode_host::Session {
     let session = provider.create_session(Arc::new(Agent)).await;
     session.expect("a session")
 }
 
-async fn exec(session: &dyn CodeModeSession, source: &str) {
+async fn exec(session: &code_mode_host::Session, source: &str) {
     let echo = ToolDefinition::function("echo", "Gives back its input");
     let request = ExecuteRequest::new("call", source).tools(ToolSet::from(vec![echo]));
     let started = session.execute(request).await.expect("admitted");
-    let response = started.initial_response.await.expect("observed");
+    let response = started.outcome().await.expect("observed");
     assert!(!response.content_items().is_empty(), "{response:?}");
 }
 
 /// The medians of an exec and of a tool call, in microseconds.
 async fn one(provider: &Provider) -> (f64, f64) {
     let session = open(provider).await;
-    exec(&*session, "text(1)").await;
+    exec(&session, "text(1)").await;
     let micros = |since: Instant| since.elapsed().as_secs_f64() * 1e6;
     let mut execs = Vec::new();
     let mut calls = Vec::new();
     let source = format!("for (let i = 0; i < {CALLS}; i++) await tools.echo(i); text(1)");
     for round in 0..ROUNDS {
         let began = Instant::now();
-        exec(&*session, "text(1)").await;
+        exec(&session, "text(1)").await;
         execs.push(micros(began));
         if round % 20 == 0 {
             let began = Instant::now();
-            exec(&*session, &source).await;
+            exec(&session, &source).await;
             calls.push(micros(began) / f64::from(CALLS));
         }
     }
@@ -133,7 +133,7 @@ async fn load(provider: &Arc<Provider>, host: &Child, sessions: usize) -> (f64, 
             let session = open(&provider).await;
             let mut cells = 0_u32;
             while Instant::now() < until {
-                exec(&*session, "text(await tools.echo(1))").await;
+                exec(&session, "text(await tools.echo(1))").await;
                 cells += 1;
             }
             (session, cells)

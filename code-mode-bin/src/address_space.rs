@@ -31,7 +31,7 @@ const FAILED: i32 = crate::RUNTIME_FAILED as i32;
 
 /// Says why the program cannot run at all. It must not allocate, so it is called
 /// before anything does.
-#[cfg(all(target_os = "linux", not(linked_statically)))]
+#[cfg(target_os = "linux")]
 extern "C" fn check_before_main() {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -50,54 +50,10 @@ extern "C" fn check_before_main() {
 
 // SAFETY: the section is an array of functions that the C runtime calls before
 // any constructor; this one takes no arguments and needs nothing of the runtime.
-#[cfg(all(target_os = "linux", not(linked_statically)))]
+#[cfg(target_os = "linux")]
 #[used]
 #[unsafe(link_section = ".preinit_array")]
 static CHECK_BEFORE_MAIN: extern "C" fn() = check_before_main;
-
-/// Where a program begins that is linked statically (`build.rs` tells the linker): its C
-/// library allocates before it calls anything of the program. This is the same check, and
-/// goes on to where a program would begin otherwise.
-///
-/// It is in assembly because nothing is there yet: the program's addresses are not made,
-/// nor is the thread's storage.
-#[cfg(linked_statically)]
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-extern "C" fn code_mode_begins() -> ! {
-    // The kernel left the arguments on the stack, which stays as it is: the limit is
-    // written below it, where nothing else writes. `_start` wants `rdx` too, and system
-    // calls keep that.
-    std::arch::naked_asm!(
-        "mov eax, {getrlimit}",
-        "mov edi, {addresses}",
-        "lea rsi, [rsp - 16]",
-        "syscall",
-        "test rax, rax",
-        "jnz 2f",
-        "mov rax, {program}",
-        "cmp qword ptr [rsp - 16], rax",
-        "jae 2f",
-        "mov eax, {write}",
-        "mov edi, 2",
-        "lea rsi, [rip + {text}]",
-        "mov edx, {length}",
-        "syscall",
-        "mov eax, {exit}",
-        "mov edi, {failed}",
-        "syscall",
-        "2:",
-        "jmp _start",
-        getrlimit = const libc::SYS_getrlimit,
-        addresses = const libc::RLIMIT_AS,
-        program = const PROGRAM,
-        write = const libc::SYS_write,
-        text = sym TOO_LOW,
-        length = const TOO_LOW.len(),
-        exit = const libc::SYS_exit_group,
-        failed = const FAILED,
-    )
-}
 
 /// Room for V8's start, or why there is none.
 pub(crate) struct Room {

@@ -75,10 +75,11 @@ impl RuntimeArgs {
             .jitless(self.jitless)
             .cgroup(self.worker_cgroup.clone())
             .limits(self.limits.limits())
+            .wrap_delegates(crate::telemetry::metered)
     }
 
     fn remote_host(&self, url: &str) -> RemoteHost {
-        crate::name_lookup::load_nothing();
+        code_mode_system::prepare_name_lookup();
         let mut host = RemoteHost::new(url);
         if let Some(path) = &self.worker_token_file {
             host = host.bearer_token_file(path);

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use code_mode_host::{Examiner, ExitReason, Limits, ProviderError};
 use code_mode_protocol::wire::native::{LayerState, WorkerInfo};
+use code_mode_sandbox::{Expected, PROBES};
+use code_mode_system::{say, show};
 use serde_json::{Value, json};
 
 use crate::args::RuntimeArgs;
-use crate::sandbox::{Expected, PROBES};
 
 /// The options of `code-mode doctor`.
 #[derive(clap::Args, Debug)]

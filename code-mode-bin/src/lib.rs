@@ -3,39 +3,20 @@
 //! `main.rs` calls [`main`] and nothing else. The rest is here so that tests and fuzz
 //! targets can reach it; it promises nothing to other programs.
 
-#[macro_use]
-mod standard_streams;
-
 #[cfg(unix)]
 mod address_space;
 mod args;
-mod bounded;
-mod descriptors;
 mod doctor;
-mod fit;
-mod grpc;
-mod http_clients;
-mod interrupts;
 mod large_buffers;
 mod mcp;
-mod name_lookup;
-#[cfg(unix)]
-mod private_socket;
-mod processes;
 mod replay;
 mod run;
-mod sandbox;
 mod serve;
-mod session_limits;
-mod stdio;
 mod telemetry;
 mod timeline;
 mod trace_file;
-mod turn;
 mod worker;
 
-#[cfg(fuzzing)]
-pub use grpc::decode_and_check;
 pub use large_buffers::LargeBuffers;
 pub use run::tools_file;
 
@@ -44,6 +25,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
+use code_mode_system::say;
 
 /// Started under this name, the program is `code-mode serve`.
 const CODEX_HOST_NAME: &str = "codex-code-mode-host";

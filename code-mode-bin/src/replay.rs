@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode_host::{
-    CellEnded, CellResponse, CodeModeSessionDelegate, CodeModeSessionProvider, ContentItem,
-    ExecuteRequest, Json, NestedToolCall, Program, Provider, SessionOptions, ToolName, TraceEvent,
-    TraceLine, Turn, WaitRequest,
+    CellEnded, CellResponse, CodeModeSessionDelegate, ContentItem, ExecuteRequest, Json,
+    NestedToolCall, Provider, SessionOptions, ToolError, ToolName, TraceEvent, TraceLine,
+    TracedProgram, Turn, WaitRequest,
 };
+use code_mode_system::{say, show};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::RuntimeArgs;
 use crate::trace_file::{self, TraceError};
-use crate::turn::CANCELLED;
 
 /// The options of `code-mode replay`.
 #[derive(clap::Args, Debug)]
@@ -102,7 +102,7 @@ fn replay_all(args: &Args) -> Result<Vec<String>, Failure> {
 
 /// A cell as a trace has it.
 struct Recorded {
-    program: Program,
+    program: TracedProgram,
     turns: Vec<Turn>,
     calls: BTreeMap<String, Call>,
     output: Vec<ContentItem>,
@@ -114,7 +114,7 @@ struct Recorded {
 struct Call {
     tool: ToolName,
     input: Option<Json>,
-    answer: Option<Result<Json, String>>,
+    answer: Option<Result<Json, ToolError>>,
 }
 
 fn recorded(lines: Vec<TraceLine>) -> BTreeMap<String, Recorded> {
@@ -217,7 +217,7 @@ impl CodeModeSessionDelegate for Answers {
         &self,
         call: NestedToolCall,
         cancelled: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         let id = call.runtime_tool_call_id.to_string();
         let input = |json: &Option<Json>| json.as_ref().map_or("no input", Json::as_str).to_owned();
         let known = self.calls.get(&id);
@@ -250,9 +250,9 @@ impl CodeModeSessionDelegate for Answers {
             None if known.is_some() => {
                 // It was never answered: its cell ended before.
                 cancelled.cancelled().await;
-                Err(CANCELLED.to_owned())
+                Err(ToolError::cancelled())
             }
-            None => Err("this call is not in the trace".to_owned()),
+            None => Err("this call is not in the trace".into()),
         }
     }
 
@@ -284,15 +284,16 @@ async fn replay(provider: &Provider, cell: Recorded) -> Result<Vec<String>, Fail
         request = request.determinism(determinism);
     }
     let started = session.execute(request).await.map_err(failed)?;
+    let cell_id = started.id().clone();
     let mut output: Vec<ContentItem> = Vec::new();
-    let mut response = started.initial_response.await.map_err(failed)?;
+    let mut response = started.outcome().await.map_err(failed)?;
     loop {
         output.append(response.content_items_mut());
         if response.is_final() {
             break;
         }
-        let wait = WaitRequest::new(started.cell_id.clone());
-        response = session.wait(wait).await.map_err(failed)?.into_response();
+        let wait = WaitRequest::new(cell_id.clone());
+        response = session.wait(wait).await.map_err(failed)?;
     }
     session.shutdown().await;
     let error = match response {

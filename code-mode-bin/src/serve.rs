@@ -1,12 +1,17 @@
 //! `code-mode serve`: the wires of the Codex CLI's code-mode host.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use code_mode_host::Provider;
+use code_mode_serve::{Address, GuardOptions, HostOptions, MAX_MESSAGE};
+use code_mode_system::say;
 
 use crate::args::RuntimeArgs;
-use crate::telemetry::{TelemetryArgs, watched};
-use crate::{grpc, stdio};
+use crate::telemetry::{ServeTelemetry, TelemetryArgs, watched};
 
 /// The options of `code-mode serve`.
 #[derive(clap::Args, Debug)]
@@ -17,11 +22,92 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS", default_value = "stdio")]
     listen: String,
     #[command(flatten)]
-    host: grpc::HostArgs,
+    host: HostArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
     #[command(flatten)]
     pub(crate) telemetry: TelemetryArgs,
+}
+
+/// The most connections, and sessions.
+const MAX_COUNT: usize = 1 << 24;
+
+/// A number of an option, of at least 1.
+fn number(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match text.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(format!("expected a number from 1 to {most}")),
+    }
+}
+
+/// Limits of the gRPC wire as a whole.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "gRPC host")]
+struct HostArgs {
+    /// Connections that are served at once
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = number(MAX_COUNT))]
+    max_connections: usize,
+    /// Requests that run at once on one connection
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
+    max_streams: u32,
+    /// Sessions at once
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = number(MAX_COUNT))]
+    max_sessions: usize,
+    /// The largest request
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_MESSAGE, value_parser = number(MAX_MESSAGE))]
+    max_message_bytes: usize,
+    /// After SIGTERM, how long cells may go on before they are stopped
+    #[arg(long, value_name = "MS", default_value_t = 5_000)]
+    drain_time_ms: u64,
+    /// Answer /healthz, and /metrics for Prometheus, over HTTP at this address
+    #[arg(long, value_name = "IP:PORT")]
+    ops_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    guard: GuardArgs,
+}
+
+/// Who may use the gRPC wire.
+#[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Access to a gRPC host")]
+struct GuardArgs {
+    /// Speak TLS with this certificate and the chain to its root (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Take only clients with a certificate that one of these roots signed (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+    /// Take only requests with `authorization: Bearer TOKEN`, where TOKEN is a line of this
+    /// file, of 16 bytes or more; `#` begins a comment. The file is read again when it
+    /// changes: while it has no token, or cannot be read, nobody is let in
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Listen beyond this machine without TLS and authentication: everybody who reaches the
+    /// address runs programs here
+    #[arg(long)]
+    unprotected: bool,
+}
+
+impl HostArgs {
+    fn options(self) -> HostOptions {
+        let mut guard = GuardOptions::default();
+        guard.tls_cert = self.guard.tls_cert;
+        guard.tls_key = self.guard.tls_key;
+        guard.tls_client_ca = self.guard.tls_client_ca;
+        guard.token_file = self.guard.token_file;
+        guard.unprotected = self.guard.unprotected;
+        let mut options = HostOptions::default();
+        options.max_connections = self.max_connections;
+        options.max_streams = self.max_streams;
+        options.max_sessions = self.max_sessions;
+        options.max_message_bytes = self.max_message_bytes;
+        options.drain_time = Duration::from_millis(self.drain_time_ms);
+        options.ops_listen = self.ops_listen;
+        options.guard = guard;
+        options
+    }
 }
 
 impl Args {
@@ -36,8 +122,8 @@ const FAILED: u8 = 1;
 
 /// Serves until the client has gone or a signal ends the program.
 pub(crate) fn main(args: Args) -> ExitCode {
-    crate::descriptors::allow_many();
-    let grpc = match grpc::Address::parse(&args.listen).transpose() {
+    code_mode_system::allow_many();
+    let grpc = match Address::parse(&args.listen).transpose() {
         Ok(None) if !matches!(args.listen.as_str(), "stdio" | "stdio://") => {
             return failed(&format!(
                 "unsupported --listen URL `{}`; expected `grpc://IP:PORT`, `grpc+stdio://`, `stdio`, or `stdio://`",
@@ -47,8 +133,9 @@ pub(crate) fn main(args: Args) -> ExitCode {
         Ok(grpc) => grpc,
         Err(error) => return failed(&error),
     };
+    let host = args.host.options();
     if grpc.is_none()
-        && let Err(error) = args.host.without_grpc()
+        && let Err(error) = host.check_without_grpc()
     {
         return failed(&error);
     }
@@ -59,7 +146,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    let served = runtime.block_on(async {
+    let served: Result<(), Box<dyn std::error::Error>> = runtime.block_on(async {
         // Its first worker starts now, while the client says hello.
         let options = args.runtime.provider_options();
         let startup = tracing::info_span!("code_mode_host.startup");
@@ -67,13 +154,17 @@ pub(crate) fn main(args: Args) -> ExitCode {
         let provider = watched(provider);
         // The worker's start is another task, and what follows does not wait for a while.
         tokio::task::yield_now().await;
-        // Its parent is nobody's: what a client asks for is of the client's trace.
+        // This span has no parent: what a client asks for belongs to the client's trace.
         let _run_main = tracing::info_span!("code_mode_host.run_main");
         let limits = args.runtime.limits.limits();
+        let telemetry = Arc::new(ServeTelemetry);
         match grpc {
-            Some(address) => Ok(grpc::serve(address, provider, limits, args.host).await?),
-            None => stdio::serve(provider, limits).await,
+            Some(address) => {
+                code_mode_serve::serve_grpc(address, provider, limits, host, telemetry).await?;
+            }
+            None => code_mode_serve::serve_stdio(provider, limits, telemetry).await?,
         }
+        Ok(())
     });
     // A read of standard input that still waits must not hold the process up.
     runtime.shutdown_background();

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use code_mode_protocol::wire::native::WorkerInfo;
 
+use crate::error::ProviderError;
 use crate::process::{ExitReason, Purpose};
-use crate::provider::ProviderError;
 use crate::source::Source;
 use crate::worker::ConnectionError;
 use crate::{ProviderOptions, SpawnError};

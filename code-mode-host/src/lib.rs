@@ -17,10 +17,10 @@
 //!
 //! #[async_trait::async_trait]
 //! impl CodeModeSessionDelegate for Agent {
-//!     async fn invoke_tool(&self, call: NestedToolCall, _: CancellationToken) -> Result<Json, String> {
+//!     async fn invoke_tool(&self, call: NestedToolCall, _: CancellationToken) -> Result<Json, ToolError> {
 //!         let input = call.input.ok_or("add takes two numbers")?;
 //!         let [a, b]: [f64; 2] = input.to().map_err(|e| e.to_string())?;
-//!         Json::from_value(&(a + b)).map_err(|e| e.to_string())
+//!         Ok(Json::from_value(&(a + b)).map_err(|e| e.to_string())?)
 //!     }
 //! }
 //!
@@ -30,7 +30,7 @@
 //!     let session = provider.create_session(Arc::new(Agent)).await?;
 //!     let request = ExecuteRequest::new("call-1", "text(await tools.add([19, 23]))")
 //!         .tools([ToolDefinition::function("add", "Adds two numbers")]);
-//!     let response = session.execute(request).await?.initial_response.await?;
+//!     let response = session.execute(request).await?.outcome().await?;
 //!     assert_eq!(response.content_items(), [ContentItem::text("42")]);
 //!     provider.shutdown().await;
 //!     Ok(())
@@ -38,6 +38,7 @@
 //! ```
 
 mod backoff;
+mod error;
 mod examine;
 mod lend;
 mod locate;
@@ -51,23 +52,25 @@ mod spares;
 mod trace;
 mod worker;
 
+pub use error::ProviderError;
 pub use examine::Examiner;
 pub use lend::LentWorker;
 pub use locate::PROGRAM_NAME;
 pub use options::{InMemory, ProviderOptions, Sandbox, WorkerSource};
 pub use process::{ExitReason, SpawnError};
-pub use provider::{Provider, ProviderError};
+pub use provider::Provider;
 pub use remote::{RemoteError, RemoteHost};
-pub use trace::{Program, Recorder, TRACE_VERSION, TraceEvent, TraceLine, TracedUse};
+pub use session::Session;
+pub use trace::{Recorder, TRACE_VERSION, TraceEvent, TraceLine, TracedProgram, TracedUse};
 pub use worker::{ConnectionError, WorkerStats};
 
-// What an agent core says and hears.
+// What an agent core sends and receives.
 pub use code_mode_protocol::{
     BoxFuture, CallOutcome, CellEnded, CellId, CellNotification, CellOutcome, CellResponse,
     CellStarted, CellStats, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
     ContentItem, Determinism, EmptyCellId, ExecuteRequest, ImageDetail, InvalidJson, Json, Limit,
-    LimitExceeded, Limits, NestedToolCall, Pause, PendingOutcome, RuntimeToolCallId, SessionError,
-    SessionOptions, SourcePosition, StartedCell, StartedPendingCell, ToolAnswer, ToolCallFinished,
-    ToolDefinition, ToolKind, ToolName, ToolSet, Turn, TurnCause, WaitOutcome, WaitRequest,
-    cell_not_found, describe, normalize_tool_name, pragma, truncate,
+    LimitExceeded, Limits, NestedToolCall, Pause, RunningCell, RuntimeToolCallId, SessionError,
+    SessionOptions, SourcePosition, ToolAnswer, ToolCallFinished, ToolDefinition, ToolError,
+    ToolKind, ToolName, ToolSet, Turn, TurnCause, WaitRequest, cell_not_found, describe,
+    normalize_tool_name, pragma, truncate,
 };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use code_mode_protocol::Limits;
+use code_mode_protocol::{CodeModeSessionDelegate, Limits};
 use tokio::io::DuplexStream;
 
 use crate::RemoteHost;
@@ -49,6 +49,47 @@ pub struct ProviderOptions {
     /// of its cells are the session's, so nothing is lost when the worker goes; the
     /// next cell starts with a spare. Default 30 s.
     pub idle_timeout: Duration,
+    observer: Observer,
+}
+
+/// How the delegate of every session is observed.
+#[derive(Clone, Default)]
+struct Observer(Option<Arc<Wrap>>);
+
+type Wrap =
+    dyn Fn(Arc<dyn CodeModeSessionDelegate>) -> Arc<dyn CodeModeSessionDelegate> + Send + Sync;
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
+impl ProviderOptions {
+    /// Sets what is put around the delegate of every session: a delegate that counts or
+    /// traces, and passes everything on. Default nothing.
+    #[must_use]
+    pub fn wrap_delegates(
+        mut self,
+        wrap: impl Fn(Arc<dyn CodeModeSessionDelegate>) -> Arc<dyn CodeModeSessionDelegate>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.observer = Observer(Some(Arc::new(wrap)));
+        self
+    }
+
+    /// The delegate with the observer around it.
+    pub(crate) fn observe(
+        &self,
+        delegate: Arc<dyn CodeModeSessionDelegate>,
+    ) -> Arc<dyn CodeModeSessionDelegate> {
+        match &self.observer.0 {
+            Some(wrap) => wrap(delegate),
+            None => delegate,
+        }
+    }
 }
 
 impl Default for ProviderOptions {
@@ -63,6 +104,7 @@ impl Default for ProviderOptions {
             handshake_timeout: Duration::from_secs(10),
             stop_grace: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(30),
+            observer: Observer::default(),
         }
     }
 }
@@ -104,8 +146,8 @@ pub enum WorkerSource {
     /// This program, started as `PROGRAM worker`.
     Program(PathBuf),
     /// A worker that listens already, on this socket (`code-mode worker --listen`). It
-    /// serves one session and ends, so the provider has one session, and nothing
-    /// replaces a worker that dies.
+    /// serves one provider and ends, and its socket goes with the first connection: a
+    /// second worker can be had where another one listens there.
     Socket(PathBuf),
     /// Workers of `code-mode serve --listen grpc://IP:PORT` on another machine. Sessions
     /// stay here, with their stored values and tools: a machine that is lost costs its

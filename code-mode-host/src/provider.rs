@@ -1,7 +1,5 @@
 //! The provider: sessions, and the workers they share.
 
-use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,13 +9,14 @@ use code_mode_protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::ProviderOptions;
+use crate::error::ProviderError;
 use crate::lend::LentWorker;
-use crate::process::{Purpose, SpawnError};
-use crate::session::{HostSession, Settings, Shared};
+use crate::process::Purpose;
+use crate::session::{Opening, Session, Settings, Shared};
 use crate::source::Source;
 use crate::spares::Workers;
-use crate::worker::{ConnectionError, WorkerStats};
-use crate::{ProviderOptions, RemoteError};
+use crate::worker::WorkerStats;
 
 /// How long a callback that was cancelled may take to return before its cell's end is
 /// reported without it.
@@ -36,57 +35,12 @@ pub struct Provider {
     sessions: Mutex<Vec<Weak<Shared>>>,
 }
 
-/// No worker can be had.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProviderError {
-    /// The worker program is not there, or could not be started.
-    #[error(transparent)]
-    Spawn(#[from] SpawnError),
-    /// A worker was started, or was there, and cannot be used.
-    #[error(transparent)]
-    Connection(#[from] ConnectionError),
-    /// There is nobody at the socket, or it is another user's.
-    #[error("cannot connect to a worker at {}: {error}", path.display())]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// The refusal.
-        #[source]
-        error: io::Error,
-    },
-    /// The host of workers on another machine cannot be used.
-    #[error(transparent)]
-    Remote(#[from] RemoteError),
-    /// Workers that are no processes of this program's cannot be lent.
-    #[error("there are no worker processes here to lend")]
-    NothingToLend,
-    /// Layers of the sandbox are missing and were required.
-    #[error("the sandbox is not complete: {0}")]
-    Sandbox(String),
-    /// The worker at the socket was used by a session already.
-    #[error("the worker that was connected to serves one session only")]
-    Used,
-    /// Shutdown has begun.
-    #[error("the provider is shutting down")]
-    ShuttingDown,
-}
-
-impl From<ProviderError> for SessionError {
-    fn from(error: ProviderError) -> Self {
-        match error {
-            ProviderError::ShuttingDown => Self::ShuttingDown,
-            error => Self::Unavailable(Arc::new(error)),
-        }
-    }
-}
-
 impl Provider {
     /// A provider with these options; starts the spare workers that they ask for at once.
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`SpawnError::NotFound`] where the worker program must be found and is not
+    /// [`SpawnError::NotFound`](crate::SpawnError::NotFound) where the worker program must be found and is not
     /// there.
     pub fn new(options: ProviderOptions) -> Result<Self, ProviderError> {
         let token = CancellationToken::new();
@@ -97,6 +51,58 @@ impl Provider {
             token,
             sessions: Mutex::default(),
         })
+    }
+
+    /// Opens a session whose tool calls and notifications go to `delegate`.
+    ///
+    /// # Errors
+    /// [`SessionError::Unavailable`] where no worker can be had, with a [`ProviderError`] as
+    /// its source; [`SessionError::ShuttingDown`] once the provider was shut down;
+    /// [`SessionError::Limit`] where the stored values are more than may be stored.
+    pub async fn open_session(
+        &self,
+        delegate: Arc<dyn CodeModeSessionDelegate>,
+        options: SessionOptions,
+    ) -> Result<Session, SessionError> {
+        if self.token.is_cancelled() {
+            return Err(SessionError::ShuttingDown);
+        }
+        let worker = self.workers.prove().await?;
+        let own = self.workers.source().options();
+        let limits = options.limits.clone();
+        let shared = Shared::open(Opening {
+            workers: self.workers.clone(),
+            delegate: own.observe(delegate),
+            limits: limits.unwrap_or_else(|| own.limits.clone()),
+            settings: Settings {
+                stop_grace: own.stop_grace,
+                callback_grace: CALLBACK_GRACE,
+                collect_grace: COLLECT_GRACE,
+                idle: own.idle_timeout,
+            },
+            options,
+            token: self.token.child_token(),
+        })?;
+        if let Some(worker) = worker {
+            shared.attach(worker);
+        }
+        let mut sessions = self.sessions();
+        if sessions.len() == sessions.capacity() {
+            sessions.retain(|known| known.strong_count() > 0);
+        }
+        sessions.push(Arc::downgrade(&shared));
+        Ok(Session::new(shared))
+    }
+
+    /// Opens a session with the default options.
+    ///
+    /// # Errors
+    /// Those of [`open_session`](Self::open_session).
+    pub async fn create_session(
+        &self,
+        delegate: Arc<dyn CodeModeSessionDelegate>,
+    ) -> Result<Session, SessionError> {
+        self.open_session(delegate, SessionOptions::default()).await
     }
 
     /// Shuts every session down; returns when their processes have ended.
@@ -125,14 +131,14 @@ impl Provider {
 
     /// Figures of the workers now.
     pub fn workers(&self) -> WorkerStats {
-        self.workers.source().census().stats()
+        self.workers.source().metrics().stats()
     }
 
     /// Memory of the workers that are there, in bytes: resident pages, those that several
     /// workers share counted for each. It reads a file for each worker. 0 where the system
     /// has no `/proc`, and for workers that are no processes of this program's.
     pub fn worker_memory(&self) -> u64 {
-        self.workers.source().census().resident_bytes()
+        self.workers.source().metrics().resident_bytes()
     }
 
     fn sessions(&self) -> MutexGuard<'_, Vec<Weak<Shared>>> {
@@ -159,40 +165,9 @@ impl CodeModeSessionProvider for Provider {
     async fn open_session(
         &self,
         delegate: Arc<dyn CodeModeSessionDelegate>,
-        session: SessionOptions,
+        options: SessionOptions,
     ) -> Result<Arc<dyn CodeModeSession>, SessionError> {
-        if self.token.is_cancelled() {
-            return Err(SessionError::ShuttingDown);
-        }
-        let worker = self.workers.prove().await?;
-        let options = self.workers.source().options();
-        let limits = session.limits.clone();
-        let limits = limits.unwrap_or_else(|| options.limits.clone());
-        let settings = Settings {
-            stop_grace: options.stop_grace,
-            callback_grace: CALLBACK_GRACE,
-            collect_grace: COLLECT_GRACE,
-            // What was connected to once cannot be replaced.
-            idle: match self.workers.source().can_start_many() {
-                true => options.idle_timeout,
-                false => Duration::MAX,
-            },
-        };
-        let shared = Shared::open(
-            self.workers.clone(),
-            delegate,
-            (limits, settings),
-            session,
-            self.token.child_token(),
-        )?;
-        if let Some(worker) = worker {
-            shared.attach(worker);
-        }
-        let mut sessions = self.sessions();
-        if sessions.len() == sessions.capacity() {
-            sessions.retain(|known| known.strong_count() > 0);
-        }
-        sessions.push(Arc::downgrade(&shared));
-        Ok(Arc::new(HostSession::new(shared)))
+        let session = Provider::open_session(self, delegate, options).await?;
+        Ok(Arc::new(session))
     }
 }

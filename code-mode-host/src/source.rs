@@ -1,7 +1,6 @@
 //! Where workers come from, and what they must be to be used.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 
 use code_mode_protocol::wire::native::WorkerInfo;
@@ -9,26 +8,26 @@ use interprocess::local_socket::tokio::{Stream, prelude::*};
 use interprocess::local_socket::{GenericFilePath, ToFsName};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::error::ProviderError;
 use crate::lend::LentWorker;
 use crate::options::InMemory;
 use crate::process::{self, Child, Purpose, SpawnError};
-use crate::provider::ProviderError;
-use crate::worker::{Census, Connection, ConnectionError, Worker};
+use crate::worker::{Connection, ConnectionError, Worker, WorkerMetrics};
 use crate::{ProviderOptions, RemoteHost, Sandbox, WorkerSource, locate, remote};
 
 /// Starts workers, or connects to them.
 pub(crate) struct Source {
     options: ProviderOptions,
-    from: From,
+    kind: Kind,
     purpose: Purpose,
     warned: Once,
     /// The workers from here.
-    census: Arc<Census>,
+    metrics: Arc<WorkerMetrics>,
 }
 
-enum From {
+enum Kind {
     Program(PathBuf),
-    Socket { path: PathBuf, used: AtomicBool },
+    Socket(PathBuf),
     InMemory(InMemory),
     Remote(RemoteHost),
 }
@@ -39,22 +38,19 @@ impl Source {
     /// # Errors
     /// [`SpawnError::NotFound`] where the program must be found and is not there.
     pub(crate) fn new(options: ProviderOptions, purpose: Purpose) -> Result<Self, SpawnError> {
-        let from = match &options.worker {
-            WorkerSource::Find => From::Program(locate::find().ok_or(SpawnError::NotFound)?),
-            WorkerSource::Program(path) => From::Program(path.clone()),
-            WorkerSource::Socket(path) => From::Socket {
-                path: path.clone(),
-                used: AtomicBool::new(false),
-            },
-            WorkerSource::InMemory(connect) => From::InMemory(connect.clone()),
-            WorkerSource::Remote(host) => From::Remote(host.clone()),
+        let kind = match &options.worker {
+            WorkerSource::Find => Kind::Program(locate::find().ok_or(SpawnError::NotFound)?),
+            WorkerSource::Program(path) => Kind::Program(path.clone()),
+            WorkerSource::Socket(path) => Kind::Socket(path.clone()),
+            WorkerSource::InMemory(connect) => Kind::InMemory(connect.clone()),
+            WorkerSource::Remote(host) => Kind::Remote(host.clone()),
         };
         Ok(Self {
             options,
-            from,
+            kind,
             purpose,
             warned: Once::new(),
-            census: Arc::default(),
+            metrics: Arc::default(),
         })
     }
 
@@ -62,33 +58,25 @@ impl Source {
         &self.options
     }
 
-    pub(crate) fn census(&self) -> &Census {
-        &self.census
-    }
-
-    /// Whether this gives more than one worker.
-    pub(crate) fn can_start_many(&self) -> bool {
-        !matches!(self.from, From::Socket { .. })
+    pub(crate) fn metrics(&self) -> &WorkerMetrics {
+        &self.metrics
     }
 
     /// A new worker.
     pub(crate) async fn start(&self) -> Result<Worker, ProviderError> {
         let (connection, child) = self.connect().await?;
-        let counted = self.census.started(child.as_ref().and_then(Child::id));
+        let counted = self.metrics.started(child.as_ref().and_then(Child::id));
         Ok(Worker::new(connection, child, counted))
     }
 
     /// A connection to a new worker that has answered the greeting.
     pub(crate) async fn connect(&self) -> Result<(Connection, Option<Child>), ProviderError> {
-        let (connection, child) = match &self.from {
-            From::Program(program) => {
+        let (connection, child) = match &self.kind {
+            Kind::Program(program) => {
                 let started = process::start(program, &self.options, self.purpose).await?;
                 self.greet(started.socket, Some(started.child)).await?
             }
-            From::Socket { path, used } => {
-                if used.swap(true, Ordering::Relaxed) {
-                    return Err(ProviderError::Used);
-                }
+            Kind::Socket(path) => {
                 let stream = connect(path)
                     .await
                     .map_err(|error| ProviderError::Connect {
@@ -97,12 +85,12 @@ impl Source {
                     })?;
                 self.greet(stream, None).await?
             }
-            From::Remote(host) => match self.borrow(host).await {
+            Kind::Remote(host) => match self.borrow(host).await {
                 // A host that dies just now says nothing; a balancer knows another.
                 Err(error) if remote::is_cut(&error) => self.borrow(host).await?,
                 borrowed => borrowed?,
             },
-            From::InMemory(connect) => self.greet(connect.stream(), None).await?,
+            Kind::InMemory(connect) => self.greet(connect.stream(), None).await?,
         };
         self.check_sandbox(&connection.info)?;
         Ok((connection, child))
@@ -134,11 +122,11 @@ impl Source {
     /// [`ProviderError::Spawn`], and [`ProviderError::NothingToLend`] where workers are not
     /// this program's processes.
     pub(crate) async fn lend(&self) -> Result<LentWorker, ProviderError> {
-        let From::Program(program) = &self.from else {
+        let Kind::Program(program) = &self.kind else {
             return Err(ProviderError::NothingToLend);
         };
         let started = process::start(program, &self.options, Purpose::Lend).await?;
-        let counted = self.census.started(started.child.id());
+        let counted = self.metrics.started(started.child.id());
         Ok(LentWorker::new(started.socket, started.child, counted))
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::provider::ProviderError;
+use crate::error::ProviderError;
 use crate::source::Source;
 use crate::worker::Worker;
 
@@ -59,7 +59,6 @@ struct Spare {
 impl Workers {
     /// Starts the first spares at once. Their tasks end with `token`.
     pub(crate) fn new(source: Source, min: usize, token: CancellationToken) -> Arc<Self> {
-        let min = if source.can_start_many() { min } else { 0 };
         let workers = Arc::new(Self {
             source,
             min,
@@ -108,7 +107,7 @@ impl Workers {
     }
 
     fn is_proven(&self) -> bool {
-        self.source.can_start_many() && self.is_proven.load(Ordering::Relaxed)
+        self.is_proven.load(Ordering::Relaxed)
     }
 
     /// A worker for a session; one that was started ahead, if there is one.

@@ -8,13 +8,13 @@ use async_trait::async_trait;
 use code_mode_protocol::{
     CallOutcome, CellEnded, CellId, CellNotification, CellOutcome, CellResponse, CellStarted,
     CodeModeSessionDelegate, ContentItem, Determinism, ExecuteRequest, Json, NestedToolCall,
-    ToolCallFinished, ToolDefinition, ToolName, Turn,
+    ToolCallFinished, ToolDefinition, ToolError, ToolName, Turn,
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 /// The version of the lines that [`Recorder`] writes.
-pub const TRACE_VERSION: u32 = 1;
+pub const TRACE_VERSION: u32 = 2;
 
 /// One line of a trace.
 #[derive(Debug, Deserialize, Serialize)]
@@ -49,7 +49,7 @@ pub enum TraceEvent {
         tools: usize,
         /// With contents: what it takes to run it again.
         #[serde(skip_serializing_if = "Option::is_none")]
-        program: Option<Program>,
+        program: Option<TracedProgram>,
     },
     /// A cell was admitted.
     CellStarted {
@@ -77,7 +77,7 @@ pub enum TraceEvent {
         /// The call.
         call: String,
         /// The answer.
-        answer: Result<Json, String>,
+        answer: Result<Json, ToolError>,
     },
     /// A call has ended.
     CallFinished {
@@ -140,7 +140,7 @@ pub enum TraceEvent {
 
 /// What it takes to run a cell again.
 #[derive(Debug, Deserialize, Serialize)]
-pub struct Program {
+pub struct TracedProgram {
     /// The source.
     pub source: String,
     /// The tools.
@@ -223,7 +223,7 @@ impl Recorder {
     /// A program was handed over; to be told by whoever executes it, since a delegate
     /// does not see it. `stored` is what the session had stored before.
     pub fn executed(&self, cell: &CellId, request: &ExecuteRequest, stored: Vec<(String, Json)>) {
-        let program = self.contents.then(|| Program {
+        let program = self.contents.then(|| TracedProgram {
             source: request.source.clone(),
             tools: request.enabled_tools.to_vec(),
             stored,
@@ -294,7 +294,7 @@ impl CodeModeSessionDelegate for Recorder {
         &self,
         call: NestedToolCall,
         cancelled: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         let (cell, id) = (
             call.cell_id.to_string(),
             call.runtime_tool_call_id.to_string(),

@@ -11,12 +11,14 @@
 //!   [`CodeModeSession`] and [`CodeModeSessionDelegate`];
 //! - the texts that describe the tools to a model: [`describe`];
 //! - what a caller does around a cell: [`pragma`] and [`truncate`];
+//! - texts of strangers made harmless: [`text`];
 //! - the wires, which promise nothing: [`wire`].
 
 #![forbid(unsafe_code)]
 
 pub mod describe;
 pub mod pragma;
+pub mod text;
 pub mod truncate;
 pub mod wire;
 
@@ -37,12 +39,11 @@ pub use lifecycle::{
     Turn, TurnCause,
 };
 pub use limits::{Limit, LimitExceeded, Limits};
-pub use request::{
-    CellResponse, ExecuteRequest, PendingOutcome, SourcePosition, WaitOutcome, WaitRequest,
-};
+pub use request::{CellResponse, ExecuteRequest, SourcePosition, WaitRequest};
 pub use session::{
     BoxFuture, CellNotification, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
-    NestedToolCall, Pause, SessionError, SessionOptions, StartedCell, StartedPendingCell,
-    cell_not_found,
+    NestedToolCall, Pause, RunningCell, SessionError, SessionOptions, cell_not_found,
 };
-pub use tool::{ToolAnswer, ToolDefinition, ToolKind, ToolName, ToolSet, normalize_tool_name};
+pub use tool::{
+    ToolAnswer, ToolDefinition, ToolError, ToolKind, ToolName, ToolSet, normalize_tool_name,
+};

@@ -144,7 +144,8 @@ pub struct CellEnded {
 impl CellEnded {
     /// As a session makes it, for tests of a delegate.
     pub fn new(
-        (cell_id, tool_call_id): (CellId, String),
+        cell_id: CellId,
+        tool_call_id: String,
         outcome: CellOutcome,
         stats: CellStats,
     ) -> Self {

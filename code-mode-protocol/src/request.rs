@@ -178,6 +178,18 @@ pub enum CellResponse {
         /// Output since the last observation.
         content_items: Vec<ContentItem>,
     },
+    /// The cell has no immediately runnable work and is frozen: neither a timer nor a
+    /// tool's answer is let in until the next `wait_to_pending`, and a plain `wait` sets
+    /// it free. Only `execute_to_pending` and `wait_to_pending` return this.
+    Pending {
+        /// Which cell.
+        cell_id: CellId,
+        /// Output since the last observation.
+        content_items: Vec<ContentItem>,
+        /// Tool calls that have no answer yet, or one not let in yet, in order of the
+        /// calls: `tool-1`, ...
+        pending_tool_call_ids: Vec<RuntimeToolCallId>,
+    },
     /// The cell was terminated.
     Terminated {
         /// Which cell.
@@ -216,14 +228,21 @@ impl CellResponse {
     /// How the cell ended; `None` where it goes on.
     pub fn outcome(&self) -> Option<CellOutcome> {
         match self {
-            Self::Yielded { .. } => None,
+            Self::Yielded { .. } | Self::Pending { .. } => None,
             Self::Terminated { .. } => Some(CellOutcome::Terminated),
             Self::Result { outcome, .. } => Some(outcome.clone()),
         }
     }
 
-    /// A `Result` with no output, of a cell that there is not.
-    pub fn failed(cell_id: CellId, error_text: impl Into<String>) -> Self {
+    /// The response for a nonexistent cell: a `Result` whose outcome is
+    /// [`CellOutcome::Missing`] and whose error text is
+    /// [`cell_not_found`](crate::cell_not_found).
+    pub fn missing(cell_id: &CellId) -> Self {
+        Self::missing_because(cell_id.clone(), crate::cell_not_found(cell_id))
+    }
+
+    /// The response for a nonexistent cell, with an error text that says more.
+    pub fn missing_because(cell_id: CellId, error_text: impl Into<String>) -> Self {
         Self::Result {
             cell_id,
             content_items: Vec::new(),
@@ -234,10 +253,22 @@ impl CellResponse {
         }
     }
 
+    /// Whether the cell does not exist, or its result was taken or dropped before.
+    pub fn is_missing(&self) -> bool {
+        matches!(
+            self,
+            Self::Result {
+                outcome: CellOutcome::Missing,
+                ..
+            }
+        )
+    }
+
     /// Which cell this is of.
     pub fn cell_id(&self) -> &CellId {
         match self {
             Self::Yielded { cell_id, .. }
+            | Self::Pending { cell_id, .. }
             | Self::Terminated { cell_id, .. }
             | Self::Result { cell_id, .. } => cell_id,
         }
@@ -247,6 +278,7 @@ impl CellResponse {
     pub fn content_items(&self) -> &[ContentItem] {
         match self {
             Self::Yielded { content_items, .. }
+            | Self::Pending { content_items, .. }
             | Self::Terminated { content_items, .. }
             | Self::Result { content_items, .. } => content_items,
         }
@@ -256,6 +288,7 @@ impl CellResponse {
     pub fn content_items_mut(&mut self) -> &mut Vec<ContentItem> {
         match self {
             Self::Yielded { content_items, .. }
+            | Self::Pending { content_items, .. }
             | Self::Terminated { content_items, .. }
             | Self::Result { content_items, .. } => content_items,
         }
@@ -263,107 +296,6 @@ impl CellResponse {
 
     /// Whether the cell has ended.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Yielded { .. })
-    }
-}
-
-/// What `wait` and `terminate` return.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WaitOutcome {
-    /// The cell was there.
-    LiveCell(CellResponse),
-    /// It was not: a `Result` whose error text is
-    /// [`cell_not_found`](crate::cell_not_found).
-    MissingCell(CellResponse),
-}
-
-impl WaitOutcome {
-    /// The response, whichever it is.
-    pub fn into_response(self) -> CellResponse {
-        match self {
-            Self::LiveCell(response) | Self::MissingCell(response) => response,
-        }
-    }
-}
-
-/// What `execute_to_pending` and `wait_to_pending` return.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PendingOutcome {
-    /// The cell has no immediately runnable work and is frozen: neither a timer
-    /// nor a tool's answer is let in until the next `wait_to_pending`, and a
-    /// plain `wait` sets it free.
-    Pending {
-        /// Which cell.
-        cell_id: CellId,
-        /// Output since the last observation.
-        content_items: Vec<ContentItem>,
-        /// Tool calls that have no answer yet, or one not let in yet, in order
-        /// of the calls: `tool-1`, ...
-        pending_tool_call_ids: Vec<RuntimeToolCallId>,
-    },
-    /// The observation ended for another reason.
-    Observed(WaitOutcome),
-}
-
-impl PendingOutcome {
-    /// The outcome for a cell that is there.
-    pub fn live(response: CellResponse) -> Self {
-        Self::Observed(WaitOutcome::LiveCell(response))
-    }
-
-    /// The outcome for a cell that is not.
-    pub fn missing(cell_id: &CellId) -> Self {
-        let error = crate::cell_not_found(cell_id);
-        Self::Observed(WaitOutcome::MissingCell(CellResponse::failed(
-            cell_id.clone(),
-            error,
-        )))
-    }
-
-    /// Which cell this is of.
-    pub fn cell_id(&self) -> &CellId {
-        match self {
-            Self::Pending { cell_id, .. } => cell_id,
-            Self::Observed(
-                WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response),
-            ) => response.cell_id(),
-        }
-    }
-
-    /// The output, to change it in place.
-    pub fn content_items_mut(&mut self) -> &mut Vec<ContentItem> {
-        match self {
-            Self::Pending { content_items, .. } => content_items,
-            Self::Observed(
-                WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response),
-            ) => response.content_items_mut(),
-        }
-    }
-
-    /// What a plain observation makes of it. One that was not made to pending has no
-    /// pending outcome of its own; its cell may have been frozen by an earlier one,
-    /// which tells the same as a yield.
-    pub fn into_wait_outcome(self) -> WaitOutcome {
-        match self {
-            Self::Observed(outcome) => outcome,
-            Self::Pending {
-                cell_id,
-                content_items,
-                ..
-            } => WaitOutcome::LiveCell(CellResponse::Yielded {
-                cell_id,
-                content_items,
-            }),
-        }
-    }
-
-    /// The output.
-    pub fn content_items(&self) -> &[ContentItem] {
-        match self {
-            Self::Pending { content_items, .. } => content_items,
-            Self::Observed(
-                WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response),
-            ) => response.content_items(),
-        }
+        !matches!(self, Self::Yielded { .. } | Self::Pending { .. })
     }
 }

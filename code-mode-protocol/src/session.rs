@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -11,8 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     CellEnded, CellId, CellResponse, CellStarted, ExecuteRequest, Json, LimitExceeded, Limits,
-    PendingOutcome, RuntimeToolCallId, ToolCallFinished, ToolKind, ToolName, Turn, WaitOutcome,
-    WaitRequest,
+    RuntimeToolCallId, ToolCallFinished, ToolError, ToolKind, ToolName, Turn, WaitRequest,
 };
 
 /// A future that can be moved between threads.
@@ -116,13 +115,14 @@ pub trait CodeModeSession: Send + Sync {
     /// [`SessionError::ShuttingDown`], [`SessionError::Limit`] where the session
     /// has too many live cells or the source is too large,
     /// [`SessionError::Unavailable`] where no process can be had for the cell.
-    async fn execute(&self, request: ExecuteRequest) -> Result<StartedCell, SessionError>;
+    async fn execute(&self, request: ExecuteRequest) -> Result<RunningCell, SessionError>;
 
-    /// Observes a cell until it yields, ends, or the request's time is over.
+    /// Observes a cell until it yields, ends, or the request's time is over. A nonexistent
+    /// cell is a response too: [`CellResponse::is_missing`].
     ///
     /// # Errors
     /// [`SessionError::ObserverBusy`] while another observation of the cell runs.
-    async fn wait(&self, request: WaitRequest) -> Result<WaitOutcome, SessionError>;
+    async fn wait(&self, request: WaitRequest) -> Result<CellResponse, SessionError>;
 
     /// Stops a cell and waits until it has really stopped and its callbacks are
     /// cancelled. A waiting observer gets the same response.
@@ -133,7 +133,7 @@ pub trait CodeModeSession: Send + Sync {
     ///
     /// # Errors
     /// [`SessionError::ShuttingDown`] where the session ended meanwhile.
-    async fn terminate(&self, cell_id: CellId) -> Result<WaitOutcome, SessionError>;
+    async fn terminate(&self, cell_id: CellId) -> Result<CellResponse, SessionError>;
 
     /// Like [`execute`](Self::execute), but freezes the cell whenever it has no
     /// immediately runnable work.
@@ -143,14 +143,14 @@ pub trait CodeModeSession: Send + Sync {
     async fn execute_to_pending(
         &self,
         request: ExecuteRequest,
-    ) -> Result<StartedPendingCell, SessionError>;
+    ) -> Result<RunningCell, SessionError>;
 
     /// Like [`wait`](Self::wait), but lets a frozen cell have what came for it,
     /// and freezes it again when it has no more work.
     ///
     /// # Errors
     /// Those of [`wait`](Self::wait).
-    async fn wait_to_pending(&self, request: WaitRequest) -> Result<PendingOutcome, SessionError>;
+    async fn wait_to_pending(&self, request: WaitRequest) -> Result<CellResponse, SessionError>;
 
     /// Lets the deadlines of the session, or of one cell, stand still: no yield and no
     /// wall time runs out while any pause is held, and afterwards what was left of them
@@ -197,8 +197,7 @@ pub trait CodeModeSession: Send + Sync {
 /// }
 /// ```
 pub struct Pause {
-    session: Arc<dyn CodeModeSession>,
-    cell: Option<CellId>,
+    resume: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 impl Pause {
@@ -211,22 +210,32 @@ impl Pause {
         cell: Option<CellId>,
     ) -> Result<Self, SessionError> {
         session.pause(cell.as_ref())?;
-        Ok(Self { session, cell })
+        Ok(Self::held(move || {
+            // A cell that has ended meanwhile needs no resuming.
+            let _ = session.resume(cell.as_ref());
+        }))
+    }
+
+    /// A pause that calls `resume` when it is dropped; for implementations of
+    /// [`CodeModeSession`].
+    pub fn held(resume: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self {
+            resume: Some(Box::new(resume)),
+        }
     }
 }
 
 impl Drop for Pause {
     fn drop(&mut self) {
-        // A cell that has ended meanwhile needs no resuming.
-        let _ = self.session.resume(self.cell.as_ref());
+        if let Some(resume) = self.resume.take() {
+            resume();
+        }
     }
 }
 
 impl fmt::Debug for Pause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pause")
-            .field("cell", &self.cell)
-            .finish_non_exhaustive()
+        f.debug_struct("Pause").finish_non_exhaustive()
     }
 }
 
@@ -234,7 +243,7 @@ impl fmt::Debug for Pause {
 /// that never returns, costs that call alone.
 #[async_trait]
 pub trait CodeModeSessionDelegate: Send + Sync {
-    /// Runs one tool call. `Err` is the text the cell's `ToolError` carries.
+    /// Runs one tool call. `Err` is what the cell's `ToolError` carries.
     /// `cancelled` fires when the answer is no longer wanted: the cell has ended, or
     /// must terminate. A call may come before the `execute` that started its
     /// cell has returned.
@@ -242,7 +251,7 @@ pub trait CodeModeSessionDelegate: Send + Sync {
         &self,
         call: NestedToolCall,
         cancelled: CancellationToken,
-    ) -> Result<Json, String>;
+    ) -> Result<Json, ToolError>;
 
     /// Delivers a notification of a cell. A cell's notifications come one after the
     /// other, and the cell's end is not reported before the last of them returned.
@@ -305,25 +314,76 @@ pub struct NestedToolCall {
     pub tool_kind: ToolKind,
     /// Its input; `None` where the cell passed none.
     pub input: Option<Json>,
+    pauses: Pauses,
 }
 
 impl NestedToolCall {
-    /// A call as a session makes it, for tests of a delegate.
+    /// A call of a function without input, as a session makes it; for implementations of
+    /// [`CodeModeSession`] and for tests of a delegate.
     pub fn new(
         cell_id: CellId,
-        tool_call_id: String,
+        tool_call_id: impl Into<String>,
         runtime_tool_call_id: RuntimeToolCallId,
-        (tool_name, tool_kind): (ToolName, ToolKind),
-        input: Option<Json>,
+        tool_name: ToolName,
     ) -> Self {
         Self {
             cell_id,
-            tool_call_id,
+            tool_call_id: tool_call_id.into(),
             runtime_tool_call_id,
             tool_name,
-            tool_kind,
-            input,
+            tool_kind: ToolKind::Function,
+            input: None,
+            pauses: Pauses(None),
         }
+    }
+
+    /// Sets the tool's kind.
+    #[must_use]
+    pub fn kind(mut self, kind: ToolKind) -> Self {
+        self.tool_kind = kind;
+        self
+    }
+
+    /// Sets the input.
+    #[must_use]
+    pub fn input(mut self, input: Option<Json>) -> Self {
+        self.input = input;
+        self
+    }
+
+    /// Sets what [`pause`](Self::pause) does; `pause` gets the calling cell.
+    #[must_use]
+    pub fn pauses(
+        mut self,
+        pause: impl Fn(&CellId) -> Result<Pause, SessionError> + Send + Sync + 'static,
+    ) -> Self {
+        self.pauses = Pauses(Some(Arc::new(pause)));
+        self
+    }
+
+    /// Stops the deadlines of the calling cell until the returned value is dropped, as
+    /// [`CodeModeSession::pause`] does: for a delegate that asks a person.
+    ///
+    /// # Errors
+    /// [`SessionError::MissingCell`] where the cell has ended, and
+    /// [`SessionError::ShuttingDown`] where its session has.
+    pub fn pause(&self) -> Result<Pause, SessionError> {
+        match &self.pauses.0 {
+            Some(pause) => pause(&self.cell_id),
+            None => Ok(Pause { resume: None }),
+        }
+    }
+}
+
+type PauseCell = dyn Fn(&CellId) -> Result<Pause, SessionError> + Send + Sync;
+
+/// How the calling cell is paused.
+#[derive(Clone)]
+struct Pauses(Option<Arc<PauseCell>>);
+
+impl fmt::Debug for Pauses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pauses")
     }
 }
 
@@ -350,31 +410,52 @@ impl CellNotification {
     }
 }
 
-/// A cell that was admitted.
-pub struct StartedCell {
-    /// Its id.
-    pub cell_id: CellId,
-    /// Its first observation.
-    pub initial_response: BoxFuture<Result<CellResponse, SessionError>>,
+/// A cell that was admitted. Await [`outcome`](Self::outcome), or the value itself, for its
+/// first observation. Dropping it ends that observation only: the cell goes on.
+pub struct RunningCell {
+    id: CellId,
+    observation: BoxFuture<Result<CellResponse, SessionError>>,
 }
 
-impl fmt::Debug for StartedCell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StartedCell({})", self.cell_id)
+impl RunningCell {
+    /// A running cell with its first observation; for implementations of
+    /// [`CodeModeSession`].
+    pub fn new(
+        id: CellId,
+        observation: impl Future<Output = Result<CellResponse, SessionError>> + Send + 'static,
+    ) -> Self {
+        Self {
+            id,
+            observation: Box::pin(observation),
+        }
+    }
+
+    /// The cell's id, to wait for it, to terminate it, to pause it.
+    pub fn id(&self) -> &CellId {
+        &self.id
+    }
+
+    /// Waits until the cell yields, is frozen, or ends.
+    ///
+    /// # Errors
+    /// [`SessionError::ShuttingDown`] where the session ended meanwhile.
+    pub async fn outcome(self) -> Result<CellResponse, SessionError> {
+        self.observation.await
     }
 }
 
-/// A cell that was admitted by `execute_to_pending`.
-pub struct StartedPendingCell {
-    /// Its id.
-    pub cell_id: CellId,
-    /// Its first observation.
-    pub initial_outcome: BoxFuture<Result<PendingOutcome, SessionError>>,
+impl IntoFuture for RunningCell {
+    type Output = Result<CellResponse, SessionError>;
+    type IntoFuture = BoxFuture<Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.observation
+    }
 }
 
-impl fmt::Debug for StartedPendingCell {
+impl fmt::Debug for RunningCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StartedPendingCell({})", self.cell_id)
+        write!(f, "RunningCell({})", self.id)
     }
 }
 

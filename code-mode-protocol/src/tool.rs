@@ -30,6 +30,7 @@ pub enum ToolKind {
 /// One tool that a cell may call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ToolDefinition {
     /// The name a cell reaches it by, once [normalised](normalize_tool_name).
     pub name: String,
@@ -65,10 +66,74 @@ pub enum ToolAnswer {
     /// The `CallToolResult` of an MCP server, as JSON. A cell of a
     /// [guided](crate::SessionOptions::guided) session gets the value in it: structured
     /// content, the text or what it holds as JSON, or the blocks; `isError` throws; and
-    /// `tools.NAME.raw(input)` gives the whole. An answer `{"error": {"code", "message",
-    /// "data"}}` without `content` is a JSON-RPC error, which throws with these
-    /// properties. In other sessions the cell gets the answer as it is.
+    /// `tools.NAME.raw(input)` gives the whole. In other sessions the cell gets the answer
+    /// as it is.
     McpResult,
+}
+
+/// Why a tool call failed. The cell's `ToolError` carries it: `message`, and `code` and
+/// `data` where they are set.
+///
+/// ```
+/// # use code_mode_protocol::ToolError;
+/// let error = ToolError::new("no such file").code(-32002);
+/// assert_eq!(error.to_string(), "no such file");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+#[non_exhaustive]
+pub struct ToolError {
+    /// What went wrong, for the model.
+    pub message: String,
+    /// A number that a program can tell errors apart by, such as a JSON-RPC error code.
+    /// Default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i64>,
+    /// Anything else a program may want to know. Default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Json>,
+}
+
+impl ToolError {
+    /// An error with a message alone.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            code: None,
+            data: None,
+        }
+    }
+
+    /// The error of a call whose answer is no longer wanted.
+    pub fn cancelled() -> Self {
+        Self::new("the call was cancelled")
+    }
+
+    /// Sets the code.
+    #[must_use]
+    pub fn code(mut self, code: i64) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// Sets the data.
+    #[must_use]
+    pub fn data(mut self, data: Json) -> Self {
+        self.data = Some(data);
+        self
+    }
+}
+
+impl From<String> for ToolError {
+    fn from(message: String) -> Self {
+        Self::new(message)
+    }
+}
+
+impl From<&str> for ToolError {
+    fn from(message: &str) -> Self {
+        Self::new(message)
+    }
 }
 
 impl ToolDefinition {
@@ -87,6 +152,66 @@ impl ToolDefinition {
             output_schema: None,
             deferred: false,
             answer: ToolAnswer::Value,
+        }
+    }
+
+    /// Sets the name that invocations carry, where it differs from the name a cell uses.
+    #[must_use]
+    pub fn tool_name(mut self, tool_name: ToolName) -> Self {
+        self.tool_name = tool_name;
+        self
+    }
+
+    /// Sets what the tool takes.
+    #[must_use]
+    pub fn kind(mut self, kind: ToolKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Sets the JSON Schema of the input.
+    #[must_use]
+    pub fn input_schema(mut self, schema: Option<Json>) -> Self {
+        self.input_schema = schema;
+        self
+    }
+
+    /// Sets the JSON Schema of the result.
+    #[must_use]
+    pub fn output_schema(mut self, schema: Option<Json>) -> Self {
+        self.output_schema = schema;
+        self
+    }
+
+    /// Sets whether the tool is left out of the text for a model.
+    #[must_use]
+    pub fn deferred(mut self, deferred: bool) -> Self {
+        self.deferred = deferred;
+        self
+    }
+
+    /// Sets what the delegate answers to a call.
+    #[must_use]
+    pub fn answer(mut self, answer: ToolAnswer) -> Self {
+        self.answer = answer;
+        self
+    }
+}
+
+impl ToolName {
+    /// A name without a namespace.
+    pub fn plain(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            namespace: None,
+        }
+    }
+
+    /// A name in a namespace.
+    pub fn namespaced(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            namespace: Some(namespace.into()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Declarations of MCP tools have the form that models already know from the
 //! Codex CLI.
 
-use code_mode_protocol::{Json, ToolAnswer, ToolDefinition, ToolKind, ToolName, describe};
+use code_mode_protocol::{Json, ToolDefinition, ToolName, describe};
 use serde_json::Value;
 
 #[test]
@@ -16,19 +16,10 @@ fn every_recorded_declaration_is_reproduced() {
             let value = &pair[key];
             (!value.is_null()).then(|| Json::from_value(value).expect("a schema"))
         };
-        let tool = ToolDefinition {
-            name: format!("mcp__probe__{name}"),
-            tool_name: ToolName {
-                name: name.to_owned(),
-                namespace: Some("mcp__probe".to_owned()),
-            },
-            description: String::new(),
-            kind: ToolKind::Function,
-            input_schema: schema("input_schema"),
-            output_schema: schema("output_schema"),
-            deferred: false,
-            answer: ToolAnswer::Value,
-        };
+        let tool = ToolDefinition::function(format!("mcp__probe__{name}"), "")
+            .tool_name(ToolName::namespaced("mcp__probe", name))
+            .input_schema(schema("input_schema"))
+            .output_schema(schema("output_schema"));
         assert_eq!(
             describe::declaration(&tool),
             pair["declaration"].as_str().expect("a declaration"),

@@ -4,9 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use code_mode_protocol::{
-    Json, ToolAnswer, ToolDefinition, ToolKind, ToolName, describe, normalize_tool_name,
-};
+use code_mode_protocol::{Json, ToolDefinition, ToolName, describe, normalize_tool_name};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -22,18 +20,12 @@ struct McpTool {
 fn servers() -> BTreeMap<String, Vec<ToolDefinition>> {
     let servers: BTreeMap<String, Vec<McpTool>> =
         serde_json::from_str(include_str!("mcp_servers.json")).expect("the fixture is JSON");
-    let definition = |server: &str, tool: McpTool| ToolDefinition {
-        name: format!("mcp__{server}__{}", tool.name),
-        tool_name: ToolName {
-            name: tool.name,
-            namespace: Some(format!("mcp__{server}")),
-        },
-        description: tool.description,
-        kind: ToolKind::Function,
-        input_schema: tool.input_schema,
-        output_schema: tool.output_schema,
-        deferred: false,
-        answer: ToolAnswer::Value,
+    let definition = |server: &str, tool: McpTool| {
+        let name = format!("mcp__{server}__{}", tool.name);
+        ToolDefinition::function(name, tool.description)
+            .tool_name(ToolName::namespaced(format!("mcp__{server}"), tool.name))
+            .input_schema(tool.input_schema)
+            .output_schema(tool.output_schema)
     };
     servers
         .into_iter()

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::frame::Frame;
-use code_mode_protocol::wire::native::{CallIds, CellEnd, FromWorker, MAX_PARTS, Parts, Used};
+use code_mode_protocol::wire::native::{
+    CallIds, CellEnd, FromWorker, MAX_PARTS, Parts, ToolFailure, Used,
+};
 use code_mode_protocol::wire::outbound::Outbound;
 use code_mode_protocol::{
     ContentItem, Determinism, Limit, LimitExceeded, Limits, RuntimeToolCallId, SourcePosition,
@@ -494,12 +496,9 @@ impl CellShared {
 
     /// A tool answered. The answer waits until the cell lets it in; a cell that lets
     /// nothing in may have as much waiting as its heap may have.
-    pub(crate) fn answer(&self, call: RuntimeToolCallId, result: Result<String, String>) {
-        let (Ok(text) | Err(text)) = &result;
-        let waiting = self
-            .answers_waiting
-            .fetch_add(text.len(), Ordering::Relaxed)
-            + text.len();
+    pub(crate) fn answer(&self, call: RuntimeToolCallId, result: Result<String, ToolFailure>) {
+        let bytes = answer_bytes(&result);
+        let waiting = self.answers_waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let max = self.limits.heap_bytes();
         if waiting > max {
             self.stop(Stop::Limit(Limit::Heap.exceeded(max as u64)));
@@ -561,13 +560,21 @@ pub(crate) struct ScriptError {
     pub(crate) position: Option<SourcePosition>,
 }
 
+/// The bytes of a tool's answer.
+pub(crate) fn answer_bytes(answer: &Result<String, ToolFailure>) -> usize {
+    match answer {
+        Ok(json) => json.len(),
+        Err(failure) => failure.bytes(),
+    }
+}
+
 /// From the worker's I/O to the cell's thread.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// A tool answered: JSON text, or the error.
     ToolAnswer {
         call: RuntimeToolCallId,
-        result: Result<String, String>,
+        result: Result<String, ToolFailure>,
     },
     /// Let in what came, and freeze again when there is no more work.
     Resume,

@@ -17,7 +17,7 @@
 //! struct NoTools;
 //! #[async_trait::async_trait]
 //! impl CodeModeSessionDelegate for NoTools {
-//!     async fn invoke_tool(&self, _: NestedToolCall, _: CancellationToken) -> Result<Json, String> {
+//!     async fn invoke_tool(&self, _: NestedToolCall, _: CancellationToken) -> Result<Json, ToolError> {
 //!         Err("there are no tools".to_owned())
 //!     }
 //! }
@@ -54,4 +54,4 @@ mod worker;
 use stored::StoredValues;
 
 pub use engine::Engine;
-pub use worker::{ServeError, Surroundings, in_process, refuse, serve};
+pub use worker::{ServeError, WorkerEnvironment, in_process, refuse, serve};

@@ -10,7 +10,7 @@ use code_mode_protocol::wire::native::{CellEnd, FromWorker};
 use code_mode_protocol::{ContentItem, Limit, SourcePosition, Turn, TurnCause};
 
 use crate::bootstrap;
-use crate::cell::{Command, Job, ScriptError, Stop};
+use crate::cell::{Command, Job, ScriptError, Stop, answer_bytes};
 use crate::determinism::Source;
 use crate::engine::ReadyIsolate;
 use crate::guide::Guide;
@@ -319,8 +319,7 @@ impl Run<'_> {
         loop {
             match command {
                 Ok(Command::ToolAnswer { call, result }) => {
-                    let (Ok(text) | Err(text)) = &result;
-                    self.state.shared.answer_let_in(text.len());
+                    self.state.shared.answer_let_in(answer_bytes(&result));
                     self.tell_turn(TurnCause::Answer(call));
                     natives::answer(scope, self.state, call, result);
                     answered = true;
@@ -412,8 +411,7 @@ impl Run<'_> {
             match command {
                 Some(command) if !is_wanted(&command) => self.held.push_back(command),
                 Some(Command::ToolAnswer { call, result }) => {
-                    let (Ok(text) | Err(text)) = &result;
-                    self.state.shared.answer_let_in(text.len());
+                    self.state.shared.answer_let_in(answer_bytes(&result));
                     source.take_turn();
                     natives::answer(scope, self.state, call, result);
                     return Ok(Next::Work);

@@ -131,14 +131,12 @@ impl ToolTable {
     pub(crate) fn declaration(&self, name: &str, shapes: &Shapes) -> Option<String> {
         let tool = self.get(self.index_of(name)?)?;
         let details = tool.details.as_ref()?;
-        let definition = ToolDefinition {
-            input_schema: schema(details.input_schema.as_ref()),
-            output_schema: schema(details.output_schema.as_ref()),
-            kind: tool.kind,
-            answer: tool.answer,
-            tool_name: details.tool_name.clone(),
-            ..ToolDefinition::function(&tool.name, "")
-        };
+        let definition = ToolDefinition::function(&tool.name, "")
+            .tool_name(details.tool_name.clone())
+            .kind(tool.kind)
+            .input_schema(schema(details.input_schema.as_ref()))
+            .output_schema(schema(details.output_schema.as_ref()))
+            .answer(tool.answer);
         let declaration = describe::declaration(&definition);
         let observed = match definition.output_schema {
             Some(_) => None,

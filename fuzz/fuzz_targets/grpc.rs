@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| code_mode_bin::decode_and_check(bytes));
+fuzz_target!(|bytes: &[u8]| code_mode_serve::decode_and_check(bytes));

@@ -137,7 +137,7 @@ impl CodeModeSessionDelegate for Agent {
         &self,
         call: NestedToolCall,
         cancelled: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         let is_closed = {
             let closed = self.closed.lock().expect("not poisoned");
             closed.contains(&call.cell_id)
@@ -226,12 +226,12 @@ async fn session(steps: Vec<Step>) {
                 let request = ExecuteRequest::new("c", "").tools(tools).yield_time(time);
                 if *to_pending {
                     if let Ok(started) = session.execute_to_pending(request).await {
-                        admitted.insert(started.cell_id);
-                        answers.spawn(async { drop(started.initial_outcome.await) });
+                        admitted.insert(started.id().clone());
+                        answers.spawn(async { drop(started.outcome().await) });
                     }
                 } else if let Ok(started) = session.execute(request).await {
-                    admitted.insert(started.cell_id);
-                    answers.spawn(async { drop(started.initial_response.await) });
+                    admitted.insert(started.id().clone());
+                    answers.spawn(async { drop(started.outcome().await) });
                 }
             }
             Step::Wait { cell } => {

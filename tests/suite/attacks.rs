@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use code_mode_host::{CodeModeSessionProvider, Provider};
+use code_mode_host::Provider;
 use code_mode_protocol::{CellResponse, Limits, WaitRequest};
 
 use crate::support::{
@@ -28,13 +28,13 @@ fn tight(expected: &str) -> Limits {
 
 /// Runs a cell to its end, whatever it yields on the way.
 async fn to_the_end(session: &Session, source: &str) -> CellResponse {
-    wait_to_the_end(session, exec(&**session, source).await).await
+    wait_to_the_end(session, exec(session, source).await).await
 }
 
 async fn wait_to_the_end(session: &Session, mut seen: CellResponse) -> CellResponse {
     while !seen.is_final() {
         let wait = WaitRequest::new(seen.cell_id().clone());
-        seen = session.wait(wait).await.expect("observed").into_response();
+        seen = session.wait(wait).await.expect("observed");
     }
     seen
 }
@@ -57,12 +57,12 @@ async fn attack(source: &str, expected: &str) -> String {
     let response = to_the_end(&sessions[0], source).await;
     let error = error_text(&response).unwrap_or("no error").to_owned();
     for (started, session) in cells.into_iter().zip(&sessions) {
-        let first = started.initial_response.await.expect("observed");
+        let first = started.outcome().await.expect("observed");
         let seen = wait_to_the_end(session, first).await;
         assert_eq!(texts(&seen).last(), Some(&"unharmed"), "{source}");
     }
     assert_eq!(
-        texts(&exec(&*sessions[0], "text('on')").await),
+        texts(&exec(&sessions[0], "text('on')").await),
         ["on"],
         "{source}"
     );
@@ -174,9 +174,9 @@ fn nothing_of_one_cells_globals_reaches_another() {
         let poison =
             "globalThis.leak = 1; Object.prototype.leak = 1; Array.prototype.map = () => 'x';
             Promise.prototype.then = null; JSON.parse = null; tools.echo = null; text = 1";
-        exec(&*opened.session, poison).await;
+        exec(&opened.session, poison).await;
         let clean = exec(
-            &*opened.session,
+            &opened.session,
             "text(typeof leak + typeof {}.leak + [1].map(x => x) + typeof JSON.parse + await tools.echo(5))",
         )
         .await;
@@ -210,7 +210,7 @@ fn overwritten_builtins_neither_break_nor_hijack_helpers_and_tools() {
             for await (const {index, status} of as_settled([tools.echo(1)])) text(index + status);
             try { image('x') } catch (e) { text(e.message) }
             text(seen.length);";
-        let response = exec(&*opened.session, source).await;
+        let response = exec(&opened.session, source).await;
         assert_eq!(error_text(&response), None);
         assert_eq!(
             texts(&response),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use code_mode_host::{Json, Limits, ToolDefinition, describe};
+use code_mode_host::{Json, Limits, ToolDefinition, ToolName, describe};
 
 use crate::support::{Agent, error_text, exec, open, request, run, texts, tool};
 
@@ -10,7 +10,7 @@ use crate::support::{Agent, error_text, exec, open, request, run, texts, tool};
 fn broken_utf16_and_huge_strings_from_a_cell_are_text_or_an_error() {
     run(async {
         let opened = open(Arc::new(Agent::default()), Limits::default()).await;
-        let session = &*opened.session;
+        let session = &opened.session;
         let broken = exec(
             session,
             r"text('a\ud800b'); store('\udc00', 'x'); text(load('\udc00').length)",
@@ -49,7 +49,7 @@ fn what_strict_parsers_refuse_is_refused_at_the_call_and_can_be_caught() {
             ] {
                 let source =
                     format!("try {{ {call}; text('sent') }} catch (e) {{ text(e.message) }}");
-                let response = exec(&*opened.session, &source).await;
+                let response = exec(&opened.session, &source).await;
                 let [error] = texts(&response)[..] else {
                     panic!("{response:?}");
                 };
@@ -78,7 +78,7 @@ fn a_source_or_a_result_past_the_frame_limit_is_refused_by_name() {
         let mut calls = request("await tools.long().catch(e => text(e.message))");
         calls.enabled_tools = [tool("long")].into_iter().collect();
         let started = opened.session.execute(calls).await.expect("admitted");
-        let response = started.initial_response.await.expect("observed");
+        let response = started.outcome().await.expect("observed");
         assert_eq!(
             texts(&response),
             ["the tool's result has 20002 bytes: frame limit of 10000 bytes exceeded"]
@@ -92,15 +92,14 @@ fn of_colliding_tool_names_the_last_is_reached_and_both_are_listed() {
         let opened = open(Arc::new(Agent::default()), Limits::default()).await;
         let mut collide =
             request("text(ALL_TOOLS.length); text(await tools.echo_(7)); text(Object.keys(tools))");
-        let named = |name: &str, reached: &str| ToolDefinition {
-            name: name.to_owned(),
-            ..tool(reached)
+        let named = |name: &str, reached: &str| {
+            ToolDefinition::function(name, "").tool_name(ToolName::plain(reached))
         };
         collide.enabled_tools = [named("echo-", "never"), named("echo.", "echo")]
             .into_iter()
             .collect();
         let started = opened.session.execute(collide).await.expect("admitted");
-        let response = started.initial_response.await.expect("observed");
+        let response = started.outcome().await.expect("observed");
         assert_eq!(texts(&response), ["2", "7", "[\"echo_\"]"]);
     });
 }
@@ -108,11 +107,10 @@ fn of_colliding_tool_names_the_last_is_reached_and_both_are_listed() {
 #[test]
 fn a_tool_with_a_schema_that_is_none_is_described_and_callable() {
     run(async {
-        let odd = ToolDefinition {
-            input_schema: Some(Json::parse("[1, {\"type\": 7}]".to_owned()).expect("JSON")),
-            output_schema: Some(Json::parse("\"?\"".to_owned()).expect("JSON")),
-            ..tool("echo")
-        };
+        let json = |text: &str| Some(Json::parse(text.to_owned()).expect("JSON"));
+        let odd = tool("echo")
+            .input_schema(json("[1, {\"type\": 7}]"))
+            .output_schema(json("\"?\""));
         assert_eq!(
             describe::declaration(&odd),
             "declare const tools: { echo(args: unknown): Promise<unknown>; };"
@@ -121,7 +119,7 @@ fn a_tool_with_a_schema_that_is_none_is_described_and_callable() {
         let mut call = request("text(await tools.echo('called'))");
         call.enabled_tools = [odd].into_iter().collect();
         let started = opened.session.execute(call).await.expect("admitted");
-        let response = started.initial_response.await.expect("observed");
+        let response = started.outcome().await.expect("observed");
         assert_eq!(texts(&response), ["called"]);
     });
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use code_mode_host::{CodeModeSessionProvider, Provider};
+use code_mode_host::Provider;
 
 use crate::support::{Agent, options, request, run};
 
@@ -40,7 +40,7 @@ fn a_worker_runs_in_a_group_of_its_own_which_goes_with_it() {
             .await
             .expect("a session");
         let started = session.execute(request("text(1)")).await.expect("admitted");
-        started.initial_response.await.expect("observed");
+        started.outcome().await.expect("observed");
         let workers = workers_in(&group);
         assert_eq!(workers.len(), 1);
         let processes = std::fs::read_to_string(workers[0].join("cgroup.procs")).expect("a list");

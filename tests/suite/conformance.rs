@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use code_mode_host::{
     CellId, CellNotification, CellResponse, CodeModeSessionDelegate, ExecuteRequest, Json, Limits,
-    NestedToolCall, ToolDefinition, ToolSet, WaitOutcome, WaitRequest,
+    NestedToolCall, ToolDefinition, ToolError, ToolSet, WaitRequest,
 };
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -33,7 +33,7 @@ pub fn recorded_tool(
     id: &str,
 ) -> ToolAnswer {
     match name {
-        "fail" => ToolAnswer::Now(Err("tool said no".to_owned())),
+        "fail" => ToolAnswer::Now(Err("tool said no".into())),
         "slow" => ToolAnswer::After(Duration::from_millis(40), "\"slow done\"".to_owned()),
         "nothing" => ToolAnswer::Now(Ok("null".to_owned())),
         "never" => ToolAnswer::Never,
@@ -85,7 +85,7 @@ impl CodeModeSessionDelegate for Recorder {
         &self,
         call: NestedToolCall,
         cancelled: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let kind = serde_json::to_value(call.tool_kind).expect("a kind");
         let answer = recorded_tool(
@@ -98,9 +98,12 @@ impl CodeModeSessionDelegate for Recorder {
         );
         tokio::select! {
             answer = answer.settle() => {
-                answer.map(|json| Json::parse(json).expect("recorded answers are JSON"))
+                {
+                    let json = answer.map(|json| Json::parse(json).expect("recorded answers are JSON"));
+                    json.map_err(ToolError::from)
+                }
             }
-            () = cancelled.cancelled() => Err("cancelled".to_owned()),
+            () = cancelled.cancelled() => Err("cancelled".into()),
         }
     }
 
@@ -124,6 +127,7 @@ fn as_recorded(response: &CellResponse) -> Value {
     });
     let name = match response {
         CellResponse::Yielded { .. } => "Yielded",
+        CellResponse::Pending { .. } => "Pending",
         CellResponse::Terminated { .. } => "Terminated",
         CellResponse::Result { error_text, .. } => {
             fields["error_text"] = json!(error_text);
@@ -133,10 +137,10 @@ fn as_recorded(response: &CellResponse) -> Value {
     json!({ name: fields })
 }
 
-fn outcome_as_recorded(outcome: &WaitOutcome) -> Value {
-    let outcome = match outcome {
-        WaitOutcome::LiveCell(response) => json!({"LiveCell": as_recorded(response)}),
-        WaitOutcome::MissingCell(response) => json!({"MissingCell": as_recorded(response)}),
+fn outcome_as_recorded(response: &CellResponse) -> Value {
+    let outcome = match response.is_missing() {
+        false => json!({"LiveCell": as_recorded(response)}),
+        true => json!({"MissingCell": as_recorded(response)}),
     };
     json!({"status": "ok", "value": {"type": "wait/completed", "outcome": outcome}})
 }
@@ -234,8 +238,8 @@ async fn run_case(fixture: &Value, case: &Value, open: &OpenSession) -> Value {
                     None => default_tools.clone(),
                 };
                 let started = session.execute(request).await.expect("admitted");
-                last = started.cell_id.to_string();
-                let response = started.initial_response.await.expect("observed");
+                last = started.id().clone().to_string();
+                let response = started.outcome().await.expect("observed");
                 json!({"status": "ok", "value": as_recorded(&response)})
             }
             "wait" => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use code_mode_host::{Provider, Sandbox};
-use code_mode_protocol::{CellResponse, CodeModeSession, Limits, WaitRequest};
+use code_mode_protocol::{CellResponse, Limits, WaitRequest};
 use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -55,7 +55,7 @@ const LOST: &str = "was lost: its process was killed by signal 9 (SIGKILL)";
 
 /// Runs a cell after a kill. Its first answer may still be that the process was
 /// lost: the death and the request cross.
-async fn exec_past_loss(session: &dyn CodeModeSession, source: &str) -> CellResponse {
+async fn exec_past_loss(session: &code_mode_host::Session, source: &str) -> CellResponse {
     loop {
         let response = exec(session, source).await;
         if !error_text(&response).is_some_and(|error| error.contains(LOST)) {
@@ -72,7 +72,7 @@ fn killed_while_a_cell_runs_the_session_answers_and_keeps_its_values() {
     run(async {
         let agent = Arc::new(Agent::default());
         let (provider, session, workers) = session_alone(agent.clone()).await;
-        exec(&*session, "store('kept', {deep: [1]})").await;
+        exec(&session, "store('kept', {deep: [1]})").await;
         let running = session
             .execute(request("notify('up'); store('kept', 0); while (true) {}"))
             .await
@@ -81,7 +81,7 @@ fn killed_while_a_cell_runs_the_session_answers_and_keeps_its_values() {
             .until(|agent| !agent.notifications.lock().expect("not poisoned").is_empty())
             .await;
         workers.now().into_iter().for_each(kill);
-        let response = running.initial_response.await.expect("answered");
+        let response = running.outcome().await.expect("answered");
         let error = error_text(&response).expect("an error");
         assert!(
             error.contains("exec cell 2") && error.contains(LOST),
@@ -91,8 +91,8 @@ fn killed_while_a_cell_runs_the_session_answers_and_keeps_its_values() {
             .execute(request("text(load('kept'))"))
             .await
             .expect("admitted");
-        assert_eq!(loaded.cell_id.as_str(), "3");
-        let loaded = loaded.initial_response.await.expect("observed");
+        assert_eq!(loaded.id().as_str(), "3");
+        let loaded = loaded.outcome().await.expect("observed");
         assert_eq!(texts(&loaded), ["{\"deep\":[1]}"]);
         agent.until(|agent| agent.closed().len() == 3).await;
         provider.shutdown().await;
@@ -113,7 +113,7 @@ fn killed_while_a_cell_waits_for_a_tool_the_call_is_cancelled() {
             .expect("admitted");
         agent.called_once().await;
         workers.now().into_iter().for_each(kill);
-        let response = waiting.initial_response.await.expect("answered");
+        let response = waiting.outcome().await.expect("answered");
         assert!(error_text(&response).expect("an error").contains(LOST));
         assert_eq!(agent.cancelled.load(Ordering::SeqCst), 1);
         provider.shutdown().await;
@@ -128,7 +128,7 @@ fn a_lost_cell_that_nobody_observed_tells_the_next_observer() {
     run(async {
         let agent = Arc::new(Agent::default());
         let (provider, session, workers) = session_alone(agent.clone()).await;
-        let cell = started(&*session, "await tools.never()").await;
+        let cell = started(&session, "await tools.never()").await;
         agent.called_once().await;
         workers.now().into_iter().for_each(kill);
         agent
@@ -138,17 +138,14 @@ fn a_lost_cell_that_nobody_observed_tells_the_next_observer() {
             .wait(WaitRequest::new(cell.clone()))
             .await
             .expect("answered");
-        let response = outcome.into_response();
+        let response = outcome;
         assert!(error_text(&response).expect("an error").contains(LOST));
         agent.until(|agent| agent.closed() == ["1"]).await;
         let again = session
             .wait(WaitRequest::new(cell))
             .await
             .expect("answered");
-        assert_eq!(
-            error_text(&again.into_response()),
-            Some("exec cell 1 not found")
-        );
+        assert_eq!(error_text(&again), Some("exec cell 1 not found"));
         provider.shutdown().await;
     });
 }
@@ -161,11 +158,11 @@ fn killed_between_cells_the_next_one_runs_in_another_process() {
     run(async {
         let agent = Arc::new(Agent::default());
         let (provider, session, workers) = session_alone(agent).await;
-        exec(&*session, "store('k', 1)").await;
+        exec(&session, "store('k', 1)").await;
         for round in 0..3 {
             let before = workers.now();
             before.iter().copied().for_each(kill);
-            let response = exec_past_loss(&*session, "text(load('k'))").await;
+            let response = exec_past_loss(&session, "text(load('k'))").await;
             assert_eq!(texts(&response), ["1"], "round {round}");
             assert!(workers.now().iter().all(|pid| !before.contains(pid)));
         }
@@ -183,7 +180,7 @@ fn killed_while_it_waits_for_a_session_it_is_not_used() {
         let provider = Provider::new(options()).expect("the program is there");
         let agent = Arc::new(Agent::default());
         let first = session_of(&provider, agent.clone(), Limits::default()).await;
-        exec(&*first, "text(1)").await;
+        exec(&first, "text(1)").await;
         // All of them: the session's, and the spare in whatever phase it is.
         workers.now().into_iter().for_each(kill);
         let second = try_session(&provider, agent, Limits::default()).await;
@@ -193,7 +190,7 @@ fn killed_while_it_waits_for_a_session_it_is_not_used() {
             Ok(session) => session,
             Err(_) => session_of(&provider, Arc::new(Agent::default()), Limits::default()).await,
         };
-        assert_eq!(texts(&exec_past_loss(&*second, "text(2)").await), ["2"]);
+        assert_eq!(texts(&exec_past_loss(&second, "text(2)").await), ["2"]);
         provider.shutdown().await;
     });
 }
@@ -216,7 +213,7 @@ fn a_crash_loop_is_reported_with_the_pause_before_the_next_start() {
                 .until(|agent| agent.notifications.lock().expect("not poisoned").len() == n)
                 .await;
             workers.now().into_iter().for_each(kill);
-            let response = running.initial_response.await.expect("answered");
+            let response = running.outcome().await.expect("answered");
             errors.push(error_text(&response).expect("an error").to_owned());
         }
         assert!(errors[0].ends_with(LOST), "{errors:?}");
@@ -225,7 +222,7 @@ fn a_crash_loop_is_reported_with_the_pause_before_the_next_start() {
             "{errors:?}"
         );
         assert_eq!(
-            texts(&exec(&*session, "text('up again')").await),
+            texts(&exec(&session, "text('up again')").await),
             ["up again"]
         );
         provider.shutdown().await;
@@ -240,7 +237,7 @@ fn after_shutdown_no_process_is_left() {
     run(async {
         let workers = Workers::before();
         let opened = open(Arc::new(Agent::default()), Limits::default()).await;
-        exec(&*opened.session, "text(1)").await;
+        exec(&opened.session, "text(1)").await;
         assert!(!workers.now().is_empty());
         opened.provider.shutdown().await;
         drop(opened);
@@ -307,7 +304,7 @@ fn a_worker_dies_with_its_provider_even_without_a_sandbox() {
         let options = options_without_spares().sandbox(Sandbox::Off);
         let provider = Provider::new(options).expect("the program is there");
         let session = session_of(&provider, Arc::new(Agent::default()), Limits::default()).await;
-        exec(&*session, "text(1)").await;
+        exec(&session, "text(1)").await;
         drop((session, provider));
         while !workers.now().is_empty() {
             tokio::task::yield_now().await;
@@ -322,7 +319,7 @@ fn the_provider_counts_its_workers_and_what_became_of_them() {
     }
     run(async {
         let (provider, session, workers) = session_alone(Arc::default()).await;
-        exec(&*session, "text(1)").await;
+        exec(&session, "text(1)").await;
         let before = provider.workers();
         assert_eq!((before.serving, before.spare, before.started), (1, 0, 1));
         assert_eq!((before.lost, before.restarted), (0, 0));
@@ -330,7 +327,7 @@ fn the_provider_counts_its_workers_and_what_became_of_them() {
         for worker in workers.now() {
             kill(worker);
         }
-        exec_past_loss(&*session, "text(2)").await;
+        exec_past_loss(&session, "text(2)").await;
         let after = provider.workers();
         assert_eq!((after.serving, after.started), (1, 2));
         assert_eq!((after.lost, after.restarted), (1, 1));

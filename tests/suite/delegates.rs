@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use code_mode_host::{
     CellId, CellNotification, CellResponse, CodeModeSessionDelegate, ExecuteRequest, Json, Limits,
-    NestedToolCall, WaitOutcome, WaitRequest,
+    NestedToolCall, ToolError, WaitRequest,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,7 @@ impl CodeModeSessionDelegate for Careless {
         &self,
         call: NestedToolCall,
         _: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         match call.tool_name.name.as_str() {
             "echo" => Ok(call.input.unwrap_or_else(Json::null)),
             name => panic!("the tool {name} panics"),
@@ -58,7 +58,7 @@ fn a_tool_that_panics_rejects_its_call_and_nothing_else() {
         ] {
             let source = "try { await tools.never() } catch (e) { text(e.message) }
                 text(await tools.echo(1))";
-            let response = exec(&*opened.session, source).await;
+            let response = exec(&opened.session, source).await;
             assert_eq!(
                 texts(&response),
                 ["the agent's code for this tool panicked", "1"]
@@ -72,11 +72,7 @@ fn a_tool_that_panics_rejects_its_call_and_nothing_else() {
 fn a_notification_that_panics_holds_neither_the_next_nor_the_end_up() {
     run(async {
         let opened = open(Arc::new(Careless::default()), Limits::default()).await;
-        let response = exec(
-            &*opened.session,
-            "notify('panic'); notify('x'); text('end')",
-        )
-        .await;
+        let response = exec(&opened.session, "notify('panic'); notify('x'); text('end')").await;
         assert_eq!(texts(&response), ["end"]);
         opened.provider.shutdown().await;
     });
@@ -90,8 +86,8 @@ fn a_closing_that_never_returns_does_not_hold_the_shutdown_up() {
             ..Careless::default()
         });
         let opened = open(delegate.clone(), Limits::default()).await;
-        exec(&*opened.session, "text(1)").await;
-        exec(&*opened.session, "text(2)").await;
+        exec(&opened.session, "text(1)").await;
+        exec(&opened.session, "text(2)").await;
         opened.provider.shutdown().await;
         assert_eq!(delegate.closed.load(Ordering::SeqCst), 2);
     });
@@ -112,12 +108,13 @@ fn finished_cells_that_nobody_observed_take_no_place_of_a_live_one() {
                     .until(|agent| agent.notifications.lock().expect("not poisoned").len() + 32 > n)
                     .await;
                 let started = session.execute(request).await.expect("admitted");
-                drop(started.initial_response);
-                last = Some(started.cell_id);
+                let cell_id = started.id().clone();
+                drop(started.outcome());
+                last = Some(cell_id.clone());
             }
-            assert_eq!(texts(&exec(&*session, "text('on')").await), ["on"]);
+            assert_eq!(texts(&exec(&session, "text('on')").await), ["on"]);
             let wait = WaitRequest::new(last.expect("one"));
-            let recent = session.wait(wait).await.expect("answered").into_response();
+            let recent = session.wait(wait).await.expect("answered");
             assert_eq!(texts(&recent), [(CELLS - 1).to_string()]);
         },
     );
@@ -132,7 +129,7 @@ fn past_their_bound_the_oldest_results_are_dropped_and_said_to_be() {
                 // Nobody observes it any more when it ends, however soon that is.
                 let request = request("yield_control(); text(1); notify('x')");
                 let started = session.execute(request).await.expect("admitted");
-                started.initial_response.await.expect("answered");
+                started.outcome().await.expect("answered");
                 agent
                     .until(|agent| agent.notifications.lock().expect("not poisoned").len() == n)
                     .await;
@@ -145,15 +142,13 @@ fn past_their_bound_the_oldest_results_are_dropped_and_said_to_be() {
             agent.until(|agent| agent.closed() == ["1", "2"]).await;
             let wait = |n| session.wait(WaitRequest::new(CellId::nth(n)));
             let dropped = wait(1).await.expect("answered");
-            let WaitOutcome::MissingCell(dropped) = dropped else {
-                panic!("{dropped:?}");
-            };
+            assert!(dropped.is_missing(), "{dropped:?}");
             let error = error_text(&dropped).expect("an error");
             assert!(
                 error.starts_with("exec cell 1 not found: its result was dropped"),
                 "{error}"
             );
-            let kept = wait(4).await.expect("answered").into_response();
+            let kept = wait(4).await.expect("answered");
             assert_eq!(texts(&kept), ["1"]);
         },
     );
@@ -165,6 +160,7 @@ fn a_cancelled_parent_terminates_its_cells_and_no_others() {
         let turn = CancellationToken::new();
         let of_turn = brief("await tools.never()").parent(turn.clone());
         let of_turn = session.execute(of_turn).await.expect("admitted");
+        let of_turn_id = of_turn.id().clone();
         let other = session
             .execute(brief("await tools.never()"))
             .await
@@ -172,15 +168,15 @@ fn a_cancelled_parent_terminates_its_cells_and_no_others() {
         agent
             .until(|agent| agent.calls.load(Ordering::SeqCst) == 2)
             .await;
-        drop(of_turn.initial_response);
-        let wait = session.wait(WaitRequest::new(of_turn.cell_id));
+        drop(of_turn.outcome());
+        let wait = session.wait(WaitRequest::new(of_turn_id.clone()));
         let (outcome, ()) = tokio::join!(wait, async { turn.cancel() });
         assert!(matches!(
             outcome.expect("observed"),
-            WaitOutcome::LiveCell(CellResponse::Terminated { .. })
+            CellResponse::Terminated { .. }
         ));
         assert_eq!(agent.cancelled.load(Ordering::SeqCst), 1);
-        assert_eq!(session.live_cells(), [other.cell_id]);
+        assert_eq!(session.live_cells(), [other.id().clone()]);
     });
 }
 
@@ -192,9 +188,10 @@ fn terminate_cancels_callbacks_while_the_javascript_still_runs() {
             .execute(brief("tools.never(); for (;;) {}"))
             .await
             .expect("admitted");
-        started.initial_response.await.expect("observed");
+        let cell_id = started.id().clone();
+        started.outcome().await.expect("observed");
         agent.called_once().await;
-        session.terminate(started.cell_id).await.expect("stopped");
+        session.terminate(cell_id.clone()).await.expect("stopped");
         assert_eq!(agent.cancelled.load(Ordering::SeqCst), 1);
     });
 }
@@ -209,7 +206,7 @@ impl CodeModeSessionDelegate for Belongs {
         &self,
         call: NestedToolCall,
         _: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         let input = call.input.ok_or("an input")?;
         let said: String = input.to().map_err(|e| e.to_string())?;
         if said == call.tool_call_id {
@@ -236,7 +233,7 @@ fn a_call_says_which_execute_it_belongs_to_also_before_that_has_returned() {
                     let source = format!("await tools.echo('call-{n}')");
                     let request = ExecuteRequest::new(format!("call-{n}"), source);
                     let started = session.execute(request.tools(agent_tools())).await;
-                    let response = started.expect("admitted").initial_response.await;
+                    let response = started.expect("admitted").outcome().await;
                     assert!(response.expect("observed").is_final());
                 })
             });
@@ -253,7 +250,7 @@ fn output_is_cut_to_the_budget_of_a_request() {
     on_both(Limits::default(), |session, _: Arc<Agent>| async move {
         let request = request("text('head' + '-'.repeat(4000) + 'tail')").max_output_tokens(2);
         let started = session.execute(request).await.expect("admitted");
-        let response = started.initial_response.await.expect("observed");
+        let response = started.outcome().await.expect("observed");
         assert_eq!(texts(&response), ["head…1000 tokens truncated…tail"]);
     });
 }

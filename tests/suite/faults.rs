@@ -112,10 +112,7 @@ async fn one_session(provider: &Provider, round: u64, random: &mut StdRng) {
         cell.yield_time = Some(Duration::from_millis(random.random_range(0..20)));
         if let Ok(started) = in_time("execute", round, session.execute(cell)).await {
             admitted += 1;
-            observations.push((
-                started.cell_id.clone(),
-                tokio::spawn(started.initial_response),
-            ));
+            observations.push((started.id().clone(), tokio::spawn(started.outcome())));
         }
         if random.random_bool(0.4) {
             for pid in descendants(std::process::id()) {

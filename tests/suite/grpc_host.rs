@@ -244,8 +244,6 @@ fn who_is_not_let_in_takes_nobodys_place_and_is_told_no_more_than_health() {
 
 #[test]
 fn a_thousand_sessions_that_nobody_waits_for_start_few_workers() {
-    use code_mode_host::CodeModeSessionProvider;
-
     run(async {
         let options = crate::support::options().prewarmed(0);
         let provider = code_mode_host::Provider::new(options).expect("the program is there");

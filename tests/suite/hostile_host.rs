@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use code_mode::{Engine, ServeError, Surroundings};
+use code_mode::{Engine, ServeError, WorkerEnvironment};
 use code_mode_protocol::wire::native::{self, FromWorker, ToWorker};
 use code_mode_protocol::wire::outbound::Outbound;
 use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
@@ -14,7 +14,7 @@ use crate::support::runtime;
 /// A machine whose owner gives little to others.
 struct Lent(Limits);
 
-impl Surroundings for Lent {
+impl WorkerEnvironment for Lent {
     fn most(&self) -> Option<&Limits> {
         Some(&self.0)
     }

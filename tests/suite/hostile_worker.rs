@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use code_mode_host::{
-    CellResponse, CodeModeSessionProvider, ContentItem, Limits, Provider, RuntimeToolCallId,
-    WaitOutcome, WaitRequest, WorkerSource,
+    CellResponse, ContentItem, Limits, Provider, RuntimeToolCallId, WaitRequest, WorkerSource,
 };
 use code_mode_protocol::wire::frame::{Frame, MAX_FRAME_BYTES};
 use code_mode_protocol::wire::native::{
@@ -19,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::support::{Agent, Session, error_text, options, provider_at, request, run, session_of};
+use crate::support::{Agent, Session, error_text, options, request, run, session_of};
 
 /// A worker of the test's own.
 pub struct Liar {
@@ -181,7 +180,7 @@ async fn told_after(lies: Vec<Vec<u8>>) -> String {
         },
         |session, agent| async move {
             let started = session.execute(request("text(1)")).await.expect("admitted");
-            let response = started.initial_response.await.expect("answered");
+            let response = started.outcome().await.expect("answered");
             let error = error_text(&response).unwrap_or("no error").to_owned();
             agent.until(|agent| agent.closed() == ["1"]).await;
             error
@@ -354,7 +353,7 @@ fn calls_and_notifications_past_the_limits_of_a_cell_end_its_worker() {
                 },
                 |session| async move {
                     let started = session.execute(request("text(1)")).await.expect("admitted");
-                    let response = started.initial_response.await.expect("answered");
+                    let response = started.outcome().await.expect("answered");
                     error_text(&response).expect("an error").to_owned()
                 },
             )
@@ -384,11 +383,11 @@ fn a_worker_that_floods_can_be_terminated_and_shut_down() {
             },
             |session, agent| async move {
                 let started = session.execute(request("text(1)")).await.expect("admitted");
-                let outcome = session.terminate(started.cell_id).await.expect("answered");
-                assert!(matches!(
-                    outcome,
-                    WaitOutcome::LiveCell(CellResponse::Terminated { .. })
-                ));
+                let outcome = session
+                    .terminate(started.id().clone())
+                    .await
+                    .expect("answered");
+                assert!(matches!(outcome, CellResponse::Terminated { .. }));
                 session.shutdown().await;
                 agent.closed()
             },
@@ -410,12 +409,12 @@ fn a_worker_that_never_reports_a_cells_end_is_ended_and_answered_for() {
             |session, agent| async move {
                 let first = session.execute(request("text(1)")).await.expect("admitted");
                 let second = session.execute(request("text(2)")).await.expect("admitted");
-                let outcome = session.terminate(first.cell_id).await.expect("answered");
+                let outcome = session.terminate(first.id().clone()).await.expect("answered");
                 assert!(matches!(
                     outcome,
-                    WaitOutcome::LiveCell(CellResponse::Terminated { .. })
+                    CellResponse::Terminated { .. }
                 ));
-                let innocent = second.initial_response.await.expect("answered");
+                let innocent = second.outcome().await.expect("answered");
                 assert_eq!(
                     error_text(&innocent),
                     Some(
@@ -443,7 +442,7 @@ fn a_cell_past_its_wall_time_ends_whatever_its_worker_says() {
             },
             |session, _| async move {
                 let started = session.execute(request("text(1)")).await.expect("admitted");
-                let response = started.initial_response.await.expect("answered");
+                let response = started.outcome().await.expect("answered");
                 error_text(&response).expect("an error").to_owned()
             },
         )
@@ -474,7 +473,10 @@ fn after_a_terminate_no_call_of_the_cell_reaches_the_delegate() {
             },
             |session, agent| async move {
                 let started = session.execute(request("text(1)")).await.expect("admitted");
-                session.terminate(started.cell_id).await.expect("answered");
+                session
+                    .terminate(started.id().clone())
+                    .await
+                    .expect("answered");
                 let notifications = agent.notifications.lock().expect("not poisoned").clone();
                 (agent.calls.load(Ordering::SeqCst), notifications)
             },
@@ -492,7 +494,7 @@ fn a_worker_that_hangs_up_without_a_word() {
             |listener| async move { drop(Liar::greeted(&listener).await) },
             |session, _| async move {
                 let started = session.execute(request("text(1)")).await.expect("admitted");
-                let response = started.initial_response.await.expect("answered");
+                let response = started.outcome().await.expect("answered");
                 error_text(&response).expect("an error").to_owned()
             },
         )
@@ -515,7 +517,7 @@ fn a_worker_that_never_greets_is_given_up() {
             .handshake_timeout(Duration::from_millis(20));
         let provider = Provider::new(options).expect("nothing to find");
         let refused = provider.create_session(Arc::new(Agent::default())).await;
-        let error = refused.err().expect("refused").to_string();
+        let error = refused.expect_err("refused").to_string();
         assert!(
             error.contains("did not answer the greeting in time"),
             "{error}"
@@ -544,13 +546,14 @@ fn output_that_crosses_its_observers_leaving_is_the_next_observers() {
             },
             |session, _| async move {
                 let started = session.execute(request("text(1)")).await.expect("admitted");
-                drop(started.initial_response);
-                let wait = WaitRequest::new(started.cell_id).yield_time(Duration::from_millis(1));
+                let cell_id = started.id().clone();
+                drop(started.outcome());
+                let wait = WaitRequest::new(cell_id.clone()).yield_time(Duration::from_millis(1));
                 session.wait(wait).await.expect("observed")
             },
         )
         .await;
-        let WaitOutcome::LiveCell(CellResponse::Result { content_items, .. }) = outcome else {
+        let CellResponse::Result { content_items, .. } = outcome else {
             panic!("{outcome:?}");
         };
         assert_eq!(content_items, [ContentItem::text("the end")]);
@@ -558,30 +561,33 @@ fn output_that_crosses_its_observers_leaving_is_the_next_observers() {
 }
 
 #[test]
-fn the_connection_that_a_provider_was_given_is_used_once() {
+fn each_session_of_a_provider_with_a_socket_has_a_connection_of_its_own() {
     run(async {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("worker.sock");
         let listener = UnixListener::bind(&socket).expect("bound");
-        let worker = tokio::spawn(async move {
-            let mut liar = Liar::greeted(&listener).await;
-            liar.say(ended(1)).await;
-            liar.until_shutdown().await;
+        let workers = tokio::spawn(async move {
+            let mut liars = Vec::new();
+            for _ in 0..2 {
+                let mut liar = Liar::greeted(&listener).await;
+                liar.say(ended(1)).await;
+                liars.push(liar);
+            }
+            for mut liar in liars {
+                liar.until_shutdown().await;
+            }
         });
-        let provider = provider_at(socket);
+        let provider = Provider::new(options().worker(WorkerSource::Socket(socket)).prewarmed(0));
+        let provider = provider.expect("nothing to find");
         let agent = Arc::new(Agent::default());
-        let session = session_of(&provider, agent.clone(), Limits::default()).await;
-        let started = session.execute(request("text(1)")).await.expect("admitted");
-        started.initial_response.await.expect("answered");
-        let second = provider.create_session(agent).await;
-        assert!(
-            second
-                .err()
-                .expect("refused")
-                .to_string()
-                .contains("one session only")
-        );
+        let mut sessions = Vec::new();
+        for _ in 0..2 {
+            let session = session_of(&provider, agent.clone(), Limits::default()).await;
+            let started = session.execute(request("text(1)")).await.expect("admitted");
+            started.outcome().await.expect("answered");
+            sessions.push(session);
+        }
         provider.shutdown().await;
-        worker.await.expect("no panic");
+        workers.await.expect("no panic");
     });
 }

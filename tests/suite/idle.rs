@@ -5,9 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use code_mode_host::{
-    CodeModeSessionProvider, Limits, Provider, SessionError, WaitRequest, WorkerSource,
-};
+use code_mode_host::{Limits, Provider, SessionError, WaitRequest, WorkerSource};
 
 use crate::processes::descendants;
 use crate::support::{Agent, alone, exec, options, request, run, session_of, texts};
@@ -30,18 +28,23 @@ fn a_worker_without_cells_is_given_back_and_values_and_results_stay() {
         let provider = Provider::new(options).expect("the program is there");
         let agent = Arc::new(Agent::default());
         let session = session_of(&provider, agent.clone(), Limits::default()).await;
-        exec(&*session, "store('k', [1])").await;
+        exec(&session, "store('k', [1])").await;
         let unobserved = request("text('kept')").yield_time(Duration::ZERO);
-        let unobserved = session.execute(unobserved).await.expect("admitted").cell_id;
+        let unobserved = session
+            .execute(unobserved)
+            .await
+            .expect("admitted")
+            .id()
+            .clone();
         no_workers().await;
         let waited = session.wait(WaitRequest::new(unobserved)).await;
-        assert_eq!(texts(&waited.expect("answered").into_response()), ["kept"]);
+        assert_eq!(texts(&waited.expect("answered")), ["kept"]);
         let next = session
             .execute(request("text(load('k'))"))
             .await
             .expect("admitted");
-        assert_eq!(next.cell_id.as_str(), "3");
-        let response = next.initial_response.await.expect("observed");
+        assert_eq!(next.id().as_str(), "3");
+        let response = next.outcome().await.expect("observed");
         assert_eq!(texts(&response), ["[1]"]);
         provider.shutdown().await;
     });
@@ -59,7 +62,7 @@ fn a_worker_with_a_waiting_cell_is_kept() {
         let provider = Provider::new(options).expect("the program is there");
         let session = session_of(&provider, Arc::new(Agent::default()), Limits::default()).await;
         let source = "await new Promise(done => setTimeout(done, 300)); text('there')";
-        assert_eq!(texts(&exec(&*session, source).await), ["there"]);
+        assert_eq!(texts(&exec(&session, source).await), ["there"]);
         provider.shutdown().await;
     });
 }
@@ -80,7 +83,7 @@ fn sessions_without_cells_have_no_processes() {
         // any.
         assert!(descendants(std::process::id()).len() <= 1);
         for session in [&sessions[0], &sessions[199]] {
-            assert_eq!(texts(&exec(&**session, "text(1)").await), ["1"]);
+            assert_eq!(texts(&exec(session, "text(1)").await), ["1"]);
         }
         provider.shutdown().await;
     });

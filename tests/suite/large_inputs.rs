@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use code_mode_protocol::{
-    CellResponse, CodeModeSession, CodeModeSessionDelegate, ContentItem, Json, Limits,
-    NestedToolCall, RuntimeToolCallId,
+    CellResponse, CodeModeSessionDelegate, ContentItem, Json, Limits, NestedToolCall,
+    RuntimeToolCallId, ToolError,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,7 @@ impl CodeModeSessionDelegate for Recorder {
         &self,
         call: NestedToolCall,
         _: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         let input = call.input.expect("an input");
         let mut inputs = self.0.lock().expect("not poisoned");
         // Calls may reach the delegate in another order than the cell made them.
@@ -46,16 +46,16 @@ async fn called(source: &str) -> (Vec<String>, Vec<String>) {
     let opened = open(recorder.clone(), Limits::default()).await;
     let large = "const large = 'x'.repeat(100_000);";
     let source = format!("{large}{source}");
-    let texts = put_out(&*opened.session, &source).await;
+    let texts = put_out(&opened.session, &source).await;
     opened.provider.shutdown().await;
     let inputs = recorder.take();
     (inputs, texts)
 }
 
 /// What a cell put out.
-async fn put_out(session: &dyn CodeModeSession, source: &str) -> Vec<String> {
+async fn put_out(session: &code_mode_host::Session, source: &str) -> Vec<String> {
     let started = session.execute(request(source)).await;
-    let response = started.expect("admitted").initial_response.await;
+    let response = started.expect("admitted").outcome().await;
     let CellResponse::Result {
         content_items,
         error_text: None,
@@ -219,7 +219,7 @@ fn an_input_whose_texts_do_not_fit_a_frame_is_refused() {
 }
 
 /// Has a cell send and put out texts of megabytes.
-async fn megabytes_arrive(session: &dyn CodeModeSession, recorder: &Recorder) {
+async fn megabytes_arrive(session: &code_mode_host::Session, recorder: &Recorder) {
     let texts = put_out(
         session,
         "const plain = 'x'.repeat(3 << 20), other = 'é\\n'.repeat(1 << 20);
@@ -241,7 +241,7 @@ fn megabytes_arrive_from_a_worker_of_the_providers_own() {
     run(async {
         let recorder = Arc::new(Recorder::default());
         let opened = open(recorder.clone(), Limits::default()).await;
-        megabytes_arrive(&*opened.session, &recorder).await;
+        megabytes_arrive(&opened.session, &recorder).await;
         opened.provider.shutdown().await;
     });
 }
@@ -249,15 +249,13 @@ fn megabytes_arrive_from_a_worker_of_the_providers_own() {
 #[test]
 #[cfg(unix)]
 fn megabytes_arrive_from_a_worker_that_was_connected_to() {
-    use code_mode_protocol::CodeModeSessionProvider;
-
     run(async {
         let folder = tempfile::tempdir().expect("a folder");
         let (_worker, socket) = crate::listening::listening(&folder).await;
         let provider = crate::support::provider_at(socket);
         let recorder = Arc::new(Recorder::default());
         let session = provider.create_session(recorder.clone()).await;
-        megabytes_arrive(&*session.expect("opened"), &recorder).await;
+        megabytes_arrive(&session.expect("opened"), &recorder).await;
         provider.shutdown().await;
     });
 }
@@ -274,7 +272,7 @@ fn a_worker_keeps_no_text_that_has_arrived() {
         let recorder = Arc::new(Recorder::default());
         let opened = open(recorder, Limits::default()).await;
         for _ in 0..48 {
-            put_out(&*opened.session, "text('y'.repeat(8 << 20))").await;
+            put_out(&opened.session, "text('y'.repeat(8 << 20))").await;
         }
         let workers = descendants(std::process::id());
         let kib_of_all = workers.into_iter().filter_map(|worker| {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode_host::{
-    CallOutcome, CellEnded, CellId, CellOutcome, CellResponse, CellStarted, CodeModeSession,
-    CodeModeSessionDelegate, CodeModeSessionProvider, ExecuteRequest, Json, Limit, Limits,
-    NestedToolCall, Provider, SessionOptions, ToolCallFinished,
+    CallOutcome, CellEnded, CellId, CellOutcome, CellResponse, CellStarted,
+    CodeModeSessionDelegate, ExecuteRequest, Json, Limit, Limits, NestedToolCall, Provider,
+    SessionOptions, ToolCallFinished, ToolError,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -45,12 +45,12 @@ impl CodeModeSessionDelegate for Observer {
         &self,
         call: NestedToolCall,
         cancelled: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         match call.tool_name.name.as_str() {
-            "fails" => Err("no".to_owned()),
+            "fails" => Err("no".into()),
             "never" => {
                 cancelled.cancelled().await;
-                Err("cancelled".to_owned())
+                Err("cancelled".into())
             }
             _ => Ok(Json::string("1234")),
         }
@@ -80,7 +80,7 @@ impl CodeModeSessionDelegate for Observer {
     }
 }
 
-async fn open(provider: &Provider, limits: Limits) -> (Arc<dyn CodeModeSession>, Arc<Observer>) {
+async fn open(provider: &Provider, limits: Limits) -> (code_mode_host::Session, Arc<Observer>) {
     let observer = Arc::new(Observer::default());
     let options = SessionOptions::default().limits(limits);
     let session = provider.open_session(observer.clone(), options).await;
@@ -100,7 +100,7 @@ fn a_cells_life_is_told_in_its_order() {
         let (session, observer) = open(&provider, Limits::default()).await;
         let source = "await tools.works(); try { await tools.fails() } catch {} tools.never(); text('x'.repeat(1000))";
         let started = session.execute(request(source)).await.expect("admitted");
-        let response = started.initial_response.await.expect("observed");
+        let response = started.outcome().await.expect("observed");
         assert_eq!(response.outcome(), Some(CellOutcome::Completed));
         session.shutdown().await;
         let told = observer.told.lock().expect("no panic").clone();
@@ -149,7 +149,7 @@ fn every_end_has_its_type() {
             ] {
                 let (session, observer) = open(&provider, limits.clone()).await;
                 let started = session.execute(request(source)).await.expect("admitted");
-                let response = started.initial_response.await.expect("observed");
+                let response = started.outcome().await.expect("observed");
                 let end = observer.end().await;
                 assert_eq!(end.outcome.as_str(), wanted, "{source}");
                 assert_eq!(response.outcome(), Some(end.outcome.clone()), "{source}");
@@ -162,7 +162,7 @@ fn every_end_has_its_type() {
             let waiting = || request("await tools.never()");
             let started = session.execute(waiting()).await.expect("admitted");
             session
-                .terminate(started.cell_id)
+                .terminate(started.id().clone())
                 .await
                 .expect("terminated");
             assert_eq!(observer.end().await.outcome, CellOutcome::Terminated);
@@ -182,7 +182,7 @@ fn the_loss_of_a_worker_is_told_with_its_reason() {
         let (session, observer) = open(&provider, Limits::default()).await;
         let dies = request("'x'.repeat(2**28).match(/x/g)");
         let started = session.execute(dies).await.expect("admitted");
-        let response = started.initial_response.await.expect("observed");
+        let response = started.outcome().await.expect("observed");
         let CellOutcome::Lost(why) = observer.end().await.outcome else {
             panic!("{response:?}");
         };
@@ -207,7 +207,7 @@ fn an_observer_that_panics_costs_nothing_else() {
             &self,
             _: NestedToolCall,
             _: CancellationToken,
-        ) -> Result<Json, String> {
+        ) -> Result<Json, ToolError> {
             Ok(Json::null())
         }
         fn cell_started(&self, _: &CellStarted) {
@@ -230,7 +230,7 @@ fn an_observer_that_panics_costs_nothing_else() {
             .execute(request("text(await tools.works())"))
             .await
             .expect("admitted");
-        let response = started.initial_response.await.expect("observed");
+        let response = started.outcome().await.expect("observed");
         assert_eq!(response.outcome(), Some(CellOutcome::Completed));
         provider.shutdown().await;
     });

@@ -12,12 +12,12 @@ use crate::support::{Agent, error_text, exec, on_both, open, request, run, texts
 #[test]
 fn a_long_error_text_keeps_its_ends_and_says_how_much_is_missing() {
     on_both(Limits::default(), |session, _| async move {
-        let thrown = exec(&*session, "throw 'a' + 'x'.repeat(90 << 20) + 'z'").await;
+        let thrown = exec(&session, "throw 'a' + 'x'.repeat(90 << 20) + 'z'").await;
         let error = error_text(&thrown).expect("an error");
         assert!(error.len() <= Limits::MAX_ERROR_BYTES);
         assert!(error.starts_with("ax") && error.ends_with("xz"));
         assert!(error.contains("bytes of the error left out"));
-        assert_eq!(texts(&exec(&*session, "text('on')").await), ["on"]);
+        assert_eq!(texts(&exec(&session, "text('on')").await), ["on"]);
     });
 }
 
@@ -25,9 +25,9 @@ fn a_long_error_text_keeps_its_ends_and_says_how_much_is_missing() {
 fn stored_values_larger_together_than_a_message_are_all_kept() {
     on_both(Limits::default(), |session, _| async move {
         let source = "store('a', 'x'.repeat(45 << 20)); store('b', 'y'.repeat(45 << 20))";
-        let stored = exec(&*session, source).await;
+        let stored = exec(&session, source).await;
         assert_eq!(error_text(&stored), None);
-        let loaded = exec(&*session, "text(load('a').length + load('b').length)").await;
+        let loaded = exec(&session, "text(load('a').length + load('b').length)").await;
         assert_eq!(texts(&loaded), [(90 << 20).to_string()]);
     });
 }
@@ -36,10 +36,10 @@ fn stored_values_larger_together_than_a_message_are_all_kept() {
 fn thousands_of_stored_values_and_items_come_in_as_many_messages_as_it_takes() {
     on_both(Limits::default(), |session, _| async move {
         let source = "for (let i = 0; i < 10_000; i++) { store('k' + i, i); text(i) }";
-        let response = exec(&*session, source).await;
+        let response = exec(&session, source).await;
         assert_eq!(texts(&response).len(), 10_000);
         let loaded = exec(
-            &*session,
+            &session,
             "let n = 0; for (let i = 0; i < 10_000; i++) n += load('k' + i) === i; text(n)",
         )
         .await;
@@ -52,7 +52,7 @@ fn thousands_of_stored_values_and_items_come_in_as_many_messages_as_it_takes() {
 fn a_stored_value_larger_than_a_message_is_refused_at_the_call() {
     on_both(Limits::default(), |session, _| async move {
         let source = "try { store('k', 'x'.repeat(70 << 20)) } catch (e) { text(e.message) }";
-        let response = exec(&*session, source).await;
+        let response = exec(&session, source).await;
         assert_eq!(
             texts(&response),
             ["Unable to store \"k\": frame limit of 67108864 bytes exceeded"]
@@ -65,7 +65,7 @@ fn a_key_larger_than_keys_may_be_is_refused_at_the_call() {
     on_both(Limits::default(), |session, _| async move {
         let source = "const key = 'k'.repeat(65_536); store(key, 1);
             try { store(key + 'k', 1) } catch (e) { text(e.message) }";
-        let response = exec(&*session, source).await;
+        let response = exec(&session, source).await;
         assert_eq!(
             texts(&response),
             ["Unable to store: the key has 65537 bytes, and may have 65536"]
@@ -87,12 +87,12 @@ fn answers_that_a_cell_lets_wait_count_as_its_memory() {
         let source = "for (let i = 0; i < 1000; i++) tools.large(); while (true) {}";
         let request = request(source).tools(ToolSet::from(vec![tool("large")]));
         let started = opened.session.execute(request).await.expect("admitted");
-        let response = started.initial_response.await.expect("observed");
+        let response = started.outcome().await.expect("observed");
         assert_eq!(
             error_text(&response),
             Some("heap limit of 67108864 bytes exceeded")
         );
-        assert_eq!(texts(&exec(&*opened.session, "text('on')").await), ["on"]);
+        assert_eq!(texts(&exec(&opened.session, "text('on')").await), ["on"]);
         opened.provider.shutdown().await;
     });
 }
@@ -132,7 +132,7 @@ fn what_small_stored_values_count_is_what_they_use() {
     run(async {
         let limits = Limits::default().max_heap_bytes(1 << 30);
         let opened = open(Arc::new(Agent::default()), limits.clone()).await;
-        let response = exec(&*opened.session, "for (let i = 0; ; i++) store(i, 1)").await;
+        let response = exec(&opened.session, "for (let i = 0; ; i++) store(i, 1)").await;
         let CellResponse::Result {
             error_text: Some(error),
             ..

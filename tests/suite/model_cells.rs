@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode_host::{
-    CellResponse, CodeModeSessionDelegate, CodeModeSessionProvider, ContentItem, ExecuteRequest,
-    Json, NestedToolCall, Provider, SessionOptions, ToolDefinition, ToolSet,
+    CellResponse, CodeModeSessionDelegate, ContentItem, ExecuteRequest, Json, NestedToolCall,
+    Provider, SessionOptions, ToolDefinition, ToolError, ToolSet,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ impl CodeModeSessionDelegate for Tools {
         &self,
         call: NestedToolCall,
         _: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         let input: Value = call
             .input
             .map_or(Value::Null, |json| json.to().expect("JSON"));
@@ -31,7 +31,7 @@ impl CodeModeSessionDelegate for Tools {
             "search_code" => json!([{"path": "a.rs", "line": 3}]),
             "add" => json!(input["a"].as_i64().unwrap_or(0) + input["b"].as_i64().unwrap_or(0)),
             _ => match input["path"].as_str() {
-                Some("missing") => return Err("no such file: missing".to_owned()),
+                Some("missing") => return Err("no such file: missing".into()),
                 path => json!(format!("content of {}", path.unwrap_or_default())),
             },
         };
@@ -110,7 +110,7 @@ async fn outcome(provider: &Provider, source: &str) -> (String, Option<String>) 
         .tools(tools())
         .yield_time(Duration::from_secs(60));
     let started = session.execute(request).await.expect("admitted");
-    let response = started.initial_response.await.expect("observed");
+    let response = started.outcome().await.expect("observed");
     session.shutdown().await;
     let mut output = String::new();
     for item in response.content_items() {
@@ -194,7 +194,7 @@ fn a_plain_session_has_none_of_it() {
         let source = "text([typeof console, typeof URL, typeof search_tools, typeof tools.nope, Object.keys(ALL_TOOLS[0])])";
         let request = ExecuteRequest::new("call-1", source).tools(tools());
         let started = session.execute(request).await.expect("admitted");
-        let response = started.initial_response.await.expect("observed");
+        let response = started.outcome().await.expect("observed");
         let wanted = r#"["undefined","undefined","undefined","undefined",["name","description"]]"#;
         assert_eq!(response.content_items(), [ContentItem::text(wanted)]);
         provider.shutdown().await;
@@ -211,9 +211,19 @@ fn an_mcp_result_is_the_value_in_it() {
             &self,
             call: NestedToolCall,
             _: CancellationToken,
-        ) -> Result<Json, String> {
+        ) -> Result<Json, ToolError> {
             // The input is the answer.
-            Ok(call.input.unwrap_or_else(Json::null))
+            let answer = call.input.unwrap_or_else(Json::null);
+            let value: serde_json::Value = answer.to().expect("JSON");
+            match value.get("error") {
+                Some(error) => {
+                    let message = error["message"].as_str().expect("a message");
+                    let data = Json::from_value(&error["data"]).expect("JSON");
+                    let code = error["code"].as_i64().expect("a code");
+                    Err(ToolError::new(message).code(code).data(data))
+                }
+                None => Ok(answer),
+            }
         }
     }
     run(async {
@@ -239,11 +249,11 @@ fn an_mcp_result_is_the_value_in_it() {
                 { isError: true, content: [] },
                 { error: { code: -32602, message: "wrong", data: { a: 1 } } },
             ]) {
-                try { await tools.t(failing); } catch (e) { text([e.message, e.code ?? null, e.result?.isError ?? null]); }
+                try { await tools.t(failing); } catch (e) { text([e.message, e.code ?? null, e.data ?? null, e.result?.isError ?? null]); }
             }"#;
         let request = ExecuteRequest::new("call-1", source).tools([tool]);
         let started = session.execute(request).await.expect("admitted");
-        let response = started.initial_response.await.expect("observed");
+        let response = started.outcome().await.expect("observed");
         let texts: Vec<_> = response
             .content_items()
             .iter()
@@ -262,9 +272,9 @@ fn an_mcp_result_is_the_value_in_it() {
                 "null",
                 "undefined",
                 "true",
-                r#"["bad\nworse",null,true]"#,
-                r#"["t failed without a message",null,true]"#,
-                r#"["wrong",-32602,null]"#,
+                r#"["bad\nworse",null,null,true]"#,
+                r#"["t failed without a message",null,null,true]"#,
+                r#"["wrong",-32602,{"a":1},null]"#,
             ]
         );
         provider.shutdown().await;

@@ -1,12 +1,12 @@
 //! Pending mode: a cell stands still between the steps its caller asks for.
 
-use code_mode_host::{CellResponse, ContentItem, Limits, PendingOutcome, WaitOutcome, WaitRequest};
+use code_mode_host::{CellResponse, ContentItem, Limits, WaitRequest};
 
 use crate::support::{on_both, request, texts};
 
-fn pending(outcome: PendingOutcome) -> (Vec<ContentItem>, Vec<String>) {
+fn pending(outcome: CellResponse) -> (Vec<ContentItem>, Vec<String>) {
     match outcome {
-        PendingOutcome::Pending {
+        CellResponse::Pending {
             content_items,
             pending_tool_call_ids,
             ..
@@ -18,11 +18,9 @@ fn pending(outcome: PendingOutcome) -> (Vec<ContentItem>, Vec<String>) {
     }
 }
 
-fn completed(outcome: PendingOutcome) -> CellResponse {
+fn completed(outcome: CellResponse) -> CellResponse {
     match outcome {
-        PendingOutcome::Observed(WaitOutcome::LiveCell(response)) if response.is_final() => {
-            response
-        }
+        response if response.is_final() && !response.is_missing() => response,
         other => panic!("not completed: {other:?}"),
     }
 }
@@ -36,10 +34,11 @@ fn a_cell_freezes_without_work_and_goes_on_when_resumed() {
             .execute_to_pending(request(source))
             .await
             .expect("admitted");
-        let (items, calls) = pending(started.initial_outcome.await.expect("observed"));
+        let cell_id = started.id().clone();
+        let (items, calls) = pending(started.outcome().await.expect("observed"));
         assert_eq!(items, [ContentItem::text("a")]);
         assert_eq!(calls, ["tool-1"]);
-        let wait = || session.wait_to_pending(WaitRequest::new(started.cell_id.clone()));
+        let wait = || session.wait_to_pending(WaitRequest::new(cell_id.clone()));
         let (items, calls) = pending(wait().await.expect("observed"));
         assert_eq!(items, [ContentItem::text("1")]);
         assert_eq!(calls, ["tool-2"]);
@@ -56,19 +55,20 @@ fn neither_an_answer_nor_a_timer_is_let_into_a_frozen_cell() {
             .execute_to_pending(request(source))
             .await
             .expect("admitted");
-        let (items, calls) = pending(started.initial_outcome.await.expect("observed"));
+        let cell_id = started.id().clone();
+        let (items, calls) = pending(started.outcome().await.expect("observed"));
         assert_eq!(items, []);
         assert_eq!(calls, ["tool-1"]);
         agent.called_once().await;
         // What came meanwhile shows only now, in as many steps as it takes.
         let mut seen = Vec::new();
         while seen.len() < 2 {
-            let wait = session.wait_to_pending(WaitRequest::new(started.cell_id.clone()));
+            let wait = session.wait_to_pending(WaitRequest::new(cell_id.clone()));
             seen.extend(pending(wait.await.expect("observed")).0);
         }
         assert!(seen.contains(&ContentItem::text("timer")));
         assert!(seen.contains(&ContentItem::text("answer")));
-        session.terminate(started.cell_id).await.expect("stopped");
+        session.terminate(cell_id.clone()).await.expect("stopped");
     });
 }
 
@@ -80,12 +80,13 @@ fn a_plain_wait_sets_a_frozen_cell_free() {
             .execute_to_pending(request(source))
             .await
             .expect("admitted");
-        pending(started.initial_outcome.await.expect("observed"));
+        let cell_id = started.id().clone();
+        pending(started.outcome().await.expect("observed"));
         let outcome = session
-            .wait(WaitRequest::new(started.cell_id))
+            .wait(WaitRequest::new(cell_id.clone()))
             .await
             .expect("observed");
-        assert_eq!(texts(&outcome.into_response()), ["0", "1", "2"]);
+        assert_eq!(texts(&outcome), ["0", "1", "2"]);
     });
 }
 
@@ -96,12 +97,10 @@ fn a_frozen_cell_can_be_terminated() {
             .execute_to_pending(request("text('x'); await tools.never()"))
             .await
             .expect("admitted");
-        pending(started.initial_outcome.await.expect("observed"));
-        let outcome = session.terminate(started.cell_id).await.expect("stopped");
-        assert!(matches!(
-            outcome,
-            WaitOutcome::LiveCell(CellResponse::Terminated { .. })
-        ));
+        let cell_id = started.id().clone();
+        pending(started.outcome().await.expect("observed"));
+        let outcome = session.terminate(cell_id.clone()).await.expect("stopped");
+        assert!(matches!(outcome, CellResponse::Terminated { .. }));
         agent.until(|agent| agent.closed() == ["1"]).await;
     });
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use code_mode_host::{
-    CellOutcome, CellResponse, CodeModeSession, CodeModeSessionProvider, ExecuteRequest, Limits,
-    Provider, RemoteHost, SessionError, SessionOptions, WorkerSource,
+    CellOutcome, CellResponse, ExecuteRequest, Limits, Provider, RemoteHost, SessionError,
+    SessionOptions, WorkerSource,
 };
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
@@ -26,7 +26,7 @@ async fn host(further: &[&str]) -> (Child, String) {
     listening("grpc://127.0.0.1:0", further).await
 }
 
-async fn session(provider: &Provider, agent: &Arc<Agent>) -> Arc<dyn CodeModeSession> {
+async fn session(provider: &Provider, agent: &Arc<Agent>) -> code_mode_host::Session {
     let session = provider.create_session(agent.clone()).await;
     session.expect("a session")
 }
@@ -39,13 +39,13 @@ fn cells_run_on_another_machine_with_the_tools_and_values_of_this_one() {
         let agent = Arc::new(Agent::default());
         let session = session(&provider, &agent).await;
         let source = "store('kept', {n: 1}); notify('up'); text(await tools.echo('x'.repeat(3e6)))";
-        let response = exec(&*session, source).await;
+        let response = exec(&session, source).await;
         assert_eq!(texts(&response)[0].len(), 3_000_000);
         assert_eq!(agent.notifications.lock().expect("no panic").len(), 1);
         let all =
             "text((await Promise.all(Array.from({length: 500}, (_, i) => tools.echo(i)))).length)";
-        assert_eq!(texts(&exec(&*session, all).await), ["500"]);
-        assert_eq!(texts(&exec(&*session, "text(load('kept').n)").await), ["1"]);
+        assert_eq!(texts(&exec(&session, all).await), ["500"]);
+        assert_eq!(texts(&exec(&session, "text(load('kept').n)").await), ["1"]);
         assert_eq!(provider.workers().lost, 0);
         session.shutdown().await;
         provider.shutdown().await;
@@ -65,13 +65,13 @@ fn the_machines_own_limits_hold_whatever_a_provider_asks_for() {
             .open_session(Arc::new(Agent::default()), options)
             .await;
         let session = session.expect("a session");
-        let busy = exec(&*session, "while (true) {}").await;
+        let busy = exec(&session, "while (true) {}").await;
         let error = error_text(&busy).expect("an error");
         assert!(
             error.contains("CPU time limit of 200 ms exceeded"),
             "{error}"
         );
-        let loud = exec(&*session, "text('x'.repeat(2000))").await;
+        let loud = exec(&session, "text('x'.repeat(2000))").await;
         let error = error_text(&loud).expect("an error");
         assert!(
             error.contains("output limit of 1000 bytes exceeded"),
@@ -111,7 +111,7 @@ fn a_host_that_is_not_there_or_refuses_is_named_and_its_token_is_not() {
         ));
         let provider = Provider::new(options).expect("nothing to find");
         let session = session(&provider, &Arc::default()).await;
-        assert_eq!(texts(&exec(&*session, "text(1)").await), ["1"]);
+        assert_eq!(texts(&exec(&session, "text(1)").await), ["1"]);
         provider.shutdown().await;
     });
 }
@@ -123,17 +123,17 @@ fn a_worker_that_dies_there_says_how_here() {
         let provider = provider(&url);
         let agent = Arc::new(Agent::default());
         let session = session(&provider, &agent).await;
-        exec(&*session, "store('kept', 1)").await;
+        exec(&session, "store('kept', 1)").await;
         let waiting = session.execute(request("await tools.never()")).await;
         let waiting = waiting.expect("admitted");
         agent.called_once().await;
         for worker in crate::processes::descendants(host.id().expect("it runs")) {
             send(worker, Signal::KILL);
         }
-        let response = waiting.initial_response.await.expect("answered");
+        let response = waiting.outcome().await.expect("answered");
         let error = error_text(&response).expect("an error");
         assert!(error.contains("was killed by signal 9"), "{error}");
-        assert_eq!(texts(&exec(&*session, "text(load('kept'))").await), ["1"]);
+        assert_eq!(texts(&exec(&session, "text(load('kept'))").await), ["1"]);
         provider.shutdown().await;
     });
 }
@@ -149,7 +149,7 @@ fn a_host_that_ends_in_order_takes_no_new_workers_and_ends_those_it_lent() {
             .await
             .expect("admitted");
         send(host.id().expect("it runs"), Signal::TERM);
-        let response = busy.initial_response.await.expect("answered");
+        let response = busy.outcome().await.expect("answered");
         assert!(error_text(&response).is_some_and(|error| error.contains("was lost")));
         assert!(host.wait().await.expect("it ends").success());
         provider.shutdown().await;
@@ -190,7 +190,7 @@ fn a_spare_whose_machine_lost_it_costs_no_cell() {
 
         let session = session(&provider, &Arc::default()).await;
 
-        let response = exec_past_loss(&*session, "text(1)").await;
+        let response = exec_past_loss(&session, "text(1)").await;
         assert_eq!(texts(&response), ["1"]);
         provider.shutdown().await;
     });
@@ -205,7 +205,7 @@ fn a_host_that_ends_does_not_wait_for_a_provider_that_does_not_read() {
         let relay = relay(url.replace("http://", ""), deaf.clone(), unread.clone()).await;
         let provider = provider(&relay);
         let session = session(&provider, &Arc::default()).await;
-        assert_eq!(texts(&exec(&*session, "text(1)").await), ["1"]);
+        assert_eq!(texts(&exec(&session, "text(1)").await), ["1"]);
         deaf.store(true, Ordering::Relaxed);
         // More than the connection and the host between them take.
         let loud =
@@ -296,11 +296,11 @@ fn one_of_two_hosts_is_killed_under_load_and_every_session_goes_on_with_its_valu
             tokio::spawn(async move {
                 let agent = Arc::new(Agent::default());
                 let session = session(&provider, &agent).await;
-                exec_past_loss(&*session, &format!("store('own', {number})")).await;
+                exec_past_loss(&session, &format!("store('own', {number})")).await;
                 let mut lost = 0;
                 for cell in 0..CELLS {
                     let source = format!("text(load('own') + await tools.echo({cell}))");
-                    lost += exec_past_loss_of(&*session, &source, number + cell).await;
+                    lost += exec_past_loss_of(&session, &source, number + cell).await;
                     done.fetch_add(1, Ordering::Relaxed);
                 }
                 let closed = agent.closed();
@@ -327,12 +327,16 @@ fn one_of_two_hosts_is_killed_under_load_and_every_session_goes_on_with_its_valu
 }
 
 /// Runs a cell until its machine is not lost meanwhile; how often it was.
-async fn exec_past_loss_of(session: &dyn CodeModeSession, source: &str, wanted: usize) -> usize {
+async fn exec_past_loss_of(
+    session: &code_mode_host::Session,
+    source: &str,
+    wanted: usize,
+) -> usize {
     let mut lost = 0;
     loop {
         let request = ExecuteRequest::new("call-1", source).tools(crate::support::agent_tools());
         let response = match session.execute(request).await {
-            Ok(started) => started.initial_response.await.expect("answered"),
+            Ok(started) => started.outcome().await.expect("answered"),
             // Both ends of a death crossed.
             Err(SessionError::Unavailable(_)) => {
                 lost += 1;
@@ -350,7 +354,7 @@ async fn exec_past_loss_of(session: &dyn CodeModeSession, source: &str, wanted: 
     }
 }
 
-async fn exec_past_loss(session: &dyn CodeModeSession, source: &str) -> CellResponse {
+async fn exec_past_loss(session: &code_mode_host::Session, source: &str) -> CellResponse {
     loop {
         let started = match session.execute(request(source)).await {
             Ok(started) => started,
@@ -358,7 +362,7 @@ async fn exec_past_loss(session: &dyn CodeModeSession, source: &str) -> CellResp
             Err(SessionError::Unavailable(_)) => continue,
             Err(error) => panic!("{error}"),
         };
-        let response = started.initial_response.await.expect("answered");
+        let response = started.outcome().await.expect("answered");
         if !matches!(response.outcome(), Some(CellOutcome::Lost(_))) {
             return response;
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use code_mode_host::Provider;
 use code_mode_protocol::{
-    CellId, CellResponse, CodeModeSession, CodeModeSessionDelegate, Json, Limits, NestedToolCall,
+    CellId, CellResponse, CodeModeSessionDelegate, Json, Limits, NestedToolCall, ToolError,
     WaitRequest,
 };
 use rand::rngs::StdRng;
@@ -45,7 +45,7 @@ impl CodeModeSessionDelegate for Echo {
         &self,
         call: NestedToolCall,
         cancelled: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         if call.tool_name.name == "never" {
             cancelled.cancelled().await;
         }
@@ -107,39 +107,40 @@ fn cell(random: &mut StdRng) -> (String, Expected) {
 }
 
 /// Waits for a cell's end.
-async fn end_of(session: &dyn CodeModeSession, mut response: CellResponse) -> Vec<CellResponse> {
+async fn end_of(
+    session: &code_mode_host::Session,
+    mut response: CellResponse,
+) -> Vec<CellResponse> {
     let mut responses = Vec::new();
     while !response.is_final() {
         let mut wait = WaitRequest::new(response.cell_id().clone());
         wait.yield_time = Some(Duration::from_secs(60));
         responses.push(response);
         let outcome = tokio::time::timeout(LOST, session.wait(wait)).await;
-        response = outcome
-            .expect("an answer was lost")
-            .expect("observed")
-            .into_response();
+        response = outcome.expect("an answer was lost").expect("observed");
     }
     responses.push(response);
     responses
 }
 
-async fn one_cell(session: &dyn CodeModeSession, (source, expected): (String, Expected)) {
+async fn one_cell(session: &code_mode_host::Session, (source, expected): (String, Expected)) {
     let mut request = request(&source);
     request.yield_time = Some(match expected {
         Expected::Endless => Duration::from_millis(20),
         _ => Duration::from_secs(60),
     });
     let started = session.execute(request).await.expect("admitted");
-    let first = tokio::time::timeout(LOST, started.initial_response)
+    let cell_id = started.id().clone();
+    let first = tokio::time::timeout(LOST, started.outcome())
         .await
         .expect("an answer was lost")
         .expect("observed");
     match expected {
         Expected::Endless => {
             assert!(!first.is_final(), "{source} ended by itself: {first:?}");
-            let stopped = tokio::time::timeout(LOST, session.terminate(started.cell_id));
+            let stopped = tokio::time::timeout(LOST, session.terminate(cell_id.clone()));
             let stopped = stopped.await.expect("an answer was lost").expect("stopped");
-            assert!(stopped.into_response().is_final());
+            assert!(stopped.is_final());
         }
         Expected::Text(expected) => {
             let responses = end_of(session, first).await;
@@ -166,7 +167,7 @@ async fn one_session(provider: &Provider, random: &mut StdRng, cells: &AtomicU64
             break;
         }
         let together = random.random_range(1..=CELLS);
-        let runs = (0..together).map(|_| one_cell(&*session, cell(random)));
+        let runs = (0..together).map(|_| one_cell(&session, cell(random)));
         futures::future::join_all(runs.collect::<Vec<_>>()).await;
         admitted += together;
         cells.fetch_add(together as u64, Ordering::Relaxed);

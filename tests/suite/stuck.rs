@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use code_mode_host::{CellResponse, Limits, Provider, WaitOutcome};
+use code_mode_host::{CellResponse, Limits, Provider};
 
 use crate::support::{Agent, Session, error_text, exec, options, request, run, session_of, texts};
 
@@ -23,7 +23,7 @@ async fn up(agent: &Agent, cells: usize) {
         .await;
 }
 
-async fn started(session: &Session, source: &str) -> code_mode_host::StartedCell {
+async fn started(session: &Session, source: &str) -> code_mode_host::RunningCell {
     session.execute(request(source)).await.expect("admitted")
 }
 
@@ -43,9 +43,9 @@ fn a_limit_of_time_ends_what_v8_cannot_interrupt() {
         ] {
             let agent = Arc::new(Agent::default());
             let session = session_of(&provider, agent, limits).await;
-            let response = exec(&*session, UNINTERRUPTIBLE).await;
+            let response = exec(&session, UNINTERRUPTIBLE).await;
             assert_eq!(error_text(&response), Some(expected));
-            assert_eq!(texts(&exec(&*session, "text('on')").await), ["on"]);
+            assert_eq!(texts(&exec(&session, "text('on')").await), ["on"]);
         }
         provider.shutdown().await;
     });
@@ -57,23 +57,23 @@ fn the_other_cells_of_the_session_are_told_which_cell_it_was() {
         let provider = impatient();
         let agent = Arc::new(Agent::default());
         let session = session_of(&provider, agent.clone(), Limits::default()).await;
-        exec(&*session, "store('kept', 1)").await;
+        exec(&session, "store('kept', 1)").await;
         let culprit = started(&session, UNINTERRUPTIBLE).await;
         let innocent = started(&session, "await tools.never()").await;
         agent.called_once().await;
         up(&agent, 1).await;
-        let outcome = session.terminate(culprit.cell_id).await.expect("answered");
-        assert!(matches!(
-            outcome,
-            WaitOutcome::LiveCell(CellResponse::Terminated { .. })
-        ));
-        let response = innocent.initial_response.await.expect("answered");
+        let outcome = session
+            .terminate(culprit.id().clone())
+            .await
+            .expect("answered");
+        assert!(matches!(outcome, CellResponse::Terminated { .. }));
+        let response = innocent.outcome().await.expect("answered");
         let error = error_text(&response).expect("an error");
         assert!(
             error.contains("because exec cell 2 did not stop after it was terminated"),
             "{error}"
         );
-        assert_eq!(texts(&exec(&*session, "text(load('kept'))").await), ["1"]);
+        assert_eq!(texts(&exec(&session, "text(load('kept'))").await), ["1"]);
         provider.shutdown().await;
     });
 }
@@ -88,16 +88,16 @@ fn two_terminates_that_time_out_together_do_not_end_the_next_worker() {
         let second = started(&session, UNINTERRUPTIBLE).await;
         up(&agent, 2).await;
         let (first, second) = tokio::join!(
-            session.terminate(first.cell_id),
-            session.terminate(second.cell_id)
+            session.terminate(first.id().clone()),
+            session.terminate(second.id().clone())
         );
         for outcome in [first, second] {
-            let response = outcome.expect("answered").into_response();
+            let response = outcome.expect("answered");
             assert!(matches!(response, CellResponse::Terminated { .. }));
         }
         // The next worker runs its cell for longer than any grace.
         let source = "await new Promise(done => setTimeout(done, 500)); text('whole')";
-        assert_eq!(texts(&exec(&*session, source).await), ["whole"]);
+        assert_eq!(texts(&exec(&session, source).await), ["whole"]);
         provider.shutdown().await;
     });
 }
@@ -149,7 +149,7 @@ fn no_builtin_function_outlasts_its_limit() {
         };
         let session = || session_of(&provider, Arc::new(Agent::default()), limits());
         let counting = session().await;
-        let counted = exec(&*counting, &format!("{EVERY_BUILTIN} text(found.length)")).await;
+        let counted = exec(&counting, &format!("{EVERY_BUILTIN} text(found.length)")).await;
         let count: usize = texts(&counted)[0].parse().expect("a number");
         assert!(count > 300, "{count}");
         // Each in a cell of its own, a few sessions side by side.
@@ -166,7 +166,7 @@ fn no_builtin_function_outlasts_its_limit() {
                             try {{ found[{n}].call(r, r, 1) }} catch {{}}
                             try {{ found[{n}].call(r, () => true) }} catch {{}} }}"
                     );
-                    let response = exec(&*session, &source).await;
+                    let response = exec(&session, &source).await;
                     ends.push(error_text(&response).unwrap_or("no error").to_owned());
                 }
                 ends

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode_host::{
-    CellId, CellNotification, CellResponse, CodeModeSession, CodeModeSessionDelegate,
-    CodeModeSessionProvider, ContentItem, ExecuteRequest, Json, Limits, NestedToolCall, Provider,
-    ProviderOptions, SessionError, SessionOptions, ToolDefinition, ToolSet, WorkerSource,
+    CellId, CellNotification, CellResponse, CodeModeSessionDelegate, ContentItem, ExecuteRequest,
+    Json, Limits, NestedToolCall, Provider, ProviderOptions, SessionError, SessionOptions,
+    ToolDefinition, ToolError, ToolSet, WorkerSource,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +51,7 @@ pub fn provider_in_process() -> Provider {
         .expect("nothing to find")
 }
 
-pub type Session = Arc<dyn CodeModeSession>;
+pub use code_mode_host::Session;
 
 /// A provider and one session of it.
 pub struct Opened {
@@ -213,7 +213,7 @@ impl CodeModeSessionDelegate for Agent {
         &self,
         call: NestedToolCall,
         cancelled: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         self.changed.notify_waiters();
         match call.tool_name.name.as_str() {
@@ -222,13 +222,13 @@ impl CodeModeSessionDelegate for Agent {
                 cancelled.cancelled().await;
                 self.cancelled.fetch_add(1, Ordering::SeqCst);
                 self.changed.notify_waiters();
-                Err("cancelled".to_owned())
+                Err("cancelled".into())
             }
             "deaf" => std::future::pending().await,
             name => match self.answers.get(name) {
-                Some(Ok(json)) => Json::parse(json.clone()).map_err(|e| e.to_string()),
-                Some(Err(message)) => Err(message.clone()),
-                None => Err(format!("no tool {name}")),
+                Some(Ok(json)) => Json::parse(json.clone()).map_err(|e| e.to_string().into()),
+                Some(Err(message)) => Err(message.clone().into()),
+                None => Err(format!("no tool {name}").into()),
             },
         }
     }
@@ -274,17 +274,18 @@ pub fn brief(source: &str) -> ExecuteRequest {
 }
 
 /// Starts a cell, observes it for a moment and leaves it running.
-pub async fn started(session: &dyn CodeModeSession, source: &str) -> CellId {
+pub async fn started(session: &code_mode_host::Session, source: &str) -> CellId {
     let started = session.execute(brief(source)).await.expect("admitted");
-    started.initial_response.await.expect("observed");
-    started.cell_id
+    let cell_id = started.id().clone();
+    started.outcome().await.expect("observed");
+    cell_id
 }
 
 /// Runs a cell to its first response.
-pub async fn exec(session: &dyn CodeModeSession, source: &str) -> CellResponse {
+pub async fn exec(session: &code_mode_host::Session, source: &str) -> CellResponse {
     let request = request(source).yield_time(Duration::from_secs(100));
     let started = session.execute(request).await.expect("admitted");
-    started.initial_response.await.expect("observed")
+    started.outcome().await.expect("observed")
 }
 
 /// The texts of a response.

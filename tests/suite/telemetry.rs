@@ -5,7 +5,6 @@ use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use code_mode_host::CodeModeSessionProvider;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -364,13 +363,13 @@ fn every_request_call_and_notification_has_its_span() {
         let started = tracing::Instrument::instrument(execute, turn)
             .await
             .expect("admitted");
-        started.initial_response.await.expect("observed");
+        started.outcome().await.expect("observed");
         let waiting = session
             .execute(request("await tools.never()"))
             .await
             .expect("admitted");
         session
-            .terminate(waiting.cell_id)
+            .terminate(waiting.id().clone())
             .await
             .expect("terminated");
         session.shutdown().await;

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use code_mode_host::{CodeModeSessionDelegate, Json, NestedToolCall};
+use code_mode_host::{CodeModeSessionDelegate, Json, NestedToolCall, ToolError};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ impl CodeModeSessionDelegate for Keeps {
         &self,
         call: NestedToolCall,
         _: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         let input = call.input.unwrap_or_else(Json::null);
         self.0
             .lock()
@@ -147,7 +147,7 @@ fn every_input_is_json_that_a_strict_parser_takes_or_throws() {
             let mut request = crate::support::request(&source);
             request.enabled_tools = [tool("echo")].into_iter().collect();
             let started = session.execute(request).await.expect("admitted");
-            let response = started.initial_response.await.expect("observed");
+            let response = started.outcome().await.expect("observed");
             let said = texts(&response);
             passed += said
                 .first()

@@ -29,7 +29,7 @@ const SOURCE: &str = r#"
 fn cells_that_waited_long_go_on_with_all_they_had() {
     run(async {
         let opened = open(Arc::new(Agent::default()), Limits::default()).await;
-        let cells = (0..8).map(|_| exec(&*opened.session, SOURCE));
+        let cells = (0..8).map(|_| exec(&opened.session, SOURCE));
         for response in join_all(cells).await {
             assert_eq!(texts(&response), ["2002 true 100 there"]);
         }

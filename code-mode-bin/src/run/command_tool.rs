@@ -9,14 +9,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 use super::tools_file::CommandTool;
-use crate::processes::Processes;
+use code_mode_system::{Processes, inherited_environment};
 
 /// How much of a failed command's standard error its error shows.
 const STDERR_BYTES: usize = 2000;
 
 /// Why a tool call failed; the text is the cell's `ToolError`.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ToolError {
+pub(crate) enum CommandError {
     #[error("{0}")]
     Input(String),
     #[error("cannot run {program}: {error}")]
@@ -37,12 +37,12 @@ pub(crate) enum ToolError {
 }
 
 /// Runs the command of a tool with an input.
-pub(crate) async fn run(tool: &CommandTool, input: Option<&Json>) -> Result<Json, ToolError> {
+pub(crate) async fn run(tool: &CommandTool, input: Option<&Json>) -> Result<Json, CommandError> {
     let arguments = arguments(tool, input)?;
     let [program, arguments @ ..] = arguments.as_slice() else {
-        return Err(ToolError::Input("the command is empty".to_owned()));
+        return Err(CommandError::Input("the command is empty".to_owned()));
     };
-    let failed = |error| ToolError::Start {
+    let failed = |error| CommandError::Start {
         program: program.clone(),
         error,
     };
@@ -70,7 +70,7 @@ pub(crate) async fn run(tool: &CommandTool, input: Option<&Json>) -> Result<Json
         let (stdout, stderr, ()) = tokio::join!(stdout, stderr, feed);
         let stdout = stdout.map_err(failed)?;
         if stdout.len() > max {
-            return Err(ToolError::TooMuchOutput {
+            return Err(CommandError::TooMuchOutput {
                 program: program.clone(),
                 max,
             });
@@ -85,7 +85,7 @@ pub(crate) async fn run(tool: &CommandTool, input: Option<&Json>) -> Result<Json
                 "" => String::new(),
                 text => format!(": {text}"),
             };
-            return Err(ToolError::Failed {
+            return Err(CommandError::Failed {
                 program: program.clone(),
                 how,
                 stderr,
@@ -95,7 +95,7 @@ pub(crate) async fn run(tool: &CommandTool, input: Option<&Json>) -> Result<Json
     };
     let stdout = tokio::time::timeout(tool.timeout(), work)
         .await
-        .map_err(|_| ToolError::TimedOut {
+        .map_err(|_| CommandError::TimedOut {
             program: program.clone(),
             ms: tool.timeout().as_millis(),
         })??;
@@ -108,39 +108,17 @@ pub(crate) async fn run(tool: &CommandTool, input: Option<&Json>) -> Result<Json
     Ok(Json::string(&text))
 }
 
-/// The variables that every command gets, where this program has them: enough to find
-/// programs and files, and nothing that may be a secret.
-const ENVIRONMENT: &[&str] = &[
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "TMPDIR",
-    "SystemRoot",
-    "SystemDrive",
-    "PATHEXT",
-    "COMSPEC",
-    "TEMP",
-    "TMP",
-    "USERPROFILE",
-];
-
 /// The environment of a command: the common variables, and those that its tool names,
 /// as `NAME` (with this program's value) or `NAME=VALUE`.
 fn environment(named: &[String]) -> Vec<(String, OsString)> {
-    let common = ENVIRONMENT.iter().copied();
-    common
-        .chain(named.iter().map(String::as_str))
+    let common = inherited_environment().map(|(name, value)| (name.to_owned(), value));
+    let named = named
+        .iter()
         .filter_map(|variable| match variable.split_once('=') {
             Some((name, value)) => Some((name.to_owned(), value.into())),
-            None => Some((variable.to_owned(), std::env::var_os(variable)?)),
-        })
-        .collect()
+            None => Some((variable.clone(), std::env::var_os(variable)?)),
+        });
+    common.chain(named).collect()
 }
 
 /// The beginning of a stream. Nothing beyond it is read, so that a command
@@ -170,16 +148,16 @@ async fn read_tail(stream: Option<impl AsyncRead + Unpin>) -> String {
     String::from_utf8_lossy(&tail).into_owned()
 }
 
-fn arguments(tool: &CommandTool, input: Option<&Json>) -> Result<Vec<String>, ToolError> {
+fn arguments(tool: &CommandTool, input: Option<&Json>) -> Result<Vec<String>, CommandError> {
     let input: Value = match input {
-        Some(json) => json.to().map_err(|e| ToolError::Input(e.to_string()))?,
+        Some(json) => json.to().map_err(|e| CommandError::Input(e.to_string()))?,
         None => Value::Null,
     };
     tool.command
         .iter()
         .map(|argument| fill(argument, tool.kind, &input))
         .collect::<Result<_, _>>()
-        .map_err(ToolError::Input)
+        .map_err(CommandError::Input)
 }
 
 /// A part of an argument: text, or a property of the input.

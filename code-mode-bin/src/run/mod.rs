@@ -1,33 +1,31 @@
 //! `code-mode run`: one script as a cell, for a person at a shell.
 
+mod approvals;
 mod command_tool;
 mod output;
-
 mod store;
-mod terminal;
 pub mod tools_file;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode_host::{
-    CellId, CellNotification, CellResponse, CodeModeSession, CodeModeSessionDelegate,
-    CodeModeSessionProvider, Determinism, ExecuteRequest, Json, NestedToolCall, Pause, Provider,
-    ProviderError, Recorder, SessionError, SessionOptions, ToolCallFinished, ToolDefinition,
-    WaitRequest, describe, pragma, truncate,
+    CellId, CellNotification, CellResponse, CodeModeSessionDelegate, Determinism, ExecuteRequest,
+    Json, NestedToolCall, Provider, ProviderError, Recorder, Session, SessionError, SessionOptions,
+    ToolCallFinished, ToolDefinition, ToolError, WaitRequest, describe, pragma, truncate,
 };
+use code_mode_mcp::{Broker, BrokerError, BrokerOptions};
+use code_mode_system::{Interrupt, Interrupts, say, show};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::RuntimeArgs;
-use crate::interrupts::{Interrupt, Interrupts};
-use crate::mcp::Servers;
-use crate::telemetry::{TelemetryArgs, metered, watched};
-use crate::turn::CANCELLED;
+use crate::telemetry::{TelemetryArgs, watched};
+use approvals::{AtTerminal, ScriptCall};
 use output::Output;
 use tools_file::Tools;
 
@@ -95,7 +93,7 @@ enum Failure {
     #[error("{0}")]
     Usage(String),
     #[error(transparent)]
-    Servers(#[from] crate::mcp::Failure),
+    Servers(#[from] BrokerError),
     #[error(transparent)]
     Provider(#[from] ProviderError),
     #[error(transparent)]
@@ -110,8 +108,8 @@ impl Failure {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Script => 1,
-            Self::Usage(_) | Self::Servers(crate::mcp::Failure::Usage(_)) => crate::WRONG_USAGE,
-            Self::Servers(_) | Self::Provider(_) | Self::Session(_) | Self::Runtime(_) => 3,
+            Self::Usage(_) | Self::Servers(_) => crate::WRONG_USAGE,
+            Self::Provider(_) | Self::Session(_) | Self::Runtime(_) => 3,
             Self::Interrupted(interrupt) => interrupt.exit_status(),
         })
     }
@@ -131,7 +129,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
-    crate::descriptors::keep();
+    code_mode_system::close_inherited_on_exec();
     let tools = match &args.tools {
         Some(path) => Tools::read(path).map_err(|e| Failure::Usage(e.to_string()))?,
         None => Tools::default(),
@@ -205,15 +203,18 @@ async fn in_session(
     let servers = match args.mcp_config.is_empty() {
         true => None,
         false => {
-            let policy = args.policy.as_deref();
-            let started = Servers::start(args.mcp_config.clone(), policy, &args.runtime).await;
-            Some(Arc::new(started?))
+            let mut options = BrokerOptions::default();
+            options.config = args.mcp_config.clone();
+            options.policy = args.policy.clone();
+            let broker = crate::mcp::broker(options)?;
+            broker.all_started().await;
+            Some(broker)
         }
     };
     let delegate = Arc::new(RunDelegate {
         tools: tools.clone(),
         servers: servers.clone(),
-        session: OnceLock::new(),
+        at_terminal: AtTerminal::new(),
         at_once: Semaphore::new(COMMANDS_AT_ONCE),
         output: output.clone(),
     });
@@ -231,23 +232,21 @@ async fn in_session(
         }
         None => None,
     };
-    let own = delegate.clone();
     let delegate: Arc<dyn CodeModeSessionDelegate> = match &recorder {
         Some(recorder) => recorder.clone(),
         None => delegate,
     };
     let options = SessionOptions::default().stored(stored);
     let options = options.guided(true).check_inputs(true);
-    let delegate = metered(delegate);
     let session = provider.open_session(delegate, options).await?;
-    let _ = own.session.set(Arc::downgrade(&session));
-    let observed = observe(
-        &*session,
-        (&offered(&tools, servers.as_deref()), &mut interrupts),
-        (&output, recorder.as_deref()),
-        &script,
-    )
-    .await;
+    let observing = Observing {
+        session: &session,
+        output: &output,
+        recorder: recorder.as_deref(),
+        script: &script,
+    };
+    let offered = offered(&tools, servers.as_deref());
+    let observed = observing.run(&offered, &mut interrupts).await;
     output.finish();
     match &observed {
         // It has said so itself.
@@ -266,7 +265,7 @@ async fn in_session(
     };
     provider.shutdown().await;
     if let Some(servers) = servers {
-        servers.end().await;
+        let _ = tokio::time::timeout(crate::mcp::END, servers.end()).await;
     }
     observed.and(saved)
 }
@@ -277,7 +276,7 @@ struct Offered {
     constants: Vec<(String, Json)>,
 }
 
-fn offered(tools: &Tools, servers: Option<&Servers>) -> Offered {
+fn offered(tools: &Tools, servers: Option<&Broker>) -> Offered {
     let mut offered = Offered {
         tools: tools.definitions(),
         constants: Vec::new(),
@@ -289,92 +288,92 @@ fn offered(tools: &Tools, servers: Option<&Servers>) -> Offered {
     offered
 }
 
-/// Runs the cell to its end, showing its output as it comes.
-async fn observe(
-    session: &dyn CodeModeSession,
-    (offered, interrupts): (&Offered, &mut Interrupts),
-    (output, recorder): (&Output, Option<&Recorder>),
-    script: &Script,
-) -> Result<(), Failure> {
-    let mut request = ExecuteRequest::new("run", script.source.clone())
-        .tools(offered.tools.clone())
-        .constants(offered.constants.clone())
-        .yield_time(script.yield_time);
-    let stored = session.stored_values();
-    if recorder.is_some_and(Recorder::has_contents) {
-        request = request.determinism(determinism());
-    }
-    let traced = recorder.map(|recorder| (recorder, request.clone()));
-    let started = session.execute(request).await?;
-    let cell_id = started.cell_id;
-    if let Some((recorder, request)) = traced {
-        recorder.executed(&cell_id, &request, stored);
-    }
-    let mut budget = script.max_output_tokens;
-    let mut response = tokio::select! {
-        response = started.initial_response => response?,
-        by = interrupts.next() => return interrupt(session, cell_id, output, by).await,
-    };
-    loop {
-        if let Some(recorder) = recorder {
-            recorder.observed(&response);
+/// A script whose output is shown as it comes.
+struct Observing<'a> {
+    session: &'a Session,
+    output: &'a Output,
+    recorder: Option<&'a Recorder>,
+    script: &'a Script,
+}
+
+impl Observing<'_> {
+    /// Runs the cell to its end.
+    async fn run(&self, offered: &Offered, interrupts: &mut Interrupts) -> Result<(), Failure> {
+        let mut request = ExecuteRequest::new("run", self.script.source.clone())
+            .tools(offered.tools.clone())
+            .constants(offered.constants.clone())
+            .yield_time(self.script.yield_time);
+        let stored = self.session.stored_values();
+        if self.recorder.is_some_and(Recorder::has_contents) {
+            request = request.determinism(determinism());
         }
-        if let Some(budget) = &mut budget {
-            let shown: usize = response.content_items().iter().map(|i| i.bytes()).sum();
-            truncate::truncate(response.content_items_mut(), *budget);
-            *budget = budget.saturating_sub(shown.div_ceil(4) as u64);
+        let traced = self.recorder.map(|recorder| (recorder, request.clone()));
+        let running = self.session.execute(request).await?;
+        let cell_id = running.id().clone();
+        if let Some((recorder, request)) = traced {
+            recorder.executed(&cell_id, &request, stored);
         }
-        output
-            .items(response.content_items())
-            .map_err(Failure::Runtime)?;
-        match response {
-            CellResponse::Yielded { .. } => {}
-            CellResponse::Terminated { .. } => {
-                return Err(Failure::Runtime("the cell was terminated".to_owned()));
-            }
-            CellResponse::Result {
-                error_text,
-                error_position,
-                ..
-            } => {
-                let Some(text) = error_text else {
-                    output.result("completed");
-                    return Ok(());
-                };
-                output.script_error(&script.name, &text, error_position);
-                return Err(Failure::Script);
-            }
-        }
-        let wait = WaitRequest::new(cell_id.clone()).yield_time(script.yield_time);
-        response = tokio::select! {
-            outcome = session.wait(wait) => outcome?.into_response(),
-            by = interrupts.next() => return interrupt(session, cell_id, output, by).await,
+        let mut budget = self.script.max_output_tokens;
+        let mut response = tokio::select! {
+            response = running.outcome() => response?,
+            by = interrupts.next() => return self.interrupted(cell_id, by).await,
         };
+        loop {
+            if let Some(recorder) = self.recorder {
+                recorder.observed(&response);
+            }
+            if let Some(budget) = &mut budget {
+                let shown: usize = response.content_items().iter().map(|i| i.bytes()).sum();
+                truncate::truncate(response.content_items_mut(), *budget);
+                *budget = budget.saturating_sub(shown.div_ceil(4) as u64);
+            }
+            self.output
+                .items(response.content_items())
+                .map_err(Failure::Runtime)?;
+            match response {
+                CellResponse::Yielded { .. } | CellResponse::Pending { .. } => {}
+                CellResponse::Terminated { .. } => {
+                    return Err(Failure::Runtime("the cell was terminated".to_owned()));
+                }
+                CellResponse::Result {
+                    error_text,
+                    error_position,
+                    ..
+                } => {
+                    let Some(text) = error_text else {
+                        self.output.result("completed");
+                        return Ok(());
+                    };
+                    self.output
+                        .script_error(&self.script.name, &text, error_position);
+                    return Err(Failure::Script);
+                }
+            }
+            let wait = WaitRequest::new(cell_id.clone()).yield_time(self.script.yield_time);
+            response = tokio::select! {
+                response = self.session.wait(wait) => response?,
+                by = interrupts.next() => return self.interrupted(cell_id, by).await,
+            };
+        }
+    }
+
+    async fn interrupted(&self, cell_id: CellId, interrupt: Interrupt) -> Result<(), Failure> {
+        let last = self.session.terminate(cell_id).await?;
+        self.output
+            .items(last.content_items())
+            .map_err(Failure::Runtime)?;
+        Err(Failure::Interrupted(interrupt))
     }
 }
 
 /// Time from now on, and randomness that can be had again.
 fn determinism() -> Determinism {
-    use std::hash::{BuildHasher, RandomState};
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Determinism {
-        seed: RandomState::new().hash_one(0_u8),
+        seed: rand::random(),
         start_ms: now.unwrap_or_default().as_millis() as f64,
         turns: None,
     }
-}
-
-async fn interrupt(
-    session: &dyn CodeModeSession,
-    cell_id: CellId,
-    output: &Output,
-    interrupt: Interrupt,
-) -> Result<(), Failure> {
-    let last = session.terminate(cell_id).await?.into_response();
-    output
-        .items(last.content_items())
-        .map_err(Failure::Runtime)?;
-    Err(Failure::Interrupted(interrupt))
 }
 
 /// How many commands of tools run at a time: each has processes and descriptors of its
@@ -384,12 +383,31 @@ const COMMANDS_AT_ONCE: usize = 64;
 /// What a script's calls and notifications do.
 struct RunDelegate {
     tools: Arc<Tools>,
-    servers: Option<Arc<Servers>>,
-    /// To stop its clocks while a person is asked.
-    session: OnceLock<Weak<dyn CodeModeSession>>,
-    /// Commands that may run; more wait their turn.
+    servers: Option<Arc<Broker>>,
+    at_terminal: Arc<AtTerminal>,
+    /// Commands that may run; more wait.
     at_once: Semaphore,
     output: Arc<Output>,
+}
+
+impl RunDelegate {
+    async fn run(&self, call: &NestedToolCall) -> Result<Json, ToolError> {
+        if let Some(tool) = self.tools.get(&call.tool_name) {
+            let _pause = tool.asks_user.then(|| call.pause());
+            // The semaphore is never closed.
+            let _permit = self.at_once.acquire().await;
+            let _running = self.output.tool_runs(&tool.name);
+            let result = command_tool::run(tool, call.input.as_ref()).await;
+            return result.map_err(|error| error.to_string().into());
+        }
+        match &self.servers {
+            Some(servers) if servers.has(&call.tool_name) => {
+                let context = ScriptCall::new(call.clone(), self.at_terminal.clone());
+                servers.call(call, Arc::new(context)).await
+            }
+            _ => Err(format!("there is no tool {}", call.tool_name.name).into()),
+        }
+    }
 }
 
 #[async_trait]
@@ -398,31 +416,11 @@ impl CodeModeSessionDelegate for RunDelegate {
         &self,
         call: NestedToolCall,
         cancelled: CancellationToken,
-    ) -> Result<Json, String> {
-        let Some(tool) = self.tools.get(&call.tool_name) else {
-            let Some(servers) = &self.servers else {
-                return Err(format!("there is no tool {}", call.tool_name.name));
-            };
-            let answer = tokio::select! {
-                answer = servers.invoke(&call) => answer,
-                () = cancelled.cancelled() => return Err(CANCELLED.to_owned()),
-            };
-            let unknown = || Err(format!("there is no tool {}", call.tool_name.name));
-            return answer.unwrap_or_else(unknown);
-        };
-        let session = self.session.get().and_then(Weak::upgrade);
-        let _pause = session
-            .filter(|_| tool.asks_user)
-            .map(|session| Pause::begin(session, Some(call.cell_id.clone())));
-        let command = async {
-            let _turn = self.at_once.acquire().await;
-            let _running = self.output.tool_runs(&tool.name);
-            command_tool::run(tool, call.input.as_ref()).await
-        };
+    ) -> Result<Json, ToolError> {
         tokio::select! {
-            result = command => result.map_err(|error| error.to_string()),
-            // Dropping the future kills the command.
-            () = cancelled.cancelled() => Err(CANCELLED.to_owned()),
+            answer = self.run(&call) => answer,
+            // Dropping the future kills the command, or cancels the call at its server.
+            () = cancelled.cancelled() => Err(ToolError::cancelled()),
         }
     }
 

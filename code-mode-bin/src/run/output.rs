@@ -12,7 +12,8 @@ use code_mode_protocol::{ContentItem, SourcePosition};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::terminal::visible;
+use code_mode_protocol::text::visible;
+use code_mode_system::{say, show};
 
 /// How V8 names a cell's module in stack frames.
 const MODULE_NAME: &str = "exec_main.mjs";

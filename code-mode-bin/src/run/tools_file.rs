@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use code_mode_protocol::{Json, ToolAnswer, ToolDefinition, ToolKind, ToolName};
+use code_mode_protocol::{Json, ToolDefinition, ToolKind, ToolName};
 use serde::Deserialize;
 
 /// A file of tools.
@@ -201,19 +201,15 @@ impl CommandTool {
             Some(namespace) => format!("{namespace}__{}", self.name),
             None => self.name.clone(),
         };
-        ToolDefinition {
-            name,
-            tool_name: ToolName {
+        ToolDefinition::function(name, &self.description)
+            .tool_name(ToolName {
                 name: self.name.clone(),
                 namespace: self.namespace.clone(),
-            },
-            description: self.description.clone(),
-            kind: self.kind,
-            input_schema: self.input_schema_json.clone(),
-            output_schema: self.output_schema_json.clone(),
-            deferred: self.deferred,
-            answer: ToolAnswer::Value,
-        }
+            })
+            .kind(self.kind)
+            .input_schema(self.input_schema_json.clone())
+            .output_schema(self.output_schema_json.clone())
+            .deferred(self.deferred)
     }
 
     /// How long the command may run.

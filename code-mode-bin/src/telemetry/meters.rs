@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use code_mode_host::{
     CellEnded, CellId, CellNotification, CellStarted, CodeModeSessionDelegate, Json,
-    NestedToolCall, Provider, ToolCallFinished, Turn,
+    NestedToolCall, Provider, ToolCallFinished, ToolError, Turn,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Histogram, Meter, MeterProvider, UpDownCounter};
@@ -21,7 +21,7 @@ pub(super) fn begin(provider: &SdkMeterProvider) {
 
 /// Shows a number of something that is there now, where somebody wants the numbers.
 /// `look` gives `None` once it is gone.
-pub(crate) fn gauge(
+pub(super) fn gauge(
     name: &'static str,
     unit: &'static str,
     what: &'static str,
@@ -172,7 +172,7 @@ impl CodeModeSessionDelegate for Metered {
         &self,
         call: NestedToolCall,
         cancelled: CancellationToken,
-    ) -> Result<Json, String> {
+    ) -> Result<Json, ToolError> {
         self.delegate.invoke_tool(call, cancelled).await
     }
 

@@ -10,12 +10,14 @@ mod otel;
 #[cfg(feature = "otel")]
 mod trace_listen;
 
-#[cfg(feature = "otel")]
-pub(crate) use meters::{gauge, metered, watched};
 #[cfg(not(feature = "otel"))]
-pub(crate) use off::{TelemetryArgs, descend, gauge, metered, metrics_page, traceparent, watched};
+pub(crate) use code_mode_serve::NoTelemetry as ServeTelemetry;
 #[cfg(feature = "otel")]
-pub(crate) use otel::{TelemetryArgs, descend, metrics_page, traceparent};
+pub(crate) use meters::{metered, watched};
+#[cfg(not(feature = "otel"))]
+pub(crate) use off::{TelemetryArgs, metered, watched};
+#[cfg(feature = "otel")]
+pub(crate) use otel::{ServeTelemetry, TelemetryArgs};
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -30,7 +32,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
     allow(dead_code, reason = "there are no traces and metrics to want")
 )]
 pub(crate) struct Wanted {
-    /// Its metrics can be asked for ([`metrics_page`]).
+    /// Its metrics can be asked for.
     pub(crate) metrics_page: bool,
     /// It is a host of the Codex CLI's, and named so in its traces.
     pub(crate) is_host: bool,

@@ -20,14 +20,6 @@ impl TelemetryArgs {
     }
 }
 
-/// There are no traces to descend from.
-pub(crate) fn descend(_: &tracing::Span, _: Option<&str>) {}
-
-/// There are no traces.
-pub(crate) fn traceparent() -> Option<String> {
-    None
-}
-
 /// Nobody counts.
 pub(crate) fn metered(
     delegate: Arc<dyn CodeModeSessionDelegate>,
@@ -38,18 +30,4 @@ pub(crate) fn metered(
 /// Nobody counts.
 pub(crate) fn watched(provider: Provider) -> Arc<Provider> {
     Arc::new(provider)
-}
-
-/// Nobody counts.
-pub(crate) fn gauge(
-    _: &'static str,
-    _: &'static str,
-    _: &'static str,
-    _: impl Fn() -> Option<u64> + Send + Sync + 'static,
-) {
-}
-
-/// There is none.
-pub(crate) fn metrics_page() -> Option<String> {
-    None
 }

@@ -151,7 +151,7 @@ impl TelemetryArgs {
             (Some(url), None) => to(url.clone()),
             (None, None) => SpanExporter::builder().with_http(),
         };
-        crate::http_clients::prepare();
+        code_mode_system::prepare_http_clients();
         Ok(Some((exporter.build()?, telling)))
     }
 }
@@ -172,12 +172,6 @@ fn metrics(everything: bool, wanted: Wanted) -> Result<Option<SdkMeterProvider>,
         let _ = REGISTRY.set(registry);
     }
     Ok(Some(metrics.build()))
-}
-
-/// The metrics as Prometheus reads them, if they were wanted.
-pub(crate) fn metrics_page() -> Option<String> {
-    let families = REGISTRY.get()?.gather();
-    TextEncoder::new().encode_to_string(&families).ok()
 }
 
 fn resource(wanted: Wanted) -> Resource {
@@ -202,34 +196,51 @@ fn exported(is_codex: bool) -> FilterFn<impl Fn(&tracing::Metadata<'_>) -> bool>
     })
 }
 
-/// A span descends from what a W3C `traceparent` says; one that does not parse is ignored.
-pub(crate) fn descend(span: &tracing::Span, traceparent: Option<&str>) {
-    struct Carrier<'a>(&'a str);
-    impl Extractor for Carrier<'_> {
-        fn get(&self, key: &str) -> Option<&str> {
-            (key == "traceparent").then_some(self.0)
-        }
-        fn keys(&self) -> Vec<&str> {
-            vec!["traceparent"]
-        }
-    }
-    if let Some(traceparent) = traceparent {
-        let context = TraceContextPropagator::new().extract(&Carrier(traceparent));
-        // Without an exporter there is nothing to descend.
-        let _ = span.set_parent(context);
-    }
-}
+/// The program's telemetry, for the wires.
+pub(crate) struct ServeTelemetry;
 
-/// The span that is current, as a W3C `traceparent`; `None` where nothing is exported.
-pub(crate) fn traceparent() -> Option<String> {
-    let context = tracing::Span::current().context();
-    let span = context.span().span_context().clone();
-    span.is_valid().then(|| {
-        format!(
-            "00-{}-{}-{:02x}",
-            span.trace_id(),
-            span.span_id(),
-            span.trace_flags().to_u8()
-        )
-    })
+impl code_mode_serve::Telemetry for ServeTelemetry {
+    fn traceparent(&self) -> Option<String> {
+        let context = tracing::Span::current().context();
+        let span = context.span().span_context().clone();
+        span.is_valid().then(|| {
+            format!(
+                "00-{}-{}-{:02x}",
+                span.trace_id(),
+                span.span_id(),
+                span.trace_flags().to_u8()
+            )
+        })
+    }
+
+    fn set_parent(&self, span: &tracing::Span, traceparent: Option<&str>) {
+        struct Carrier<'a>(&'a str);
+        impl Extractor for Carrier<'_> {
+            fn get(&self, key: &str) -> Option<&str> {
+                (key == "traceparent").then_some(self.0)
+            }
+            fn keys(&self) -> Vec<&str> {
+                vec!["traceparent"]
+            }
+        }
+        if let Some(traceparent) = traceparent {
+            let context = TraceContextPropagator::new().extract(&Carrier(traceparent));
+            // Without an exporter the span has no parent to set.
+            let _ = span.set_parent(context);
+        }
+    }
+
+    fn metrics_page(&self) -> Option<String> {
+        let families = REGISTRY.get()?.gather();
+        TextEncoder::new().encode_to_string(&families).ok()
+    }
+
+    fn watch_sessions(&self, count: Box<dyn Fn() -> Option<u64> + Send + Sync>) {
+        meters::gauge(
+            "code_mode.session.live",
+            "{session}",
+            "Sessions of the gRPC wire",
+            count,
+        );
+    }
 }

@@ -6,17 +6,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use code_mode_system::{Incoming, Listener, say};
 use futures::{SinkExt, StreamExt};
 use opentelemetry_http::{HttpClient, HttpError};
-use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-use crate::descriptors::accepted;
 
 /// How many batches are kept for a listener that reads slowly; it misses older ones.
 const KEPT_BATCHES: usize = 64;
@@ -93,7 +91,6 @@ impl HttpClient for Listeners {
 pub(super) fn start(address: SocketAddr) -> Result<(Listeners, Telling), ListenError> {
     let error = |source| ListenError { address, source };
     let listener = TcpListener::bind(address).map_err(error)?;
-    listener.set_nonblocking(true).map_err(error)?;
     let bound = listener.local_addr().map_err(error)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -120,24 +117,29 @@ pub(super) fn start(address: SocketAddr) -> Result<(Listeners, Telling), ListenE
 
 async fn accept(listener: TcpListener, batches: broadcast::Sender<Bytes>, over: CancellationToken) {
     let told = TaskTracker::new();
-    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
+    let Ok(listener) = Listener::from_std(listener, MAX_LISTENERS) else {
         return;
     };
     loop {
-        let (stream, _) = tokio::select! {
-            accepted = accepted(|| listener.accept()) => accepted,
+        let incoming = tokio::select! {
+            incoming = listener.accept(|_| {}) => incoming,
             () = over.cancelled() => break,
         };
-        if batches.receiver_count() < MAX_LISTENERS {
-            told.spawn(tell(stream, batches.subscribe(), over.clone()));
-        }
+        told.spawn(tell(incoming, batches.subscribe(), over.clone()));
     }
     told.close();
     told.wait().await;
 }
 
 /// Sends one listener each batch, until it goes away.
-async fn tell(stream: TcpStream, mut batches: broadcast::Receiver<Bytes>, over: CancellationToken) {
+async fn tell(
+    incoming: Incoming,
+    mut batches: broadcast::Receiver<Bytes>,
+    over: CancellationToken,
+) {
+    let Ok(stream) = incoming.connect().await else {
+        return;
+    };
     let mut config = WebSocketConfig::default();
     config.max_message_size = Some(MAX_SENT);
     config.max_frame_size = Some(MAX_SENT);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use code_mode_host::{TraceEvent, TraceLine};
+use code_mode_system::{say, show};
 use serde_json::{Value, json};
 
 use crate::trace_file::{self, TraceError};

@@ -9,11 +9,12 @@ mod transport;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use code_mode::{ServeError, Surroundings};
+use code_mode::{ServeError, WorkerEnvironment};
 use code_mode_protocol::Limits;
 use code_mode_protocol::wire::native::{LayerState, SandboxLayer};
 
-use crate::sandbox;
+use code_mode_sandbox as sandbox;
+use code_mode_system::say;
 
 /// The options of `code-mode worker`.
 #[derive(clap::Args, Debug)]
@@ -141,7 +142,7 @@ struct LockedIn {
     most: Option<Limits>,
 }
 
-impl Surroundings for LockedIn {
+impl WorkerEnvironment for LockedIn {
     fn sandbox(&self) -> Vec<SandboxLayer> {
         self.layers.clone()
     }

@@ -1,8 +1,7 @@
 //! The worker's connection to its host, on standard input.
-#![allow(unsafe_code, reason = "`dup2` onto a standard stream has no safe form")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 
@@ -11,7 +10,7 @@ use interprocess::os::unix::uds_local_socket::tokio::Stream as UnixLocalStream;
 use interprocess::local_socket::tokio::Stream;
 
 use super::Args;
-use crate::private_socket::{is_own, listen};
+use code_mode_system::{is_own, listen, say};
 
 /// Standard input, as the connection to the provider. It stays at its number
 /// until the process has closed all others.
@@ -40,10 +39,8 @@ pub(super) fn open(args: &Args) -> io::Result<OnStandardInput> {
     };
     // One session, so nobody else may find the socket.
     std::fs::remove_file(path)?;
-    // SAFETY: both descriptors are open; nothing has read standard input.
-    if unsafe { libc::dup2(stream.as_raw_fd(), 0) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // Nothing has read standard input.
+    rustix::stdio::dup2_stdin(&stream)?;
     Ok(OnStandardInput)
 }
 
@@ -64,12 +61,7 @@ pub(super) fn leave_terminal() -> io::Result<()> {
     }
     say!("code-mode worker: nothing is logged to a terminal; 2> FILE keeps a log");
     let nothing = std::fs::File::options().write(true).open("/dev/null")?;
-    for standard in [1, 2] {
-        // SAFETY: both descriptors are this process's own, and nothing holds on to what
-        // the number of a standard stream meant before.
-        if unsafe { libc::dup2(nothing.as_raw_fd(), standard) } < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-    }
+    rustix::stdio::dup2_stdout(&nothing)?;
+    rustix::stdio::dup2_stderr(&nothing)?;
     Ok(())
 }

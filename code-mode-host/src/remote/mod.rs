@@ -9,6 +9,7 @@ mod stream;
 
 use std::time::Duration;
 
+use code_mode_protocol::text::clean_line;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Endpoint;
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 pub use options::RemoteHost;
 
-use crate::provider::ProviderError;
+use crate::error::ProviderError;
 use crate::worker::ConnectionError;
 
 use stream::{Receiving, Sending};
@@ -116,19 +117,8 @@ pub(crate) fn is_cut(error: &ProviderError) -> bool {
 /// What a host says of an error, as it may be shown: it is a stranger's text.
 pub(crate) fn words(status: &Status) -> String {
     const LONGEST: usize = 300;
-    let harmless = |c: char| match c {
-        // What would move a cursor, begin a line, or turn the direction of what follows.
-        c if c.is_control() => '\u{fffd}',
-        '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' => '\u{fffd}',
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
-        c => c,
-    };
-    let words: String = status
-        .message()
-        .chars()
-        .take(LONGEST)
-        .map(harmless)
-        .collect();
+    let words: String = status.message().chars().take(LONGEST).collect();
+    let words = clean_line(&words);
     match words.is_empty() {
         true => status.code().description().to_owned(),
         false => words,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use code_mode_protocol::{
-    CallOutcome, CellId, CellNotification, NestedToolCall, ToolCallFinished, ToolSet,
+    CallOutcome, CellId, CellNotification, NestedToolCall, SessionError, ToolCallFinished, ToolSet,
 };
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use tracing::Instrument;
 
 use super::driver::Shared;
 use super::spans;
-use crate::worker::Incarnation;
+use crate::worker::WorkerHandle;
 
 /// Runs a method of the delegate; `None` where it panics.
 async fn guarded<T>(method: impl Future<Output = T>) -> Option<T> {
@@ -35,7 +35,7 @@ pub(super) fn invoke(
     shared: &Arc<Shared>,
     call: NestedToolCall,
     tools: ToolSet,
-    (cancelled, worker): (CancellationToken, Incarnation),
+    (cancelled, worker): (CancellationToken, WorkerHandle),
 ) {
     let span = shared.spans.call(&call);
     let told = span.clone();
@@ -54,11 +54,16 @@ pub(super) fn invoke(
             .inputs
             .as_ref()
             .and_then(|inputs| inputs.refusal(&tools, &call));
+        let pausing = Arc::downgrade(&session);
+        let call = call.pauses(move |cell| match pausing.upgrade() {
+            Some(session) => session.hold(Some(cell)),
+            None => Err(SessionError::ShuttingDown),
+        });
         let result = match refusal {
-            Some(refusal) => Err(refusal),
+            Some(refusal) => Err(refusal.into()),
             None => guarded(session.delegate.invoke_tool(call, cancelled.clone()))
                 .await
-                .unwrap_or_else(|| Err("the agent's code for this tool panicked".to_owned())),
+                .unwrap_or_else(|| Err("the agent's code for this tool panicked".into())),
         };
         finished.outcome = match &result {
             _ if cancelled.is_cancelled() => CallOutcome::Cancelled,

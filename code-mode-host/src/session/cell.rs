@@ -1,16 +1,16 @@
 //! What a session knows of one cell that has not ended.
 
-use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use code_mode_protocol::{
-    CellId, CellOutcome, CellResponse, CellStats, ContentItem, Json, LimitExceeded, PendingOutcome,
+    CellId, CellOutcome, CellResponse, CellStats, ContentItem, Json, LimitExceeded,
     RuntimeToolCallId, SourcePosition, ToolSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::core::Reply;
 use super::ended::ITEM_OVERHEAD;
+use super::held::Callbacks;
 
 /// One cell.
 pub(super) struct Cell<R> {
@@ -27,7 +27,7 @@ pub(super) struct Cell<R> {
     pub(super) observer: Option<Observer<R>>,
     /// Requests to terminate it.
     pub(super) terminators: Vec<R>,
-    pub(super) observation: Observation,
+    pub(super) observation: WorkerObservation,
     /// When it must have stopped, once it was told to, and what for.
     pub(super) stopping: Option<Stopping>,
     /// When it was admitted.
@@ -42,14 +42,9 @@ pub(super) struct Cell<R> {
     pub(super) paused_at: Option<Instant>,
     /// When its wall time is over by the host's clock.
     pub(super) wall_by: Option<Instant>,
-    /// Tool calls that the delegate has not finished, and the bytes of their inputs.
-    pub(super) calls: HashMap<RuntimeToolCallId, (CancellationToken, usize)>,
+    pub(super) callbacks: Callbacks,
+    /// The place of the last tool call.
     pub(super) last_call: u32,
-    /// Notifications; the first is being delivered where `delivering`.
-    pub(super) notifications: VecDeque<String>,
-    pub(super) delivering: bool,
-    /// Bytes of inputs and notifications that are held for it.
-    pub(super) held: usize,
     /// Output that no observer has had.
     pub(super) output: Vec<ContentItem>,
     pub(super) output_bytes: usize,
@@ -145,17 +140,79 @@ pub(super) struct Observer<R> {
     pub(super) collecting: bool,
 }
 
-/// The observation at the worker.
-pub(super) struct Observation {
-    /// Its number; the worker has ended all before.
-    pub(super) number: u64,
+/// The observation at the worker. Its number counts up, so that an answer to an earlier one
+/// can be told apart.
+pub(super) struct WorkerObservation {
+    number: u64,
     /// The worker has not ended it.
-    pub(super) armed: bool,
+    armed: bool,
     /// The worker was asked for what there is, and is about to end it.
-    pub(super) collected: bool,
-    pub(super) to_pending: bool,
+    collected: bool,
+    to_pending: bool,
     /// The last that the worker ended.
-    pub(super) last_ended: u64,
+    last_ended: u64,
+}
+
+/// The worker ended an observation that the host never began, or that had ended before.
+#[derive(Debug)]
+pub(super) struct UnknownObservation;
+
+impl WorkerObservation {
+    /// The observation that comes with an execute.
+    fn first(to_pending: bool) -> Self {
+        Self {
+            number: 1,
+            armed: true,
+            collected: false,
+            to_pending,
+            last_ended: 0,
+        }
+    }
+
+    /// Sees to it that an observation for a new observer is at the worker; `Some` with its
+    /// number where the worker must be told. One that is being collected is another
+    /// observer's.
+    pub(super) fn arm(&mut self, to_pending: bool) -> Option<u64> {
+        if self.armed && !self.collected && self.to_pending == to_pending {
+            return None;
+        }
+        *self = Self {
+            number: self.number + 1,
+            armed: true,
+            collected: false,
+            to_pending,
+            last_ended: self.last_ended,
+        };
+        Some(self.number)
+    }
+
+    /// The worker is asked for what there is; `None` where it has ended the observation.
+    pub(super) fn collect(&mut self) -> Option<u64> {
+        if !self.armed {
+            return None;
+        }
+        self.collected = true;
+        Some(self.number)
+    }
+
+    /// The worker says nothing more of the cell.
+    pub(super) fn disarm(&mut self) {
+        self.armed = false;
+    }
+
+    /// The worker ended an observation. Whether it is the present one: an earlier one crossed
+    /// the message that put another in its place, and its output comes with that.
+    pub(super) fn ended(&mut self, number: u64) -> Result<bool, UnknownObservation> {
+        if number > self.number || number <= self.last_ended {
+            return Err(UnknownObservation);
+        }
+        self.last_ended = number;
+        let is_present = number == self.number;
+        if is_present {
+            self.armed = false;
+        }
+        Ok(is_present)
+    }
 }
 
 /// A cell was told to stop.
@@ -172,14 +229,51 @@ pub(super) enum StopReason {
     Limit(LimitExceeded),
 }
 
+/// What a new cell is admitted with.
+pub(super) struct Admission {
+    pub(super) id: CellId,
+    pub(super) tool_call_id: String,
+    pub(super) tools: ToolSet,
+    pub(super) worker: u64,
+    pub(super) token: CancellationToken,
+    pub(super) to_pending: bool,
+    pub(super) tells_turns: bool,
+    pub(super) wall_by: Option<Instant>,
+    pub(super) now: Instant,
+}
+
 impl<R> Cell<R> {
-    pub(super) fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Running)
+    pub(super) fn new(admission: Admission) -> Self {
+        Self {
+            id: admission.id,
+            tool_call_id: admission.tool_call_id,
+            tools: admission.tools,
+            worker: admission.worker,
+            phase: Phase::Running,
+            token: admission.token,
+            cancelled: false,
+            observer: None,
+            terminators: Vec::new(),
+            observation: WorkerObservation::first(admission.to_pending),
+            stopping: None,
+            admitted: admission.now,
+            stats: CellStats::default(),
+            tells_turns: admission.tells_turns,
+            pauses: 0,
+            paused_at: None,
+            wall_by: admission.wall_by,
+            callbacks: Callbacks::default(),
+            last_call: 0,
+            output: Vec::new(),
+            output_bytes: 0,
+            said_bytes: 0,
+            writes: Vec::new(),
+            writes_bytes: 0,
+        }
     }
 
-    /// Whether the delegate has callbacks of the cell that it has not finished.
-    pub(super) fn has_callbacks(&self) -> bool {
-        self.delivering || !self.calls.is_empty()
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running)
     }
 
     /// Adds output.
@@ -213,15 +307,15 @@ impl<R> Cell<R> {
         let cell_id = self.id.clone();
         let content_items = self.take_output();
         let outcome = match frozen {
-            Some(pending_tool_call_ids) => PendingOutcome::Pending {
+            Some(pending_tool_call_ids) => CellResponse::Pending {
                 cell_id,
                 content_items,
                 pending_tool_call_ids,
             },
-            None => PendingOutcome::live(CellResponse::Yielded {
+            None => CellResponse::Yielded {
                 cell_id,
                 content_items,
-            }),
+            },
         };
         if let Err(Ok(mut outcome)) = reply.answer(Ok(outcome)) {
             self.put_back(std::mem::take(outcome.content_items_mut()));

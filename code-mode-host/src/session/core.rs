@@ -15,25 +15,26 @@
 //! - a shutdown ends, whatever the worker and the delegate do.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::native::{ToWorker, WireTool};
 use code_mode_protocol::{
-    CellEnded, CellId, CellNotification, CellResponse, CellStarted, CellStats, ExecuteRequest,
-    Json, Limit, LimitExceeded, Limits, NestedToolCall, PendingOutcome, RuntimeToolCallId,
-    SessionError, ToolSet, Turn, WaitOutcome,
+    CellEnded, CellId, CellNotification, CellResponse, CellStarted, ExecuteRequest, Json, Limit,
+    LimitExceeded, Limits, NestedToolCall, RuntimeToolCallId, SessionError, ToolSet, Turn,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::cell::{Cell, Observation, Observer, Phase, StopReason, Stopping};
+use super::cell::{Admission, Cell, Observer, Phase, StopReason, Stopping};
 use super::ended::Ended;
+use super::held::Held;
+use super::number::CellNumber;
 use super::stored::Stored;
 use crate::backoff::Backoff;
 
 /// What a request came to.
-pub(crate) type Answer = Result<PendingOutcome, SessionError>;
+pub(crate) type Answer = Result<CellResponse, SessionError>;
 
 /// Where an answer goes. Answering only leaves the answer where the asker finds it:
 /// it runs nothing of the asker.
@@ -93,12 +94,6 @@ pub(crate) struct Settings {
     pub(crate) idle: Duration,
 }
 
-/// The most calls, and bytes of inputs and notifications, that a session holds for
-/// its cells together. A call beyond them fails; each cell's own limits are reached
-/// before, unless many cells call at once.
-pub(super) const MAX_HELD_CALLS: usize = 65_536;
-pub(super) const MAX_HELD_BYTES: usize = 1 << 30;
-
 /// A request that was not admitted, and what came of it.
 pub(crate) enum NotAdmitted<R> {
     /// There is no worker: start one, and ask again with the same.
@@ -114,6 +109,13 @@ pub(crate) struct Execute<R> {
     pub(crate) reply: R,
     /// What is traced of the cell goes under this.
     pub(crate) span: tracing::Span,
+}
+
+/// How a cell is observed.
+#[derive(Clone, Copy, Debug)]
+struct ObserveFor {
+    yield_time: Duration,
+    to_pending: bool,
 }
 
 /// A cell that was admitted.
@@ -143,6 +145,15 @@ pub(super) struct Worker<W> {
     pub(super) idle_by: Option<Instant>,
 }
 
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    /// The worker may have been idle for long enough.
+    Worker,
+    /// A deadline of this cell.
+    Cell(CellNumber),
+}
+
 pub(crate) struct Core<P: Ports> {
     pub(super) limits: Limits,
     /// As `SessionOptions::guided`.
@@ -153,21 +164,19 @@ pub(crate) struct Core<P: Ports> {
     pub(super) last_worker: u64,
     /// Why the last worker was lost, until another takes its place.
     pub(super) lost: Option<String>,
-    last_cell: u64,
+    last_cell: Option<CellNumber>,
     last_observer: u64,
-    pub(super) cells: BTreeMap<u64, Cell<P::Reply>>,
+    pub(super) cells: BTreeMap<CellNumber, Cell<P::Reply>>,
     ended: Ended,
     pub(super) stored: Stored,
     pub(super) backoff: Backoff,
-    /// Calls and bytes held for all cells together.
-    pub(super) held_calls: usize,
-    pub(super) held_bytes: usize,
+    /// Calls and notifications held for all cells together.
+    pub(super) held: Held,
     pub(super) shutting_down: bool,
     /// Pauses of the whole session that are held.
     pub(super) pauses: u32,
-    /// When something of a cell is due. An entry may be stale: it says only when to
-    /// look. Cell 0 stands for the worker.
-    due: BinaryHeap<Reverse<(Instant, u64)>>,
+    /// When something is due. An entry may be stale: it says only when to look.
+    due: BinaryHeap<Reverse<(Instant, Due)>>,
     /// Whether there is an entry for the worker.
     pub(super) idle_is_due: bool,
     effects: VecDeque<Effect<P>>,
@@ -184,14 +193,13 @@ impl<P: Ports> Core<P> {
             worker: None,
             last_worker: 0,
             lost: None,
-            last_cell: 0,
+            last_cell: None,
             last_observer: 0,
             cells: BTreeMap::new(),
             ended: Ended::default(),
             stored: Stored::default(),
             backoff: Backoff::default(),
-            held_calls: 0,
-            held_bytes: 0,
+            held: Held::default(),
             shutting_down: false,
             pauses: 0,
             due: BinaryHeap::new(),
@@ -273,32 +281,35 @@ impl<P: Ports> Core<P> {
         self.due.peek().map(|Reverse((at, _))| *at)
     }
 
-    pub(super) fn due_at(&mut self, at: Instant, cell: u64) {
+    pub(super) fn due_at(&mut self, at: Instant, what: Due) {
         const SPARE: usize = 1024;
         if self.due.len() > 4 * self.cells.len() + SPARE {
             let cells = &self.cells;
-            self.due
-                .retain(|Reverse((_, cell))| *cell == 0 || cells.contains_key(cell));
+            self.due.retain(|Reverse((_, what))| match what {
+                Due::Worker => true,
+                Due::Cell(number) => cells.contains_key(number),
+            });
         }
-        self.due.push(Reverse((at, cell)));
+        self.due.push(Reverse((at, what)));
     }
 
     /// Does what is due.
     pub(crate) fn tick(&mut self, now: Instant) {
-        while let Some(Reverse((at, cell))) = self.due.peek().copied()
+        while let Some(Reverse((at, what))) = self.due.peek().copied()
             && at <= now
         {
             self.due.pop();
-            if cell == 0 {
-                self.idle_is_due = false;
-                self.give_worker_back(now);
-            } else {
-                self.cell_is_due(cell, now);
+            match what {
+                Due::Worker => {
+                    self.idle_is_due = false;
+                    self.give_worker_back(now);
+                }
+                Due::Cell(number) => self.cell_is_due(number, now),
             }
         }
     }
 
-    fn cell_is_due(&mut self, number: u64, now: Instant) {
+    fn cell_is_due(&mut self, number: CellNumber, now: Instant) {
         let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
@@ -384,13 +395,13 @@ impl<P: Ports> Core<P> {
             .determinism
             .as_ref()
             .is_some_and(|determinism| determinism.turns.is_none());
-        self.last_cell += 1;
         self.last_observer += 1;
-        let (number, observer) = (self.last_cell, self.last_observer);
+        let (number, observer) = (CellNumber::after(self.last_cell), self.last_observer);
+        self.last_cell = Some(number);
         self.effects.push_back(Effect::Send(
             worker.way.clone(),
             ToWorker::Execute {
-                cell: number,
+                cell: number.get(),
                 tools,
                 source: request.source,
                 to_pending,
@@ -405,7 +416,7 @@ impl<P: Ports> Core<P> {
                     .filter(|text| text.len() <= ExecuteRequest::MAX_TRACEPARENT),
             },
         ));
-        let cell_id = CellId::nth(number);
+        let cell_id = number.id();
         let started = CellStarted::new(cell_id.clone(), request.tool_call_id.clone());
         self.effects.push_back(Effect::Started(started, span));
         let token = self.token.child_token();
@@ -415,46 +426,20 @@ impl<P: Ports> Core<P> {
             now.checked_add(limit)?
                 .checked_add(self.settings.collect_grace)
         });
-        self.cells.insert(
-            number,
-            Cell {
-                id: cell_id.clone(),
-                tool_call_id: request.tool_call_id,
-                tools: request.enabled_tools,
-                worker,
-                phase: Phase::Running,
-                token: token.clone(),
-                cancelled: false,
-                observer: None,
-                terminators: Vec::new(),
-                observation: Observation {
-                    number: 1,
-                    armed: true,
-                    collected: false,
-                    to_pending,
-                    last_ended: 0,
-                },
-                stopping: None,
-                admitted: now,
-                stats: CellStats::default(),
-                tells_turns,
-                pauses: 0,
-                paused_at: None,
-                wall_by,
-                calls: HashMap::new(),
-                last_call: 0,
-                notifications: VecDeque::new(),
-                delivering: false,
-                held: 0,
-                output: Vec::new(),
-                output_bytes: 0,
-                said_bytes: 0,
-                writes: Vec::new(),
-                writes_bytes: 0,
-            },
-        );
+        let admission = Admission {
+            id: cell_id.clone(),
+            tool_call_id: request.tool_call_id,
+            tools: request.enabled_tools,
+            worker,
+            token: token.clone(),
+            to_pending,
+            tells_turns,
+            wall_by,
+            now,
+        };
+        self.cells.insert(number, Cell::new(admission));
         if let Some(at) = wall_by {
-            self.due_at(at, number);
+            self.due_at(at, Due::Cell(number));
         }
         self.stop_clocks(number, now);
         let yield_time = self.limits.yield_time(request.yield_time);
@@ -464,9 +449,18 @@ impl<P: Ports> Core<P> {
                 cell_id: cell_id.clone(),
                 content_items: Vec::new(),
             };
-            let _ = reply.answer(Ok(PendingOutcome::live(nothing)));
+            let _ = reply.answer(Ok(nothing));
         } else {
-            self.attach_observer(number, observer, reply, (yield_time, to_pending), now);
+            self.attach_observer(
+                number,
+                observer,
+                reply,
+                ObserveFor {
+                    yield_time,
+                    to_pending,
+                },
+                now,
+            );
         }
         Ok(Admitted {
             cell_id,
@@ -483,8 +477,7 @@ impl<P: Ports> Core<P> {
         reply: P::Reply,
         now: Instant,
     ) -> Option<u64> {
-        let reply = self.answer_if_ended(cell_id, reply, now)?;
-        let number = cell_id.number().unwrap_or_default();
+        let (number, reply) = self.answer_if_ended(cell_id, reply, now)?;
         let yield_time = self.limits.yield_time(yield_time);
         let cell = self.cells.get_mut(&number)?;
         if cell.observer.is_some() {
@@ -499,31 +492,40 @@ impl<P: Ports> Core<P> {
         }
         self.last_observer += 1;
         let observer = self.last_observer;
-        self.attach_observer(number, observer, reply, (yield_time, to_pending), now);
+        self.attach_observer(
+            number,
+            observer,
+            reply,
+            ObserveFor {
+                yield_time,
+                to_pending,
+            },
+            now,
+        );
         if yield_time.is_zero() {
             self.end_observation(number, true, now);
         }
         Some(observer)
     }
 
-    /// Answers a request about a cell that is not there any more; gives the reply back
-    /// where the cell is there.
+    /// Answers a request about a nonexistent cell, or one that has ended; gives the reply
+    /// back, and the cell's number, where the cell has not ended.
     fn answer_if_ended(
         &mut self,
         cell_id: &CellId,
         reply: P::Reply,
         now: Instant,
-    ) -> Option<P::Reply> {
-        let number = cell_id.number().unwrap_or_default();
-        if self.cells.contains_key(&number) {
-            return Some(reply);
+    ) -> Option<(CellNumber, P::Reply)> {
+        let number = CellNumber::of(cell_id);
+        if let Some(number) = number.filter(|number| self.cells.contains_key(number)) {
+            return Some((number, reply));
         }
-        match self.ended.take(number, now) {
+        match number.and_then(|number| Some((number, self.ended.take(number, now)?))) {
             None => {
                 let missing = self.ended.missing(cell_id, &self.limits);
                 let _ = reply.answer(Ok(missing));
             }
-            Some((response, closed)) => match reply.answer(Ok(PendingOutcome::live(response))) {
+            Some((number, (response, closed))) => match reply.answer(Ok(response)) {
                 Ok(()) if closed => {}
                 Ok(()) => self.push(Effect::Close(cell_id.clone())),
                 Err(back) => self.keep_answer(number, back, (now, closed)),
@@ -534,12 +536,16 @@ impl<P: Ports> Core<P> {
 
     fn attach_observer(
         &mut self,
-        number: u64,
+        number: CellNumber,
         observer: u64,
         reply: P::Reply,
-        (yield_time, to_pending): (Duration, bool),
+        how: ObserveFor,
         now: Instant,
     ) {
+        let ObserveFor {
+            yield_time,
+            to_pending,
+        } = how;
         let deadline = now.checked_add(yield_time);
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
@@ -553,69 +559,65 @@ impl<P: Ports> Core<P> {
             deadline,
             collecting: false,
         });
-        let observation = &mut cell.observation;
-        // One that is being collected is another observer's.
-        let is_armed =
-            observation.armed && !observation.collected && observation.to_pending == to_pending;
-        if matches!(cell.phase, Phase::Running) && !is_armed {
-            observation.number += 1;
-            observation.armed = true;
-            observation.collected = false;
-            observation.to_pending = to_pending;
+        if matches!(cell.phase, Phase::Running)
+            && let Some(observation) = cell.observation.arm(to_pending)
+        {
             let message = ToWorker::Observe {
-                cell: number,
-                observation: observation.number,
+                cell: number.get(),
+                observation,
                 to_pending,
             };
             let worker = cell.worker;
             self.send(worker, message);
         }
         if let Some(at) = deadline {
-            self.due_at(at, number);
+            self.due_at(at, Due::Cell(number));
         }
     }
 
     /// Ends an observation with what there is, because its caller asks for it.
     pub(crate) fn yield_now(&mut self, cell_id: &CellId, observer: u64, now: Instant) {
-        let number = cell_id.number().unwrap_or_default();
-        if self.is_observed_by(number, observer) {
+        if let Some(number) = CellNumber::of(cell_id)
+            && self.is_observed_by(number, observer)
+        {
             self.end_observation(number, true, now);
         }
     }
 
     /// An observer does not wait any more.
     pub(crate) fn observer_gone(&mut self, cell_id: &CellId, observer: u64) {
-        let number = cell_id.number().unwrap_or_default();
-        if self.is_observed_by(number, observer)
+        if let Some(number) = CellNumber::of(cell_id)
+            && self.is_observed_by(number, observer)
             && let Some(cell) = self.cells.get_mut(&number)
         {
             cell.observer = None;
         }
     }
 
-    fn is_observed_by(&self, cell: u64, observer: u64) -> bool {
+    fn is_observed_by(&self, cell: CellNumber, observer: u64) -> bool {
         let cell = self.cells.get(&cell);
         cell.and_then(|cell| cell.observer.as_ref())
             .is_some_and(|known| known.number == observer)
     }
 
     /// An answer was handed over, and its asker went away without looking at it.
-    pub(crate) fn unclaimed(&mut self, outcome: PendingOutcome, now: Instant) {
-        let number = outcome.cell_id().number().unwrap_or_default();
-        // The cell's closing went out with the answer.
-        self.keep_answer(number, Ok(outcome), (now, true));
+    pub(crate) fn unclaimed(&mut self, response: CellResponse, now: Instant) {
+        if let Some(number) = CellNumber::of(response.cell_id()) {
+            // The cell's closing went out with the answer.
+            self.keep_answer(number, Ok(response), (now, true));
+        }
     }
 
     /// Keeps what an asker did not take for the next one.
-    fn keep_answer(&mut self, number: u64, answer: Answer, (at, closed): (Instant, bool)) {
-        let Ok(mut outcome) = answer else {
+    fn keep_answer(&mut self, number: CellNumber, answer: Answer, (at, closed): (Instant, bool)) {
+        let Ok(mut response) = answer else {
             return;
         };
         if let Some(cell) = self.cells.get_mut(&number) {
-            cell.put_back(std::mem::take(outcome.content_items_mut()));
-        } else if !self.ended.put_back(number, &mut outcome)
-            && let PendingOutcome::Observed(WaitOutcome::LiveCell(response)) = outcome
+            cell.put_back(std::mem::take(response.content_items_mut()));
+        } else if !self.ended.put_back(number, &mut response)
             && response.is_final()
+            && !response.is_missing()
             && !self.shutting_down
         {
             self.keep_result(number, response, (at, closed));
@@ -624,32 +626,31 @@ impl<P: Ports> Core<P> {
 
     pub(super) fn keep_result(
         &mut self,
-        number: u64,
+        number: CellNumber,
         response: CellResponse,
         how: (Instant, bool),
     ) {
         for cell in self.ended.keep(number, response, how, &self.limits) {
-            self.push(Effect::Close(CellId::nth(cell)));
+            self.push(Effect::Close(cell.id()));
         }
     }
 
     /// Ends the observation of a cell that has an observer: at once where its
     /// JavaScript has ended, else by asking the worker for what there is. `now_please`
     /// where the caller asked, not the clock.
-    fn end_observation(&mut self, number: u64, now_please: bool, now: Instant) {
+    fn end_observation(&mut self, number: CellNumber, now_please: bool, now: Instant) {
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
         };
         let Some(observer) = &mut cell.observer else {
             return;
         };
-        let must_ask = matches!(cell.phase, Phase::Running) && cell.observation.armed;
-        if must_ask && (!observer.collecting || now_please) {
+        let may_ask = matches!(cell.phase, Phase::Running) && (!observer.collecting || now_please);
+        if may_ask && let Some(observation) = cell.observation.collect() {
             observer.collecting = true;
-            cell.observation.collected = true;
             let message = ToWorker::Collect {
-                cell: number,
-                observation: cell.observation.number,
+                cell: number.get(),
+                observation,
                 after: match now_please {
                     true => Duration::ZERO,
                     false => observer.yield_time,
@@ -659,7 +660,7 @@ impl<P: Ports> Core<P> {
             observer.deadline = Some(by);
             let worker = cell.worker;
             self.send(worker, message);
-            self.due_at(by, number);
+            self.due_at(by, Due::Cell(number));
         } else {
             // The worker says nothing of the cell, or nothing in time: what is here is
             // all that can be told.
@@ -668,7 +669,7 @@ impl<P: Ports> Core<P> {
     }
 
     /// Answers the observer, if there is one, that the cell goes on.
-    pub(super) fn give(&mut self, number: u64, frozen: Option<Vec<RuntimeToolCallId>>) {
+    pub(super) fn give(&mut self, number: CellNumber, frozen: Option<Vec<RuntimeToolCallId>>) {
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
         };
@@ -681,13 +682,15 @@ impl<P: Ports> Core<P> {
 
     /// Stops a cell. With a reply, the end is told to it.
     pub(crate) fn terminate(&mut self, cell_id: &CellId, reply: Option<P::Reply>, now: Instant) {
-        let number = cell_id.number().unwrap_or_default();
-        let reply = match reply {
-            None => None,
+        let (number, reply) = match reply {
+            None => (CellNumber::of(cell_id), None),
             Some(reply) => match self.answer_if_ended(cell_id, reply, now) {
                 None => return,
-                Some(reply) => Some(reply),
+                Some((number, reply)) => (Some(number), Some(reply)),
             },
+        };
+        let Some(number) = number else {
+            return;
         };
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
@@ -705,7 +708,7 @@ impl<P: Ports> Core<P> {
     }
 
     /// Tells the worker to stop a cell, and sees to it that it is stopped.
-    pub(super) fn stop(&mut self, number: u64, reason: StopReason, now: Instant) {
+    pub(super) fn stop(&mut self, number: CellNumber, reason: StopReason, now: Instant) {
         self.cancel_callbacks(number);
         let by = now + self.settings.stop_grace;
         let Some(cell) = self.cells.get_mut(&number) else {
@@ -713,24 +716,21 @@ impl<P: Ports> Core<P> {
         };
         cell.stopping = Some(Stopping { by, reason });
         let worker = cell.worker;
-        self.send(worker, ToWorker::Terminate { cell: number });
-        self.due_at(by, number);
+        self.send(worker, ToWorker::Terminate { cell: number.get() });
+        self.due_at(by, Due::Cell(number));
     }
 
     /// Cancels a cell's callbacks. Notifications that were not handed over are dropped.
-    pub(super) fn cancel_callbacks(&mut self, number: u64) {
+    pub(super) fn cancel_callbacks(&mut self, number: CellNumber) {
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
         };
         if std::mem::replace(&mut cell.cancelled, true) {
             return;
         }
-        let undelivered = cell.notifications.split_off(usize::from(cell.delivering));
-        let bytes: usize = undelivered.iter().map(String::len).sum();
-        cell.held -= bytes;
+        let dropped = cell.callbacks.drop_undelivered();
         let token = cell.token.clone();
-        self.held_bytes -= bytes;
-        self.held_calls -= undelivered.len();
+        self.held.release(dropped);
         self.push(Effect::Cancel(token));
     }
 
@@ -755,12 +755,11 @@ impl<P: Ports> Core<P> {
         }
         self.push(Effect::Cancel(self.token.clone()));
         for cell in self.ended.clear() {
-            self.push(Effect::Close(CellId::nth(cell)));
+            self.push(Effect::Close(cell.id()));
         }
-        let cells: Vec<u64> = self.cells.keys().copied().collect();
+        let cells: Vec<CellNumber> = self.cells.keys().copied().collect();
         for number in cells {
-            let cell_id = CellId::nth(number);
-            self.terminate(&cell_id, None, now);
+            self.terminate(&number.id(), None, now);
         }
         if let Some(worker) = &self.worker {
             let way = worker.way.clone();

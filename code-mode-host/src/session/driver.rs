@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::native::{FromWorker, ToWorker};
 use code_mode_protocol::{
-    CodeModeSessionDelegate, LimitExceeded, Limits, SessionError, SessionOptions,
+    CellId, CodeModeSessionDelegate, LimitExceeded, Limits, Pause, SessionError, SessionOptions,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
@@ -16,16 +16,16 @@ use tracing::Instrument;
 use super::callbacks;
 use super::core::{Answer, Attached, Core, Effect, Ports, Reply, Settings};
 use super::inputs::Inputs;
-use super::said::{Said, Violation};
+use super::messages::{Received, Violation};
 use super::spans::Spans;
 use crate::spares::Workers;
-use crate::worker::{Incarnation, Worker, supervise};
+use crate::worker::{Worker, WorkerHandle, supervise};
 
 /// The program's own ends of a core.
-pub(super) struct Program;
+pub(super) struct HostPorts;
 
-impl Ports for Program {
-    type Worker = Incarnation;
+impl Ports for HostPorts {
+    type Worker = WorkerHandle;
     type Reply = oneshot::Sender<Answer>;
 }
 
@@ -54,8 +54,20 @@ pub(crate) struct Shared {
     pub(super) spans: Spans,
 }
 
+/// What a session is opened with.
+pub(crate) struct Opening {
+    pub(crate) workers: Arc<Workers>,
+    pub(crate) delegate: Arc<dyn CodeModeSessionDelegate>,
+    pub(crate) limits: Limits,
+    pub(crate) settings: Settings,
+    /// The other options; the limits in them are `limits` already.
+    pub(crate) options: SessionOptions,
+    /// Shuts the session down when it is cancelled.
+    pub(crate) token: CancellationToken,
+}
+
 struct State {
-    core: Core<Program>,
+    core: Core<HostPorts>,
     /// Somebody runs effects; whoever makes more leaves them to that.
     is_draining: bool,
     /// When the alarm goes off.
@@ -71,15 +83,19 @@ struct Alarm {
 }
 
 impl Shared {
-    /// A session with these options but the limits. `token` is its parent's child: its
-    /// cancellation shuts the session down.
-    pub(crate) fn open(
-        workers: Arc<Workers>,
-        delegate: Arc<dyn CodeModeSessionDelegate>,
-        (limits, settings): (Limits, Settings),
-        options: SessionOptions,
-        token: CancellationToken,
-    ) -> Result<Arc<Self>, LimitExceeded> {
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// The limit, where the stored values are more than may be stored.
+    pub(crate) fn open(opening: Opening) -> Result<Arc<Self>, LimitExceeded> {
+        let Opening {
+            workers,
+            delegate,
+            limits,
+            settings,
+            options,
+            token,
+        } = opening;
         let mut core = Core::new(limits, settings, token.clone()).guided(options.guided);
         for (key, json) in options.stored {
             core.store(key, json)?;
@@ -117,7 +133,7 @@ impl Shared {
     }
 
     /// Looks at the core without changing it.
-    pub(super) fn look<T>(&self, look: impl FnOnce(&Core<Program>) -> T) -> T {
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Core<HostPorts>) -> T) -> T {
         look(&self.state().core)
     }
 
@@ -127,7 +143,7 @@ impl Shared {
     /// from other threads too, run after it: in the order of the events.
     pub(super) fn event<T>(
         self: &Arc<Self>,
-        event: impl FnOnce(&mut Core<Program>, Instant) -> T,
+        event: impl FnOnce(&mut Core<HostPorts>, Instant) -> T,
     ) -> T {
         let mut state = self.state();
         let result = event(&mut state.core, Instant::now());
@@ -155,7 +171,7 @@ impl Shared {
     }
 
     /// Runs one effect. It only hands things on, so it neither waits nor panics.
-    fn run(self: &Arc<Self>, effect: Effect<Program>) {
+    fn run(self: &Arc<Self>, effect: Effect<HostPorts>) {
         match effect {
             Effect::Send(worker, message) => worker.send(message),
             Effect::Kill(worker) => worker.kill(),
@@ -178,15 +194,27 @@ impl Shared {
         }
     }
 
-    // What a supervisor says.
+    /// Stops the deadlines of the session, or of one cell, until the pause is dropped.
+    pub(super) fn hold(self: &Arc<Self>, cell: Option<&CellId>) -> Result<Pause, SessionError> {
+        self.event(|core, now| core.pause(cell, now))?;
+        let (session, cell) = (Arc::downgrade(self), cell.cloned());
+        Ok(Pause::held(move || {
+            if let Some(session) = session.upgrade() {
+                // A cell that has ended meanwhile needs no resuming.
+                let _ = session.event(|core, now| core.resume(cell.as_ref(), now));
+            }
+        }))
+    }
 
-    /// A worker said something.
-    pub(crate) fn said(
+    // What a supervisor reports.
+
+    /// A worker sent a message.
+    pub(crate) fn received(
         self: &Arc<Self>,
         worker: u64,
         message: FromWorker,
-    ) -> Result<Said, Violation> {
-        self.event(|core, now| core.said(worker, message, now))
+    ) -> Result<Received, Violation> {
+        self.event(|core, now| core.received(worker, message, now))
     }
 
     /// A worker has ended.
@@ -227,7 +255,7 @@ impl Shared {
 
     /// Gives the session a worker. One that it has no use for is dropped, and so ends.
     pub(crate) fn attach(self: &Arc<Self>, mut worker: Worker) {
-        let way = worker.incarnation.clone();
+        let way = worker.handle.clone();
         let limits = self.look(|core| core.limits().clone());
         worker.expect_messages_within(&limits);
         let attached = self.event(|core, now| core.attach(way, now));
@@ -271,7 +299,7 @@ impl Shared {
     }
 }
 
-impl Incarnation {
+impl WorkerHandle {
     fn send(&self, message: ToWorker) {
         // A cell that has called many tools gets their answers in one go.
         let is_answer = matches!(message, ToWorker::ToolResult { .. });

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
-use code_mode_protocol::{CellId, CellResponse, Limits, PendingOutcome, WaitOutcome};
+use code_mode_protocol::{CellId, CellResponse, Limits};
+
+use super::number::CellNumber;
 
 /// How many dropped results are remembered as dropped, for a better error.
 const REMEMBERED: usize = 65_536;
@@ -14,11 +16,11 @@ pub(super) const ITEM_OVERHEAD: usize = 64;
 /// Results of ended cells that wait for an observer.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
-    results: BTreeMap<u64, Kept>,
+    results: BTreeMap<CellNumber, Kept>,
     /// The cells above, in the order in which they were kept.
-    order: VecDeque<u64>,
+    order: VecDeque<CellNumber>,
     bytes: usize,
-    dropped: BTreeSet<u64>,
+    dropped: BTreeSet<CellNumber>,
 }
 
 #[derive(Debug)]
@@ -48,11 +50,11 @@ impl Ended {
     /// that must be closed now.
     pub(super) fn keep(
         &mut self,
-        cell: u64,
+        cell: CellNumber,
         response: CellResponse,
         (at, closed): (Instant, bool),
         limits: &Limits,
-    ) -> Vec<u64> {
+    ) -> Vec<CellNumber> {
         let bytes = bytes_of(&response);
         self.bytes += bytes;
         self.order.push_back(cell);
@@ -84,11 +86,11 @@ impl Ended {
     }
 
     /// Puts output in front of what a kept result has; `false` where there is none.
-    pub(super) fn put_back(&mut self, cell: u64, outcome: &mut PendingOutcome) -> bool {
+    pub(super) fn put_back(&mut self, cell: CellNumber, response: &mut CellResponse) -> bool {
         let Some(kept) = self.results.get_mut(&cell) else {
             return false;
         };
-        let items = std::mem::take(outcome.content_items_mut());
+        let items = std::mem::take(response.content_items_mut());
         kept.response.content_items_mut().splice(0..0, items);
         self.bytes -= kept.bytes;
         kept.bytes = bytes_of(&kept.response);
@@ -97,7 +99,7 @@ impl Ended {
     }
 
     /// Takes a cell's result, and whether its closing was told already.
-    pub(super) fn take(&mut self, cell: u64, now: Instant) -> Option<(CellResponse, bool)> {
+    pub(super) fn take(&mut self, cell: CellNumber, now: Instant) -> Option<(CellResponse, bool)> {
         let (mut response, at, closed) = self.remove(cell)?;
         self.order.retain(|kept| *kept != cell);
         if let CellResponse::Result { buffered_for, .. } = &mut response {
@@ -106,14 +108,14 @@ impl Ended {
         Some((response, closed))
     }
 
-    fn remove(&mut self, cell: u64) -> Option<(CellResponse, Instant, bool)> {
+    fn remove(&mut self, cell: CellNumber) -> Option<(CellResponse, Instant, bool)> {
         let kept = self.results.remove(&cell)?;
         self.bytes -= kept.bytes;
         Some((kept.response, kept.at, kept.closed))
     }
 
     /// Takes nothing more; returns the cells that must be closed.
-    pub(super) fn clear(&mut self) -> Vec<u64> {
+    pub(super) fn clear(&mut self) -> Vec<CellNumber> {
         let results = std::mem::take(&mut self.results);
         self.order.clear();
         self.bytes = 0;
@@ -125,10 +127,10 @@ impl Ended {
     }
 
     /// The outcome for a cell that is not there, or no longer.
-    pub(super) fn missing(&self, cell_id: &CellId, limits: &Limits) -> PendingOutcome {
-        let is_dropped = cell_id.number().is_some_and(|n| self.dropped.contains(&n));
+    pub(super) fn missing(&self, cell_id: &CellId, limits: &Limits) -> CellResponse {
+        let is_dropped = CellNumber::of(cell_id).is_some_and(|n| self.dropped.contains(&n));
         if !is_dropped {
-            return PendingOutcome::missing(cell_id);
+            return CellResponse::missing(cell_id);
         }
         let error = format!(
             "{}: its result was dropped, because nobody took it and at most {} results or {} bytes are kept",
@@ -136,10 +138,7 @@ impl Ended {
             limits.max_ended_cells,
             limits.max_ended_bytes
         );
-        PendingOutcome::Observed(WaitOutcome::MissingCell(CellResponse::failed(
-            cell_id.clone(),
-            error,
-        )))
+        CellResponse::missing_because(cell_id.clone(), error)
     }
 }
 
@@ -149,8 +148,12 @@ mod tests {
 
     use super::*;
 
+    fn number(n: u64) -> CellNumber {
+        CellNumber::of_wire(n).expect("not 0")
+    }
+
     fn result(n: u64) -> CellResponse {
-        let mut response = CellResponse::failed(CellId::nth(n), "x");
+        let mut response = CellResponse::missing_because(CellId::nth(n), "x");
         response
             .content_items_mut()
             .push(ContentItem::text("0123456789"));
@@ -162,20 +165,26 @@ mod tests {
         let now = Instant::now();
         let limits = Limits::default().max_ended_cells(2);
         let mut ended = Ended::default();
-        assert_eq!(ended.keep(1, result(1), (now, false), &limits), [0; 0]);
-        assert_eq!(ended.keep(2, result(2), (now, false), &limits), [0; 0]);
-        assert_eq!(ended.keep(3, result(3), (now, false), &limits), [1]);
+        assert_eq!(ended.keep(number(1), result(1), (now, false), &limits), []);
+        assert_eq!(ended.keep(number(2), result(2), (now, false), &limits), []);
+        assert_eq!(
+            ended.keep(number(3), result(3), (now, false), &limits),
+            [number(1)]
+        );
         let by_bytes = Limits::default().max_ended_bytes(2 * (10 + ITEM_OVERHEAD + 1));
-        assert_eq!(ended.keep(4, result(4), (now, false), &by_bytes), [2]);
-        assert!(ended.take(1, now).is_none());
+        assert_eq!(
+            ended.keep(number(4), result(4), (now, false), &by_bytes),
+            [number(2)]
+        );
+        assert!(ended.take(number(1), now).is_none());
         let missing = ended.missing(&CellId::nth(1), &limits);
         assert!(format!("{missing:?}").contains("its result was dropped"));
         assert_eq!(
             ended.missing(&CellId::nth(9), &limits),
-            PendingOutcome::missing(&CellId::nth(9))
+            CellResponse::missing(&CellId::nth(9))
         );
-        assert!(ended.take(3, now).is_some());
-        assert!(ended.take(3, now).is_none());
+        assert!(ended.take(number(3), now).is_some());
+        assert!(ended.take(number(3), now).is_none());
     }
 
     #[test]
@@ -183,8 +192,8 @@ mod tests {
         let now = Instant::now();
         let limits = Limits::default().max_ended_cells(1);
         let mut ended = Ended::default();
-        ended.keep(1, result(1), (now, true), &limits);
-        assert_eq!(ended.keep(2, result(2), (now, false), &limits), [0; 0]);
-        assert_eq!(ended.clear(), [2]);
+        ended.keep(number(1), result(1), (now, true), &limits);
+        assert_eq!(ended.keep(number(2), result(2), (now, false), &limits), []);
+        assert_eq!(ended.clear(), [number(2)]);
     }
 }

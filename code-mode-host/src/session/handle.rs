@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use code_mode_protocol::{
-    CellId, CodeModeSession, ExecuteRequest, Json, PendingOutcome, SessionError, StartedCell,
-    StartedPendingCell, WaitOutcome, WaitRequest, truncate,
+    CellId, CellResponse, CodeModeSession, ExecuteRequest, Json, Pause, RunningCell, SessionError,
+    WaitRequest, truncate,
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -15,21 +15,39 @@ use super::core::{Answer, Execute, NotAdmitted};
 use super::driver::Shared;
 use super::spans;
 
-/// A session of a [`Provider`](crate::Provider). Dropping it shuts the session down.
-pub(crate) struct HostSession {
+/// A session of a [`Provider`](crate::Provider): one agent's cells and the values they store.
+///
+/// Clones are handles of the same session; dropping the last one shuts the session down.
+/// Dropping the future of an observation ends that observation only: the cell goes on, and
+/// what it would have returned is kept for the next one.
+#[derive(Clone)]
+pub struct Session {
     shared: Arc<Shared>,
+    _last: Arc<ShutDownOnDrop>,
 }
 
-impl HostSession {
+/// Shuts the session down when its last handle is dropped.
+struct ShutDownOnDrop(Arc<Shared>);
+
+impl Drop for ShutDownOnDrop {
+    fn drop(&mut self) {
+        self.0.shut_down();
+    }
+}
+
+impl Session {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self {
+            _last: Arc::new(ShutDownOnDrop(shared.clone())),
+            shared,
+        }
     }
 
     async fn admit(
         &self,
         mut request: ExecuteRequest,
         to_pending: bool,
-    ) -> Result<(CellId, Observation), SessionError> {
+    ) -> Result<(CellId, Observing), SessionError> {
         let yield_now = request.yield_now.clone();
         let max_output_tokens = request.max_output_tokens;
         let parent = request.parent.take();
@@ -57,7 +75,7 @@ impl HostSession {
         if let Some(parent) = parent {
             self.end_with(parent, admitted.cell_id.clone(), admitted.token);
         }
-        let observation = Observation {
+        let observing = Observing {
             session: self.shared.clone(),
             cell_id: admitted.cell_id.clone(),
             observer: Some(admitted.observer),
@@ -66,7 +84,7 @@ impl HostSession {
             max_output_tokens,
             is_done: false,
         };
-        Ok((admitted.cell_id, observation))
+        Ok((admitted.cell_id, observing))
     }
 
     /// Terminates a cell when `parent` is cancelled, if it has not ended before.
@@ -89,7 +107,7 @@ impl HostSession {
         let observer = self
             .shared
             .event(|core, now| core.observe(&cell_id, how, reply, now));
-        let observation = Observation {
+        let observing = Observing {
             session: self.shared.clone(),
             cell_id,
             observer,
@@ -98,42 +116,46 @@ impl HostSession {
             max_output_tokens: request.max_output_tokens,
             is_done: false,
         };
-        observation.outcome().await
+        observing.response().await
     }
 }
 
-impl std::fmt::Debug for HostSession {
+impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HostSession").finish_non_exhaustive()
-    }
-}
-
-impl Drop for HostSession {
-    fn drop(&mut self) {
-        self.shared.shut_down();
+        f.debug_struct("Session").finish_non_exhaustive()
     }
 }
 
 /// Says on an observation's span how it ended.
 fn observed_by(span: &tracing::Span, answer: Answer) -> Answer {
-    let response = match &answer {
-        Ok(PendingOutcome::Observed(
-            WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response),
-        )) => Some(response),
-        Ok(PendingOutcome::Pending { .. }) | Err(_) => None,
-    };
     match &answer {
-        Ok(PendingOutcome::Pending { .. }) => {
+        Ok(CellResponse::Pending { .. }) => {
             span.record("outcome", "pending");
         }
-        _ => spans::observed(span, response),
+        answer => spans::observed(span, answer.as_ref().ok()),
     }
     answer
 }
 
+/// The response of an observation that was not made to pending. Its cell may have been frozen
+/// by an earlier one, which says the same as a yield.
+fn plain(response: CellResponse) -> CellResponse {
+    match response {
+        CellResponse::Pending {
+            cell_id,
+            content_items,
+            ..
+        } => CellResponse::Yielded {
+            cell_id,
+            content_items,
+        },
+        response => response,
+    }
+}
+
 /// A request whose answer is on its way. Dropped before the answer was looked at, it
 /// loses nothing: the core gives the answer to the next observer.
-struct Observation {
+struct Observing {
     session: Arc<Shared>,
     cell_id: CellId,
     /// The observer's number, where the core has one.
@@ -144,28 +166,39 @@ struct Observation {
     is_done: bool,
 }
 
-impl Observation {
-    async fn outcome(mut self) -> Answer {
+impl Observing {
+    async fn response(mut self) -> Answer {
         let received = tokio::select! {
             biased;
             received = &mut self.answer => received,
-            () = self.yield_now.cancelled(), if self.observer.is_some() => {
-                let observer = self.observer.unwrap_or_default();
+            observer = yield_asked(&self.yield_now, self.observer) => {
                 self.session
                     .event(|core, now| core.yield_now(&self.cell_id, observer, now));
                 (&mut self.answer).await
             }
         };
         self.is_done = true;
-        let mut outcome = received.unwrap_or(Err(SessionError::ShuttingDown))?;
+        let mut response = received.unwrap_or(Err(SessionError::ShuttingDown))?;
         if let Some(tokens) = self.max_output_tokens {
-            truncate::truncate(outcome.content_items_mut(), tokens);
+            truncate::truncate(response.content_items_mut(), tokens);
         }
-        Ok(outcome)
+        Ok(response)
     }
 }
 
-impl Drop for Observation {
+/// Waits until the caller wants an observation to end with what there is; returns the number
+/// of the observer.
+async fn yield_asked(yield_now: &CancellationToken, observer: Option<u64>) -> u64 {
+    match observer {
+        Some(observer) => {
+            yield_now.cancelled().await;
+            observer
+        }
+        None => std::future::pending().await,
+    }
+}
+
+impl Drop for Observing {
     fn drop(&mut self) {
         if self.is_done {
             return;
@@ -181,31 +214,39 @@ impl Drop for Observation {
     }
 }
 
-#[async_trait]
-impl CodeModeSession for HostSession {
-    async fn execute(&self, request: ExecuteRequest) -> Result<StartedCell, SessionError> {
-        let (cell_id, observation) = self.admit(request, false).await?;
-        Ok(StartedCell {
-            cell_id,
-            initial_response: Box::pin(async move {
-                let outcome = observation.outcome().await?;
-                Ok(outcome.into_wait_outcome().into_response())
-            }),
-        })
+/// The methods of [`CodeModeSession`], which has their documentation, so that no trait must be
+/// imported to call them.
+impl Session {
+    /// Admits a cell; see [`CodeModeSession::execute`].
+    ///
+    /// # Errors
+    /// Those of [`CodeModeSession::execute`].
+    pub async fn execute(&self, request: ExecuteRequest) -> Result<RunningCell, SessionError> {
+        let (cell_id, observing) = self.admit(request, false).await?;
+        let response = async move { observing.response().await.map(plain) };
+        Ok(RunningCell::new(cell_id, response))
     }
 
-    async fn wait(&self, request: WaitRequest) -> Result<WaitOutcome, SessionError> {
+    /// Observes a cell; see [`CodeModeSession::wait`].
+    ///
+    /// # Errors
+    /// Those of [`CodeModeSession::wait`].
+    pub async fn wait(&self, request: WaitRequest) -> Result<CellResponse, SessionError> {
         let span = self.shared.spans.wait(&request.cell_id);
         let answer = self.observe(request, false).instrument(span.clone()).await;
-        observed_by(&span, answer).map(PendingOutcome::into_wait_outcome)
+        observed_by(&span, answer).map(plain)
     }
 
-    async fn terminate(&self, cell_id: CellId) -> Result<WaitOutcome, SessionError> {
+    /// Stops a cell; see [`CodeModeSession::terminate`].
+    ///
+    /// # Errors
+    /// Those of [`CodeModeSession::terminate`].
+    pub async fn terminate(&self, cell_id: CellId) -> Result<CellResponse, SessionError> {
         let span = self.shared.spans.terminate(&cell_id);
         let (reply, answer) = oneshot::channel();
         self.shared
             .event(|core, now| core.terminate(&cell_id, Some(reply), now));
-        let observation = Observation {
+        let observing = Observing {
             session: self.shared.clone(),
             cell_id,
             observer: None,
@@ -214,49 +255,129 @@ impl CodeModeSession for HostSession {
             max_output_tokens: None,
             is_done: false,
         };
-        let answer = observation.outcome().instrument(span.clone()).await;
-        observed_by(&span, answer).map(PendingOutcome::into_wait_outcome)
+        let answer = observing.response().instrument(span.clone()).await;
+        observed_by(&span, answer).map(plain)
     }
 
-    async fn execute_to_pending(
+    /// Admits a cell that is frozen when it has no work; see
+    /// [`CodeModeSession::execute_to_pending`].
+    ///
+    /// # Errors
+    /// Those of [`CodeModeSession::execute_to_pending`].
+    pub async fn execute_to_pending(
         &self,
         request: ExecuteRequest,
-    ) -> Result<StartedPendingCell, SessionError> {
-        let (cell_id, observation) = self.admit(request, true).await?;
-        Ok(StartedPendingCell {
-            cell_id,
-            initial_outcome: Box::pin(observation.outcome()),
-        })
+    ) -> Result<RunningCell, SessionError> {
+        let (cell_id, observing) = self.admit(request, true).await?;
+        Ok(RunningCell::new(cell_id, observing.response()))
     }
 
-    async fn wait_to_pending(&self, request: WaitRequest) -> Result<PendingOutcome, SessionError> {
+    /// Observes a cell until it is frozen again; see [`CodeModeSession::wait_to_pending`].
+    ///
+    /// # Errors
+    /// Those of [`CodeModeSession::wait_to_pending`].
+    pub async fn wait_to_pending(
+        &self,
+        request: WaitRequest,
+    ) -> Result<CellResponse, SessionError> {
         let span = self.shared.spans.wait(&request.cell_id);
         let answer = self.observe(request, true).instrument(span.clone()).await;
         observed_by(&span, answer)
     }
 
-    fn pause(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
+    /// Stops the deadlines of the session, or of one cell; see [`CodeModeSession::pause`].
+    ///
+    /// # Errors
+    /// Those of [`CodeModeSession::pause`].
+    pub fn pause(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
         self.shared.event(|core, now| core.pause(cell, now))
     }
 
-    fn resume(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
+    /// Ends one pause; see [`CodeModeSession::resume`].
+    ///
+    /// # Errors
+    /// Those of [`CodeModeSession::resume`].
+    pub fn resume(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
         self.shared.event(|core, now| core.resume(cell, now))
     }
 
-    fn live_cells(&self) -> Vec<CellId> {
+    /// Stops the deadlines of the session, or of one cell, until the returned value is
+    /// dropped.
+    ///
+    /// # Errors
+    /// Those of [`CodeModeSession::pause`].
+    pub fn hold(&self, cell: Option<&CellId>) -> Result<Pause, SessionError> {
+        self.shared.hold(cell)
+    }
+
+    /// The cells that were admitted and have not ended, in order of admission.
+    pub fn live_cells(&self) -> Vec<CellId> {
         self.shared.look(|core| core.live_cells())
     }
 
-    fn stored_values(&self) -> Vec<(String, Json)> {
+    /// The values that cells have stored: key and value, in order of the keys.
+    pub fn stored_values(&self) -> Vec<(String, Json)> {
         self.shared.look(|core| core.stored_values())
     }
 
-    fn is_alive(&self) -> bool {
+    /// Whether cells can still be admitted.
+    pub fn is_alive(&self) -> bool {
         !self.shared.token.is_cancelled() && !self.shared.look(|core| core.is_shutting_down())
     }
 
-    async fn shutdown(&self) {
+    /// Stops every cell; see [`CodeModeSession::shutdown`].
+    pub async fn shutdown(&self) {
         let span = self.shared.spans.shutdown();
         self.shared.shut_down_and_wait().instrument(span).await;
+    }
+}
+
+#[async_trait]
+impl CodeModeSession for Session {
+    async fn execute(&self, request: ExecuteRequest) -> Result<RunningCell, SessionError> {
+        Session::execute(self, request).await
+    }
+
+    async fn wait(&self, request: WaitRequest) -> Result<CellResponse, SessionError> {
+        Session::wait(self, request).await
+    }
+
+    async fn terminate(&self, cell_id: CellId) -> Result<CellResponse, SessionError> {
+        Session::terminate(self, cell_id).await
+    }
+
+    async fn execute_to_pending(
+        &self,
+        request: ExecuteRequest,
+    ) -> Result<RunningCell, SessionError> {
+        Session::execute_to_pending(self, request).await
+    }
+
+    async fn wait_to_pending(&self, request: WaitRequest) -> Result<CellResponse, SessionError> {
+        Session::wait_to_pending(self, request).await
+    }
+
+    fn pause(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
+        Session::pause(self, cell)
+    }
+
+    fn resume(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
+        Session::resume(self, cell)
+    }
+
+    fn live_cells(&self) -> Vec<CellId> {
+        Session::live_cells(self)
+    }
+
+    fn stored_values(&self) -> Vec<(String, Json)> {
+        Session::stored_values(self)
+    }
+
+    fn is_alive(&self) -> bool {
+        Session::is_alive(self)
+    }
+
+    async fn shutdown(&self) {
+        Session::shutdown(self).await;
     }
 }

@@ -207,7 +207,7 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use code_mode_protocol::{CellId, RuntimeToolCallId, ToolDefinition, ToolKind};
+    use code_mode_protocol::{CellId, RuntimeToolCallId, ToolDefinition};
 
     fn refusal(schema: &str, input: Option<&str>) -> Option<String> {
         let json = |text: &str| Json::parse(text.to_owned()).expect("JSON");
@@ -217,9 +217,9 @@ mod tests {
             CellId::nth(1),
             String::new(),
             RuntimeToolCallId(1),
-            (tool.tool_name.clone(), ToolKind::Function),
-            input.map(json),
-        );
+            tool.tool_name.clone(),
+        )
+        .input(input.map(json));
         Inputs::default().refusal(&ToolSet::from([tool]), &call)
     }
 

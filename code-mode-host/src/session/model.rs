@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText, ToWorker, Used};
 use code_mode_protocol::{
-    CellId, CellResponse, ContentItem, ExecuteRequest, Json, Limit, Limits, PendingOutcome,
-    RuntimeToolCallId, SessionError, ToolDefinition, ToolSet, WaitOutcome,
+    CellId, CellResponse, ContentItem, ExecuteRequest, Json, Limit, Limits, RuntimeToolCallId,
+    SessionError, ToolDefinition, ToolError, ToolSet,
 };
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
 use super::core::{Answer, Attached, Core, Effect, Execute, NotAdmitted, Ports, Reply, Settings};
-use super::said::Said;
+use super::held::Held;
+use super::messages::Received;
+use super::number::CellNumber;
 
 const LIVE_CELLS: usize = 6;
 const PENDING_CALLS: usize = 4;
@@ -294,7 +296,7 @@ impl World {
                 if let Some(place) = Self::chosen(&self.calls, which) {
                     let (cell, call, _) = self.calls.swap_remove(place);
                     let result = match fails {
-                        true => Err("no".to_owned()),
+                        true => Err(ToolError::new("no")),
                         false => Ok(Json::null()),
                     };
                     self.core.call_finished(&cell, call, result, self.now);
@@ -489,8 +491,8 @@ impl World {
         let ends = matches!(message, FromWorker::Ended { .. } | FromWorker::Stuck { .. });
         let was_current = self.worker.is_some_and(|(_, current)| current == number);
         let before = self.core.live_cells();
-        match self.core.said(number, message, self.now) {
-            Ok(Said::Taken) => {
+        match self.core.received(number, message, self.now) {
+            Ok(Received::Message) => {
                 if ends && was_current {
                     self.silent.insert(id);
                 }
@@ -502,7 +504,7 @@ impl World {
                     );
                 }
             }
-            Ok(Said::ShutDown) => {
+            Ok(Received::ShutDown) => {
                 if was_current {
                     self.worker = None;
                     self.core.worker_lost(number, None, self.now);
@@ -608,29 +610,26 @@ impl World {
         let is_settling = self
             .core
             .cells
-            .contains_key(&cell.number().expect("a number"));
+            .contains_key(&CellNumber::of(cell).expect("a number"));
         assert!(!ended || is_settling, "{cell} calls after its end");
     }
 
     fn check(&self) {
         assert!(self.core.cells.len() <= LIVE_CELLS);
-        let held: usize = self.core.cells.values().map(|cell| cell.held).sum();
-        assert_eq!(held, self.core.held_bytes);
-        let calls: usize = self
-            .core
-            .cells
-            .values()
-            .map(|cell| cell.calls.len() + cell.notifications.len())
-            .sum();
-        assert_eq!(calls, self.core.held_calls);
+        let mut held = Held::default();
         for cell in self.core.cells.values() {
-            assert!(cell.calls.len() + cell.notifications.len() <= PENDING_CALLS);
+            held.add(cell.callbacks.held());
+            assert!(cell.callbacks.held().calls <= PENDING_CALLS);
             assert!(
                 !self.closed.contains(&cell.id),
                 "{} was closed too early",
                 cell.id
             );
         }
+        assert_eq!(
+            held, self.core.held,
+            "the books of the session are those of its cells"
+        );
         for asked in self.asked.borrow().iter() {
             assert!(asked.answers.len() <= 1, "two answers");
             if let (Some(cell), Some(Ok(outcome))) = (&asked.cell, asked.answers.first()) {
@@ -647,7 +646,7 @@ impl World {
         }
         assert!(self.core.is_shut_down(), "the shutdown does not end");
         assert_eq!(self.closed, self.admitted, "not every cell was closed");
-        assert_eq!((self.core.held_calls, self.core.held_bytes), (0, 0));
+        assert_eq!(self.core.held, Held::default());
         for asked in self.asked.borrow().iter() {
             let answered = asked.answers.len() == 1;
             assert!(answered || !asked.is_waiting, "no answer: {asked:?}");
@@ -669,7 +668,7 @@ proptest! {
 /// The final response of an asker.
 fn response(world: &World, asked: usize) -> CellResponse {
     match world.asked.borrow()[asked].answers.first() {
-        Some(Ok(PendingOutcome::Observed(WaitOutcome::LiveCell(response)))) => response.clone(),
+        Some(Ok(response)) if !response.is_missing() => response.clone(),
         other => panic!("no response: {other:?}"),
     }
 }

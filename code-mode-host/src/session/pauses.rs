@@ -6,7 +6,8 @@ use code_mode_protocol::wire::native::ToWorker;
 use code_mode_protocol::{CellId, SessionError};
 
 use super::cell::Cell;
-use super::core::{Core, Ports};
+use super::core::{Core, Due, Ports};
+use super::number::CellNumber;
 
 impl<P: Ports> Core<P> {
     /// Holds one more pause, of the session or of one cell.
@@ -21,14 +22,15 @@ impl<P: Ports> Core<P> {
         match cell {
             None => {
                 self.pauses += 1;
-                let numbers: Vec<u64> = self.cells.keys().copied().collect();
+                let numbers: Vec<CellNumber> = self.cells.keys().copied().collect();
                 for number in numbers {
                     self.stop_clocks(number, now);
                 }
             }
             Some(id) => {
-                self.cell_to_pause(id)?.pauses += 1;
-                self.stop_clocks(id.number().unwrap_or_default(), now);
+                let (number, cell) = self.cell_to_pause(id)?;
+                cell.pauses += 1;
+                self.stop_clocks(number, now);
             }
         }
         Ok(())
@@ -43,14 +45,17 @@ impl<P: Ports> Core<P> {
         cell: Option<&CellId>,
         now: Instant,
     ) -> Result<(), SessionError> {
-        let held = match cell {
-            None => &mut self.pauses,
-            Some(id) => &mut self.cell_to_pause(id)?.pauses,
-        };
-        *held = held.checked_sub(1).ok_or(SessionError::NotPaused)?;
-        let numbers: Vec<u64> = match cell {
-            None => self.cells.keys().copied().collect(),
-            Some(id) => id.number().into_iter().collect(),
+        let less = |held: u32| held.checked_sub(1).ok_or(SessionError::NotPaused);
+        let numbers: Vec<CellNumber> = match cell {
+            None => {
+                self.pauses = less(self.pauses)?;
+                self.cells.keys().copied().collect()
+            }
+            Some(id) => {
+                let (number, cell) = self.cell_to_pause(id)?;
+                cell.pauses = less(cell.pauses)?;
+                vec![number]
+            }
         };
         for number in numbers {
             self.start_clocks(number, now);
@@ -58,14 +63,17 @@ impl<P: Ports> Core<P> {
         Ok(())
     }
 
-    fn cell_to_pause(&mut self, id: &CellId) -> Result<&mut Cell<P::Reply>, SessionError> {
-        let number = id.number().unwrap_or_default();
-        let cell = self.cells.get_mut(&number);
-        cell.ok_or_else(|| SessionError::MissingCell(id.clone()))
+    fn cell_to_pause(
+        &mut self,
+        id: &CellId,
+    ) -> Result<(CellNumber, &mut Cell<P::Reply>), SessionError> {
+        let found =
+            CellNumber::of(id).and_then(|number| Some((number, self.cells.get_mut(&number)?)));
+        found.ok_or_else(|| SessionError::MissingCell(id.clone()))
     }
 
     /// The cell's deadlines stand still from now on.
-    pub(super) fn stop_clocks(&mut self, number: u64, now: Instant) {
+    pub(super) fn stop_clocks(&mut self, number: CellNumber, now: Instant) {
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
         };
@@ -77,14 +85,14 @@ impl<P: Ports> Core<P> {
         self.send(
             worker,
             ToWorker::Pause {
-                cell: number,
+                cell: number.get(),
                 paused: true,
             },
         );
     }
 
     /// The cell's deadlines go on, where nothing holds them any more.
-    fn start_clocks(&mut self, number: u64, now: Instant) {
+    fn start_clocks(&mut self, number: CellNumber, now: Instant) {
         let held = self.pauses > 0;
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
@@ -109,12 +117,12 @@ impl<P: Ports> Core<P> {
         }
         let worker = cell.worker;
         for at in due.into_iter().flatten() {
-            self.due_at(at, number);
+            self.due_at(at, Due::Cell(number));
         }
         self.send(
             worker,
             ToWorker::Pause {
-                cell: number,
+                cell: number.get(),
                 paused: false,
             },
         );

@@ -3,18 +3,18 @@
 
 use std::time::Instant;
 
-use code_mode_protocol::wire::native::ToWorker;
+use code_mode_protocol::wire::native::{ToWorker, ToolFailure};
 use code_mode_protocol::{
-    CellEnded, CellId, CellNotification, CellOutcome, Json, Limit, PendingOutcome,
-    RuntimeToolCallId, WaitOutcome,
+    CellEnded, CellId, CellNotification, CellOutcome, Json, Limit, RuntimeToolCallId, ToolError,
 };
 
 use super::cell::{End, Final, Phase};
-use super::core::{Core, Effect, MAX_HELD_BYTES, MAX_HELD_CALLS, Ports, Reply};
+use super::core::{Core, Due, Effect, Ports, Reply};
+use super::number::CellNumber;
 
 impl<P: Ports> Core<P> {
     /// A cell's JavaScript will not run again.
-    pub(super) fn js_ended(&mut self, number: u64, mut end: End, now: Instant) {
+    pub(super) fn js_ended(&mut self, number: CellNumber, mut end: End, now: Instant) {
         let is_shutdown = self.shutting_down;
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
@@ -25,9 +25,10 @@ impl<P: Ports> Core<P> {
         let stats = &mut cell.stats;
         stats.wall = now.saturating_duration_since(cell.admitted);
         stats.calls = cell.last_call;
-        stats.calls_cancelled = u32::try_from(cell.calls.len()).unwrap_or(u32::MAX);
+        stats.calls_cancelled = u32::try_from(cell.callbacks.calls()).unwrap_or(u32::MAX);
         let ended = CellEnded::new(
-            (cell.id.clone(), cell.tool_call_id.clone()),
+            cell.id.clone(),
+            cell.tool_call_id.clone(),
             end.outcome.clone(),
             *stats,
         );
@@ -37,29 +38,29 @@ impl<P: Ports> Core<P> {
         };
         cell.stopping = None;
         cell.wall_by = None;
-        cell.observation.armed = false;
+        cell.observation.disarm();
         self.push(Effect::Ended(Box::new(ended)));
         self.settle(number, now);
     }
 
     /// Goes on with the end of a cell whose JavaScript has ended: its notifications
     /// are delivered, then its calls are cancelled, then it is told.
-    pub(super) fn settle(&mut self, number: u64, now: Instant) {
+    pub(super) fn settle(&mut self, number: CellNumber, now: Instant) {
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
         };
         let grace = self.settings.callback_grace;
-        let is_waiting = cell.has_callbacks();
+        let is_waiting = cell.callbacks.is_busy();
         let Phase::Settling { by, .. } = &mut cell.phase else {
             return;
         };
-        if !cell.cancelled && (cell.delivering || !cell.notifications.is_empty()) {
+        if !cell.cancelled && cell.callbacks.has_notifications() {
             return;
         }
         if is_waiting {
             let until = *by.get_or_insert(now + grace);
             if now < until {
-                self.due_at(until, number);
+                self.due_at(until, Due::Cell(number));
                 return self.cancel_callbacks(number);
             }
             tracing::warn!("a callback ignores its cancellation and is left behind");
@@ -67,13 +68,12 @@ impl<P: Ports> Core<P> {
         self.finish(number, now);
     }
 
-    fn finish(&mut self, number: u64, now: Instant) {
+    fn finish(&mut self, number: CellNumber, now: Instant) {
         self.cancel_callbacks(number);
         let Some(mut cell) = self.cells.remove(&number) else {
             return;
         };
-        self.held_bytes -= cell.held;
-        self.held_calls -= cell.calls.len() + cell.notifications.len();
+        self.held.release(cell.callbacks.held());
         let Phase::Settling { end, .. } = std::mem::replace(&mut cell.phase, Phase::Running) else {
             return;
         };
@@ -85,17 +85,13 @@ impl<P: Ports> Core<P> {
         let last = replies.pop();
         let mut is_taken = false;
         for reply in replies {
-            let answer = Ok(PendingOutcome::live(response.clone()));
-            is_taken |= reply.answer(answer).is_ok();
+            is_taken |= reply.answer(Ok(response.clone())).is_ok();
         }
         let left = match last {
             None => Some(response),
-            Some(last) => match last.answer(Ok(PendingOutcome::live(response))) {
-                Ok(()) => None,
-                Err(Ok(PendingOutcome::Observed(WaitOutcome::LiveCell(response)))) => {
-                    Some(response)
-                }
-                Err(_) => None,
+            Some(last) => match last.answer(Ok(response)) {
+                Ok(()) | Err(Err(_)) => None,
+                Err(Ok(response)) => Some(response),
             },
         };
         match left {
@@ -111,35 +107,38 @@ impl<P: Ports> Core<P> {
         &mut self,
         cell_id: &CellId,
         call: RuntimeToolCallId,
-        result: Result<Json, String>,
+        result: Result<Json, ToolError>,
         now: Instant,
     ) {
-        let number = cell_id.number().unwrap_or_default();
         let max_bytes = self.limits.max_frame_bytes;
+        let Some(number) = CellNumber::of(cell_id) else {
+            return;
+        };
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
         };
-        let Some((_, bytes)) = cell.calls.remove(&call) else {
+        let Some(finished) = cell.callbacks.finish_call(call) else {
             return;
         };
-        cell.held -= bytes;
-        self.held_bytes -= bytes;
-        self.held_calls -= 1;
+        self.held.release(finished);
         if cell.is_running() && !cell.cancelled {
             cell.stats.calls_failed += u32::from(result.is_err());
             let result = match result {
                 Ok(json) if json.as_str().len() > max_bytes => {
                     let bytes = json.as_str().len();
                     let exceeded = Limit::Frame.exceeded(max_bytes as u64);
-                    Err(format!("the tool's result has {bytes} bytes: {exceeded}"))
+                    Err(ToolError::new(format!(
+                        "the tool's result has {bytes} bytes: {exceeded}"
+                    )))
                 }
                 result => result.map(Json::into_string),
             };
+            let result = result.map_err(|error| bounded(error, max_bytes));
             let worker = cell.worker;
             self.send(
                 worker,
                 ToWorker::ToolResult {
-                    cell: number,
+                    cell: number.get(),
                     call,
                     result,
                 },
@@ -150,46 +149,49 @@ impl<P: Ports> Core<P> {
 
     /// The delegate has taken a cell's oldest notification.
     pub(crate) fn notified(&mut self, cell_id: &CellId, now: Instant) {
-        let number = cell_id.number().unwrap_or_default();
+        let Some(number) = CellNumber::of(cell_id) else {
+            return;
+        };
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
         };
-        if !std::mem::replace(&mut cell.delivering, false) {
+        let Some(delivered) = cell.callbacks.delivered() else {
             return;
-        }
-        let bytes = cell.notifications.pop_front().map_or(0, |text| text.len());
-        cell.held -= bytes;
+        };
         let worker = cell.worker;
         let is_running = cell.is_running();
-        self.held_bytes -= bytes;
-        self.held_calls -= 1;
+        self.held.release(delivered);
         if is_running {
-            self.send(worker, ToWorker::Notified { cell: number });
+            self.send(worker, ToWorker::Notified { cell: number.get() });
         }
         self.deliver_next(number);
         self.settle(number, now);
     }
 
     /// Hands the cell's oldest notification to the delegate, if that has none of it.
-    pub(super) fn deliver_next(&mut self, number: u64) {
+    pub(super) fn deliver_next(&mut self, number: CellNumber) {
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
         };
-        if cell.delivering || cell.cancelled {
+        if cell.cancelled {
             return;
         }
-        let Some(text) = cell.notifications.front() else {
+        let Some(text) = cell.callbacks.deliver() else {
             return;
         };
-        let notification =
-            CellNotification::new(cell.id.clone(), cell.tool_call_id.clone(), text.clone());
-        cell.delivering = true;
+        let notification = CellNotification::new(cell.id.clone(), cell.tool_call_id.clone(), text);
         let token = cell.token.child_token();
         self.push(Effect::Notify(notification, token));
     }
+}
 
-    /// Whether one more call or notification of `bytes` may be held.
-    pub(super) fn may_hold(&self, bytes: usize) -> bool {
-        self.held_calls < MAX_HELD_CALLS && self.held_bytes.saturating_add(bytes) <= MAX_HELD_BYTES
-    }
+/// An error that fits a frame: without its data, and with the beginning of its message, where
+/// it must be.
+fn bounded(mut error: ToolError, max_bytes: usize) -> ToolFailure {
+    error
+        .message
+        .truncate(error.message.floor_char_boundary(max_bytes));
+    let room = max_bytes - error.message.len();
+    error.data = error.data.filter(|data| data.as_str().len() <= room);
+    error.into()
 }

@@ -6,7 +6,8 @@ use code_mode_protocol::wire::native::ToWorker;
 use code_mode_protocol::{CellId, CellOutcome};
 
 use super::cell::{Cell, End, StopReason, Stopping};
-use super::core::{Attached, Core, Effect, Ports, Worker};
+use super::core::{Attached, Core, Due, Effect, Ports, Worker};
+use super::number::CellNumber;
 
 impl<P: Ports> Core<P> {
     /// A worker is ready for the session; `None` where it is not
@@ -59,7 +60,7 @@ impl<P: Ports> Core<P> {
     /// One entry is enough: when it is due, the time is looked at again.
     fn idle_due_at(&mut self, at: Instant) {
         if !std::mem::replace(&mut self.idle_is_due, true) {
-            self.due_at(at, 0);
+            self.due_at(at, Due::Worker);
         }
     }
 
@@ -104,7 +105,7 @@ impl<P: Ports> Core<P> {
     }
 
     /// A cell does not stop: it is answered for, and its worker is ended.
-    pub(super) fn is_stuck(&mut self, number: u64, reason: StopReason, now: Instant) {
+    pub(super) fn is_stuck(&mut self, number: CellNumber, reason: StopReason, now: Instant) {
         let Some(way) = self.worker.as_ref().map(|worker| worker.way.clone()) else {
             return;
         };
@@ -137,7 +138,7 @@ impl<P: Ports> Core<P> {
     /// The worker is gone: each of its cells ends with this error.
     fn lose(&mut self, error: impl Fn(&CellId) -> String, now: Instant) {
         self.worker = None;
-        let running: Vec<u64> = self
+        let running: Vec<CellNumber> = self
             .cells
             .iter()
             .filter(|(_, cell)| cell.is_running())

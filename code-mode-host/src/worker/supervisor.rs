@@ -14,7 +14,7 @@ use super::connection::Receive;
 use super::{Counted, Worker};
 use crate::process::Child;
 use crate::remote;
-use crate::session::{Said, Shared};
+use crate::session::{Received, Shared};
 
 /// How long a worker may take to shut down before it is killed.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ enum Ended {
 /// for it.
 pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker, span: Span) {
     let Worker {
-        incarnation,
+        handle,
         mut inbound,
         mut writing,
         child,
@@ -57,8 +57,8 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker,
         span,
     };
     let ended = {
-        let mut killed = pin!(incarnation.killed());
-        let mut retired = pin!(incarnation.retired());
+        let mut killed = pin!(handle.killed());
+        let mut retired = pin!(handle.retired());
         let mut deadline = None;
         let mut taken = 0;
         loop {
@@ -73,7 +73,7 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker,
                 () = &mut killed => break Ended::Killed,
                 () = at(deadline) => break Ended::Killed,
                 () = &mut retired, if deadline.is_none() => {
-                    incarnation.shut_down();
+                    handle.shut_down();
                     deadline = Some(Instant::now() + SHUTDOWN_GRACE);
                 }
                 _ = &mut writing => break Ended::Disconnected(match child {
@@ -81,11 +81,11 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker,
                     None => last_words(&mut inbound).await,
                 }),
                 message = inbound.next() => match message {
-                    Ok(Some(message)) => match session.said(number, message) {
-                        Ok(Said::Taken) => {}
+                    Ok(Some(message)) => match session.received(number, message) {
+                        Ok(Received::Message) => {}
                         // Before it was asked to, it is one that ended.
-                        Ok(Said::ShutDown) if deadline.is_none() => break Ended::Disconnected(None),
-                        Ok(Said::ShutDown) => break Ended::ShutDown,
+                        Ok(Received::ShutDown) if deadline.is_none() => break Ended::Disconnected(None),
+                        Ok(Received::ShutDown) => break Ended::ShutDown,
                         Err(violation) => break Ended::Violation(violation.to_string()),
                     },
                     Err(FrameError::Io(error)) => break Ended::Disconnected(said_by(&error)),
@@ -96,7 +96,7 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker,
         }
     };
     drop((inbound, writing));
-    incarnation.outbound.close();
+    handle.outbound.close();
     lost.why = match ended {
         Ended::ShutDown => None,
         Ended::Disconnected(Some(why)) if child.is_none() => Some(why),

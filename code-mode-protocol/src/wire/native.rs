@@ -19,11 +19,11 @@ use super::frame::{Frame, FrameBuilder, FrameError, LARGE_TEXT, MAX_FRAME_BYTES}
 use super::texts::{TextMut, Texts};
 use crate::{
     ContentItem, Determinism, InvalidJson, Json, LimitExceeded, Limits, RuntimeToolCallId,
-    SourcePosition, ToolAnswer, ToolDefinition, ToolKind, ToolName, Turn,
+    SourcePosition, ToolAnswer, ToolDefinition, ToolError, ToolKind, ToolName, Turn,
 };
 
 /// The version of the wire this crate speaks.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// What both sides can do beyond the requests of [`VERSION`]. There is none yet; a
 /// capability that the other side requires and this list lacks ends the handshake.
@@ -130,7 +130,7 @@ pub enum ToWorker {
         /// The call.
         call: RuntimeToolCallId,
         /// The answer.
-        result: Result<String, String>,
+        result: Result<String, ToolFailure>,
     },
     /// The oldest notification of a cell that was not delivered yet, is.
     Notified {
@@ -146,6 +146,34 @@ pub enum ToWorker {
         /// Its name, from the worker's own list.
         name: String,
     },
+}
+
+/// A [`ToolError`] on its way into a cell, whose data is JSON text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolFailure {
+    /// What went wrong.
+    pub message: String,
+    /// As [`ToolError::code`](field@ToolError::code).
+    pub code: Option<i64>,
+    /// As [`ToolError::data`](field@ToolError::data).
+    pub data: Option<String>,
+}
+
+impl ToolFailure {
+    /// The bytes of its texts.
+    pub fn bytes(&self) -> usize {
+        self.message.len() + self.data.as_ref().map_or(0, String::len)
+    }
+}
+
+impl From<ToolError> for ToolFailure {
+    fn from(error: ToolError) -> Self {
+        Self {
+            message: error.message,
+            code: error.code,
+            data: error.data.map(Json::into_string),
+        }
+    }
 }
 
 /// From a worker to the host.
@@ -423,7 +451,7 @@ impl Texts for ToWorker {
                 .for_each(|(_, json)| visit(TextMut::Plain(json))),
             Self::Execute { source, .. } => visit(TextMut::Plain(source)),
             Self::ToolResult {
-                result: Ok(text) | Err(text),
+                result: Ok(text) | Err(ToolFailure { message: text, .. }),
                 ..
             } => visit(TextMut::Plain(text)),
             _ => {}

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use code_mode_protocol::wire::native::{FromWorker, JsonText};
+use code_mode_protocol::wire::native::{FromWorker, JsonText, ToolFailure};
 use code_mode_protocol::{RuntimeToolCallId, SourcePosition, ToolAnswer};
 
 use super::display::{self, internal_function};
@@ -239,7 +239,7 @@ pub(crate) fn answer(
     scope: &mut v8::PinScope,
     state: &CellState,
     id: RuntimeToolCallId,
-    result: Result<String, String>,
+    result: Result<String, ToolFailure>,
 ) {
     let Some(call) = state.calls.borrow_mut().remove(&id) else {
         return;
@@ -252,13 +252,17 @@ pub(crate) fn answer(
                 let mut shapes = shapes.lock().unwrap_or_else(PoisonError::into_inner);
                 shapes.see(tool, &json);
             }
-            parse(scope, &json)
+            parse(scope, &json).map_err(|message| ToolFailure {
+                message,
+                code: None,
+                data: None,
+            })
         }
-        Err(message) => Err(message),
+        Err(failure) => Err(failure),
     };
     match settled {
         Ok(value) => resolver.resolve(scope, value),
-        Err(message) => match display::tool_error(scope, state, &message) {
+        Err(failure) => match failed(scope, state, &failure) {
             Some(error) => {
                 if let Some(at) = call.site
                     && let Ok(object) = v8::Local::<v8::Object>::try_from(error)
@@ -270,6 +274,32 @@ pub(crate) fn answer(
             None => None,
         },
     };
+}
+
+/// The error of a call, with the code and the data that its tool gave.
+fn failed<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    failure: &ToolFailure,
+) -> Option<Value<'s>> {
+    let error = display::tool_error(scope, state, &failure.message)?;
+    let Ok(object) = v8::Local::<v8::Object>::try_from(error) else {
+        return Some(error);
+    };
+    let define = |scope: &mut v8::PinScope<'s, '_>, name: &str, value: Value<'s>| {
+        let name = v8::String::new(scope, name)?;
+        object.define_own_property(scope, name.into(), value, v8::PropertyAttribute::DONT_ENUM)
+    };
+    if let Some(code) = failure.code {
+        let code = v8::Number::new(scope, code as f64);
+        define(scope, "code", code.into())?;
+    }
+    if let Some(data) = &failure.data
+        && let Ok(data) = parse(scope, data)
+    {
+        define(scope, "data", data)?;
+    }
+    Some(error)
 }
 
 fn parse<'s>(scope: &mut v8::PinScope<'s, '_>, json: &str) -> Result<Value<'s>, String> {

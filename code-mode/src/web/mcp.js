@@ -31,16 +31,6 @@
     return apply(join, texts, ["\n"]);
   }
 
-  // An answer that is no result but an error of the protocol.
-  function throwProtocolError(result, failed) {
-    const error = result?.error;
-    if (error === undefined || result.content !== undefined) return;
-    const thrown = failed(`${error.message}`);
-    if (error.code !== undefined) set(thrown, "code", error.code);
-    if (error.data !== undefined) set(thrown, "data", error.data);
-    throw thrown;
-  }
-
   function valueOf(name, result, failed) {
     if (typeof result !== "object" || result === null) return result;
     const { content } = result;
@@ -69,9 +59,7 @@
   shared.mcpTool = (name, native) => {
     const answered = async (call, read) => {
       const result = await call;
-      const failed = (message) => toolError(message, call);
-      throwProtocolError(result, failed);
-      return read(result, failed);
+      return read(result, (message) => toolError(message, call));
     };
     const tool = {
       [name]: (input) =>

@@ -7,4 +7,4 @@ mod session;
 pub(crate) use clock::{Clock, Due};
 pub(crate) use session::Session;
 
-pub use serve::{ServeError, Surroundings, in_process, refuse, serve};
+pub use serve::{ServeError, WorkerEnvironment, in_process, refuse, serve};

@@ -17,7 +17,7 @@ use crate::tools::ToolTable;
 
 /// What the process around a worker does for it. The defaults are those of a worker
 /// inside an agent's own process: no sandbox, no limit, no probes.
-pub trait Surroundings: Send {
+pub trait WorkerEnvironment: Send {
     /// The layers of the sandbox that this worker is in.
     fn sandbox(&self) -> Vec<SandboxLayer> {
         Vec::new()
@@ -43,7 +43,7 @@ pub trait Surroundings: Send {
 }
 
 /// A worker inside the agent's own process.
-impl Surroundings for () {}
+impl WorkerEnvironment for () {}
 
 /// Why a worker stopped serving.
 #[derive(Debug, thiserror::Error)]
@@ -78,20 +78,20 @@ const FROM_HOST: MaxMessage = MaxMessage {
 pub async fn serve<S>(
     stream: S,
     engine: Engine,
-    surroundings: impl Surroundings,
+    environment: impl WorkerEnvironment,
 ) -> Result<(), ServeError>
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (receive, send) = tokio::io::split(stream);
-    let most = surroundings.most();
+    let most = environment.most();
     let (outbound, writing) = Outbound::new(send, most.map_or(usize::MAX, max_queued));
     let writing = tokio::spawn(writing);
     let from_host = most.map_or(FROM_HOST, from_stranger);
     let mut inbound = MessageReader::<_, ToWorker>::new(receive, from_host);
     let greeting = match inbound.next().await {
         Ok(None) => return Ok(()),
-        Ok(Some(first)) => greet(&first, &surroundings),
+        Ok(Some(first)) => greet(&first, &environment),
         Err(FrameError::Io(error)) => return Err(FrameError::Io(error).into()),
         Err(error) => Err(error.to_string()),
     };
@@ -111,7 +111,7 @@ where
     }
     let mut server = Server {
         engine,
-        surroundings,
+        environment,
         outbound,
         session: None,
         tools: (0, Arc::default()),
@@ -178,7 +178,7 @@ fn send_message(outbound: &Outbound, message: FromWorker) {
 }
 
 /// Checks a greeting against what this worker is.
-fn greet(message: &ToWorker, surroundings: &impl Surroundings) -> Result<WorkerInfo, String> {
+fn greet(message: &ToWorker, environment: &impl WorkerEnvironment) -> Result<WorkerInfo, String> {
     let ToWorker::Hello {
         versions,
         required_capabilities,
@@ -205,7 +205,7 @@ fn greet(message: &ToWorker, surroundings: &impl Surroundings) -> Result<WorkerI
             .map(ToString::to_string)
             .collect(),
         v8_version: Engine::v8_version().to_owned(),
-        sandbox: surroundings.sandbox(),
+        sandbox: environment.sandbox(),
     })
 }
 
@@ -219,13 +219,13 @@ enum Done {
 
 struct Server<A> {
     engine: Engine,
-    surroundings: A,
+    environment: A,
     outbound: Outbound,
     session: Option<Arc<Session>>,
     tools: (u64, Arc<ToolTable>),
 }
 
-impl<A: Surroundings> Server<A> {
+impl<A: WorkerEnvironment> Server<A> {
     async fn run<R: AsyncRead + Unpin>(
         &mut self,
         inbound: &mut MessageReader<R, ToWorker>,
@@ -261,18 +261,18 @@ impl<A: Surroundings> Server<A> {
                 if self.session.is_some() {
                     return Err(ServeError::Protocol("a second session"));
                 }
-                let limits = match self.surroundings.most() {
+                let limits = match self.environment.most() {
                     Some(most) => limits.at_most(most),
                     None => limits,
                 };
-                self.surroundings.opened(&limits);
+                self.environment.opened(&limits);
                 let session = Session::new(self.engine.clone(), limits, self.outbound.clone());
                 let session = session.guided(guided);
                 self.session = Some(Arc::new(session));
             }
             ToWorker::Store { values } => {
                 let fits = self.session()?.store(values);
-                if self.surroundings.most().is_some() && !fits {
+                if self.environment.most().is_some() && !fits {
                     return Err(ServeError::Protocol("more stored values than may be"));
                 }
             }
@@ -291,7 +291,7 @@ impl<A: Surroundings> Server<A> {
                     return Err(ServeError::Protocol(unknown));
                 }
                 let fits = self.session()?.may_execute(&source);
-                if self.surroundings.most().is_some() && !fits {
+                if self.environment.most().is_some() && !fits {
                     let beyond = "a source, or a number of cells, beyond the limits";
                     return Err(ServeError::Protocol(beyond));
                 }
@@ -330,7 +330,7 @@ impl<A: Surroundings> Server<A> {
             // The owner's wall time runs on, whoever is asked meanwhile.
             ToWorker::Pause { .. }
                 if self
-                    .surroundings
+                    .environment
                     .most()
                     .is_some_and(|most| most.max_wall_time.is_some()) => {}
             ToWorker::Pause { cell, paused } => {
@@ -354,7 +354,7 @@ impl<A: Surroundings> Server<A> {
                 }
             }
             ToWorker::Probe { name } => {
-                let outcome = self.surroundings.probe(&name);
+                let outcome = self.environment.probe(&name);
                 send_message(&self.outbound, FromWorker::Probed { name, outcome });
             }
             // Taken by `run`.

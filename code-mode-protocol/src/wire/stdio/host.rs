@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::wire::frame::{Frame, FrameError};
 use crate::wire::json_frame::JsonFrame;
-use crate::{CellResponse, ContentItem, Json, NestedToolCall, ToolKind, ToolName, WaitOutcome};
+use crate::{CellResponse, ContentItem, Json, NestedToolCall, ToolKind, ToolName};
 
 /// A message to the client.
 #[derive(Debug)]
@@ -143,7 +143,7 @@ pub enum Value {
     /// `wait/completed`, of `session/wait` and `session/terminate`.
     WaitCompleted {
         /// What was observed.
-        outcome: TimedOutcome,
+        outcome: TimedResponse,
     },
     /// `session/closed`, of `session/shutdown`.
     SessionClosed {
@@ -158,15 +158,6 @@ pub struct TimedResponse {
     /// The response.
     pub response: CellResponse,
     /// From reading the request to having the response.
-    pub host_duration: Duration,
-}
-
-/// An outcome and how long this program had the request.
-#[derive(Debug)]
-pub struct TimedOutcome {
-    /// The outcome.
-    pub outcome: WaitOutcome,
-    /// From reading the request to having the outcome.
     pub host_duration: Duration,
 }
 
@@ -253,9 +244,7 @@ impl HostMessage<'_> {
             Self::Response {
                 result: Ok(Value::WaitCompleted { outcome }),
                 ..
-            } => match &outcome.outcome {
-                WaitOutcome::LiveCell(response) | WaitOutcome::MissingCell(response) => response,
-            },
+            } => &outcome.response,
             _ => return 0,
         };
         let items = response.content_items().iter();
@@ -308,12 +297,11 @@ fn write_value(frame: &mut JsonFrame, value: Value) -> Result<(), FrameError> {
         }
         Value::WaitCompleted { outcome } => {
             frame.raw(r#"{"type":"wait/completed","outcome":"#);
-            let (kind, response) = match outcome.outcome {
-                WaitOutcome::LiveCell(response) => (r#"{"LiveCell":"#, response),
-                WaitOutcome::MissingCell(response) => (r#"{"MissingCell":"#, response),
-            };
-            frame.raw(kind);
-            write_response(frame, response, outcome.host_duration)?;
+            frame.raw(match outcome.response.is_missing() {
+                false => r#"{"LiveCell":"#,
+                true => r#"{"MissingCell":"#,
+            });
+            write_response(frame, outcome.response, outcome.host_duration)?;
             frame.raw("}");
         }
     }
@@ -327,9 +315,15 @@ fn write_response(
     duration: Duration,
 ) -> Result<(), FrameError> {
     let (kind, cell_id, items, result) = match response {
+        // The wire has no frozen cells: it never asks for them.
         CellResponse::Yielded {
             cell_id,
             content_items,
+        }
+        | CellResponse::Pending {
+            cell_id,
+            content_items,
+            ..
         } => ("Yielded", cell_id, content_items, None),
         CellResponse::Terminated {
             cell_id,
@@ -494,14 +488,7 @@ mod tests {
             CellId::nth(2),
             "call-1".to_owned(),
             crate::RuntimeToolCallId(1),
-            (
-                ToolName {
-                    name: "echo".to_owned(),
-                    namespace: None,
-                },
-                ToolKind::Function,
-            ),
-            None,
+            ToolName::plain("echo"),
         );
         let request = DelegateRequest::InvokeTool {
             invocation: Invocation::new(&mut call),

@@ -13,9 +13,7 @@ pub use client::{
     CellExecutionLimits, ClientMessage, DelegateAnswer, Hello, MessageError, Operation,
     OutputTruncation,
 };
-pub use host::{
-    DelegateRequest, HostMessage, Invocation, Rejection, TimedOutcome, TimedResponse, Value,
-};
+pub use host::{DelegateRequest, HostMessage, Invocation, Rejection, TimedResponse, Value};
 
 /// The version this module speaks.
 pub const VERSION: u64 = 1;

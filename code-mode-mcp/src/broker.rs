@@ -1,0 +1,532 @@
+//! One call: decided by the policy, put to a person where the policy says so, sent, and
+//! recorded. The broker has the servers and their tools; it knows no session and no cell.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use code_mode_host::{Json, NestedToolCall, ToolDefinition, ToolError, ToolName};
+use rmcp::ErrorData;
+use rmcp::model::{ElicitRequestParams, ElicitResult};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::audit::{AuditLog, AuditRecord, Outcome};
+use crate::caller::{Approval, ApprovalRequest, ApprovedTool, CallContext};
+use crate::config::{self, ConfigError};
+use crate::elicitation::ElicitationRouter;
+use crate::policy::{Decision, Policy, PolicyError};
+use crate::secrets::Secrets;
+use crate::texts::line;
+use crate::tools::{ToolEntry, Tools};
+use crate::upstream::{CallError, ElicitInCall, Status, Upstream, UpstreamEvents};
+
+/// How much of a call's arguments a person is shown, in bytes.
+const SHOWN: usize = 1000;
+/// Clients are told of changed lists no more often.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How long the first listing of tools waits for the servers.
+const FIRST_LISTING: Duration = Duration::from_secs(4);
+
+/// Which servers, what of them may be called, and what is recorded.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct BrokerOptions {
+    /// Files with servers, as clients have them: `mcpServers`, `servers` or `mcp_servers`, in
+    /// JSON or TOML.
+    pub config: Vec<PathBuf>,
+    /// More servers: `NAME=COMMAND` or `NAME=URL`.
+    pub servers: Vec<String>,
+    /// The file of the policy. Default: what is read-only or says nothing runs, and what is
+    /// destructive needs an approval.
+    pub policy: Option<PathBuf>,
+    /// How many tokens the description of the tools may have. Default 4,000.
+    pub describe_tokens: Option<usize>,
+    /// Where every call is recorded. Default nowhere.
+    pub audit: Option<AuditLog>,
+}
+
+/// Why there is no broker.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// The policy cannot be used.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No server is configured.
+    #[error("no servers: name a file (--config FILE) or a command (--server NAME=COMMAND)")]
+    NoServers,
+}
+
+/// The servers, and everything that every call goes through.
+pub struct Broker {
+    pub(crate) upstreams: Vec<Arc<Upstream>>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) secrets: Secrets,
+    audit: Option<AuditLog>,
+    elicitations: Arc<ElicitationRouter>,
+    tools: Arc<ToolsNow>,
+    /// A client has waited for the servers' start.
+    has_waited: AtomicBool,
+    pub(crate) shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker")
+            .field("servers", &self.upstreams.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The tools as they are now. One at a time makes them anew.
+struct ToolsNow {
+    upstreams: Vec<Arc<Upstream>>,
+    policy: Arc<Policy>,
+    describe_tokens: usize,
+    refreshing: Mutex<()>,
+    now: watch::Sender<Arc<Tools>>,
+}
+
+impl ToolsNow {
+    fn refresh(&self) {
+        let _one = self
+            .refreshing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = self.now.borrow().clone();
+        let tools = Tools::of(
+            &self.upstreams,
+            &self.policy,
+            self.describe_tokens,
+            Some(&before),
+        );
+        self.now.send_replace(Arc::new(tools));
+    }
+}
+
+/// A call on its way.
+struct Call<'a> {
+    context: Arc<dyn CallContext>,
+    entry: &'a ToolEntry,
+    input: Option<&'a Json>,
+}
+
+/// What became of a call.
+struct Done {
+    answer: Result<Json, ToolError>,
+    outcome: Outcome,
+}
+
+impl Broker {
+    /// Reads the configuration and starts the servers in the background. What is odd about
+    /// the configuration is added to `warnings`. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub fn start(
+        options: BrokerOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Arc<Self>, BrokerError> {
+        let secrets = Secrets::default();
+        let policy = match &options.policy {
+            Some(path) => Policy::read(path)?,
+            None => Policy::default(),
+        };
+        let servers = config::read(&options.config, &options.servers, &secrets, warnings)?;
+        if servers.is_empty() {
+            return Err(BrokerError::NoServers);
+        }
+        for server in &servers {
+            if let Some(why) = &server.unusable {
+                warnings.push(format!(
+                    "the server {:?} is left out: {}",
+                    server.name,
+                    secrets.hide(why)
+                ));
+            }
+        }
+        Ok(Self::of(
+            servers,
+            policy,
+            secrets,
+            options.describe_tokens.unwrap_or(4000),
+            options.audit,
+        ))
+    }
+
+    /// A broker of these servers, which are started in the background.
+    pub(crate) fn of(
+        servers: Vec<config::ServerConfig>,
+        policy: Policy,
+        secrets: Secrets,
+        describe_tokens: usize,
+        audit: Option<AuditLog>,
+    ) -> Arc<Self> {
+        let policy = Arc::new(policy);
+        let elicitations = Arc::new(ElicitationRouter::new(policy.clone()));
+        let events = Arc::new(UpstreamEvents {
+            changed: tokio::sync::Notify::new(),
+            elicitations: elicitations.clone(),
+            secrets: secrets.clone(),
+        });
+        let upstreams: Vec<_> = servers
+            .into_iter()
+            .map(|server| Upstream::new(server, events.clone()))
+            .collect();
+        let tools = Tools::of(&upstreams, &policy, describe_tokens, None);
+        let tools = Arc::new(ToolsNow {
+            upstreams: upstreams.clone(),
+            policy: policy.clone(),
+            describe_tokens,
+            refreshing: Mutex::default(),
+            now: watch::Sender::new(Arc::new(tools)),
+        });
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        for upstream in &upstreams {
+            tasks.spawn(upstream.clone().run(shutdown.clone()));
+        }
+        let following = follow(events, tools.clone());
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(following));
+        Arc::new(Self {
+            upstreams,
+            policy,
+            secrets,
+            audit,
+            elicitations,
+            tools,
+            has_waited: AtomicBool::new(false),
+            shutdown,
+            tasks,
+        })
+    }
+
+    /// The tools as they are now.
+    pub(crate) fn tools(&self) -> Arc<Tools> {
+        self.tools.now.borrow().clone()
+    }
+
+    /// The tools, to see them change.
+    pub(crate) fn tools_changes(&self) -> watch::Receiver<Arc<Tools>> {
+        self.tools.now.subscribe()
+    }
+
+    /// The definitions of all tools, for an execute.
+    pub fn definitions(&self) -> Vec<ToolDefinition> {
+        self.tools().definitions.to_vec()
+    }
+
+    /// Globals that cells should have: `ALL_SERVERS`.
+    pub fn constants(&self) -> Vec<(String, Json)> {
+        vec![("ALL_SERVERS".to_owned(), self.tools().servers.clone())]
+    }
+
+    /// Whether a tool of this name is offered now.
+    pub fn has(&self, name: &ToolName) -> bool {
+        self.tools().entry(name).is_some()
+    }
+
+    /// Waits, for a while, until every server has started or failed. Only the first client
+    /// waits: later changes are announced.
+    pub(crate) async fn servers_started(&self) {
+        let is_starting = |upstream: &Arc<Upstream>| upstream.status() == Status::Starting;
+        if self.has_waited.load(Ordering::Relaxed) || !self.upstreams.iter().any(is_starting) {
+            return;
+        }
+        let _ = tokio::time::timeout(FIRST_LISTING, self.all_started()).await;
+        self.has_waited.store(true, Ordering::Relaxed);
+        self.tools.refresh();
+    }
+
+    /// Waits until every server has started or failed, however long that takes.
+    pub async fn all_started(&self) {
+        let started = self.upstreams.iter().map(|upstream| upstream.started());
+        futures::future::join_all(started).await;
+        self.tools.refresh();
+    }
+
+    /// Ends the servers, side by side: each has two seconds.
+    pub async fn end(&self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Runs a call of a cell to its end and records it. Dropping the future cancels the call
+    /// at its server.
+    ///
+    /// # Errors
+    /// The error of the tool, with the code and the data of its server; or why the call did
+    /// not run, or may have run.
+    pub async fn call(
+        &self,
+        call: &NestedToolCall,
+        context: Arc<dyn CallContext>,
+    ) -> Result<Json, ToolError> {
+        let tools = self.tools();
+        let Some(entry) = tools.entry(&call.tool_name) else {
+            let server = call.tool_name.namespace.as_deref().unwrap_or_default();
+            let gone = line(&call.tool_name.name, 100);
+            let near = tools.near(&gone);
+            let near = match near.is_empty() {
+                true => String::new(),
+                false => format!("; there are {}", near.join(", ")),
+            };
+            return Err(format!("{gone} is no longer offered by {server}{near}").into());
+        };
+        let input = call.input.as_ref();
+        self.run(Call {
+            context,
+            entry,
+            input,
+        })
+        .await
+    }
+
+    /// Runs a call of a tool that is offered directly.
+    pub(crate) async fn call_directly(
+        &self,
+        entry: &ToolEntry,
+        input: &Json,
+        context: Arc<dyn CallContext>,
+    ) -> Result<Json, ToolError> {
+        self.run(Call {
+            context,
+            entry,
+            input: Some(input),
+        })
+        .await
+    }
+
+    async fn run(&self, call: Call<'_>) -> Result<Json, ToolError> {
+        let (server, name) = (call.entry.upstream.name(), &call.entry.tool.name);
+        let text = call.input.map_or("{}", Json::as_str);
+        let mut recording = Recording {
+            audit: self.audit.as_ref(),
+            context: &*call.context,
+            name: format!("{server}/{name}"),
+            record: Some(AuditRecord::new(call.context.ids(), server, name, text)),
+            began: Instant::now(),
+            decision: String::new(),
+            outcome: Outcome::Cancelled,
+        };
+        call.context.began(&recording.name);
+        let decided = self.decide(&call, text).await;
+        recording.decision = decided.in_words;
+        if let Some(why) = decided.refusal {
+            recording.outcome = Outcome::Denied;
+            return Err(why.into());
+        }
+        let done = self.send(&call).await;
+        recording.outcome = done.outcome;
+        done.answer
+    }
+
+    /// Whether a call may run.
+    async fn decide(&self, call: &Call<'_>, input: &str) -> Decided {
+        let (server, tool) = (call.entry.upstream.name(), &call.entry.tool);
+        let shown = format!("{}/{}", line(server, 100), line(&tool.name, 100));
+        let (decision, rule) = self.policy.decide(server, &tool.name, tool.claims);
+        let place = self.policy.place();
+        match decision {
+            Decision::Allow => Decided::may_run(rule),
+            Decision::Deny => {
+                let why = format!("{shown} is denied by the rule {rule} of {place}");
+                Decided::refused(rule, why)
+            }
+            Decision::Ask => {
+                let approved = ApprovedTool {
+                    server: server.to_owned(),
+                    tool: tool.name.clone(),
+                    definition: Sha256::digest(tool.definition.to_string().as_bytes()).into(),
+                };
+                let approvals = call.context.approvals();
+                if approvals.has(&approved) {
+                    return Decided::may_run(format!("{rule}, allowed for the session"));
+                }
+                let request = ApprovalRequest {
+                    server: line(server, 100),
+                    tool: line(&tool.name, 100),
+                    // Hidden before it is cut.
+                    arguments: line(&self.secrets.hide(input), SHOWN),
+                };
+                match call.context.approve(&request).await {
+                    Ok(Approval::Once) => Decided::may_run(format!("{rule}, allowed once")),
+                    Ok(Approval::ForSession) => {
+                        approvals.add(approved);
+                        Decided::may_run(format!("{rule}, allowed for the session"))
+                    }
+                    Ok(Approval::No) => Decided::refused(
+                        format!("{rule}, refused"),
+                        format!("not approved: {shown} was refused"),
+                    ),
+                    Err(why) => Decided::refused(
+                        format!("{rule}, {why}"),
+                        format!(
+                            "not approved: {shown} needs a person's approval (rule {rule} of {place}), and {why}"
+                        ),
+                    ),
+                }
+            }
+        }
+    }
+
+    async fn send(&self, call: &Call<'_>) -> Done {
+        let upstream = &call.entry.upstream;
+        let (server, tool) = (upstream.name(), &call.entry.tool);
+        let name = &tool.name;
+        let failed = |text: String| Done {
+            answer: Err(self.secrets.hide(&text).into()),
+            outcome: Outcome::Failed,
+        };
+        let arguments = match arguments(call.input) {
+            Ok(arguments) => arguments,
+            Err(what) => return failed(format!("{server}/{name} takes an object, not {what}")),
+        };
+        let _running = self.elicitations.call_runs(server, call.context.clone());
+        let questions = Questions {
+            router: &self.elicitations,
+            context: &*call.context,
+        };
+        let may_repeat = self.policy.retry_read_only && tool.claims.read_only;
+        let mut result = upstream.call(name, arguments.clone(), &questions).await;
+        if may_repeat && matches!(result, Err(CallError::MayHaveRun(_))) {
+            result = upstream.call(name, arguments, &questions).await;
+        }
+        match result {
+            Ok(mut value) => {
+                let is_error = value.get("isError") == Some(&Value::Bool(true));
+                if is_error {
+                    // An error goes further than a value: into what the model reads.
+                    self.secrets.hide_json(&mut value);
+                }
+                match Json::from_value(&value) {
+                    Ok(json) => Done {
+                        answer: Ok(json),
+                        outcome: match is_error {
+                            true => Outcome::Failed,
+                            false => Outcome::Ran,
+                        },
+                    },
+                    Err(error) => failed(format!(
+                        "the result of {server}/{name} cannot be passed on: {error}"
+                    )),
+                }
+            }
+            Err(CallError::Rpc(error)) => Done {
+                answer: Err(self.rpc_error(&format!("{server}/{name}"), &error)),
+                outcome: Outcome::Failed,
+            },
+            Err(CallError::NotSent(why)) => failed(why),
+            Err(CallError::MayHaveRun(why)) => Done {
+                answer: Err(self.secrets.hide(&why).into()),
+                outcome: Outcome::Unknown,
+            },
+        }
+    }
+
+    /// A JSON-RPC error of a server as the error of a tool, without secrets.
+    fn rpc_error(&self, tool: &str, error: &ErrorData) -> ToolError {
+        let message = self.secrets.hide(&format!("{tool}: {}", error.message));
+        let mut failure = ToolError::new(message).code(i64::from(error.code.0));
+        if let Some(data) = &error.data {
+            let mut data = data.clone();
+            self.secrets.hide_json(&mut data);
+            failure.data = Json::from_value(&data).ok();
+        }
+        failure
+    }
+}
+
+/// Makes the tools anew when a server has changed.
+async fn follow(events: Arc<UpstreamEvents>, tools: Arc<ToolsNow>) {
+    loop {
+        events.changed.notified().await;
+        tools.refresh();
+        let starting = |upstream: &Arc<Upstream>| upstream.status() == Status::Starting;
+        if !tools.upstreams.iter().any(starting) {
+            // A storm of changes is announced as one.
+            tokio::time::sleep(TELL_EVERY).await;
+        }
+    }
+}
+
+/// What the policy, and a person, said of a call.
+struct Decided {
+    in_words: String,
+    /// Why the call must not run.
+    refusal: Option<String>,
+}
+
+impl Decided {
+    fn may_run(in_words: String) -> Self {
+        Self {
+            in_words,
+            refusal: None,
+        }
+    }
+
+    fn refused(in_words: String, why: String) -> Self {
+        Self {
+            in_words,
+            refusal: Some(why),
+        }
+    }
+}
+
+/// Questions that a server asks within a call go to the maker of the call.
+struct Questions<'a> {
+    router: &'a ElicitationRouter,
+    context: &'a dyn CallContext,
+}
+
+impl ElicitInCall for Questions<'_> {
+    async fn elicit(&self, server: &str, params: ElicitRequestParams) -> ElicitResult {
+        self.router.ask(self.context, server, params).await
+    }
+}
+
+/// Records a call when it is over: also where its future was dropped, because its cell has
+/// ended.
+struct Recording<'a> {
+    audit: Option<&'a AuditLog>,
+    context: &'a dyn CallContext,
+    name: String,
+    record: Option<AuditRecord>,
+    began: Instant,
+    decision: String,
+    outcome: Outcome,
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        let Some(record) = self.record.take() else {
+            return;
+        };
+        let decision = std::mem::take(&mut self.decision);
+        let record = record.ended(decision, self.outcome, self.began.elapsed());
+        if let Some(audit) = self.audit {
+            audit.write(&record);
+        }
+        self.context.ended(&self.name, &record);
+    }
+}
+
+fn arguments(input: Option<&Json>) -> Result<Map<String, Value>, &'static str> {
+    match input.map(|json| json.to::<Value>()) {
+        None | Some(Ok(Value::Null)) => Ok(Map::new()),
+        Some(Ok(Value::Object(arguments))) => Ok(arguments),
+        Some(Ok(Value::Array(_))) => Err("an array"),
+        Some(Ok(Value::String(_))) => Err("a string"),
+        Some(Ok(_)) => Err("a number or boolean"),
+        Some(Err(_)) => Err("this"),
+    }
+}

@@ -1,0 +1,292 @@
+//! Calls through a broker to scripted servers.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use code_mode_host::{CellId, Json, NestedToolCall, RuntimeToolCallId, ToolError, ToolName};
+use serde_json::{Value, json};
+
+use crate::audit::{AuditRecord, Outcome};
+use crate::broker::Broker;
+use crate::caller::{Approval, ApprovalRequest, Approvals, CallContext, CallIds, NotAsked};
+use crate::upstream::scripted::{Reply, Script, broker, text};
+
+/// A caller whose person always says the same.
+struct Person {
+    answer: Result<Approval, NotAsked>,
+    approvals: Approvals,
+    asked: Mutex<Vec<String>>,
+    outcomes: Mutex<Vec<Outcome>>,
+}
+
+impl Person {
+    fn who_says(answer: Result<Approval, NotAsked>) -> Arc<Self> {
+        Arc::new(Self {
+            answer,
+            approvals: Approvals::default(),
+            asked: Mutex::default(),
+            outcomes: Mutex::default(),
+        })
+    }
+
+    fn nobody() -> Arc<Self> {
+        Self::who_says(Err(NotAsked::CannotAsk))
+    }
+
+    fn asked(&self) -> usize {
+        self.asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    fn outcomes(&self) -> Vec<Outcome> {
+        self.outcomes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+#[async_trait]
+impl CallContext for Person {
+    fn ids(&self) -> CallIds {
+        CallIds {
+            session: "s".to_owned(),
+            cell: "1".to_owned(),
+            call: "tool-1".to_owned(),
+        }
+    }
+
+    fn approvals(&self) -> &Approvals {
+        &self.approvals
+    }
+
+    async fn approve(&self, request: &ApprovalRequest) -> Result<Approval, NotAsked> {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.push(request.words());
+        self.answer
+    }
+
+    fn ended(&self, _: &str, record: &AuditRecord) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.push(record.outcome);
+    }
+}
+
+async fn call(
+    broker: &Broker,
+    tool: &str,
+    input: &str,
+    person: &Arc<Person>,
+) -> Result<Value, ToolError> {
+    let name = ToolName::namespaced("s", tool);
+    let input = Json::parse(input.to_owned()).expect("JSON");
+    let call = NestedToolCall::new(CellId::nth(1), "call", RuntimeToolCallId(1), name);
+    let answer = broker
+        .call(&call.input(Some(input)), person.clone())
+        .await?;
+    Ok(answer.to().expect("JSON"))
+}
+
+#[tokio::test]
+async fn an_allowed_call_runs_and_its_result_comes_as_it_was() {
+    let odd = json!({"content": [], "zeta": 1, "alpha": {"x": [1.5]}});
+    let result = odd.clone();
+    let script = Script::new(json!([{"name": "odd"}]), move |_, _| {
+        Reply::Result(result.clone())
+    });
+    let (broker, person) = (
+        broker(vec![script.server("s")], "{}", None).await,
+        Person::nobody(),
+    );
+    assert_eq!(call(&broker, "odd", r#"{"a": 1}"#, &person).await, Ok(odd));
+    let sent = &script.received("tools/call")[0]["params"];
+    assert_eq!(sent["arguments"], json!({"a": 1}));
+    assert_eq!(person.outcomes(), [Outcome::Ran]);
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn a_denied_call_never_reaches_its_server() {
+    let script = Script::echo(&["rm"]);
+    let policy = r#"{"deny": ["s/rm"]}"#;
+    let broker = broker(vec![script.server("s")], policy, None).await;
+    let person = Person::who_says(Ok(Approval::Once));
+    let error = call(&broker, "rm", "{}", &person)
+        .await
+        .expect_err("denied");
+    assert!(
+        error.message.contains("denied by the rule deny \"s/rm\""),
+        "{error}"
+    );
+    assert!(script.received("tools/call").is_empty());
+    assert_eq!(
+        (person.asked(), person.outcomes()),
+        (0, vec![Outcome::Denied])
+    );
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn a_person_is_asked_once_for_a_session_and_each_time_otherwise() {
+    for (answer, asked) in [(Approval::ForSession, 1), (Approval::Once, 2)] {
+        let script = Script::echo(&["rm"]);
+        let policy = r#"{"ask": ["s/*"]}"#;
+        let broker = broker(vec![script.server("s")], policy, None).await;
+        let person = Person::who_says(Ok(answer));
+        for _ in 0..2 {
+            call(&broker, "rm", "{}", &person).await.expect("approved");
+        }
+        assert_eq!(person.asked(), asked, "{answer:?}");
+        assert_eq!(script.received("tools/call").len(), 2);
+        broker.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_approved_does_not_run() {
+    for answer in [Ok(Approval::No), Err(NotAsked::CannotAsk)] {
+        let script = Script::echo(&["rm"]);
+        let broker = broker(vec![script.server("s")], r#"{"ask": ["s/*"]}"#, None).await;
+        let person = Person::who_says(answer);
+        let error = call(&broker, "rm", "{}", &person)
+            .await
+            .expect_err("refused");
+        assert!(error.message.starts_with("not approved: s/rm"), "{error}");
+        assert!(script.received("tools/call").is_empty());
+        broker.end().await;
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_a_server_keeps_its_code_and_data() {
+    let script = Script::new(json!([{"name": "no"}]), |_, _| {
+        Reply::Error(json!({"code": -32000, "message": "no", "data": {"why": 1}}))
+    });
+    let (broker, person) = (
+        broker(vec![script.server("s")], "{}", None).await,
+        Person::nobody(),
+    );
+    let error = call(&broker, "no", "{}", &person)
+        .await
+        .expect_err("an error");
+    assert_eq!(
+        (error.message.as_str(), error.code),
+        ("s/no: no", Some(-32000))
+    );
+    assert_eq!(error.data.expect("data").as_str(), r#"{"why":1}"#);
+    assert_eq!(person.outcomes(), [Outcome::Failed]);
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn a_server_that_dies_in_a_call_is_started_again_for_the_next() {
+    let script = Script::new(
+        json!([{"name": "die"}, {"name": "live"}]),
+        |tool, _| match tool {
+            "die" => Reply::Close,
+            other => text(other),
+        },
+    );
+    let (broker, person) = (
+        broker(vec![script.server("s")], "{}", None).await,
+        Person::nobody(),
+    );
+    let error = call(&broker, "die", "{}", &person).await.expect_err("lost");
+    assert!(error.message.contains("went away during die"), "{error}");
+    assert!(error.message.ends_with("it may have run"), "{error}");
+    call(&broker, "live", "{}", &person)
+        .await
+        .expect("it is there again");
+    assert_eq!(person.outcomes(), [Outcome::Unknown, Outcome::Ran]);
+    assert_eq!(script.received("initialize").len(), 2);
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn a_read_only_call_is_repeated_only_where_the_policy_says_so() {
+    for (policy, calls) in [("{}", 1), (r#"{"retry_read_only": true}"#, 2)] {
+        let tools = json!([{"name": "get", "annotations": {"readOnlyHint": true}}]);
+        let script = Script::new(tools, |_, _| Reply::Close);
+        let broker = broker(vec![script.server("s")], policy, None).await;
+        let person = Person::nobody();
+        call(&broker, "get", "{}", &person).await.expect_err("lost");
+        assert_eq!(script.received("tools/call").len(), calls, "{policy}");
+        broker.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_without_an_answer_may_have_run() {
+    let script = Script::new(json!([{"name": "mute"}]), |_, _| Reply::Silence);
+    let server = script.server_with_timeout("s", Duration::from_millis(10));
+    let (broker, person) = (broker(vec![server], "{}", None).await, Person::nobody());
+    let error = call(&broker, "mute", "{}", &person)
+        .await
+        .expect_err("no answer");
+    assert!(error.message.contains("it may have run"), "{error}");
+    assert_eq!(person.outcomes(), [Outcome::Unknown]);
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_is_cancelled_at_its_server_and_recorded() {
+    let script = Script::new(json!([{"name": "mute"}]), |_, _| Reply::Silence);
+    let (broker, person) = (
+        broker(vec![script.server("s")], "{}", None).await,
+        Person::nobody(),
+    );
+    let mut dropped = Box::pin(call(&broker, "mute", "{}", &person));
+    while script.received("tools/call").is_empty() {
+        assert!(futures::poll!(&mut dropped).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(dropped);
+    assert_eq!(person.outcomes(), [Outcome::Cancelled]);
+    while script.received("notifications/cancelled").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn a_tool_that_is_gone_is_named_with_those_that_are_near() {
+    let script = Script::echo(&["read_file", "write_file"]);
+    let (broker, person) = (
+        broker(vec![script.server("s")], "{}", None).await,
+        Person::nobody(),
+    );
+    let error = call(&broker, "read_fil", "{}", &person)
+        .await
+        .expect_err("gone");
+    assert!(error.message.contains("no longer offered by s"), "{error}");
+    assert!(!broker.has(&ToolName::namespaced("s", "read_fil")));
+    assert!(broker.has(&ToolName::namespaced("s", "read_file")));
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn arguments_that_are_no_object_are_refused_before_they_are_sent() {
+    let script = Script::echo(&["take"]);
+    let (broker, person) = (
+        broker(vec![script.server("s")], "{}", None).await,
+        Person::nobody(),
+    );
+    for (input, what) in [
+        ("[1]", "an array"),
+        ("\"x\"", "a string"),
+        ("5", "a number"),
+    ] {
+        let error = call(&broker, "take", input, &person)
+            .await
+            .expect_err("refused");
+        assert!(error.message.contains(what), "{error}");
+    }
+    call(&broker, "take", "null", &person)
+        .await
+        .expect("no argument is an empty object");
+    assert_eq!(script.received("tools/call").len(), 1);
+    broker.end().await;
+}

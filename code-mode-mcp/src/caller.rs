@@ -1,0 +1,137 @@
+//! Whoever makes a call: what the broker needs of it.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use rmcp::model::{ElicitRequestParams, ElicitResult};
+
+use crate::audit::AuditRecord;
+
+/// One call of a tool, as its maker sees it. The broker asks it for approvals and reports to
+/// it; it knows the session and the cell, which the broker does not.
+#[async_trait]
+pub trait CallContext: Send + Sync + 'static {
+    /// The names of the call, for the audit log.
+    fn ids(&self) -> CallIds;
+
+    /// What was approved for the session of the call.
+    fn approvals(&self) -> &Approvals;
+
+    /// Asks a person whether the call may run. The deadlines of the cell should not run
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`NotAsked`] where nobody decided.
+    async fn approve(&self, request: &ApprovalRequest) -> Result<Approval, NotAsked>;
+
+    /// Passes a question of a server on to a person; `None` where nobody can be asked, or
+    /// nobody answers. By default nobody can be asked.
+    async fn elicit(&self, question: Elicitation) -> Option<ElicitResult> {
+        let _ = question;
+        None
+    }
+
+    /// The call is about to be decided. `name` is `SERVER/TOOL`. By default nothing is done.
+    fn began(&self, name: &str) {
+        let _ = name;
+    }
+
+    /// The call is over; called once for each that began, also where its future was dropped.
+    /// By default nothing is done.
+    fn ended(&self, name: &str, record: &AuditRecord) {
+        let _ = (name, record);
+    }
+}
+
+/// The names of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallIds {
+    /// The session. What is asked of one session is nobody else's.
+    pub session: String,
+    /// The cell.
+    pub cell: String,
+    /// The call in its cell.
+    pub call: String,
+}
+
+/// What a person is asked before a call runs. The texts are on one line each, without secrets
+/// and without characters that a terminal obeys.
+#[derive(Clone, Debug)]
+pub struct ApprovalRequest {
+    /// The server.
+    pub server: String,
+    /// The tool.
+    pub tool: String,
+    /// The arguments, cut to 1,000 bytes.
+    pub arguments: String,
+}
+
+impl ApprovalRequest {
+    /// The call in words.
+    pub fn words(&self) -> String {
+        format!("{}/{} with {}", self.server, self.tool, self.arguments)
+    }
+}
+
+/// What a person decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Approval {
+    /// The call may run.
+    Once,
+    /// So may every later call of the tool in the session.
+    ForSession,
+    /// The call must not run.
+    No,
+}
+
+/// Why nobody decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotAsked {
+    /// The client has no way to ask a person.
+    #[error("this client cannot ask one; allow it in a policy file (--policy)")]
+    CannotAsk,
+    /// Too many calls wait for a person already.
+    #[error("too many calls wait for one")]
+    TooMany,
+    /// The cell ended before a person answered.
+    #[error("the cell ended before one answered")]
+    Ended,
+    /// The person did not answer in time.
+    #[error("nobody answered in time")]
+    TimedOut,
+}
+
+/// A question of a server.
+#[derive(Clone, Debug)]
+pub struct Elicitation {
+    /// The server.
+    pub server: String,
+    /// The question; its message says which server asks.
+    pub params: ElicitRequestParams,
+}
+
+/// The tools that a person allowed for a session, as they were then.
+#[derive(Debug, Default)]
+pub struct Approvals(Mutex<HashSet<ApprovedTool>>);
+
+/// A tool with the hash of its definition: one that has changed is asked about again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ApprovedTool {
+    pub(crate) server: String,
+    pub(crate) tool: String,
+    pub(crate) definition: [u8; 32],
+}
+
+impl Approvals {
+    pub(crate) fn has(&self, tool: &ApprovedTool) -> bool {
+        let allowed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        allowed.contains(tool)
+    }
+
+    pub(crate) fn add(&self, tool: ApprovedTool) {
+        let mut allowed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        allowed.insert(tool);
+    }
+}

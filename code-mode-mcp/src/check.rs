@@ -1,0 +1,157 @@
+//! `code-mode mcp check`: every server started, what it offers, and what it costs.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::broker::Broker;
+use crate::texts::{WAIT, tokens};
+use crate::upstream::Status;
+
+/// What was found.
+#[derive(Debug)]
+pub struct Checked {
+    /// Whether every server is ready.
+    pub is_well: bool,
+    report: Value,
+}
+
+/// Waits for every server of a broker and looks at it.
+pub async fn check(broker: &Broker) -> Checked {
+    broker.all_started().await;
+    let listed = broker.tools();
+    let mut servers = Vec::new();
+    let mut is_well = true;
+    let mut all = 0;
+    for upstream in &broker.upstreams {
+        let status = upstream.status();
+        is_well &= status == Status::Ready;
+        let own: Vec<_> = listed
+            .entries
+            .iter()
+            .filter(|entry| Arc::ptr_eq(&entry.upstream, upstream))
+            .collect();
+        let cost: usize = own
+            .iter()
+            .map(|entry| tokens(&definition(&entry.tool.definition)))
+            .sum();
+        all += cost;
+        let tools: Vec<Value> = own
+            .iter()
+            .map(|entry| {
+                let server = upstream.name();
+                let policy = &broker.policy;
+                let (decision, rule) = policy.decide(server, &entry.tool.name, entry.tool.claims);
+                json!({
+                    "tool": entry.tool.name,
+                    "name": entry.identifier,
+                    "decision": decision,
+                    "rule": rule,
+                })
+            })
+            .collect();
+        servers.push(json!({
+            "server": upstream.name(),
+            "status": status.words(),
+            "tools": tools,
+            "tokens": cost,
+        }));
+    }
+    let with = tokens(&listed.description) + tokens(WAIT);
+    Checked {
+        is_well,
+        report: json!({
+            "servers": servers,
+            "tokensWithout": all,
+            "tokensWith": with,
+        }),
+    }
+}
+
+/// What a client gives its model of a tool.
+fn definition(tool: &Value) -> String {
+    let part = |key: &str| tool.get(key).cloned().unwrap_or_default();
+    json!({
+        "name": part("name"),
+        "description": part("description"),
+        "parameters": part("inputSchema"),
+    })
+    .to_string()
+}
+
+impl Checked {
+    /// For programs.
+    pub fn json(&self) -> String {
+        self.report.to_string()
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let text = |value: &Value, key: &str| {
+            value
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let servers = self.report["servers"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let width = servers
+            .iter()
+            .map(|s| text(s, "server").len())
+            .max()
+            .unwrap_or(0)
+            .max(6);
+        let mut table = format!(
+            "{:width$}  {:>5}  {:>7}  status\n",
+            "server", "tools", "tokens"
+        );
+        for server in &servers {
+            let tools = server["tools"].as_array().map_or(0, Vec::len);
+            table.push_str(&format!(
+                "{:width$}  {tools:>5}  {:>7}  {}\n",
+                text(server, "server"),
+                number(server, "tokens"),
+                text(server, "status"),
+            ));
+        }
+        table.push_str(&format!(
+            "\ntokens of definitions (about): {} without this program, {} with it\n",
+            number(&self.report, "tokensWithout"),
+            number(&self.report, "tokensWith"),
+        ));
+        table
+    }
+
+    /// What is decided about each tool, for people.
+    pub fn policy_table(&self) -> String {
+        let mut lines = Vec::new();
+        for server in self.report["servers"].as_array().into_iter().flatten() {
+            let name = server["server"].as_str().unwrap_or_default();
+            let status = server["status"].as_str().unwrap_or_default();
+            if status != "ready" {
+                lines.push(("-".to_owned(), format!("{name}/*"), status.to_owned()));
+            }
+            for tool in server["tools"].as_array().into_iter().flatten() {
+                let word = |key: &str| tool[key].as_str().unwrap_or_default().to_owned();
+                lines.push((
+                    word("decision"),
+                    format!("{name}/{}", word("tool")),
+                    word("rule"),
+                ));
+            }
+        }
+        let width = lines
+            .iter()
+            .map(|(_, tool, _)| tool.len())
+            .max()
+            .unwrap_or(0);
+        lines
+            .iter()
+            .map(|(decision, tool, rule)| format!("{decision:5}  {tool:width$}  {rule}\n"))
+            .collect()
+    }
+}

@@ -1,0 +1,46 @@
+//! `code-mode mcp`: the tools of many MCP servers as one tool that runs programs.
+//!
+//! A [`Gateway`] serves clients: each client's programs are cells of a session. Every call of
+//! a cell goes through a [`Broker`], which has the servers and decides, sends and records; a
+//! broker alone serves `code-mode run`, `mcp check` and `mcp policy`. Arrows go downward only:
+//!
+//! ```text
+//! server    clients, sessions, exec and wait
+//! broker    one call: policy, approval, send, audit
+//! tools     what can be called now: an immutable snapshot with its texts
+//! upstream  one server, alive or not
+//! config    and other leaves: policy, audit, secrets, texts
+//! ```
+#![forbid(unsafe_code)]
+#![expect(
+    deprecated,
+    reason = "protocol logging goes with the revision of 2026-07-28; clients of the eras before it get notifications of cells by it"
+)]
+
+mod audit;
+mod broker;
+#[cfg(test)]
+mod broker_tests;
+mod caller;
+mod check;
+mod config;
+mod elicitation;
+mod expand;
+mod names;
+mod policy;
+mod resources;
+mod secrets;
+mod server;
+mod texts;
+mod tools;
+mod upstream;
+
+pub use audit::{AuditLog, AuditRecord, Outcome};
+pub use broker::{Broker, BrokerError, BrokerOptions};
+pub use caller::{
+    Approval, ApprovalRequest, Approvals, CallContext, CallIds, Elicitation, NotAsked,
+};
+pub use check::{Checked, check};
+pub use config::{ConfigError, MARKER};
+pub use policy::{Pattern, Policy, PolicyError};
+pub use server::{Gateway, MAX_HTTP_CONNECTIONS, Store};

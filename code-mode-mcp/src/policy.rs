@@ -1,0 +1,285 @@
+//! What may be called: a file of patterns, and the servers' own annotations.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use wildmatch::WildMatchPattern;
+
+/// What is done with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Decision {
+    /// It runs.
+    Allow,
+    /// A person is asked.
+    Ask,
+    /// It fails.
+    Deny,
+}
+
+impl Decision {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Ask => "ask",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// A policy, as its file has it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    deny: Vec<Pattern>,
+    ask: Vec<Pattern>,
+    allow: Vec<Pattern>,
+    default: Defaults,
+    /// Whether `wait`'s `decision` is taken for a person's answer.
+    pub(crate) model_may_answer: bool,
+    /// Whether a call of a read-only tool whose server was lost is made once more.
+    pub(crate) retry_read_only: bool,
+    /// A form of a server that has one of these words is declined: it asks for a secret, and
+    /// a form is no place for one.
+    secret_words: SecretWords,
+    /// The file, for what refers to it.
+    #[serde(skip)]
+    path: Option<PathBuf>,
+}
+
+/// Words that tell that a form asks for a secret. Compared without case.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+struct SecretWords(Vec<String>);
+
+impl Default for SecretWords {
+    fn default() -> Self {
+        let words = [
+            "password",
+            "passwd",
+            "passphrase",
+            "secret",
+            "api key",
+            "apikey",
+            "api_key",
+            "access token",
+            "credential",
+        ];
+        Self(words.map(str::to_owned).to_vec())
+    }
+}
+
+/// What is done where no pattern fits, by what the server says of its tool.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Defaults {
+    read_only: Decision,
+    destructive: Decision,
+    other: Decision,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            read_only: Decision::Allow,
+            destructive: Decision::Ask,
+            other: Decision::Allow,
+        }
+    }
+}
+
+/// What a server says of a tool. Claims, not facts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Claims {
+    pub(crate) read_only: bool,
+    pub(crate) destructive: bool,
+}
+
+/// Why a policy file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// The file cannot be read.
+    #[error("cannot read the policy {}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The file is not a policy.
+    #[error("the policy {}: {error}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        #[source]
+        error: serde_json::Error,
+    },
+}
+
+impl Policy {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`PolicyError`], with the file and the place.
+    pub fn read(path: &Path) -> Result<Self, PolicyError> {
+        let text = std::fs::read_to_string(path).map_err(|error| PolicyError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        let mut policy: Self = serde_json::from_str(&text).map_err(|error| PolicyError::Json {
+            path: path.to_owned(),
+            error,
+        })?;
+        policy.path = Some(path.to_owned());
+        Ok(policy)
+    }
+
+    /// What is done with a call, and the rule that says so.
+    pub(crate) fn decide(&self, server: &str, tool: &str, claims: Claims) -> (Decision, String) {
+        let lists = [
+            (Decision::Deny, &self.deny),
+            (Decision::Ask, &self.ask),
+            (Decision::Allow, &self.allow),
+        ];
+        for (decision, patterns) in lists {
+            // A tool's own name may have a slash: what forbids holds however it is split.
+            let fits = |pattern: &&Pattern| match decision {
+                Decision::Allow => pattern.fits(server, tool),
+                Decision::Ask | Decision::Deny => pattern.fits_whole(server, tool),
+            };
+            if let Some(pattern) = patterns.iter().find(fits) {
+                return (decision, format!("{} {:?}", decision.word(), pattern.text));
+            }
+        }
+        let (decision, key) = if claims.destructive {
+            (self.default.destructive, "destructive")
+        } else if claims.read_only {
+            (self.default.read_only, "read_only")
+        } else {
+            (self.default.other, "other")
+        };
+        (decision, format!("default.{key}: {}", decision.word()))
+    }
+
+    /// Whether the text of a server's form asks for a secret.
+    pub(crate) fn asks_for_secret(&self, form: &str) -> bool {
+        let form = form.to_lowercase();
+        let SecretWords(words) = &self.secret_words;
+        words.iter().any(|word| form.contains(&word.to_lowercase()))
+    }
+
+    /// Where the rules are, for a person.
+    pub(crate) fn place(&self) -> String {
+        match &self.path {
+            Some(path) => format!("the policy {}", path.display()),
+            None => "the default policy (--policy FILE has another)".to_owned(),
+        }
+    }
+}
+
+/// `SERVER/TOOL`, where `*` stands for any run of characters. Split at the last `/`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Pattern {
+    text: String,
+    server: String,
+    tool: String,
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.rsplit_once('/') {
+            Some((server, tool)) if !server.is_empty() && !tool.is_empty() => Ok(Self {
+                server: server.to_owned(),
+                tool: tool.to_owned(),
+                text,
+            }),
+            _ => Err(format!("{text:?} is no pattern: write SERVER/TOOL")),
+        }
+    }
+}
+
+impl std::str::FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl Pattern {
+    /// Whether it fits these raw names as they are written together.
+    fn fits_whole(&self, server: &str, tool: &str) -> bool {
+        self.fits(server, tool) || fits(&self.text, &format!("{server}/{tool}"))
+    }
+
+    /// Whether it fits these raw names.
+    pub(crate) fn fits(&self, server: &str, tool: &str) -> bool {
+        fits(&self.server, server) && fits(&self.tool, tool)
+    }
+}
+
+/// Whether a text fits a pattern, in which `*` stands for any run of characters.
+fn fits(pattern: &str, text: &str) -> bool {
+    // The library has another character for a single one; names have no NUL.
+    WildMatchPattern::<'*', '\0'>::new(pattern).matches(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(json: &str) -> Policy {
+        serde_json::from_str(json).expect("a policy")
+    }
+
+    #[test]
+    fn deny_beats_ask_beats_allow_beats_annotations() {
+        let policy = policy(
+            r#"{"deny": ["git/push*"], "ask": ["git/*"], "allow": ["*/log", "git/push_tags"]}"#,
+        );
+        let decide = |tool| policy.decide("git", tool, Claims::default()).0;
+        assert_eq!(decide("push_tags"), Decision::Deny);
+        assert_eq!(decide("log"), Decision::Ask);
+        let destructive = Claims {
+            destructive: true,
+            read_only: true,
+        };
+        assert_eq!(policy.decide("fs", "log", destructive).0, Decision::Allow);
+        assert_eq!(policy.decide("fs", "rm", destructive).0, Decision::Ask);
+        assert_eq!(
+            policy.decide("git", "push/x", Claims::default()).0,
+            Decision::Deny
+        );
+        assert_eq!(
+            policy.decide("fs", "rm", Claims::default()).1,
+            "default.other: allow"
+        );
+    }
+
+    #[test]
+    fn patterns_are_of_raw_names_and_split_at_the_last_slash() {
+        let fits = |pattern: &str, server, tool| {
+            pattern
+                .parse::<Pattern>()
+                .expect("a pattern")
+                .fits(server, tool)
+        };
+        assert!(fits("@scope/pkg/read", "@scope/pkg", "read"));
+        assert!(fits("*/*", "a", "b"));
+        assert!(fits("a*c/x*y*z", "abbc", "x12y34z"));
+        assert!(!fits("a/b", "A", "b"));
+        assert!(!fits("a*/b", "b", "b"));
+        assert!("nothing".parse::<Pattern>().is_err());
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        assert!(serde_json::from_str::<Policy>(r#"{"alow": []}"#).is_err());
+    }
+}

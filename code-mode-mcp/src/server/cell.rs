@@ -1,0 +1,385 @@
+//! One cell as its client sees it: its calls, its questions, its news.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use code_mode_host::CellId;
+use rmcp::model::{ElicitRequestParams, ElicitResult, ElicitationAction};
+use serde_json::{Value, json};
+use tokio::sync::{oneshot, watch};
+
+use crate::audit::{self, AuditRecord};
+use crate::caller::{Approval, ApprovalRequest, Elicitation};
+use crate::texts::line;
+
+/// Notifications kept for a client that does not look.
+const MAX_NEWS: usize = 256;
+/// Records kept for the end of a cell.
+const MAX_RECORDS: usize = 10_000;
+/// Questions of one cell at the same time.
+const MAX_QUESTIONS: usize = 64;
+
+/// The handle of a cell: random, so that nobody finds a cell by guessing. It is the
+/// `tool_call_id` of the cell's execute.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CellKey(String);
+
+impl CellKey {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for CellKey {
+    fn from(key: &str) -> Self {
+        Self(key.to_owned())
+    }
+}
+
+/// What whoever observes a cell can ask the person.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CanAsk {
+    /// To fill in a form.
+    pub(crate) forms: bool,
+    /// To open a page.
+    pub(crate) pages: bool,
+}
+
+/// A cell.
+pub(crate) struct Cell {
+    pub(crate) key: CellKey,
+    /// Its id in its session, once it was admitted.
+    id: OnceLock<CellId>,
+    state: Mutex<State>,
+    /// Counts up with every change.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    can_ask: CanAsk,
+    records: Vec<AuditRecord>,
+    running: Vec<String>,
+    done: u64,
+    questions: Vec<Question>,
+    next_question: u64,
+    news: VecDeque<String>,
+    has_ended: bool,
+    /// The last answer about it, for a request that comes too late.
+    last_words: Option<String>,
+}
+
+/// Something a person must answer.
+struct Question {
+    key: String,
+    params: ElicitRequestParams,
+    /// What the model is told where the person cannot be asked.
+    words: String,
+    /// It was put to the client, and the answer is on its way.
+    asked: bool,
+    /// Whether it is about a call, which a policy may let the model decide.
+    is_about_call: bool,
+    /// The model was told of it.
+    was_told: bool,
+    answer: Option<oneshot::Sender<ElicitResult>>,
+}
+
+impl Cell {
+    pub(crate) fn new(can_ask: CanAsk) -> Self {
+        let cell = Self {
+            key: CellKey(uuid::Uuid::new_v4().simple().to_string()),
+            id: OnceLock::new(),
+            state: Mutex::default(),
+            changed: watch::Sender::new(0),
+        };
+        cell.state().can_ask = can_ask;
+        cell
+    }
+
+    /// The cell was admitted.
+    pub(crate) fn admitted(&self, id: CellId) {
+        let _ = self.id.set(id);
+    }
+
+    /// Its id in its session, once it was admitted.
+    pub(crate) fn id(&self) -> Option<&CellId> {
+        self.id.get()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.state());
+        self.changed.send_modify(|count| *count += 1);
+        changed
+    }
+
+    /// Tells of changes from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Whoever observes the cell from now on can ask these things.
+    pub(crate) fn set_can_ask(&self, can_ask: CanAsk) {
+        self.state().can_ask = can_ask;
+    }
+
+    pub(crate) fn can_ask(&self) -> CanAsk {
+        self.state().can_ask
+    }
+
+    // Calls.
+
+    pub(crate) fn call_began(&self, name: &str) {
+        self.change(|state| state.running.push(name.to_owned()));
+    }
+
+    pub(crate) fn call_ended(&self, name: &str, record: AuditRecord) {
+        self.change(|state| {
+            if let Some(at) = state.running.iter().position(|running| running == name) {
+                state.running.swap_remove(at);
+            }
+            state.done += 1;
+            if state.records.len() < MAX_RECORDS {
+                state.records.push(record);
+            }
+        });
+    }
+
+    /// How far the cell is, in words: for a client that shows progress.
+    pub(crate) fn progress(&self) -> (u64, String) {
+        let state = self.state();
+        let begun = state.done + state.running.len() as u64;
+        let mut words = format!("{} of {begun} calls done", state.done);
+        if let Some(last) = state.running.last() {
+            words.push_str(&format!(", {last} runs"));
+        }
+        // Each call counts twice: when it begins and when it ends.
+        (begun + state.done, words)
+    }
+
+    /// What became of its calls, for the model.
+    pub(crate) fn calls_in_words(&self) -> Option<String> {
+        let state = self.state();
+        audit::in_words(&state.records, state.running.len())
+    }
+
+    // News.
+
+    /// The cell notifies.
+    pub(crate) fn add_news(&self, text: String) {
+        self.change(|state| {
+            if state.news.len() >= MAX_NEWS {
+                state.news.pop_front();
+            }
+            state.news.push_back(text);
+        });
+    }
+
+    /// The notifications since the last call of this.
+    pub(crate) fn take_news(&self) -> Vec<String> {
+        self.state().news.drain(..).collect()
+    }
+
+    // Its end.
+
+    pub(crate) fn end(&self) {
+        self.change(|state| {
+            state.has_ended = true;
+            // Nobody waits for their answers any more.
+            state.questions.clear();
+        });
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state().has_ended
+    }
+
+    /// Keeps the answer about its end.
+    pub(crate) fn set_last_words(&self, words: String) {
+        self.state().last_words = Some(words);
+    }
+
+    pub(crate) fn last_words(&self) -> Option<String> {
+        self.state().last_words.clone()
+    }
+
+    // Questions.
+
+    /// Asks whether a call may run. `None` where there are too many questions, or the cell
+    /// has ended.
+    pub(crate) fn ask(&self, request: &ApprovalRequest) -> Option<oneshot::Receiver<ElicitResult>> {
+        let words = request.words();
+        let message = format!(
+            "A program of the model (cell {}) wants to call {words}. May it?",
+            self.id().map(ToString::to_string).unwrap_or_default()
+        );
+        let params = serde_json::from_value(json!({
+            "mode": "form",
+            "message": message,
+            "requestedSchema": {
+                "type": "object",
+                "properties": {"answer": {
+                    "type": "string",
+                    "title": "Answer",
+                    "enum": ["once", "session", "no"],
+                    "enumNames": ["Yes, this once", "Yes, for this session", "No"],
+                }},
+                "required": ["answer"],
+            },
+        }));
+        self.put(params.ok()?, words, true)
+    }
+
+    /// Passes a server's question on. `None` where nobody could be asked, or nobody answered.
+    pub(crate) async fn forward(&self, question: Elicitation) -> Option<ElicitResult> {
+        let can_ask = self.can_ask();
+        let is_possible = match &question.params {
+            ElicitRequestParams::UrlElicitationParams { .. } => can_ask.pages,
+            _ => can_ask.forms,
+        };
+        if !is_possible {
+            return None;
+        }
+        let words = format!("an answer to a question of {}", line(&question.server, 100));
+        self.put(question.params, words, false)?.await.ok()
+    }
+
+    fn put(
+        &self,
+        params: ElicitRequestParams,
+        words: String,
+        is_about_call: bool,
+    ) -> Option<oneshot::Receiver<ElicitResult>> {
+        let (answer, answered) = oneshot::channel();
+        self.change(|state| {
+            if state.has_ended || state.questions.len() >= MAX_QUESTIONS {
+                return None;
+            }
+            state.next_question += 1;
+            state.questions.push(Question {
+                key: format!("q{}", state.next_question),
+                params,
+                words,
+                asked: false,
+                was_told: false,
+                is_about_call,
+                answer: Some(answer),
+            });
+            Some(answered)
+        })
+    }
+
+    /// Questions that were not put to the client yet; they are from now on.
+    pub(crate) fn take_unasked(&self) -> Vec<(String, ElicitRequestParams)> {
+        let mut state = self.state();
+        let unasked = state
+            .questions
+            .iter_mut()
+            .filter(|question| !question.asked);
+        unasked
+            .map(|question| {
+                question.asked = true;
+                (question.key.clone(), question.params.clone())
+            })
+            .collect()
+    }
+
+    /// Every open question, to be put to the client again.
+    pub(crate) fn open_questions(&self) -> Vec<(String, ElicitRequestParams)> {
+        let state = self.state();
+        let open = state.questions.iter().filter(|q| is_wanted(q));
+        open.map(|question| (question.key.clone(), question.params.clone()))
+            .collect()
+    }
+
+    /// Calls that wait for a person, in words.
+    pub(crate) fn waits_for(&self) -> Vec<String> {
+        let mut state = self.state();
+        let open = state.questions.iter_mut().filter(|q| is_wanted(q));
+        open.map(|question| {
+            question.was_told = true;
+            match question.is_about_call {
+                true => format!("a person's approval of {}", question.words),
+                false => question.words.clone(),
+            }
+        })
+        .collect()
+    }
+
+    /// Whether something waits for a person.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.state().questions.iter().any(is_wanted)
+    }
+
+    /// Questions that went to a client which has gone are asked of the next one.
+    pub(crate) fn ask_again(&self) {
+        for question in &mut self.state().questions {
+            question.asked = false;
+        }
+    }
+
+    /// Answers a question; false where it is answered already, or is none.
+    pub(crate) fn answer(&self, key: &str, result: ElicitResult) -> bool {
+        self.change(|state| {
+            let Some(at) = state
+                .questions
+                .iter()
+                .position(|question| question.key == key)
+            else {
+                return false;
+            };
+            let question = state.questions.swap_remove(at);
+            question
+                .answer
+                .is_some_and(|answer| answer.send(result).is_ok())
+        })
+    }
+
+    /// Answers every question about a call alike. Returns how many.
+    pub(crate) fn answer_calls(&self, decision: Approval) -> usize {
+        let result = match decision {
+            Approval::Once => "once",
+            Approval::ForSession => "session",
+            Approval::No => "no",
+        };
+        let keys: Vec<String> = self
+            .state()
+            .questions
+            .iter()
+            // A decision is about what its maker was told of.
+            .filter(|question| question.is_about_call && question.was_told && is_wanted(question))
+            .map(|question| question.key.clone())
+            .collect();
+        keys.iter()
+            .filter(|key| {
+                let mut answer = ElicitResult::new(ElicitationAction::Accept);
+                answer.content = Some(json!({"answer": result}));
+                self.answer(key, answer)
+            })
+            .count()
+    }
+}
+
+/// Whether somebody still waits for the answer.
+fn is_wanted(question: &Question) -> bool {
+    question
+        .answer
+        .as_ref()
+        .is_some_and(|answer| !answer.is_closed())
+}
+
+/// What a person's answer to [`Cell::ask`] means.
+pub(crate) fn approval(result: &ElicitResult) -> Approval {
+    let answer = result
+        .content
+        .as_ref()
+        .and_then(|content| content.get("answer"));
+    match (&result.action, answer.and_then(Value::as_str)) {
+        (ElicitationAction::Accept, Some("once")) => Approval::Once,
+        (ElicitationAction::Accept, Some("session")) => Approval::ForSession,
+        _ => Approval::No,
+    }
+}

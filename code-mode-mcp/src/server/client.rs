@@ -1,0 +1,107 @@
+//! A request, and what its client can do.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rmcp::RoleServer;
+use rmcp::model::{LoggingLevel, ProtocolVersion};
+use rmcp::service::RequestContext;
+use tokio::sync::OnceCell;
+
+use super::Shared;
+use super::cell::CanAsk;
+use super::session::Session;
+
+/// One connection of the era of sessions, or one request of the stateless one.
+pub(crate) struct Connection {
+    pub(crate) server: Arc<Shared>,
+    /// The connection's own session.
+    own: OnceCell<Arc<Session>>,
+    log_level: Mutex<LoggingLevel>,
+}
+
+/// A request of a client.
+pub(crate) struct Client<'a> {
+    pub(crate) server: &'a Arc<Shared>,
+    pub(crate) context: &'a RequestContext<RoleServer>,
+    connection: &'a Connection,
+    /// The request stands alone: no state but what handles name.
+    pub(crate) stateless: bool,
+    pub(crate) can_ask: CanAsk,
+    /// Whether the client wants notifications of cells as messages of a log.
+    pub(crate) wants_log: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(server: Arc<Shared>) -> Self {
+        Self {
+            server,
+            own: OnceCell::new(),
+            log_level: Mutex::new(LoggingLevel::Info),
+        }
+    }
+
+    pub(crate) fn set_log_level(&self, level: LoggingLevel) {
+        *self
+            .log_level
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = level;
+    }
+
+    pub(crate) fn client<'a>(&'a self, context: &'a RequestContext<RoleServer>) -> Client<'a> {
+        let stateless = is_stateless(context);
+        let elicitation = context
+            .client_capabilities()
+            .and_then(|capabilities| capabilities.elicitation);
+        let level = match stateless {
+            true => context.meta.log_level(),
+            false => Some(
+                *self
+                    .log_level
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            ),
+        };
+        Client {
+            server: &self.server,
+            context,
+            connection: self,
+            stateless,
+            can_ask: CanAsk {
+                // Without a mode named, forms are meant.
+                forms: elicitation
+                    .as_ref()
+                    .is_some_and(|e| e.form.is_some() || e.url.is_none()),
+                pages: elicitation.is_some_and(|e| e.url.is_some()),
+            },
+            wants_log: level.is_some_and(|level| severity(level) <= severity(LoggingLevel::Info)),
+        }
+    }
+}
+
+impl Client<'_> {
+    /// The connection's session; opened with the first request for it.
+    pub(crate) async fn own_session(&self) -> Result<Arc<Session>, String> {
+        let own = &self.connection.own;
+        let opened = own.get_or_try_init(|| self.server.sessions.open()).await;
+        opened.cloned().map_err(|error| error.to_string())
+    }
+}
+
+/// Whether a request stands alone, as from the revision of 2026-07-28 on.
+pub(crate) fn is_stateless(context: &RequestContext<RoleServer>) -> bool {
+    let version = context.meta.protocol_version();
+    version.is_some_and(|v| v.as_str() >= ProtocolVersion::V_2026_07_28.as_str())
+}
+
+fn severity(level: LoggingLevel) -> u8 {
+    match level {
+        LoggingLevel::Debug => 0,
+        LoggingLevel::Info => 1,
+        LoggingLevel::Notice => 2,
+        LoggingLevel::Warning => 3,
+        LoggingLevel::Error => 4,
+        LoggingLevel::Critical => 5,
+        LoggingLevel::Alert => 6,
+        LoggingLevel::Emergency => 7,
+    }
+}

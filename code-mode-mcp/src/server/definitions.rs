@@ -1,0 +1,58 @@
+//! The tools `exec` and `wait` as a client lists them.
+
+use std::sync::Arc;
+
+use rmcp::model::{Tool, ToolAnnotations};
+use serde_json::{Value, json};
+
+use crate::texts::WAIT;
+
+/// A schema of ours. Some providers refuse anything but a plain object at the top.
+fn tool(name: &'static str, description: String, properties: Value, required: &str) -> Tool {
+    let schema = json!({
+        "type": "object",
+        "properties": properties,
+        "required": [required],
+        "additionalProperties": false,
+    });
+    let schema = schema.as_object().cloned().unwrap_or_default();
+    Tool::new(name, description, Arc::new(schema))
+}
+
+pub(crate) fn exec_tool(description: &str) -> Tool {
+    let properties = json!({
+        "code": {"type": "string", "description": "The program: JavaScript or TypeScript, no code fence."},
+        "yield_time_ms": {"type": "integer", "minimum": 0, "description": "How long to wait for the program before it is left running; default 10000."},
+        "max_output_tokens": {"type": "integer", "minimum": 0, "description": "Budget of the output; default 10000."},
+        "session_id": {"type": "string", "description": "The session of an earlier answer, for its stored values. Without one the connection's session is used, or a new one is opened."},
+    });
+    tool("exec", description.to_owned(), properties, "code")
+        .with_title("Run a program over all tools")
+        // What a program does is what its calls do.
+        .with_annotations(
+            ToolAnnotations::new()
+                .read_only(false)
+                .destructive(true)
+                .idempotent(false)
+                .open_world(true),
+        )
+}
+
+pub(crate) fn wait_tool() -> Tool {
+    let properties = json!({
+        "cell_id": {"type": "string", "description": "The cell_id that exec gave."},
+        "yield_time_ms": {"type": "integer", "minimum": 0, "description": "How long to wait for more; default 10000."},
+        "max_output_tokens": {"type": "integer", "minimum": 0, "description": "Budget of the output; default 10000."},
+        "terminate": {"type": "boolean", "description": "true stops the program."},
+        "decision": {"type": "string", "description": "The user's decision on calls that wait for approval, where the policy lets you pass it on: allow, session or deny."},
+    });
+    tool("wait", WAIT.to_owned(), properties, "cell_id")
+        .with_title("Wait for a running program")
+        .with_annotations(
+            ToolAnnotations::new()
+                .read_only(false)
+                .destructive(false)
+                .idempotent(false)
+                .open_world(true),
+        )
+}

@@ -1,0 +1,131 @@
+//! The delegate of a session: the calls and notifications of its cells.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use code_mode_host::{
+    CellId, CellNotification, CellStarted, CodeModeSessionDelegate, Json, NestedToolCall, ToolError,
+};
+use rmcp::model::ElicitResult;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::cell::{Cell, CellKey};
+use super::session::KnownCells;
+use crate::audit::AuditRecord;
+use crate::broker::Broker;
+use crate::caller::{
+    Approval, ApprovalRequest, Approvals, CallContext, CallIds, Elicitation, NotAsked,
+};
+
+/// How long a call waits for a person who can be asked.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+pub(crate) struct SessionDelegate {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) handle: String,
+    pub(crate) known: Arc<KnownCells>,
+    /// Rung when a cell was closed, and may have stored something.
+    pub(crate) closed: Arc<Notify>,
+}
+
+#[async_trait]
+impl CodeModeSessionDelegate for SessionDelegate {
+    async fn invoke_tool(
+        &self,
+        call: NestedToolCall,
+        cancelled: CancellationToken,
+    ) -> Result<Json, ToolError> {
+        let key = CellKey::from(call.tool_call_id.as_str());
+        let cell = self.known.by_key(&key).ok_or("the cell is not known")?;
+        let context = Arc::new(CellCall {
+            session: self.handle.clone(),
+            known: self.known.clone(),
+            may_model_answer: self.broker.policy.model_may_answer,
+            cell,
+            call: Some(call.clone()),
+        });
+        tokio::select! {
+            answer = self.broker.call(&call, context) => answer,
+            // Dropping the future cancels the call at its server.
+            () = cancelled.cancelled() => Err(ToolError::cancelled()),
+        }
+    }
+
+    async fn notify(&self, notification: CellNotification, _: CancellationToken) {
+        let key = CellKey::from(notification.tool_call_id.as_str());
+        if let Some(cell) = self.known.by_key(&key) {
+            cell.add_news(notification.text);
+        }
+    }
+
+    fn cell_started(&self, cell: &CellStarted) {
+        let key = CellKey::from(cell.tool_call_id.as_str());
+        self.known.admitted(&key, cell.cell_id.clone());
+    }
+
+    async fn cell_closed(&self, cell_id: CellId) {
+        if let Some(cell) = self.known.by_id(&cell_id) {
+            cell.end();
+        }
+        self.closed.notify_one();
+    }
+}
+
+/// A call of a cell, or of a tool that is offered directly.
+pub(crate) struct CellCall {
+    pub(crate) session: String,
+    pub(crate) known: Arc<KnownCells>,
+    pub(crate) may_model_answer: bool,
+    pub(crate) cell: Arc<Cell>,
+    /// `None` for a tool that is offered directly.
+    pub(crate) call: Option<NestedToolCall>,
+}
+
+#[async_trait]
+impl CallContext for CellCall {
+    fn ids(&self) -> CallIds {
+        CallIds {
+            session: self.session.clone(),
+            cell: match &self.call {
+                Some(call) => call.cell_id.to_string(),
+                None => "0".to_owned(),
+            },
+            call: match &self.call {
+                Some(call) => call.runtime_tool_call_id.to_string(),
+                None => "direct".to_owned(),
+            },
+        }
+    }
+
+    fn approvals(&self) -> &Approvals {
+        &self.known.approvals
+    }
+
+    async fn approve(&self, request: &ApprovalRequest) -> Result<Approval, NotAsked> {
+        if !self.cell.can_ask().forms && !self.may_model_answer {
+            return Err(NotAsked::CannotAsk);
+        }
+        let _pause = self.call.as_ref().map(NestedToolCall::pause);
+        let answered = self.cell.ask(request).ok_or(NotAsked::TooMany)?;
+        match tokio::time::timeout(PATIENCE, answered).await {
+            Ok(Ok(answer)) => Ok(super::cell::approval(&answer)),
+            Ok(Err(_)) => Err(NotAsked::Ended),
+            Err(_) => Err(NotAsked::TimedOut),
+        }
+    }
+
+    async fn elicit(&self, question: Elicitation) -> Option<ElicitResult> {
+        let _pause = self.call.as_ref().map(NestedToolCall::pause);
+        self.cell.forward(question).await
+    }
+
+    fn began(&self, name: &str) {
+        self.cell.call_began(name);
+    }
+
+    fn ended(&self, name: &str, record: &AuditRecord) {
+        self.cell.call_ended(name, record.clone());
+    }
+}

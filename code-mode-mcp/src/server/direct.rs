@@ -1,0 +1,64 @@
+//! Tools that are offered beside `exec`.
+
+use std::sync::Arc;
+
+use code_mode_host::{Json, ToolError};
+use rmcp::ErrorData;
+use rmcp::model::{CallToolRequestParams, CallToolResult, ContentBlock};
+use serde_json::Value;
+
+use super::cell::{CanAsk, Cell};
+use super::client::Client;
+use super::delegate::CellCall;
+use super::observe::asking_meanwhile;
+use super::{Response, failure};
+
+/// Calls a tool that is offered beside `exec`. Policy and audit log hold for it too; there is
+/// no cell, and so a client of the stateless era cannot be asked about it.
+pub(crate) async fn direct(client: &Client<'_>, request: &CallToolRequestParams) -> Response {
+    let (sessions, broker) = (&client.server.sessions, &client.server.broker);
+    let session = match client.stateless {
+        true => sessions.open().await.map_err(|error| error.to_string()),
+        false => client.own_session().await,
+    };
+    let session = match session {
+        Ok(session) => session,
+        Err(why) => return Ok(failure(why)),
+    };
+    let tools = broker.tools();
+    let Some(entry) = tools.by_identifier(&request.name) else {
+        return Ok(failure(format!("{} is not offered any more", request.name)));
+    };
+    let can_ask = match client.stateless {
+        true => CanAsk::default(),
+        false => client.can_ask,
+    };
+    let cell = Arc::new(Cell::new(can_ask));
+    let input = Value::from(request.arguments.clone().unwrap_or_default());
+    let input = Json::from_value(&input)
+        .map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
+    let context = Arc::new(CellCall {
+        session: session.handle.clone(),
+        known: session.known.clone(),
+        may_model_answer: broker.policy.model_may_answer,
+        cell: cell.clone(),
+        call: None,
+    });
+    let call = broker.call_directly(entry, &input, context);
+    match asking_meanwhile(client, &cell, call).await {
+        Some(answer) => Ok(response(answer)),
+        None => Err(ErrorData::internal_error("cancelled", None)),
+    }
+}
+
+fn response(answer: Result<Json, ToolError>) -> rmcp::model::CallToolResponse {
+    let json = match answer {
+        Ok(json) => json,
+        Err(error) => return failure(error.message),
+    };
+    match json.to::<CallToolResult>() {
+        Ok(result) => result.into(),
+        // A block that the protocol does not know.
+        Err(_) => CallToolResult::success(vec![ContentBlock::text(json.as_str())]).into(),
+    }
+}

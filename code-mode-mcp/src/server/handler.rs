@@ -1,0 +1,236 @@
+//! The server that a client sees: `exec`, `wait`, and what passes through.
+
+use std::sync::Arc;
+
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, GetPromptRequestParams, GetPromptResponse,
+    Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+    ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse,
+    ServerCapabilities, ServerConfig, SetLevelRequestMethod, SetLevelRequestParams,
+    SubscriptionFilter, Tool,
+};
+use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
+use rmcp::{ErrorData, RoleServer, ServerHandler};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::Shared;
+use super::client::{Connection, is_stateless};
+use super::definitions::{exec_tool, wait_tool};
+use super::direct::direct;
+use super::exec::exec;
+use super::wait::wait;
+use crate::broker::Broker;
+use crate::resources;
+use crate::tools::Tools;
+
+/// What a client reads of the server as a whole.
+const INSTRUCTIONS: &str = "One tool, exec, runs JavaScript programs that call the tools of all connected MCP servers; wait goes on with a program that takes long. Prefer one program for a whole task over several calls: intermediate data then stays out of the conversation.";
+
+/// What the protocol's library calls for a connection.
+pub(crate) struct Handler(Connection);
+
+impl Handler {
+    pub(crate) fn new(server: Arc<Shared>) -> Self {
+        Self(Connection::new(server))
+    }
+
+    fn broker(&self) -> &Broker {
+        &self.0.server.broker
+    }
+
+    fn tools(&self) -> Vec<Tool> {
+        let tools = self.broker().tools();
+        let mut offered = vec![exec_tool(&tools.description), wait_tool()];
+        for entry in &tools.entries {
+            let server = entry.upstream.name();
+            let direct = &self.0.server.direct;
+            if !direct
+                .iter()
+                .any(|pattern| pattern.fits(server, &entry.tool.name))
+            {
+                continue;
+            }
+            let mut definition = entry.tool.definition.clone();
+            definition["name"] = Value::from(entry.identifier.as_str());
+            if let Ok(tool) = serde_json::from_value(definition) {
+                offered.push(tool);
+            }
+        }
+        offered
+    }
+}
+
+/// Changes of what a client is shown.
+struct Changes {
+    now: watch::Receiver<Arc<Tools>>,
+    shown: Arc<Tools>,
+}
+
+impl Changes {
+    fn of(broker: &Broker) -> Self {
+        let mut now = broker.tools_changes();
+        let shown = now.borrow_and_update().clone();
+        Self { now, shown }
+    }
+
+    /// Waits for the next change; false where there will be none.
+    async fn next(&mut self) -> bool {
+        while self.now.changed().await.is_ok() {
+            let now = self.now.borrow_and_update().clone();
+            let is_same = now.shows_the_same_as(&self.shown);
+            self.shown = now;
+            if !is_same {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl ServerHandler for Handler {
+    fn get_info(&self) -> ServerConfig {
+        let capabilities = ServerCapabilities::builder()
+            .enable_logging()
+            .enable_tools()
+            .enable_tool_list_changed()
+            .enable_prompts()
+            .enable_resources()
+            .build();
+        ServerConfig::new(capabilities)
+            .with_server_info(
+                Implementation::new("code-mode", env!("CARGO_PKG_VERSION")).with_title("Code mode"),
+            )
+            .with_instructions(INSTRUCTIONS)
+    }
+
+    async fn list_tools(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        self.broker().servers_started().await;
+        Ok(ListToolsResult::with_all_items(self.tools()))
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let client = self.0.client(&context);
+        match &*request.name {
+            "exec" => exec(&client, &request).await,
+            "wait" => wait(&client, &request).await,
+            name => {
+                let tools = self.tools();
+                if tools.iter().skip(2).any(|tool| tool.name == name) {
+                    return direct(&client, &request).await;
+                }
+                let near = tools
+                    .iter()
+                    .map(|tool| tool.name.as_ref())
+                    .filter(|known| strsim::jaro_winkler(known, name) > 0.8)
+                    .collect::<Vec<_>>();
+                let help = match near.is_empty() {
+                    true => "there are exec and wait".to_owned(),
+                    false => format!("did you mean {}?", near.join(", ")),
+                };
+                Err(ErrorData::invalid_params(
+                    format!("unknown tool {name:?}: {help}"),
+                    None,
+                ))
+            }
+        }
+    }
+
+    async fn set_level(
+        &self,
+        request: SetLevelRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        if is_stateless(&context) {
+            return Err(ErrorData::method_not_found::<SetLevelRequestMethod>());
+        }
+        self.0.set_log_level(request.level);
+        Ok(())
+    }
+
+    async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
+        let mut changes = Changes::of(self.broker());
+        let shutdown = self.broker().shutdown.clone();
+        tokio::spawn(shutdown.run_until_cancelled_owned(async move {
+            while changes.next().await {
+                if context.peer.notify_tool_list_changed().await.is_err() {
+                    return;
+                }
+            }
+        }));
+    }
+
+    fn accepted_subscription_filter(
+        &self,
+        requested: &SubscriptionFilter,
+    ) -> Option<SubscriptionFilter> {
+        let mut accepted = SubscriptionFilter::default();
+        accepted.tools_list_changed = requested.tools_list_changed;
+        Some(accepted)
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        let mut changes = Changes::of(self.broker());
+        loop {
+            tokio::select! {
+                changed = changes.next() => if !changed { return Ok(()) },
+                () = context.cancelled() => return Ok(()),
+                () = self.broker().shutdown.cancelled() => return Ok(()),
+            }
+            if context.sink().notify_tool_list_changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        self.broker().servers_started().await;
+        Ok(resources::prompts(self.broker()).await)
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        resources::prompt(self.broker(), request).await
+    }
+
+    async fn list_resources(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        self.broker().servers_started().await;
+        Ok(resources::resources(self.broker()).await)
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        self.broker().servers_started().await;
+        Ok(resources::templates(self.broker()).await)
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        resources::resource(self.broker(), request).await
+    }
+}

@@ -1,0 +1,158 @@
+//! The front door over streamable HTTP.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use code_mode_system::{Listener, TokenFile};
+use http::{Request, Response, StatusCode, header};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+use super::Shared;
+use super::handler::Handler;
+
+/// The one path.
+const PATH: &str = "/mcp";
+/// The largest message of a client.
+const MAX_BODY: usize = 64 << 20;
+/// How long the last answers may take at the end.
+const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_secs(1);
+/// A session that nobody uses is closed after so long.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(30 * 60);
+
+type Body = BoxBody<Bytes, Infallible>;
+type Mcp = StreamableHttpService<Handler, LocalSessionManager>;
+
+/// The most connections at once; more wait.
+pub const MAX_CONNECTIONS: usize = 1024;
+
+/// Serves until the gateway shuts down.
+pub(super) async fn serve(server: Arc<Shared>, listener: Listener, tokens: Option<TokenFile>) {
+    let shutdown = server.broker.shutdown.clone();
+    let mut config = StreamableHttpServerConfig::default()
+        .enforce_origin_validation()
+        .with_max_request_body_bytes(MAX_BODY)
+        .with_cancellation_token(shutdown.child_token())
+        .with_allowed_origins(
+            ["localhost", "127.0.0.1", "[::1]"]
+                .iter()
+                .flat_map(|host| [format!("http://{host}"), format!("https://{host}")]),
+        );
+    let is_loopback = listener
+        .local_addr()
+        .is_ok_and(|address| address.ip().is_loopback());
+    if !is_loopback {
+        // The names it goes by there are its proxy's; the token decides.
+        config = config.disable_allowed_hosts();
+    }
+    let mut sessions = LocalSessionManager::default();
+    sessions.session_config.keep_alive = Some(IDLE);
+    let mcp = StreamableHttpService::new(
+        move || Ok(Handler::new(server.clone())),
+        Arc::new(sessions),
+        config,
+    );
+    let auth = AuthLayer {
+        mcp,
+        tokens: tokens.map(Arc::new),
+    };
+    let tasks = TaskTracker::new();
+    let accepting = async {
+        loop {
+            let warn =
+                |error: &std::io::Error| tracing::warn!("cannot accept a connection: {error}");
+            let incoming = listener.accept(warn).await;
+            let service = TowerToHyperService::new(auth.clone());
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move {
+                let Ok(stream) = incoming.connect().await else {
+                    return;
+                };
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::pin!(connection);
+                tokio::select! {
+                    _ = &mut connection => {}
+                    () = shutdown.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        let _ = connection.await;
+                    }
+                }
+            });
+        }
+    };
+    shutdown.run_until_cancelled(accepting).await;
+    tasks.close();
+    let _ = tokio::time::timeout(LAST_ANSWERS, tasks.wait()).await;
+}
+
+/// Path and token, before anything of the protocol.
+#[derive(Clone)]
+struct AuthLayer {
+    mcp: Mcp,
+    tokens: Option<Arc<TokenFile>>,
+}
+
+impl AuthLayer {
+    fn refusal(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
+        if request.uri().path() != PATH {
+            return Some(answer(StatusCode::NOT_FOUND, "the path is /mcp\n"));
+        }
+        let given = request.headers().get(header::AUTHORIZATION);
+        if self
+            .tokens
+            .as_ref()?
+            .admits(given.map(|value| value.as_bytes()))
+        {
+            return None;
+        }
+        let mut refused = answer(StatusCode::UNAUTHORIZED, "a bearer token is needed\n");
+        let scheme = header::HeaderValue::from_static("Bearer");
+        refused
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, scheme);
+        Some(refused)
+    }
+}
+
+fn answer(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())).boxed());
+    *response.status_mut() = status;
+    response
+}
+
+impl Service<Request<Incoming>> for AuthLayer {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        if let Some(refusal) = self.refusal(&request) {
+            return Box::pin(async move { Ok(refusal) });
+        }
+        let mcp = self.mcp.clone();
+        Box::pin(async move {
+            let mut response = mcp.handle(request).await;
+            // A proxy that collects the stream would hold news back.
+            let no_buffering = header::HeaderValue::from_static("no");
+            response
+                .headers_mut()
+                .insert("x-accel-buffering", no_buffering);
+            Ok(response)
+        })
+    }
+}

@@ -1,0 +1,127 @@
+//! The server in front: an MCP client's requests become cells.
+
+mod arguments;
+mod cell;
+mod client;
+mod definitions;
+mod delegate;
+mod direct;
+mod exec;
+mod handler;
+mod http;
+mod observe;
+mod seal;
+mod session;
+mod sessions;
+mod stdio;
+mod store;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use code_mode_host::Provider;
+use code_mode_system::{Listener, TokenFile};
+use rmcp::ErrorData;
+use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
+use rmcp::service::serve_server;
+
+pub use http::MAX_CONNECTIONS as MAX_HTTP_CONNECTIONS;
+pub use store::Store;
+
+use crate::broker::Broker;
+use crate::policy::Pattern;
+use handler::Handler;
+use seal::Seal;
+use sessions::Sessions;
+
+type Response = Result<CallToolResponse, ErrorData>;
+
+/// A failure that the model can read.
+fn failure(text: impl Into<String>) -> CallToolResponse {
+    CallToolResult::error(vec![ContentBlock::text(text.into())]).into()
+}
+
+/// What all clients of a gateway share.
+struct Shared {
+    broker: Arc<Broker>,
+    sessions: Arc<Sessions>,
+    direct: Vec<Pattern>,
+    seal: Seal,
+}
+
+/// A gateway: clients in front, a [`Broker`] with its servers behind, and a session of cells
+/// for each client.
+pub struct Gateway(Arc<Shared>);
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gateway")
+    }
+}
+
+impl Gateway {
+    /// A gateway over a broker, whose programs run as cells of the provider. `direct` are
+    /// tools that are offered beside `exec`; `store` keeps stored values from one session to
+    /// the next. Must be called within a tokio runtime.
+    pub fn new(
+        broker: Arc<Broker>,
+        provider: Arc<Provider>,
+        direct: Vec<Pattern>,
+        store: Option<Store>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            sessions: Sessions::new(broker.clone(), provider, store),
+            broker,
+            direct,
+            seal: Seal::new(),
+        }))
+    }
+
+    /// Serves the client at standard input and output until it leaves, or
+    /// [`shut_down`](Self::shut_down) is called.
+    pub async fn serve_stdio(&self) {
+        let shutdown = &self.0.broker.shutdown;
+        let serving = serve_server(Handler::new(self.0.clone()), stdio::transport());
+        let running = tokio::select! {
+            serving = serving => match serving {
+                Ok(running) => running,
+                // The client left before its first request.
+                Err(error) => {
+                    tracing::debug!(%error, "no client");
+                    return;
+                }
+            },
+            () = shutdown.cancelled() => return,
+        };
+        let cancel = running.cancellation_token();
+        let waiting = running.waiting();
+        tokio::pin!(waiting);
+        tokio::select! {
+            _ = &mut waiting => {}
+            () = shutdown.cancelled() => {
+                cancel.cancel();
+                let _ = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+            }
+        }
+    }
+
+    /// Serves streamable HTTP at `/mcp` until [`shut_down`](Self::shut_down) is called.
+    /// `tokens`: who may use it; everybody who reaches the address where there are none.
+    pub async fn serve_http(&self, listener: Listener, tokens: Option<TokenFile>) {
+        http::serve(self.0.clone(), listener, tokens).await;
+    }
+
+    /// Takes no more requests.
+    pub fn shut_down(&self) {
+        self.0.broker.shutdown.cancel();
+    }
+
+    /// Ends every cell, saves stored values, and ends the servers.
+    pub async fn end(&self) {
+        self.0.sessions.end().await;
+        self.0.broker.end().await;
+    }
+}

@@ -1,0 +1,383 @@
+//! A request that observes a cell: progress, questions and news on the way, an answer at the
+//! end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use code_mode_host::{CellId, CellResponse, ContentItem, SessionError, WaitRequest};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use rmcp::ErrorData;
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ElicitRequest,
+    ElicitRequestParams, ElicitResult, InputRequest, InputRequiredResult, LoggingLevel,
+    LoggingMessageNotification, LoggingMessageNotificationParam, ProgressNotificationParam,
+    ServerNotification,
+};
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::arguments::How;
+use super::cell::{Cell, CellKey};
+use super::client::Client;
+use super::seal::{Asked, request_digest};
+use super::session::Session;
+use super::{Response, failure};
+use crate::elicitation::nobody;
+
+/// A client that shows progress gets a message at least so often.
+const KEEP_ALIVE: Duration = Duration::from_secs(25);
+/// A person who is asked has so long, for one request.
+const ANSWER: Duration = Duration::from_secs(15 * 60);
+/// Questions that come within this time are asked together.
+const TOGETHER: Duration = Duration::from_millis(20);
+
+/// Observes a cell, or stops it.
+pub(crate) async fn observe(
+    client: &Client<'_>,
+    request: &CallToolRequestParams,
+    session: &Arc<Session>,
+    cell: &Arc<Cell>,
+    how: How,
+) -> Response {
+    session.touch();
+    cell.set_can_ask(client.can_ask);
+    let Some(cell_id) = cell.id() else {
+        return Ok(failure("the cell was never admitted"));
+    };
+    let yield_now = CancellationToken::new();
+    let observed = Observed {
+        client,
+        request,
+        session,
+        cell,
+        cell_id,
+        yield_now: yield_now.clone(),
+        ends_with_request: false,
+    };
+    let cells = session.cells.clone();
+    let id = cell_id.clone();
+    let response: BoxFuture<'static, Result<CellResponse, SessionError>> = match how.terminate {
+        true => Box::pin(async move { cells.terminate(id).await }),
+        false => Box::pin(async move {
+            let wait = WaitRequest::new(id)
+                .yield_time(how.yield_time)
+                .max_output_tokens(how.max_output_tokens)
+                .yield_now(yield_now);
+            cells.wait(wait).await
+        }),
+    };
+    observed.run(response).await
+}
+
+/// A request that comes again with answers to questions: its cell goes on, and its
+/// program is not run again.
+pub(crate) async fn repeated(
+    client: &Client<'_>,
+    request: &CallToolRequestParams,
+    state: &str,
+) -> Response {
+    let digest = request_digest(&request.name, &request.arguments);
+    let Some(asked) = client.server.seal.open(state, &digest) else {
+        return Err(ErrorData::invalid_params(
+            "requestState is not of this request, or too old",
+            None,
+        ));
+    };
+    let key = CellKey::from(asked.cell.as_str());
+    let Some((session, cell)) = client.server.sessions.cell(&key) else {
+        return Ok(failure("there is no such cell (any more)"));
+    };
+    let answers = request.input_responses.clone().unwrap_or_default();
+    for key in &asked.questions {
+        let answer = answers.get(key).cloned();
+        if let Some(answer) = answer.and_then(|a| serde_json::from_value::<ElicitResult>(a).ok()) {
+            cell.answer(key, answer);
+        }
+    }
+    let how = How::of_repeated(request.arguments.as_ref().unwrap_or(&Map::new()));
+    cell.ask_again();
+    observe(client, request, &session, &cell, how).await
+}
+
+/// A request that observes a cell.
+pub(crate) struct Observed<'a> {
+    pub(crate) client: &'a Client<'a>,
+    pub(crate) request: &'a CallToolRequestParams,
+    pub(crate) session: &'a Arc<Session>,
+    pub(crate) cell: &'a Arc<Cell>,
+    pub(crate) cell_id: &'a CellId,
+    pub(crate) yield_now: CancellationToken,
+    /// A cancelled request ends the cell, not only the observation.
+    pub(crate) ends_with_request: bool,
+}
+
+/// A question on its way to the person and back.
+type Asking<'a> = BoxFuture<'a, (String, ElicitResult)>;
+
+impl Observed<'_> {
+    /// Waits for the response; tells of progress, and asks questions, meanwhile.
+    pub(crate) async fn run(
+        &self,
+        mut response: BoxFuture<'static, Result<CellResponse, SessionError>>,
+    ) -> Response {
+        let mut changes = self.cell.changes();
+        changes.mark_changed();
+        let mut asking: FuturesUnordered<Asking> = FuturesUnordered::new();
+        let mut progress = Progress::default();
+        if !self.client.stateless {
+            // A question of an earlier request has lost its answer.
+            self.cell.ask_again();
+        }
+        loop {
+            tokio::select! {
+                // Notifications of a cell are sent before its end.
+                biased;
+                () = self.client.context.ct.cancelled() => return self.cancelled().await,
+                _ = changes.changed() => {
+                    self.send_news(&mut progress).await;
+                    progress.send(self, None, false).await;
+                    if let Some(answer) = self.ask(&mut asking).await {
+                        return answer;
+                    }
+                }
+                response = &mut response => {
+                    self.send_news(&mut progress).await;
+                    drop(asking);
+                    return Ok(self.answer(response));
+                }
+                Some((key, answer)) = asking.next() => {
+                    self.cell.answer(&key, answer);
+                }
+                () = tokio::time::sleep(KEEP_ALIVE) => progress.send(self, None, true).await,
+            }
+        }
+    }
+
+    /// The client does not wait any more.
+    async fn cancelled(&self) -> Response {
+        if self.ends_with_request {
+            let _ = self.session.cells.terminate(self.cell_id.clone()).await;
+        }
+        Err(ErrorData::internal_error("cancelled", None))
+    }
+
+    /// Puts new questions to the person: on this request in the era of sessions, by an
+    /// answer that asks for input in the stateless one. Where there is no way, the cell
+    /// yields.
+    async fn ask<'s>(&'s self, asking: &mut FuturesUnordered<Asking<'s>>) -> Option<Response> {
+        if !self.client.can_ask.forms {
+            if self.cell.is_waiting() {
+                self.yield_now.cancel();
+            }
+            return None;
+        }
+        if !self.client.stateless {
+            for (key, params) in self.cell.take_unasked() {
+                asking.push(Box::pin(elicit(self.client, key, params)));
+            }
+            return None;
+        }
+        if self.cell.take_unasked().is_empty() {
+            return None;
+        }
+        tokio::time::sleep(TOGETHER).await;
+        let questions = self.cell.open_questions();
+        let _ = self.cell.take_unasked();
+        self.input_required(questions)
+    }
+
+    fn input_required(&self, questions: Vec<(String, ElicitRequestParams)>) -> Option<Response> {
+        let asked = Asked {
+            cell: self.cell.key.as_str().to_owned(),
+            questions: questions.iter().map(|(key, _)| key.clone()).collect(),
+        };
+        let digest = request_digest(&self.request.name, &self.request.arguments);
+        let state = self.client.server.seal.seal(&asked, &digest)?;
+        let requests: BTreeMap<String, InputRequest> = questions
+            .into_iter()
+            .map(|(key, params)| (key, InputRequest::Elicitation(ElicitRequest::new(params))))
+            .collect();
+        Some(Ok(
+            InputRequiredResult::new(Some(requests), Some(state)).into()
+        ))
+    }
+
+    /// Passes on what the cell said.
+    async fn send_news(&self, progress: &mut Progress) {
+        for text in self.cell.take_news() {
+            let peer = &self.client.context.peer;
+            if self.client.wants_log {
+                let mut params = LoggingMessageNotificationParam::new(
+                    LoggingLevel::Info,
+                    Value::from(text.clone()),
+                );
+                params.logger = Some(format!("cell {}", self.cell_id));
+                let message = ServerNotification::LoggingMessageNotification(
+                    LoggingMessageNotification::new(params),
+                );
+                let _ = peer.send_notification(message).await;
+            }
+            if !self.client.wants_log || !self.client.stateless {
+                progress.send(self, Some(text), true).await;
+            }
+        }
+    }
+
+    /// The answer to the client.
+    fn answer(&self, response: Result<CellResponse, SessionError>) -> CallToolResponse {
+        self.session.save();
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => return failure(error.to_string()),
+        };
+        if response.is_missing()
+            && let Some(words) = self.cell.last_words()
+        {
+            let text = format!("{words}\n(all of its output was given before)");
+            return CallToolResult::success(vec![ContentBlock::text(text)]).into();
+        }
+        let mut blocks: Vec<ContentBlock> = response.content_items().iter().map(block).collect();
+        let mut failed = false;
+        let mut last = match &response {
+            CellResponse::Yielded { .. } | CellResponse::Pending { .. } => {
+                let name = match self.client.stateless {
+                    true => self.cell.key.as_str().to_owned(),
+                    false => self.cell_id.to_string(),
+                };
+                let mut text = format!("status: running\ncell_id: {name} (wait goes on with it)");
+                for waiting in self.cell.waits_for() {
+                    text.push_str(&format!(
+                        "\nwaits for {waiting}; {}",
+                        match self.client.server.broker.policy.model_may_answer {
+                            true => "ask the user, then call wait with their decision",
+                            false => "the user can allow it in the policy file",
+                        }
+                    ));
+                }
+                text
+            }
+            CellResponse::Terminated { .. } => "status: terminated".to_owned(),
+            CellResponse::Result {
+                error_text: None, ..
+            } => "status: completed".to_owned(),
+            CellResponse::Result {
+                error_text: Some(error),
+                ..
+            } => {
+                failed = true;
+                format!(
+                    "status: failed\n{}",
+                    self.client.server.broker.secrets.hide(error)
+                )
+            }
+        };
+        if self.client.stateless {
+            last.push_str(&format!("\nsession: {}", self.session.handle));
+        }
+        if let Some(calls) = self.cell.calls_in_words() {
+            last.push('\n');
+            last.push_str(&calls);
+        }
+        if response.is_final() {
+            self.cell.set_last_words(last.clone());
+        }
+        blocks.push(ContentBlock::text(last));
+        match failed {
+            true => CallToolResult::error(blocks).into(),
+            false => CallToolResult::success(blocks).into(),
+        }
+    }
+}
+
+/// Progress grows with every message.
+#[derive(Default)]
+struct Progress {
+    last: f64,
+    words: String,
+}
+
+impl Progress {
+    async fn send(&mut self, observed: &Observed<'_>, text: Option<String>, always: bool) {
+        let Some(token) = observed.client.context.meta.get_progress_token() else {
+            return;
+        };
+        let (progress, words) = observed.cell.progress();
+        if words == self.words && !always {
+            return;
+        }
+        let progress = progress as f64;
+        // Without calls a little more each time is all there is to say.
+        self.last = if progress > self.last {
+            progress
+        } else {
+            self.last + 0.001
+        };
+        self.words.clone_from(&words);
+        let mut params = ProgressNotificationParam::new(token, self.last);
+        params.message = Some(text.unwrap_or(words));
+        let _ = observed.client.context.peer.notify_progress(params).await;
+    }
+}
+
+/// An item of output as a content block.
+fn block(item: &ContentItem) -> ContentBlock {
+    match item {
+        ContentItem::Text { text } => ContentBlock::text(text),
+        ContentItem::Image { image_url, .. } => match data_url(image_url) {
+            Some((media_type, data)) => ContentBlock::image(data, media_type),
+            None => ContentBlock::text(image_url),
+        },
+        ContentItem::Audio { audio_url } => match data_url(audio_url) {
+            Some((media_type, data)) => ContentBlock::audio(data, media_type),
+            None => ContentBlock::text(audio_url),
+        },
+    }
+}
+
+/// The media type and the base64 of a `data:` URL.
+fn data_url(url: &str) -> Option<(&str, &str)> {
+    let (header, data) = url.strip_prefix("data:")?.split_once(',')?;
+    let media_type = header.strip_suffix(";base64")?;
+    Some((media_type.split(';').next().unwrap_or_default(), data))
+}
+
+/// Waits for a call, and puts its questions to the person. `None` where the request was
+/// cancelled.
+pub(crate) async fn asking_meanwhile<T>(
+    client: &Client<'_>,
+    cell: &Cell,
+    call: impl Future<Output = T>,
+) -> Option<T> {
+    let mut changes = cell.changes();
+    let mut asking: FuturesUnordered<Asking> = FuturesUnordered::new();
+    tokio::pin!(call);
+    loop {
+        tokio::select! {
+            () = client.context.ct.cancelled() => return None,
+            answer = &mut call => return Some(answer),
+            _ = changes.changed() => {
+                for (key, params) in cell.take_unasked() {
+                    asking.push(Box::pin(elicit(client, key, params)));
+                }
+            }
+            Some((key, answer)) = asking.next() => {
+                cell.answer(&key, answer);
+            }
+        }
+    }
+}
+
+/// Asks the person on the client's request.
+async fn elicit(
+    client: &Client<'_>,
+    key: String,
+    params: ElicitRequestParams,
+) -> (String, ElicitResult) {
+    let peer = &client.context.peer;
+    let asked = tokio::time::timeout(ANSWER, peer.create_elicitation(params)).await;
+    let answer = asked.ok().and_then(Result::ok).unwrap_or_else(nobody);
+    (key, answer)
+}

@@ -1,0 +1,145 @@
+//! A client's session: its cells, what was approved in it, its stored values.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use code_mode_host::{CellId, Json};
+
+use super::cell::{Cell, CellKey};
+use super::store::Store;
+use crate::caller::Approvals;
+
+/// Ended cells that are still known, so that a late `wait` finds their end.
+const ENDED_KEPT: usize = 64;
+
+/// A session of a client over the provider's session.
+pub(crate) struct Session {
+    /// Random; a client of the stateless era sends it back.
+    pub(crate) handle: String,
+    pub(crate) cells: code_mode_host::Session,
+    pub(crate) known: Arc<KnownCells>,
+    used: Mutex<Instant>,
+    store: Option<Arc<Saving>>,
+}
+
+/// What a session and its delegate know of its cells.
+#[derive(Default)]
+pub(crate) struct KnownCells {
+    pub(crate) approvals: Approvals,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    by_key: HashMap<CellKey, Arc<Cell>>,
+    by_id: HashMap<CellId, Arc<Cell>>,
+    order: VecDeque<Arc<Cell>>,
+}
+
+/// A folder of stored values, and what it has.
+pub(crate) struct Saving {
+    store: Store,
+    known: Mutex<HashMap<String, Json>>,
+}
+
+impl Saving {
+    pub(crate) fn new(store: Store, values: Vec<(String, Json)>) -> Self {
+        Self {
+            store,
+            known: Mutex::new(values.into_iter().collect()),
+        }
+    }
+
+    pub(crate) fn save(&self, values: Vec<(String, Json)>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.store.write(values, &mut known) {
+            tracing::warn!(%error, "stored values cannot be kept");
+        }
+    }
+}
+
+impl Session {
+    pub(crate) fn new(
+        handle: String,
+        cells: code_mode_host::Session,
+        known: Arc<KnownCells>,
+        store: Option<Arc<Saving>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            handle,
+            cells,
+            known,
+            used: Mutex::new(Instant::now()),
+            store,
+        })
+    }
+
+    /// The session is used.
+    pub(crate) fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether a cell of it runs.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.cells.live_cells().is_empty()
+    }
+
+    pub(crate) fn last_used(&self) -> Instant {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody has used it for so long, and nothing runs in it.
+    pub(crate) fn is_idle_since(&self, now: Instant, time: Duration) -> bool {
+        now.saturating_duration_since(self.last_used()) >= time && !self.is_busy()
+    }
+
+    /// Keeps what the session has stored, where there is a store.
+    pub(crate) fn save(&self) {
+        if let Some(store) = &self.store {
+            store.save(self.cells.stored_values());
+        }
+    }
+}
+
+impl KnownCells {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a cell known. The oldest that has ended is forgotten where there are many.
+    pub(crate) fn add(&self, cell: &Arc<Cell>) {
+        let mut state = self.state();
+        state.by_key.insert(cell.key.clone(), cell.clone());
+        state.order.push_back(cell.clone());
+        let ended = state.order.iter().filter(|cell| cell.has_ended()).count();
+        if ended > ENDED_KEPT
+            && let Some(at) = state.order.iter().position(|cell| cell.has_ended())
+            && let Some(gone) = state.order.remove(at)
+        {
+            state.by_key.remove(&gone.key);
+            if let Some(id) = gone.id() {
+                state.by_id.remove(id);
+            }
+        }
+    }
+
+    /// A cell was admitted with this id.
+    pub(crate) fn admitted(&self, key: &CellKey, id: CellId) {
+        let mut state = self.state();
+        if let Some(cell) = state.by_key.get(key).cloned() {
+            cell.admitted(id.clone());
+            state.by_id.insert(id, cell);
+        }
+    }
+
+    /// The cell of a key.
+    pub(crate) fn by_key(&self, key: &CellKey) -> Option<Arc<Cell>> {
+        self.state().by_key.get(key).cloned()
+    }
+
+    /// The cell of an id of this session.
+    pub(crate) fn by_id(&self, id: &CellId) -> Option<Arc<Cell>> {
+        self.state().by_id.get(id).cloned()
+    }
+}

@@ -1,0 +1,185 @@
+//! The sessions of all clients.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use code_mode_host::{Provider, SessionError, SessionOptions};
+use tokio::sync::Notify;
+
+use super::cell::{Cell, CellKey};
+use super::delegate::SessionDelegate;
+use super::session::{KnownCells, Saving, Session};
+use super::store::Store;
+use crate::broker::Broker;
+
+/// A session of the stateless era that nobody uses is closed after so long.
+const IDLE: Duration = Duration::from_secs(30 * 60);
+/// How often idle sessions are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Sessions of the stateless era at the same time.
+const MAX_SESSIONS: usize = 256;
+
+/// Opens sessions, and finds those that clients name by a handle.
+pub(crate) struct Sessions {
+    broker: Arc<Broker>,
+    provider: Arc<Provider>,
+    store: Option<Store>,
+    /// Sessions of the stateless era, by their handles. Others belong to a connection.
+    stateless: Mutex<HashMap<String, Arc<Session>>>,
+    /// Every session, to save its values at the end.
+    all: Mutex<Vec<Weak<Session>>>,
+}
+
+impl Sessions {
+    pub(crate) fn new(
+        broker: Arc<Broker>,
+        provider: Arc<Provider>,
+        store: Option<Store>,
+    ) -> Arc<Self> {
+        let sessions = Arc::new(Self {
+            broker: broker.clone(),
+            provider,
+            store,
+            stateless: Mutex::default(),
+            all: Mutex::default(),
+        });
+        let sweeping = sweep(Arc::downgrade(&sessions));
+        tokio::spawn(broker.shutdown.clone().run_until_cancelled_owned(sweeping));
+        sessions
+    }
+
+    fn stateless(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
+        self.stateless
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Weak<Session>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a session.
+    pub(crate) async fn open(&self) -> Result<Arc<Session>, SessionError> {
+        let stored = self.store.as_ref().map(Store::read).unwrap_or_default();
+        let handle = uuid::Uuid::new_v4().simple().to_string();
+        let (known, closed) = (Arc::<KnownCells>::default(), Arc::new(Notify::new()));
+        let delegate = SessionDelegate {
+            broker: self.broker.clone(),
+            handle: handle.clone(),
+            known: known.clone(),
+            closed: closed.clone(),
+        };
+        let options = SessionOptions::default()
+            .guided(true)
+            .check_inputs(true)
+            .stored(stored.clone());
+        let cells = self
+            .provider
+            .open_session(Arc::new(delegate), options)
+            .await?;
+        let saving = self
+            .store
+            .clone()
+            .map(|store| Arc::new(Saving::new(store, stored)));
+        let is_saved = saving.is_some();
+        let session = Session::new(handle, cells, known, saving);
+        if is_saved {
+            let saving = save_when_closed(Arc::downgrade(&session), closed);
+            tokio::spawn(
+                self.broker
+                    .shutdown
+                    .clone()
+                    .run_until_cancelled_owned(saving),
+            );
+        }
+        let mut all = self.all();
+        all.retain(|known| known.strong_count() > 0);
+        all.push(Arc::downgrade(&session));
+        Ok(session)
+    }
+
+    /// Opens a session that a client of the stateless era finds again by its handle.
+    pub(crate) async fn open_stateless(&self) -> Result<Arc<Session>, String> {
+        if self.stateless().len() >= MAX_SESSIONS && !self.close_longest_idle() {
+            return Err(format!(
+                "{MAX_SESSIONS} sessions have running cells: use one by its session_id"
+            ));
+        }
+        let session = self.open().await.map_err(|error| error.to_string())?;
+        self.stateless()
+            .insert(session.handle.clone(), session.clone());
+        Ok(session)
+    }
+
+    /// The session of a handle, of the stateless era.
+    pub(crate) fn by_handle(&self, handle: &str) -> Option<Arc<Session>> {
+        self.stateless().get(handle).cloned()
+    }
+
+    /// The cell of a key, in whatever session of the stateless era.
+    pub(crate) fn cell(&self, key: &CellKey) -> Option<(Arc<Session>, Arc<Cell>)> {
+        let sessions = self.stateless();
+        sessions
+            .values()
+            .find_map(|session| Some((session.clone(), session.known.by_key(key)?)))
+    }
+
+    /// Ends every session; the stored values are saved.
+    pub(crate) async fn end(&self) {
+        let sessions: Vec<_> = self.all().iter().filter_map(Weak::upgrade).collect();
+        self.stateless().clear();
+        self.provider.shutdown().await;
+        sessions.iter().for_each(|session| session.save());
+    }
+
+    /// Closes the session that nobody has used for the longest time; whether there is one.
+    fn close_longest_idle(&self) -> bool {
+        let closed = {
+            let mut sessions = self.stateless();
+            let idle = sessions.values().filter(|session| !session.is_busy());
+            let longest = idle.min_by_key(|session| session.last_used());
+            let handle = longest.map(|session| session.handle.clone());
+            handle.and_then(|handle| sessions.remove(&handle))
+        };
+        closed.is_some()
+    }
+
+    fn close_idle(&self) {
+        let now = Instant::now();
+        let closed: Vec<Arc<Session>> = {
+            let mut sessions = self.stateless();
+            let idle: Vec<String> = sessions
+                .values()
+                .filter(|session| session.is_idle_since(now, IDLE))
+                .map(|session| session.handle.clone())
+                .collect();
+            idle.iter()
+                .filter_map(|handle| sessions.remove(handle))
+                .collect()
+        };
+        // Dropped outside the lock: their workers end.
+        drop(closed);
+    }
+}
+
+async fn sweep(sessions: Weak<Sessions>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        match sessions.upgrade() {
+            Some(sessions) => sessions.close_idle(),
+            None => return,
+        }
+    }
+}
+
+/// Saves the values of a session whenever a cell was closed.
+async fn save_when_closed(session: Weak<Session>, closed: Arc<Notify>) {
+    loop {
+        closed.notified().await;
+        match session.upgrade() {
+            Some(session) => session.save(),
+            None => return,
+        }
+    }
+}

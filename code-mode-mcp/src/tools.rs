@@ -1,0 +1,175 @@
+//! All servers' tools as a session's tools, and what the model reads of them.
+
+use std::sync::Arc;
+
+use code_mode_protocol::{Json, ToolAnswer, ToolDefinition, ToolName, ToolSet};
+use serde_json::{Value, json};
+
+use crate::names::identifiers;
+use crate::policy::{Decision, Policy};
+use crate::texts::{DescribedServer, exec_description};
+use crate::upstream::{State, Status, Upstream, UpstreamTool};
+
+/// The tools at one moment, with their texts. It never changes.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    /// For cells.
+    pub(crate) definitions: ToolSet,
+    /// The same tools in the same order.
+    pub(crate) entries: Vec<ToolEntry>,
+    /// What a client is shown of `exec`.
+    pub(crate) description: String,
+    /// `ALL_SERVERS`.
+    pub(crate) servers: Json,
+}
+
+/// One tool and its server.
+pub(crate) struct ToolEntry {
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) tool: UpstreamTool,
+    pub(crate) identifier: String,
+}
+
+impl std::fmt::Debug for ToolEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.identifier)
+    }
+}
+
+impl Tools {
+    /// The tools of these servers as they are now. `before` lends its definitions where they
+    /// are the same.
+    pub(crate) fn of(
+        upstreams: &[Arc<Upstream>],
+        policy: &Policy,
+        describe_tokens: usize,
+        before: Option<&Self>,
+    ) -> Self {
+        let mut states: Vec<(&Arc<Upstream>, State)> = upstreams
+            .iter()
+            .map(|upstream| (upstream, upstream.state()))
+            .collect();
+        states.sort_by_key(|(upstream, _)| upstream.name());
+        let listed: Vec<(&Arc<Upstream>, &UpstreamTool)> = states
+            .iter()
+            .flat_map(|(upstream, state)| state.tools.iter().map(move |tool| (*upstream, tool)))
+            .collect();
+        let pairs: Vec<(&str, &str)> = listed
+            .iter()
+            .map(|(upstream, tool)| (upstream.name(), tool.name.as_str()))
+            .collect();
+        let identifiers = identifiers(&pairs);
+        let definitions: Vec<ToolDefinition> = listed
+            .iter()
+            .zip(&identifiers)
+            .map(|((upstream, tool), identifier)| definition(upstream, tool, identifier, policy))
+            .collect();
+        let description = description(&states, &definitions, describe_tokens);
+        let servers: Vec<Value> = states
+            .iter()
+            .map(|(upstream, state)| {
+                json!({
+                    "server": upstream.name(),
+                    "status": state.status.words(),
+                    "toolCount": state.tools.len(),
+                })
+            })
+            .collect();
+        let entries = listed
+            .into_iter()
+            .zip(identifiers)
+            .map(|((upstream, tool), identifier)| ToolEntry {
+                upstream: upstream.clone(),
+                tool: tool.clone(),
+                identifier,
+            })
+            .collect();
+        let definitions = match before {
+            Some(before) if *before.definitions == *definitions => before.definitions.clone(),
+            _ => ToolSet::from(definitions),
+        };
+        Self {
+            definitions,
+            entries,
+            description,
+            servers: Json::from_value(&servers).unwrap_or_else(|_| Json::null()),
+        }
+    }
+
+    /// Whether a client would see the same as before.
+    pub(crate) fn shows_the_same_as(&self, other: &Self) -> bool {
+        self.description == other.description && Arc::ptr_eq(&self.definitions, &other.definitions)
+    }
+
+    /// The identifiers that a wrong one may have been meant for.
+    pub(crate) fn near(&self, wrong: &str) -> Vec<&str> {
+        let names = self.entries.iter().map(|entry| entry.identifier.as_str());
+        names
+            .filter(|name| strsim::jaro_winkler(name, wrong) > 0.7)
+            .take(4)
+            .collect()
+    }
+
+    /// The tool that an invocation names.
+    pub(crate) fn entry(&self, name: &ToolName) -> Option<&ToolEntry> {
+        let server = name.namespace.as_deref()?;
+        self.entries
+            .iter()
+            .find(|entry| entry.tool.name == name.name && entry.upstream.name() == server)
+    }
+
+    /// The tool of this identifier.
+    pub(crate) fn by_identifier(&self, identifier: &str) -> Option<&ToolEntry> {
+        self.entries
+            .iter()
+            .find(|entry| entry.identifier == identifier)
+    }
+}
+
+fn definition(
+    upstream: &Upstream,
+    tool: &UpstreamTool,
+    identifier: &str,
+    policy: &Policy,
+) -> ToolDefinition {
+    let (decision, _) = policy.decide(upstream.name(), &tool.name, tool.claims);
+    let schema = |schema: &Option<Value>| schema.as_ref().and_then(|s| Json::from_value(s).ok());
+    let description = match decision {
+        Decision::Deny => format!("(denied by the policy) {}", tool.description),
+        _ => tool.description.clone(),
+    };
+    ToolDefinition::function(identifier, description)
+        .tool_name(ToolName::namespaced(upstream.name(), &tool.name))
+        .input_schema(schema(&tool.input_schema))
+        .output_schema(schema(&tool.output_schema))
+        .answer(ToolAnswer::McpResult)
+}
+
+fn description(
+    states: &[(&Arc<Upstream>, State)],
+    tools: &[ToolDefinition],
+    budget: usize,
+) -> String {
+    let servers: Vec<DescribedServer> = states
+        .iter()
+        .map(|(upstream, state)| {
+            let name = upstream.name();
+            let own = tools
+                .iter()
+                .filter(|tool| tool.tool_name.namespace.as_deref() == Some(name));
+            DescribedServer {
+                name,
+                is_down: matches!(state.status, Status::Down(_)),
+                instructions: state.instructions.as_deref(),
+                tools: own.map(|tool| (tool, renamed(tool))).collect(),
+            }
+        })
+        .collect();
+    exec_description(&servers, budget)
+}
+
+/// The raw name of a tool whose identifier does not end in it.
+fn renamed(tool: &ToolDefinition) -> Option<&str> {
+    let raw = tool.tool_name.name.as_str();
+    (!tool.name.ends_with(raw)).then_some(raw)
+}

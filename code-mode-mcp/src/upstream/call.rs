@@ -1,0 +1,195 @@
+//! Calls of a server's tools.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rmcp::RoleClient;
+use rmcp::model::{
+    CallToolRequest, CallToolRequestParams, CancelledNotificationParam, ClientRequest,
+    CustomResult, ElicitRequestParams, ElicitResult, InputRequest, InputRequiredResult,
+    InputResponses, RequestId, ServerResult,
+};
+use rmcp::service::{Peer, PeerRequestOptions, ServiceError};
+use serde_json::{Map, Value};
+
+use super::Upstream;
+use super::error::{CallError, HttpFailure};
+use crate::texts::short;
+
+/// A call with news may take so long.
+const HARD_CALL_LIMIT: Duration = Duration::from_secs(600);
+/// Rounds of questions that one call may have.
+const MAX_ROUNDS: usize = 10;
+/// How long a call waits for a server that is down.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// Calls in a row that time out before a server is started again.
+const TIMEOUTS: u32 = 3;
+
+/// Answers the questions that a server asks within a call.
+pub(crate) trait ElicitInCall: Send + Sync {
+    fn elicit(
+        &self,
+        server: &str,
+        params: ElicitRequestParams,
+    ) -> impl Future<Output = ElicitResult> + Send;
+}
+
+impl Upstream {
+    /// Calls a tool; questions of the server go to `questions`. Dropping the future sends the
+    /// server a cancellation.
+    pub(crate) async fn call(
+        &self,
+        tool: &str,
+        arguments: Map<String, Value>,
+        questions: &impl ElicitInCall,
+    ) -> Result<Value, CallError> {
+        let name = &self.config.name;
+        let Some(peer) = self.ready_peer().await else {
+            let why = self.status().words();
+            return Err(CallError::NotSent(format!("the server {name} is {why}")));
+        };
+        let mut params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
+        for _ in 0..MAX_ROUNDS {
+            let request = ClientRequest::CallToolRequest(CallToolRequest::new(params.clone()));
+            let options = PeerRequestOptions::with_timeout(self.config.call_timeout)
+                .reset_timeout_on_progress()
+                .with_max_total_timeout(HARD_CALL_LIMIT);
+            let sent = peer.send_request_with_option(request, options).await;
+            let answer = match sent {
+                Ok(handle) => {
+                    let mut cancelling = Cancelling(Some((peer.clone(), handle.id.clone())));
+                    let answer = handle.await_response().await;
+                    // The library has cancelled a call that ran out of time.
+                    cancelling.0 = None;
+                    answer
+                }
+                Err(error) => Err(error),
+            };
+            match answer {
+                Ok(ServerResult::InputRequiredResult(asked)) => {
+                    params.request_state = asked.request_state.clone();
+                    params.input_responses = Some(self.answer(asked, questions).await);
+                }
+                Ok(result) => {
+                    self.timeouts.store(0, Ordering::Relaxed);
+                    if matches!(&result, ServerResult::CustomResult(CustomResult(value)) if is_task(value))
+                    {
+                        return Err(CallError::MayHaveRun(format!(
+                            "{name}/{tool} answered with a task, which nobody asked for; it may have run"
+                        )));
+                    }
+                    return serde_json::to_value(&result).map_err(|error| {
+                        CallError::MayHaveRun(format!(
+                            "the result of {name}/{tool} is malformed: {error}"
+                        ))
+                    });
+                }
+                Err(error) => return Err(self.failed(tool, error).await),
+            }
+        }
+        Err(CallError::MayHaveRun(format!(
+            "{name}/{tool} asked more than {MAX_ROUNDS} times for input"
+        )))
+    }
+
+    /// The connection, once there is one: a call wakes a server that is down, and waits
+    /// for it as long as it may take to start.
+    async fn ready_peer(&self) -> Option<Peer<RoleClient>> {
+        let open = |peer: Option<Peer<RoleClient>>| peer.filter(|p| !p.is_transport_closed());
+        if let Some(peer) = open(self.peer()) {
+            return Some(peer);
+        }
+        if self.config.unusable.is_some() {
+            return None;
+        }
+        self.wanted.notify_one();
+        let limit = self.config.startup_timeout.min(LONGEST_WAIT);
+        let ready = self.until(|state| open(state.peer.clone()).is_some());
+        let _ = tokio::time::timeout(limit, ready).await;
+        open(self.peer())
+    }
+
+    async fn answer(
+        &self,
+        asked: InputRequiredResult,
+        questions: &impl ElicitInCall,
+    ) -> InputResponses {
+        let mut answers = InputResponses::new();
+        for (key, request) in asked.input_requests.unwrap_or_default() {
+            let InputRequest::Elicitation(request) = request else {
+                continue;
+            };
+            let answer = questions.elicit(&self.config.name, request.params).await;
+            answers.insert(key, serde_json::to_value(answer).unwrap_or_default());
+        }
+        answers
+    }
+
+    async fn failed(&self, tool: &str, error: ServiceError) -> CallError {
+        let name = &self.config.name;
+        match error {
+            ServiceError::McpError(error) => CallError::Rpc(error),
+            ServiceError::Timeout { timeout } => {
+                let in_a_row = self.timeouts.fetch_add(1, Ordering::Relaxed) + 1;
+                if in_a_row >= TIMEOUTS {
+                    tracing::warn!(server = %name, "an MCP server does not answer; it is started again");
+                    self.restart.notify_one();
+                }
+                CallError::MayHaveRun(format!(
+                    "{name}/{tool} did not answer within {} s; it may have run",
+                    timeout.as_secs()
+                ))
+            }
+            ServiceError::TransportSend(error)
+                if self.peer().is_some_and(|peer| !peer.is_transport_closed()) =>
+            {
+                let failure = HttpFailure::of(error.error.as_ref());
+                if failure == HttpFailure::SessionExpired {
+                    // The next call gets a new session.
+                    self.restart.notify_one();
+                }
+                CallError::MayHaveRun(format!("{name}/{tool}: {failure}; it may have run"))
+            }
+            ServiceError::TransportClosed | ServiceError::TransportSend(_) => {
+                // The supervisor is about to find out why.
+                let gone = self.until(|state| state.peer.is_none());
+                let _ = tokio::time::timeout(Duration::from_secs(2), gone).await;
+                let why = self.state().lost.clone();
+                let why = why.unwrap_or_else(|| "the connection was lost".to_owned());
+                CallError::MayHaveRun(format!(
+                    "the server {name} went away during {tool} ({why}); it may have run"
+                ))
+            }
+            error => CallError::MayHaveRun(format!(
+                "{name}/{tool} failed: {}; it may have run",
+                short(&self.events.secrets.hide(&error.to_string()))
+            )),
+        }
+    }
+}
+
+/// Whether an answer is a task instead of a result.
+fn is_task(value: &Value) -> bool {
+    let is_typed = value.get("resultType").and_then(Value::as_str) == Some("task");
+    is_typed || (value.get("task").is_some() && value.get("content").is_none())
+}
+
+/// Sends a server a cancellation, where nobody waits for the answer to a call any more.
+struct Cancelling(Option<(Peer<RoleClient>, RequestId)>);
+
+impl Drop for Cancelling {
+    fn drop(&mut self) {
+        let Some((peer, id)) = self.0.take() else {
+            return;
+        };
+        // Without a runtime there is no connection either.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let reason = Some("nobody waits for the answer any more".to_owned());
+                let mut params = CancelledNotificationParam::new(Some(id), reason);
+                params.meta = None;
+                let _ = peer.notify_cancelled(params).await;
+            });
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Connecting to a server: its program or its address, and the greeting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rmcp::model::{
+    ClientCapabilities, ClientConfig, ElicitRequestParams, ElicitResult, Implementation,
+    ProtocolVersion,
+};
+use rmcp::service::{
+    ClientInitializeError, ClientLifecycleMode, NotificationContext, RequestContext,
+    RunningService, serve_client_with_lifecycle,
+};
+use rmcp::{ClientHandler, ErrorData, RoleClient};
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::sync::Notify;
+
+use super::UpstreamEvents;
+use super::error::{ConnectError, HttpFailure};
+use super::transport::{Era, Lines, Probed, ServerProcess, connect_sse, probe, streamable_http};
+use crate::config::{ServerConfig, Transport};
+use crate::texts::short;
+
+/// The client's side of a connection to a server.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) name: String,
+    pub(crate) relist: Arc<Notify>,
+    pub(crate) events: Arc<UpstreamEvents>,
+}
+
+impl ClientHandler for Client {
+    fn get_info(&self) -> ClientConfig {
+        let mut capabilities = ClientCapabilities::builder().enable_elicitation().build();
+        // Whether a page can be opened is asked when a server wants one.
+        capabilities.elicitation = serde_json::from_value(json!({"form": {}, "url": {}})).ok();
+        let mut config = ClientConfig::new(
+            capabilities,
+            Implementation::new("code-mode", env!("CARGO_PKG_VERSION")),
+        );
+        // A handshake is of the era of sessions.
+        config.protocol_version = ProtocolVersion::V_2025_11_25;
+        config
+    }
+
+    async fn create_elicitation(
+        &self,
+        params: ElicitRequestParams,
+        _: RequestContext<RoleClient>,
+    ) -> Result<ElicitResult, ErrorData> {
+        Ok(self.events.elicitations.elicit(&self.name, params).await)
+    }
+
+    async fn on_tool_list_changed(&self, _: NotificationContext<RoleClient>) {
+        self.relist.notify_one();
+    }
+}
+
+pub(crate) type Running = RunningService<RoleClient, Client>;
+
+/// A connection to the server, greeted, and its process where it has one.
+pub(crate) async fn connect(
+    config: &ServerConfig,
+    client: Client,
+) -> Result<(Running, Option<ServerProcess>), ConnectError> {
+    let limit = config.startup_timeout;
+    match &config.transport {
+        Transport::Stdio { .. } => connect_stdio(config, client).await,
+        Transport::Http { url, headers } => {
+            let transport = streamable_http(url, headers)?;
+            let lifecycle = ClientLifecycleMode::Auto {
+                preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+                legacy_version: Some(ProtocolVersion::V_2025_11_25),
+            };
+            let running = serve_client_with_lifecycle(client, transport, lifecycle);
+            match tokio::time::timeout(limit, running).await {
+                Ok(Ok(running)) => Ok((running, None)),
+                Ok(Err(error)) => Err(match HttpFailure::of_greeting(&error) {
+                    HttpFailure::Unauthorized(_) => ConnectError::NeedsLogin(config.name.clone()),
+                    failure => failure.into(),
+                }),
+                Err(_) => Err(ConnectError::TimedOut(limit)),
+            }
+        }
+        Transport::Sse { url, headers } => {
+            let transport = connect_sse(url, headers).await?;
+            let running =
+                serve_client_with_lifecycle(client, transport, ClientLifecycleMode::Initialize);
+            match tokio::time::timeout(limit, running).await {
+                Ok(Ok(running)) => Ok((running, None)),
+                Ok(Err(error)) => Err(HttpFailure::of_greeting(&error).into()),
+                Err(_) => Err(ConnectError::TimedOut(limit)),
+            }
+        }
+        #[cfg(test)]
+        Transport::Memory(script) => {
+            let (read, write) = tokio::io::split(script.start());
+            let transport = Lines::new(tokio::io::BufReader::new(read), write);
+            let lifecycle = ClientLifecycleMode::Initialize;
+            let running = serve_client_with_lifecycle(client, transport, lifecycle).await;
+            running
+                .map(|running| (running, None))
+                .map_err(|error| ConnectError::Greeting(error.to_string()))
+        }
+    }
+}
+
+/// Starts the program and greets it: in the way it answers a probe, and without one
+/// where it does not survive that.
+async fn connect_stdio(
+    config: &ServerConfig,
+    client: Client,
+) -> Result<(Running, Option<ServerProcess>), ConnectError> {
+    let limit = config.startup_timeout;
+    let mut way = None;
+    for attempt in 0..3 {
+        let (process, mut stdin, mut stdout) =
+            ServerProcess::start(config, &client.events.secrets)?;
+        let (era, read_already) = match way {
+            Some(era) => (era, Vec::new()),
+            None => match probe(&mut stdin, &mut stdout).await {
+                Probed::Speaks(era, read) => (era, read),
+                Probed::Ended if attempt == 0 => {
+                    way = Some(Era::Legacy);
+                    continue;
+                }
+                Probed::Ended => return Err(ConnectError::Ended(ended_how(process).await)),
+            },
+        };
+        let lifecycle = match era {
+            Era::Modern => ClientLifecycleMode::Discover {
+                preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+            },
+            Era::Legacy => ClientLifecycleMode::Initialize,
+        };
+        let stdout = std::io::Cursor::new(read_already).chain(stdout);
+        let transport = Lines::new(tokio::io::BufReader::new(stdout), stdin);
+        let greeting = serve_client_with_lifecycle(client.clone(), transport, lifecycle);
+        match tokio::time::timeout(limit, greeting).await {
+            Ok(Ok(running)) => return Ok((running, Some(process))),
+            // It has taken the probe for its era after all.
+            Ok(Err(ClientInitializeError::JsonRpcError(error)))
+                if error.code.0 == -32022 && era == Era::Legacy =>
+            {
+                way = Some(Era::Modern);
+            }
+            Ok(Err(ClientInitializeError::ConnectionClosed(_))) if way.is_none() && attempt < 2 => {
+                way = Some(Era::Legacy);
+            }
+            Ok(Err(ClientInitializeError::ConnectionClosed(_))) => {
+                return Err(ConnectError::Ended(ended_how(process).await));
+            }
+            Ok(Err(error)) => {
+                let why = with_last_words(short(&error.to_string()), &process);
+                return Err(ConnectError::Greeting(why));
+            }
+            Err(_) => {
+                let last_words = with_last_words(String::new(), &process);
+                return Err(ConnectError::Silent { limit, last_words });
+            }
+        }
+    }
+    Err(ConnectError::NoWay)
+}
+
+/// Ends a server that was greeted and is not wanted.
+pub(crate) async fn end(running: Running, process: Option<ServerProcess>) {
+    let _ = running.cancel().await;
+    if let Some(process) = process {
+        process.end().await;
+    }
+}
+
+pub(crate) async fn ended_how(mut process: ServerProcess) -> String {
+    let status = tokio::time::timeout(Duration::from_secs(1), process.ended()).await;
+    let how = match status {
+        Ok(Some(status)) => format!("ended ({status})"),
+        _ => "closed its output".to_owned(),
+    };
+    with_last_words(how, &process)
+}
+
+fn with_last_words(what: String, process: &ServerProcess) -> String {
+    match process.last_words() {
+        words if words.is_empty() => what,
+        words => format!("{what}: {words}"),
+    }
+}

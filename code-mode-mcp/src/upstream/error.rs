@@ -1,0 +1,221 @@
+//! Why a server cannot be reached, and why a call gave no result.
+
+use std::error::Error;
+use std::time::Duration;
+
+use rmcp::ErrorData;
+use rmcp::service::ClientInitializeError;
+use rmcp::transport::streamable_http_client::StreamableHttpError;
+
+use super::transport::{SseError, StartError};
+
+/// Why a call gave no result.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// The call was never sent.
+    NotSent(String),
+    /// The call was sent, and its outcome is unknown.
+    MayHaveRun(String),
+    /// The server answered with an error.
+    Rpc(ErrorData),
+}
+
+/// Why a server could not be connected to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The program ended, or closed its output; how, with its last words.
+    #[error("{0}")]
+    Ended(String),
+    #[error("the greeting failed: {0}")]
+    Greeting(String),
+    #[error("no answer to the greeting within {limit:?}{last_words}")]
+    Silent { limit: Duration, last_words: String },
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("no way to greet it was found")]
+    NoWay,
+    #[error("needs a login: put a token into the headers of {0:?}")]
+    NeedsLogin(String),
+    #[error(transparent)]
+    Http(#[from] HttpFailure),
+    #[error("{0}")]
+    Header(#[from] HeaderError),
+    #[error("no client for HTTP: {0}")]
+    Client(#[source] reqwest::Error),
+    #[error("the stream names no address to post to")]
+    NoEndpoint,
+    #[error("the stream names an address that cannot be used: {0}")]
+    BadEndpoint(#[source] url::ParseError),
+    #[error("the stream names an address of another origin")]
+    ForeignEndpoint,
+    #[error("its tools cannot be listed: {0}")]
+    Listing(String),
+    #[error("its tools cannot be listed in time")]
+    ListingTimedOut,
+}
+
+/// When to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    Soon,
+    /// The program may be installed one day.
+    Rarely,
+    /// Only when the configuration changes.
+    Never,
+}
+
+impl ConnectError {
+    pub(crate) fn retry(&self) -> Retry {
+        match self {
+            Self::NeedsLogin(_) => Retry::Never,
+            Self::Start(StartError::NotFound(_)) => Retry::Rarely,
+            _ => Retry::Soon,
+        }
+    }
+}
+
+/// A header of a configuration that HTTP does not allow.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HeaderError {
+    #[error("headers: {0:?} is no name of a header")]
+    Name(String),
+    #[error("headers.{0}: not the value of a header")]
+    Value(String),
+}
+
+/// How a request over HTTP failed: never with the body that a server sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HttpFailure {
+    #[error(
+        "the server answered with status {0}: it needs a login, or another token in its headers"
+    )]
+    Unauthorized(u16),
+    #[error("the server answered with status {0}")]
+    Status(u16),
+    /// The server no longer knows the session.
+    #[error("the server answered with status 404")]
+    SessionExpired,
+    #[error("the server redirects to another origin")]
+    Redirect,
+    #[error("the server cannot be reached")]
+    Unreachable,
+    #[error("the server does not answer")]
+    TimedOut,
+    #[error("the server's answer is no message of the protocol")]
+    NotTheProtocol,
+}
+
+impl HttpFailure {
+    fn status(status: u16) -> Self {
+        match status {
+            401 | 403 => Self::Unauthorized(status),
+            status => Self::Status(status),
+        }
+    }
+
+    /// The failure in the chain of an error's sources.
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(error) = error.downcast_ref::<StreamableHttpError<reqwest::Error>>() {
+                return Self::of_streamable(error);
+            }
+            if let Some(error) = error.downcast_ref::<reqwest::Error>() {
+                return Self::of_reqwest(error);
+            }
+            match error.downcast_ref::<SseError>() {
+                Some(SseError::Status(status)) => return Self::status(*status),
+                Some(SseError::Post(error)) => return Self::of_reqwest(error),
+                Some(SseError::Encode(_)) | None => {}
+            }
+            next = error.source();
+        }
+        Self::NotTheProtocol
+    }
+
+    /// The failure of a greeting.
+    pub(crate) fn of_greeting(error: &ClientInitializeError) -> Self {
+        match error {
+            ClientInitializeError::TransportError { error, .. } => Self::of(error.error.as_ref()),
+            // The older handshake was tried last.
+            ClientInitializeError::LegacyFallbackFailed { fallback, .. } => {
+                Self::of_greeting(fallback)
+            }
+            _ => Self::NotTheProtocol,
+        }
+    }
+
+    fn of_streamable(error: &StreamableHttpError<reqwest::Error>) -> Self {
+        match error {
+            StreamableHttpError::Client(error) => Self::of_reqwest(error),
+            StreamableHttpError::HttpStatus(error) => Self::status(error.status),
+            StreamableHttpError::AuthRequired(_) => Self::Unauthorized(401),
+            StreamableHttpError::InsufficientScope(_) => Self::Unauthorized(403),
+            StreamableHttpError::SessionExpired => Self::SessionExpired,
+            // The library has no type for other statuses: its text begins with `HTTP`, the
+            // status and a space.
+            StreamableHttpError::UnexpectedServerResponse(text) => text
+                .strip_prefix("HTTP ")
+                .and_then(|rest| rest.get(..3)?.parse().ok())
+                .map_or(Self::NotTheProtocol, Self::status),
+            StreamableHttpError::SessionRecoveryTimeout
+            | StreamableHttpError::ControlRequestTimeout => Self::TimedOut,
+            StreamableHttpError::UnexpectedEndOfStream
+            | StreamableHttpError::TransportChannelClosed
+            | StreamableHttpError::Io(_) => Self::Unreachable,
+            _ => Self::NotTheProtocol,
+        }
+    }
+
+    pub(crate) fn of_reqwest(error: &reqwest::Error) -> Self {
+        match error.status() {
+            Some(status) => Self::status(status.as_u16()),
+            None if error.is_redirect() => Self::Redirect,
+            None if error.is_timeout() => Self::TimedOut,
+            None if error.is_connect() || error.is_request() => Self::Unreachable,
+            None => Self::NotTheProtocol,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use rmcp::transport::streamable_http_client::{AuthRequiredError, HttpStatusError};
+
+    use super::*;
+
+    #[test]
+    fn a_failure_is_known_by_its_type_and_never_by_a_servers_words() {
+        type Http = StreamableHttpError<reqwest::Error>;
+        let unexpected = |text: &'static str| Http::UnexpectedServerResponse(Cow::Borrowed(text));
+        for (error, failure) in [
+            (
+                Http::HttpStatus(HttpStatusError::new(503, None)),
+                HttpFailure::Status(503),
+            ),
+            (
+                Http::AuthRequired(AuthRequiredError::new("Bearer".to_owned())),
+                HttpFailure::Unauthorized(401),
+            ),
+            (Http::SessionExpired, HttpFailure::SessionExpired),
+            (
+                unexpected("HTTP 403 Forbidden: 500"),
+                HttpFailure::Unauthorized(403),
+            ),
+            (
+                unexpected("HTTP 400 Bad Request: 404 session"),
+                HttpFailure::Status(400),
+            ),
+            (
+                unexpected("503 timeout 404 session"),
+                HttpFailure::NotTheProtocol,
+            ),
+        ] {
+            assert_eq!(HttpFailure::of(&error), failure, "{error}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! One server behind the gateway: kept running, listed, called.
+//!
+//! [`supervisor`] keeps the server running and owns its [`State`]; [`call`] sends calls to it;
+//! [`connect`] and [`transport`] make connections; [`listing`] reads what it offers.
+
+mod call;
+mod connect;
+mod error;
+mod listing;
+#[cfg(test)]
+pub(crate) mod scripted;
+mod supervisor;
+mod transport;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use rmcp::RoleClient;
+use rmcp::service::Peer;
+use tokio::sync::{Notify, watch};
+
+use crate::config::ServerConfig;
+use crate::elicitation::ElicitationRouter;
+use crate::secrets::Secrets;
+
+pub(crate) use call::ElicitInCall;
+pub(crate) use error::CallError;
+pub(crate) use listing::UpstreamTool;
+
+/// How a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// It is being started, for the first time or again.
+    Starting,
+    Ready,
+    /// It does not run; why.
+    Down(String),
+}
+
+impl Status {
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::Starting => "starting".to_owned(),
+            Self::Ready => "ready".to_owned(),
+            Self::Down(why) => format!("down: {why}"),
+        }
+    }
+}
+
+/// What a server reports, and where it goes.
+pub(crate) struct UpstreamEvents {
+    /// Rung when the tools or the status of a server have changed.
+    pub(crate) changed: Notify,
+    /// Questions that a server asks outside of a call.
+    pub(crate) elicitations: Arc<ElicitationRouter>,
+    pub(crate) secrets: Secrets,
+}
+
+/// What is known of a server at one moment. All of it changes together, and only its
+/// supervisor changes it.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) status: Status,
+    pub(crate) peer: Option<Peer<RoleClient>>,
+    pub(crate) tools: Arc<Vec<UpstreamTool>>,
+    pub(crate) instructions: Option<String>,
+    /// Why the server last went away.
+    lost: Option<String>,
+}
+
+/// A server, whether it runs or not.
+pub(crate) struct Upstream {
+    pub(crate) config: ServerConfig,
+    state: watch::Sender<State>,
+    /// Rung when a call waits for the server.
+    wanted: Notify,
+    relist: Arc<Notify>,
+    /// Rung when the server must be started again.
+    restart: Notify,
+    /// Calls in a row that timed out.
+    timeouts: AtomicU32,
+    events: Arc<UpstreamEvents>,
+}
+
+impl Upstream {
+    pub(crate) fn new(config: ServerConfig, events: Arc<UpstreamEvents>) -> Arc<Self> {
+        let status = match &config.unusable {
+            Some(why) => Status::Down(why.clone()),
+            None => Status::Starting,
+        };
+        Arc::new(Self {
+            config,
+            state: watch::Sender::new(State {
+                status,
+                peer: None,
+                tools: Arc::default(),
+                instructions: None,
+                lost: None,
+            }),
+            wanted: Notify::new(),
+            relist: Arc::new(Notify::new()),
+            restart: Notify::new(),
+            timeouts: AtomicU32::new(0),
+            events,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// What is known of the server now.
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.state.borrow().status.clone()
+    }
+
+    pub(crate) fn peer(&self) -> Option<Peer<RoleClient>> {
+        self.state.borrow().peer.clone()
+    }
+
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        self.state.send_modify(change);
+        self.events.changed.notify_one();
+    }
+
+    /// Completes when the server is no longer starting.
+    pub(crate) async fn started(&self) {
+        self.until(|state| state.status != Status::Starting).await;
+    }
+
+    /// Waits until the state is as wanted.
+    async fn until(&self, is_wanted: impl FnMut(&State) -> bool) {
+        let mut state = self.state.subscribe();
+        // The sender is in `self`, so there is no error.
+        let _ = state.wait_for(is_wanted).await;
+    }
+}

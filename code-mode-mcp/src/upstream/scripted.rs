@@ -1,0 +1,150 @@
+//! A server for tests: a script at the other end of a stream in memory.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
+
+use crate::audit::AuditLog;
+use crate::broker::Broker;
+use crate::config::{CALL, STARTUP, ServerConfig, Transport};
+use crate::policy::Policy;
+use crate::secrets::Secrets;
+
+/// What a script does with a call.
+pub(crate) enum Reply {
+    /// A result.
+    Result(Value),
+    /// A JSON-RPC error.
+    Error(Value),
+    /// No answer.
+    Silence,
+    /// The server closes its streams.
+    Close,
+}
+
+type Calls = dyn Fn(&str, &Value) -> Reply + Send + Sync;
+
+/// A server with these tools, and what it does with a call.
+#[derive(Clone)]
+pub(crate) struct Script {
+    tools: Value,
+    calls: Arc<Calls>,
+    /// Every message that came, in order.
+    pub(crate) received: Arc<Mutex<Vec<Value>>>,
+}
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Script")
+    }
+}
+
+/// The result of a call that has one text.
+pub(crate) fn text(text: &str) -> Reply {
+    Reply::Result(json!({"content": [{"type": "text", "text": text}]}))
+}
+
+impl Script {
+    pub(crate) fn new(
+        tools: Value,
+        calls: impl Fn(&str, &Value) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            tools,
+            calls: Arc::new(calls),
+            received: Arc::default(),
+        }
+    }
+
+    /// A server with these tools that answers each call with the tool's name.
+    pub(crate) fn echo(tools: &[&str]) -> Self {
+        let tools: Vec<Value> = tools.iter().map(|name| json!({"name": name})).collect();
+        Self::new(Value::from(tools), |tool, _| text(tool))
+    }
+
+    /// The messages of a method that came.
+    pub(crate) fn received(&self, method: &str) -> Vec<Value> {
+        let received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_method = received
+            .iter()
+            .filter(|message| message["method"] == method);
+        of_method.cloned().collect()
+    }
+
+    /// Begins one life of the server; returns the client's end.
+    pub(crate) fn start(&self) -> DuplexStream {
+        let (client, server) = tokio::io::duplex(1 << 20);
+        tokio::spawn(self.clone().live(server));
+        client
+    }
+
+    async fn live(self, stream: DuplexStream) {
+        let (read, mut write) = tokio::io::split(stream);
+        let mut lines = BufReader::new(read).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let message: Value = serde_json::from_str(&line).expect("the client sends JSON");
+            let reply = self.reply(&message);
+            self.received
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(message.clone());
+            let id = &message["id"];
+            let line = match reply {
+                Reply::Result(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
+                Reply::Error(error) => json!({"jsonrpc": "2.0", "id": id, "error": error}),
+                Reply::Silence => continue,
+                Reply::Close => return,
+            };
+            let _ = write.write_all(format!("{line}\n").as_bytes()).await;
+        }
+    }
+
+    fn reply(&self, message: &Value) -> Reply {
+        match message["method"].as_str() {
+            Some("initialize") => Reply::Result(json!({
+                "protocolVersion": "2025-06-18",
+                "capabilities": {"tools": {"listChanged": true}},
+                "serverInfo": {"name": "scripted", "version": "1"},
+            })),
+            Some("tools/list") => Reply::Result(json!({"tools": self.tools})),
+            Some("tools/call") => {
+                let tool = message["params"]["name"].as_str().expect("a name");
+                (self.calls)(tool, &message["params"]["arguments"])
+            }
+            _ => Reply::Silence,
+        }
+    }
+
+    pub(crate) fn server(&self, name: &str) -> ServerConfig {
+        ServerConfig {
+            name: name.to_owned(),
+            transport: Transport::Memory(self.clone()),
+            startup_timeout: STARTUP,
+            call_timeout: CALL,
+            enabled_tools: None,
+            disabled_tools: Vec::new(),
+            unusable: None,
+        }
+    }
+
+    pub(crate) fn server_with_timeout(&self, name: &str, call: Duration) -> ServerConfig {
+        ServerConfig {
+            call_timeout: call,
+            ..self.server(name)
+        }
+    }
+}
+
+/// A broker of these servers, which have started.
+pub(crate) async fn broker(
+    servers: Vec<ServerConfig>,
+    policy: &str,
+    audit: Option<AuditLog>,
+) -> Arc<Broker> {
+    let policy: Policy = serde_json::from_str(policy).expect("a policy");
+    let broker = Broker::of(servers, policy, Secrets::default(), 4000, audit);
+    broker.all_started().await;
+    broker
+}

@@ -1,0 +1,214 @@
+//! The supervisor of one server: started, listed, started again when it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rmcp::RoleClient;
+use rmcp::model::{ProtocolVersion, SubscriptionFilter};
+use rmcp::service::{Peer, RunningServiceCancellationToken};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::connect::{Client, connect, end, ended_how};
+use super::error::Retry;
+use super::listing::list;
+use super::transport::ServerProcess;
+use super::{Status, Upstream};
+
+/// Lists are requested no more often.
+const LIST_EVERY: Duration = Duration::from_secs(1);
+/// A server that lived this long is started again at once.
+const LIVED_LONG: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE_NOT_FOUND: Duration = Duration::from_secs(60);
+
+/// How one life of a server ended.
+struct Ended {
+    why: String,
+    retry: Retry,
+}
+
+impl Ended {
+    fn soon(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            retry: Retry::Soon,
+        }
+    }
+
+    /// The gateway shuts down.
+    fn for_good() -> Self {
+        Self {
+            why: String::new(),
+            retry: Retry::Never,
+        }
+    }
+}
+
+impl Upstream {
+    /// Keeps the server running until `shutdown`.
+    pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        if self.config.unusable.is_some() {
+            return;
+        }
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let began = Instant::now();
+            let ended = self.run_once(&shutdown).await;
+            if shutdown.is_cancelled() {
+                return;
+            }
+            let why = self.events.secrets.hide(&ended.why);
+            let is_news = self.status() != Status::Down(why.clone());
+            if is_news {
+                tracing::warn!(server = %self.config.name, "an MCP server is down: {why}");
+            }
+            self.set(|state| {
+                state.peer = None;
+                state.lost = Some(why.clone());
+                state.status = Status::Down(why);
+            });
+            let longest = match ended.retry {
+                Retry::Never => {
+                    shutdown.cancelled().await;
+                    return;
+                }
+                Retry::Soon => LONGEST_PAUSE,
+                Retry::Rarely => LONGEST_PAUSE_NOT_FOUND,
+            };
+            let wait = match began.elapsed() >= LIVED_LONG {
+                true => {
+                    pause = FIRST_PAUSE;
+                    Duration::ZERO
+                }
+                false => {
+                    let wait = pause.mul_f64(0.8 + 0.4 * rand::random::<f64>());
+                    pause = (pause * 2).min(longest);
+                    wait
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                // A call that waits for the server need not wait for the pause.
+                () = self.wanted.notified() => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    /// One life of the server.
+    async fn run_once(&self, shutdown: &CancellationToken) -> Ended {
+        let client = Client {
+            name: self.config.name.clone(),
+            relist: self.relist.clone(),
+            events: self.events.clone(),
+        };
+        let connected = tokio::select! {
+            connected = connect(&self.config, client) => connected,
+            () = shutdown.cancelled() => return Ended::for_good(),
+        };
+        let (running, process) = match connected {
+            Ok(connected) => connected,
+            Err(error) => {
+                return Ended {
+                    why: error.to_string(),
+                    retry: error.retry(),
+                };
+            }
+        };
+        let peer = running.peer().clone();
+        let instructions = instructions_of(&peer).map(|text| self.events.secrets.hide(&text));
+        let tools = match list(&peer, &self.config, &self.events.secrets).await {
+            Ok(tools) => tools,
+            Err(error) => {
+                end(running, process).await;
+                return Ended::soon(error.to_string());
+            }
+        };
+        self.set(|state| {
+            state.status = Status::Ready;
+            state.peer = Some(peer.clone());
+            state.tools = Arc::new(tools);
+            state.instructions = instructions;
+        });
+        self.timeouts.store(0, Ordering::Relaxed);
+        let stop = running.cancellation_token();
+        let waiting = running.waiting();
+        tokio::pin!(waiting);
+        let mut changes = self.listen(&peer);
+        loop {
+            tokio::select! {
+                _ = &mut waiting => {
+                    let why = match process {
+                        Some(process) => ended_how(process).await,
+                        None => "the connection was lost".to_owned(),
+                    };
+                    return Ended::soon(why);
+                }
+                () = shutdown.cancelled() => {
+                    stop_all(stop, waiting.as_mut(), process).await;
+                    return Ended::for_good();
+                }
+                () = self.restart.notified() => {
+                    stop_all(stop, waiting.as_mut(), process).await;
+                    return Ended::soon("it did not answer");
+                }
+                () = self.relist.notified() => {}
+                Some(()) = changes.recv() => {}
+            }
+            tokio::time::sleep(LIST_EVERY).await;
+            match list(&peer, &self.config, &self.events.secrets).await {
+                Ok(tools) => self.set(|state| state.tools = Arc::new(tools)),
+                Err(error) => {
+                    tracing::warn!(server = %self.config.name, "its tools cannot be listed again: {error}")
+                }
+            }
+        }
+    }
+
+    /// Subscribes to changes of the list of tools, where the server has subscriptions.
+    fn listen(&self, peer: &Peer<RoleClient>) -> mpsc::Receiver<()> {
+        let (changed, changes) = mpsc::channel(1);
+        let is_modern = peer.peer_info().is_some_and(|info| {
+            info.protocol_version.as_str() >= ProtocolVersion::V_2026_07_28.as_str()
+        });
+        if is_modern {
+            let peer = peer.clone();
+            tokio::spawn(async move {
+                let mut filter = SubscriptionFilter::default();
+                filter.tools_list_changed = Some(true);
+                if let Ok(mut subscription) = peer.listen(filter).await {
+                    while let Ok(Some(_)) = subscription.next().await {
+                        if changed.send(()).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                // The connection may last longer than the subscription.
+                changed.closed().await;
+            });
+        } else {
+            tokio::spawn(async move { changed.closed().await });
+        }
+        changes
+    }
+}
+
+/// Ends a connection and the program behind it.
+async fn stop_all(
+    stop: RunningServiceCancellationToken,
+    ended: impl Future,
+    process: Option<ServerProcess>,
+) {
+    stop.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
+    if let Some(process) = process {
+        process.end().await;
+    }
+}
+
+fn instructions_of(peer: &Peer<RoleClient>) -> Option<String> {
+    peer.peer_info()?.instructions.clone()
+}

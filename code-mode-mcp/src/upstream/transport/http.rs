@@ -1,0 +1,66 @@
+//! Streamable HTTP, and what every client of HTTP here has in common.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use rmcp::transport::StreamableHttpClientTransport;
+use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
+
+use super::MAX_MESSAGE;
+use crate::upstream::error::{ConnectError, HeaderError};
+
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Requests that run at once.
+const MAX_REQUESTS: usize = 256;
+
+pub(crate) type StreamableHttp = StreamableHttpClientTransport<reqwest::Client>;
+
+/// A client for HTTP that keeps credentials to the address they were given for.
+pub(super) fn http_client() -> Result<reqwest::Client, ConnectError> {
+    code_mode_system::prepare_http_clients();
+    let same_origin = reqwest::redirect::Policy::custom(|attempt| {
+        let from = attempt.previous().last().map(url::Url::origin);
+        match from == Some(attempt.url().origin()) && attempt.previous().len() < 5 {
+            true => attempt.follow(),
+            false => attempt.error("a redirect to another origin"),
+        }
+    });
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT)
+        .redirect(same_origin)
+        .build()
+        .map_err(ConnectError::Client)
+}
+
+/// The transport to an address.
+pub(crate) fn streamable_http(
+    url: &str,
+    headers: &BTreeMap<String, String>,
+) -> Result<StreamableHttp, ConnectError> {
+    let config = StreamableHttpClientTransportConfig::with_uri(url)
+        .max_sse_event_size(MAX_MESSAGE)
+        .max_json_response_size(MAX_MESSAGE)
+        .max_concurrent_requests(MAX_REQUESTS)
+        // A call is not sent again on a new session: it may have run.
+        .reinit_on_expired_session(false)
+        .custom_headers(header_map(headers)?);
+    let client = http_client()?;
+    Ok(StreamableHttpClientTransport::with_client(client, config))
+}
+
+/// Headers of a configuration.
+pub(super) fn header_map(
+    headers: &BTreeMap<String, String>,
+) -> Result<HashMap<HeaderName, HeaderValue>, HeaderError> {
+    let mut map = HashMap::new();
+    for (name, value) in headers {
+        let header: HeaderName = name.parse().map_err(|_| HeaderError::Name(name.clone()))?;
+        let mut value =
+            HeaderValue::from_str(value).map_err(|_| HeaderError::Value(header.to_string()))?;
+        value.set_sensitive(true);
+        map.insert(header, value);
+    }
+    Ok(map)
+}

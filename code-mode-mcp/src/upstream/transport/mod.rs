@@ -1,0 +1,11 @@
+//! How messages get to a server and back.
+
+mod http;
+mod lines;
+mod process;
+mod sse;
+
+pub(crate) use http::streamable_http;
+pub(crate) use lines::{Lines, MAX_MESSAGE};
+pub(crate) use process::{Era, Probed, ServerProcess, StartError, probe};
+pub(crate) use sse::{SseError, connect as connect_sse};

@@ -1,0 +1,232 @@
+//! A server that is a program on this machine: its process, and its two pipes.
+
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use code_mode_system::{Processes, inherited_environment};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
+
+use crate::config::{MARKER, ServerConfig, Transport};
+use crate::secrets::Secrets;
+use crate::texts;
+
+/// How long a server may take to say which revisions it speaks.
+const PROBE: Duration = Duration::from_secs(3);
+/// How much it may say before that.
+const PROBE_BYTES: usize = 1 << 20;
+const PROBE_ID: &str = "code-mode-probe";
+/// How much of a server's standard error is kept.
+const STDERR: usize = 2048;
+/// How long a server may take for each step of its end.
+const STEP: Duration = Duration::from_secs(1);
+
+/// Which lifecycle a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Era {
+    /// `initialize`, up to 2025-11-25.
+    Legacy,
+    /// Requests that stand alone, from 2026-07-28 on.
+    Modern,
+}
+
+/// A server's process.
+pub(crate) struct ServerProcess {
+    processes: Processes,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    secrets: Secrets,
+    /// Done when the program, and what it started, have closed their standard error.
+    stderr_read: Option<JoinHandle<()>>,
+}
+
+/// Why a server's program does not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// There is no such program.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// It cannot be started.
+    #[error("cannot be started: {0}")]
+    Spawn(std::io::Error),
+}
+
+impl ServerProcess {
+    /// Starts a server's program; returns its streams.
+    pub(crate) fn start(
+        server: &ServerConfig,
+        secrets: &Secrets,
+    ) -> Result<(Self, ChildStdin, BufReader<ChildStdout>), StartError> {
+        let Transport::Stdio {
+            command,
+            args,
+            env,
+            cwd,
+        } = &server.transport
+        else {
+            return Err(StartError::NotFound("it is no program".to_owned()));
+        };
+        let mut program = Command::new(command);
+        program
+            .args(args)
+            .env_clear()
+            .envs(inherited_environment())
+            .envs(env)
+            .env(MARKER, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(cwd) = cwd {
+            program.current_dir(cwd);
+        }
+        let mut processes = Processes::start(program).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => StartError::NotFound(secrets.hide(command)),
+            _ => StartError::Spawn(error),
+        })?;
+        let (Some(stdin), Some(stdout), stderr) = processes.streams() else {
+            let error = std::io::Error::other("its streams are missing");
+            return Err(StartError::Spawn(error));
+        };
+        let kept = Arc::default();
+        let stderr_read = stderr.map(|stderr| tokio::spawn(keep_end(stderr, Arc::clone(&kept))));
+        let process = Self {
+            processes,
+            stderr: kept,
+            secrets: secrets.clone(),
+            stderr_read,
+        };
+        Ok((process, stdin, BufReader::new(stdout)))
+    }
+
+    /// What the server last wrote to its standard error, on one line.
+    pub(crate) fn last_words(&self) -> String {
+        let kept = self.stderr.lock().unwrap_or_else(|e| e.into_inner());
+        // Hidden before it is cut, so that no half of a secret is left.
+        let text = self.secrets.hide(&String::from_utf8_lossy(&kept));
+        let from = text.ceil_char_boundary(text.len().saturating_sub(STDERR));
+        let lines = text[from..].lines().map(|line| texts::line(line, STDERR));
+        let lines = lines.filter(|line| !line.is_empty());
+        lines.collect::<Vec<_>>().join(" | ")
+    }
+
+    /// Waits for the program's end, and for what it last said.
+    pub(crate) async fn ended(&mut self) -> Option<ExitStatus> {
+        /// Another process may hold the stream open.
+        const LAST_WORDS: Duration = Duration::from_millis(300);
+        let status = self.processes.wait().await.ok();
+        if let Some(read) = self.stderr_read.take() {
+            let _ = tokio::time::timeout(LAST_WORDS, read).await;
+        }
+        status
+    }
+
+    /// Ends the program, whose standard input was closed: it has some time, is asked,
+    /// has some time again, and is ended.
+    pub(crate) async fn end(mut self) {
+        if tokio::time::timeout(STEP, self.processes.wait())
+            .await
+            .is_ok()
+        {
+            return;
+        }
+        self.processes.ask_to_end();
+        // Dropped after that, it is ended.
+        let _ = tokio::time::timeout(STEP, self.processes.wait()).await;
+    }
+}
+
+/// Reads a stream to its end and keeps the last of it.
+async fn keep_end(mut stream: impl AsyncRead + Unpin, kept: Arc<Mutex<Vec<u8>>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        let mut kept = kept.lock().unwrap_or_else(|e| e.into_inner());
+        kept.extend_from_slice(&buffer[..read]);
+        let excess = kept.len().saturating_sub(4 * STDERR);
+        kept.drain(..excess);
+    }
+}
+
+/// What a probe found.
+pub(crate) enum Probed {
+    /// The era; and what of the next message was read already.
+    Speaks(Era, Vec<u8>),
+    /// The server ended, or cannot be written to.
+    Ended,
+}
+
+/// Asks a server which revisions it speaks.
+pub(crate) async fn probe(stdin: &mut ChildStdin, stdout: &mut BufReader<ChildStdout>) -> Probed {
+    let request = json!({
+        "jsonrpc": "2.0",
+        "id": PROBE_ID,
+        "method": "server/discover",
+        "params": {"_meta": {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {},
+            "io.modelcontextprotocol/clientInfo": {
+                "name": "code-mode", "version": env!("CARGO_PKG_VERSION"),
+            },
+        }},
+    });
+    let line = format!("{request}\n");
+    if stdin.write_all(line.as_bytes()).await.is_err() || stdin.flush().await.is_err() {
+        return Probed::Ended;
+    }
+    let mut read = 0;
+    let mut line = Vec::new();
+    let until = tokio::time::Instant::now() + PROBE;
+    loop {
+        let more = tokio::time::timeout_at(until, stdout.read_until(b'\n', &mut line));
+        match more.await {
+            // What has come of a line is not lost.
+            Err(_) => return Probed::Speaks(Era::Legacy, line),
+            Ok(Err(_) | Ok(0)) => return Probed::Ended,
+            Ok(Ok(bytes)) => read += bytes,
+        }
+        if let Some(era) = era_of(&line) {
+            return Probed::Speaks(era, Vec::new());
+        }
+        line.clear();
+        if read > PROBE_BYTES {
+            return Probed::Speaks(Era::Legacy, Vec::new());
+        }
+    }
+}
+
+/// What the answer to a probe says; `None` where the line is no answer to it.
+fn era_of(line: &[u8]) -> Option<Era> {
+    /// The version is not spoken; the answer says which are.
+    const OTHER_VERSION: i64 = -32022;
+    let message: Value = serde_json::from_slice(line).ok()?;
+    if message.get("id")? != PROBE_ID {
+        return None;
+    }
+    let discovered = message.pointer("/result/supportedVersions").is_some();
+    let other = message.pointer("/error/code").and_then(Value::as_i64) == Some(OTHER_VERSION);
+    Some(match discovered || other {
+        true => Era::Modern,
+        false => Era::Legacy,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_answer_to_the_probe_tells_the_era() {
+        let era = |line: &str| era_of(line.as_bytes());
+        assert_eq!(era("garbage"), None);
+        assert_eq!(era(r#"{"method": "notifications/message"}"#), None);
+        assert_eq!(era(r#"{"id": 1, "result": {}}"#), None);
+        let answer = |rest: &str| era(&format!(r#"{{"id": "{PROBE_ID}", {rest}}}"#));
+        assert_eq!(
+            answer(r#""result": {"supportedVersions": []}"#),
+            Some(Era::Modern)
+        );
+        assert_eq!(answer(r#""error": {"code": -32022}"#), Some(Era::Modern));
+        assert_eq!(answer(r#""error": {"code": -32601}"#), Some(Era::Legacy));
+    }
+}

@@ -1,0 +1,126 @@
+//! The transport with two addresses, of the protocol's first revision: a stream of
+//! server-sent events, whose first names the address to post to. Some servers keep it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use rmcp::RoleClient;
+use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
+use rmcp::transport::Transport;
+use sse_stream::{Sse, SseStream};
+
+use super::http::{header_map, http_client};
+use crate::upstream::error::{ConnectError, HttpFailure};
+
+/// How long the stream may take to name its second address.
+const ENDPOINT: Duration = Duration::from_secs(10);
+/// Why a message could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SseError {
+    #[error("the message cannot be encoded: {0}")]
+    Encode(#[source] serde_json::Error),
+    #[error("the message could not be posted: {0}")]
+    Post(#[source] reqwest::Error),
+    #[error("the server answered the message with status {0}")]
+    Status(u16),
+}
+
+pub(crate) struct SseTransport {
+    client: reqwest::Client,
+    endpoint: url::Url,
+    headers: http::HeaderMap,
+    events: BoxStream<'static, Sse>,
+}
+
+/// Opens the stream and waits for the second address.
+pub(crate) async fn connect(
+    url: &str,
+    headers: &BTreeMap<String, String>,
+) -> Result<SseTransport, ConnectError> {
+    let client = http_client()?;
+    let headers: http::HeaderMap = header_map(headers)?.into_iter().collect();
+    let opened = client
+        .get(url)
+        .headers(headers.clone())
+        .header(http::header::ACCEPT, "text/event-stream")
+        .send();
+    let opened = opened
+        .await
+        .map_err(|error| HttpFailure::of_reqwest(&error))?;
+    match opened.status().as_u16() {
+        200 => {}
+        status @ (401 | 403) => return Err(HttpFailure::Unauthorized(status).into()),
+        status => return Err(HttpFailure::Status(status).into()),
+    }
+    let base = opened.url().clone();
+    let events = SseStream::from_bytes_stream(opened.bytes_stream());
+    let mut events = events.filter_map(async |event| event.ok()).boxed();
+    let endpoint = async {
+        while let Some(event) = events.next().await {
+            if event.event.as_deref() == Some("endpoint") {
+                return event.data;
+            }
+        }
+        None
+    };
+    let endpoint = tokio::time::timeout(ENDPOINT, endpoint)
+        .await
+        .ok()
+        .flatten()
+        .ok_or(ConnectError::NoEndpoint)?;
+    let endpoint = base
+        .join(endpoint.trim())
+        .map_err(ConnectError::BadEndpoint)?;
+    if endpoint.origin() != base.origin() {
+        return Err(ConnectError::ForeignEndpoint);
+    }
+    Ok(SseTransport {
+        client,
+        endpoint,
+        headers,
+        events,
+    })
+}
+
+impl Transport<RoleClient> for SseTransport {
+    type Error = SseError;
+
+    fn send(
+        &mut self,
+        item: TxJsonRpcMessage<RoleClient>,
+    ) -> impl Future<Output = Result<(), SseError>> + Send + 'static {
+        let body = serde_json::to_vec(&item);
+        let post = self
+            .client
+            .post(self.endpoint.clone())
+            .headers(self.headers.clone())
+            .header(http::header::CONTENT_TYPE, "application/json");
+        async move {
+            let body = body.map_err(SseError::Encode)?;
+            let sent = post.body(body).send().await;
+            let answer = sent.map_err(|error| SseError::Post(error.without_url()))?;
+            match answer.status() {
+                status if status.is_success() => Ok(()),
+                status => Err(SseError::Status(status.as_u16())),
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleClient>> {
+        loop {
+            let event = self.events.next().await?;
+            let data = event.data.unwrap_or_default();
+            // What is no message is skipped, as on the other transports.
+            if let Ok(message) = serde_json::from_str(&data) {
+                return Some(message);
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), SseError> {
+        self.events = futures::stream::empty().boxed();
+        Ok(())
+    }
+}

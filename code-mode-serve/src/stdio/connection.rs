@@ -1,0 +1,386 @@
+//! A connection: handshake, requests, answers.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use code_mode_host::{CellId, ExecuteRequest, Limits, Provider, SessionError, SessionOptions};
+use code_mode_protocol::wire::frame;
+use code_mode_protocol::wire::stdio::{
+    CellExecutionLimits, ClientMessage, MAX_FRAME_BYTES, MessageError, Operation, OutputTruncation,
+    Value,
+};
+use futures::StreamExt;
+use tokio_util::codec::FramedRead;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, Span};
+
+use super::delegate::{Callbacks, SessionDelegate};
+use super::handshake;
+use super::outbound::ToClient;
+use super::session::{Request, StdioSession};
+use crate::core::{Budget, Cells, Observations, Tokens, TruncatedBy, session_limits};
+use code_mode_system::standard_streams;
+
+use crate::Telemetry;
+
+/// How long a client that has closed its side may take to read the rest.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Callbacks without an answer, with and without `delegate-capacity-4096`.
+const LARGE_CAPACITY: usize = 4096;
+const CAPACITY: usize = 128;
+
+/// Why a connection of the stdio wire ended before its client left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A frame cannot be read, or is too large.
+    #[error("cannot read from the client: {0}")]
+    Frame(#[source] std::io::Error),
+    /// A frame is not a message of the wire.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// The client sent `connection/hello` twice.
+    #[error("a second connection/hello")]
+    SecondHello,
+    /// The client used a request id twice.
+    #[error("request id {0} was used before")]
+    RepeatedId(u64),
+    /// The definitions in an execute are not tool definitions.
+    #[error("the tool definitions are not valid: {0}")]
+    Tools(#[source] serde_json::Error),
+}
+
+/// Serves the client on standard input and output until it goes away, then ends every
+/// process. `limits` bounds what the client may ask for. Must be called within a tokio
+/// runtime with I/O and time.
+///
+/// # Errors
+/// [`ServeError`] where the client breaks the rules of the wire.
+pub async fn serve(
+    provider: Arc<Provider>,
+    limits: Limits,
+    telemetry: Arc<dyn Telemetry>,
+) -> Result<(), ServeError> {
+    let served = converse(provider.clone(), limits, telemetry).await;
+    provider.shutdown().await;
+    served
+}
+
+async fn converse(
+    provider: Arc<Provider>,
+    limits: Limits,
+    telemetry: Arc<dyn Telemetry>,
+) -> Result<(), ServeError> {
+    let (reader, writer) = standard_streams();
+    let mut frames = FramedRead::new(reader, frame::codec(MAX_FRAME_BYTES));
+    let (client, writing) = ToClient::new(writer);
+    let mut written = tokio::spawn(writing);
+    let capabilities = match frames.next().await {
+        None => return Ok(()),
+        Some(first) => {
+            let first = first.map_err(ServeError::Frame)?;
+            let (message, capabilities) = handshake::answer(&first).map_err(ServeError::Message)?;
+            client.send(message);
+            capabilities
+        }
+    };
+    let Some(capabilities) = capabilities else {
+        drop(client);
+        let _ = written.await;
+        return Ok(());
+    };
+    let capacity = if capabilities.large_delegate {
+        LARGE_CAPACITY
+    } else {
+        CAPACITY
+    };
+    let mut connection = Connection {
+        provider,
+        limits,
+        telemetry,
+        callbacks: Arc::new(Callbacks::new(client.clone(), capacity)),
+        client,
+        sessions: HashMap::new(),
+        closing: Closing::default(),
+        request_ids: RequestIds::default(),
+        observations: Arc::default(),
+        tasks: TaskTracker::new(),
+    };
+    let ended = loop {
+        match frames.next().await {
+            None => break Ok(()),
+            Some(Err(error)) => break Err(ServeError::Frame(error)),
+            Some(Ok(content)) => {
+                if let Err(broken) = connection.receive(&content) {
+                    break Err(broken);
+                }
+            }
+        }
+    };
+    // The end of the input ends every session. What was said before is still
+    // written, as far as the client takes it; what the sessions say of their end
+    // is for nobody.
+    connection.client.close();
+    let _ = tokio::time::timeout(LAST_WORDS, &mut written).await;
+    ended
+}
+
+/// Sessions whose shutdown was asked for and is not over.
+#[derive(Clone, Default)]
+struct Closing(Arc<Mutex<HashSet<String>>>);
+
+impl Closing {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The request ids that were used: all from 1 up to one, which is all of them
+/// for a client that counts, and single ones beside those.
+struct RequestIds {
+    next: u64,
+    others: HashSet<u64>,
+}
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        Self {
+            next: 1,
+            others: HashSet::new(),
+        }
+    }
+}
+
+impl RequestIds {
+    fn is_new(&mut self, id: u64) -> bool {
+        if (1..self.next).contains(&id) || !self.others.insert(id) {
+            return false;
+        }
+        while self.others.remove(&self.next) {
+            self.next += 1;
+        }
+        true
+    }
+}
+
+struct Connection {
+    provider: Arc<Provider>,
+    telemetry: Arc<dyn Telemetry>,
+    limits: Limits,
+    client: ToClient,
+    callbacks: Arc<Callbacks>,
+    sessions: HashMap<String, StdioSession>,
+    closing: Closing,
+    request_ids: RequestIds,
+    /// Observations that can be ended, by the ids of their requests.
+    observations: Arc<Mutex<Observations<u64>>>,
+    tasks: TaskTracker,
+}
+
+impl Connection {
+    fn observations(&self) -> MutexGuard<'_, Observations<u64>> {
+        self.observations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in one frame. It never waits: what takes time runs in a task.
+    fn receive(&mut self, content: &[u8]) -> Result<(), ServeError> {
+        match ClientMessage::parse(content)? {
+            ClientMessage::Hello(_) => return Err(ServeError::SecondHello),
+            ClientMessage::Request { id, operation } => {
+                if !self.request_ids.is_new(id) {
+                    return Err(ServeError::RepeatedId(id));
+                }
+                self.request(id, operation)?;
+            }
+            ClientMessage::Yield { id } => {
+                if let Some(tokens) = self.observations().begun(&id) {
+                    tokens.yield_now.cancel();
+                }
+            }
+            ClientMessage::Cancel { id } => {
+                if let Some(tokens) = self.observations().begun(&id) {
+                    tokens.cancel.cancel();
+                }
+            }
+            ClientMessage::DelegateResponse { id, answer } => {
+                self.callbacks.answered(id, answer);
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, id: u64, operation: Operation<'_>) -> Result<(), ServeError> {
+        let client = self.client.clone();
+        let new = |budget| Request::new(id, client, budget);
+        let observations = &self.observations;
+        let span = |kind, session: &str, call: Option<&str>| {
+            tracing::info_span!(
+                parent: None,
+                "code_mode_host.request",
+                "request.kind" = kind,
+                "request.id" = id,
+                "session.id" = session,
+                call_id = call,
+            )
+        };
+        match operation {
+            Operation::Open {
+                session_id,
+                limits,
+                output_truncation,
+            } => {
+                let truncated_by = match output_truncation {
+                    Some(OutputTruncation::Server) => TruncatedBy::Server,
+                    Some(OutputTruncation::Client) | None => TruncatedBy::Client,
+                };
+                let span = span("session/open", &session_id, None);
+                self.open(
+                    new(Budget::default()),
+                    session_id,
+                    limits,
+                    truncated_by,
+                    span,
+                );
+            }
+            Operation::Execute {
+                session_id,
+                tool_call_id,
+                enabled_tools,
+                source,
+                yield_time,
+                max_output_tokens,
+            } => match self.sessions.get_mut(&session_id) {
+                Some(session) => {
+                    let request =
+                        new(session.budget(max_output_tokens)).observing(begun(observations, id));
+                    let tools = session.tools(enabled_tools).map_err(ServeError::Tools)?;
+                    let span = span("session/execute", &session_id, Some(&tool_call_id));
+                    let mut execute = ExecuteRequest::new(tool_call_id, source).tools(tools);
+                    execute.traceparent = span.in_scope(|| self.telemetry.traceparent());
+                    let run = session.execute(request, execute, yield_time);
+                    self.observe(id, run.instrument(span));
+                }
+                None => new(Budget::default()).respond(Err(unknown(&session_id))),
+            },
+            Operation::Wait {
+                session_id,
+                cell_id,
+                yield_time,
+                max_output_tokens,
+            } => match self.sessions.get(&session_id) {
+                Some(session) => {
+                    let request =
+                        new(session.budget(max_output_tokens)).observing(begun(observations, id));
+                    let span = span("session/wait", &session_id, None);
+                    let cell_id = named(cell_id)?;
+                    let run = session.wait(request, cell_id, yield_time);
+                    self.observe(id, run.instrument(span));
+                }
+                None => new(Budget::default()).respond(Err(unknown(&session_id))),
+            },
+            Operation::Terminate {
+                session_id,
+                cell_id,
+                max_output_tokens,
+            } => match self.sessions.get(&session_id) {
+                Some(session) => {
+                    let request =
+                        new(session.budget(max_output_tokens)).observing(begun(observations, id));
+                    let span = span("session/terminate", &session_id, None);
+                    let cell_id = named(cell_id)?;
+                    let run = session.terminate(request, cell_id);
+                    self.observe(id, run.instrument(span));
+                }
+                None => new(Budget::default()).respond(Err(unknown(&session_id))),
+            },
+            Operation::Shutdown { session_id } => {
+                let request = new(Budget::default());
+                let Some(session) = self.sessions.remove(&session_id) else {
+                    request.respond(Err(unknown(&session_id)));
+                    return Ok(());
+                };
+                self.closing.lock().insert(session_id.clone());
+                let closing = self.closing.clone();
+                let span = span("session/shutdown", &session_id, None);
+                self.tasks.spawn(async move {
+                    session.gone.cancel();
+                    if let Ok(session) = session.opening.await {
+                        session.shutdown().instrument(span).await;
+                    }
+                    // Locked until it is said: what is opened now is another session.
+                    let mut closing = closing.lock();
+                    closing.remove(&session_id);
+                    request.respond(Ok::<_, SessionError>(Value::SessionClosed { session_id }));
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a request that can be yielded or cancelled.
+    fn observe(&self, id: u64, run: impl Future<Output = ()> + Send + 'static) {
+        let observations = self.observations.clone();
+        self.tasks.spawn(async move {
+            run.await;
+            let mut observations = observations.lock().unwrap_or_else(PoisonError::into_inner);
+            observations.forget(&id);
+        });
+    }
+
+    fn open(
+        &mut self,
+        request: Request,
+        session_id: String,
+        asked: CellExecutionLimits,
+        truncated_by: TruncatedBy,
+        span: Span,
+    ) {
+        let known = self.sessions.get(&session_id);
+        let is_closing = self.closing.lock().contains(&session_id);
+        if is_closing || known.is_some_and(|known| !matches!(known.opening.peek(), Some(Err(_)))) {
+            let error = format!("code-mode session ID `{session_id}` is already open");
+            return request.respond(Err(error));
+        }
+        let limits = session_limits(
+            &self.limits,
+            asked.max_heap_size_bytes,
+            asked.max_yield_time_ms,
+        );
+        let (cells, gone) = (Cells::default(), CancellationToken::new());
+        let delegate = Arc::new(SessionDelegate {
+            session_id: session_id.clone(),
+            callbacks: self.callbacks.clone(),
+            cells: cells.clone(),
+            gone: gone.clone(),
+        });
+        let provider = self.provider.clone();
+        let options = SessionOptions::default().limits(limits);
+        let opening = async move { provider.open_session(delegate, options).await };
+        let opening = opening.instrument(span);
+        let session = StdioSession::new(opening, cells, gone, truncated_by);
+        let opened = session.opening.clone();
+        self.sessions.insert(session_id.clone(), session);
+        self.tasks.spawn(async move {
+            request.respond(opened.await.map(|_| Value::SessionReady { session_id }));
+        });
+    }
+}
+
+/// The tokens of an observation that begins. An id is used once, so they are new.
+fn begun(observations: &Mutex<Observations<u64>>, id: u64) -> Tokens {
+    let mut observations = observations.lock().unwrap_or_else(PoisonError::into_inner);
+    observations.begin(&id).unwrap_or_default()
+}
+
+fn named(cell_id: String) -> Result<CellId, MessageError> {
+    CellId::try_from(cell_id).map_err(|_| MessageError::EmptyId("cell_id"))
+}
+
+fn unknown(session_id: &str) -> String {
+    format!("unknown code-mode session {session_id}")
+}

@@ -1,0 +1,12 @@
+//! `code-mode serve --listen stdio`: the stdio wire, version 1.
+//!
+//! An adapter over the provider: it has no rules of its own for cells, only for
+//! messages.
+
+mod connection;
+mod delegate;
+mod handshake;
+mod outbound;
+mod session;
+
+pub use connection::{ServeError, serve};

@@ -1,0 +1,28 @@
+//! What the programs of this workspace need of the operating system.
+//!
+//! Child processes with everything they start, signals, descriptors, standard streams, and
+//! sockets that belong to one user. This crate knows nothing of cells, sessions or wires.
+
+mod descriptors;
+mod environment;
+mod http_clients;
+mod interrupts;
+mod listener;
+mod name_lookup;
+#[cfg(unix)]
+mod private_socket;
+mod processes;
+mod standard_streams;
+mod tokens;
+
+pub use descriptors::{allow_many, close_inherited_on_exec};
+pub use environment::inherited_environment;
+pub use http_clients::prepare_http_clients;
+pub use interrupts::{Interrupt, Interrupts};
+pub use listener::{Connection, Incoming, Listener};
+pub use name_lookup::prepare_name_lookup;
+#[cfg(unix)]
+pub use private_socket::{is_own, listen, listen_again};
+pub use processes::Processes;
+pub use standard_streams::{output_closed, standard_streams};
+pub use tokens::{TokenFile, TokenFileError};

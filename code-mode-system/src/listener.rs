@@ -1,0 +1,307 @@
+//! Where clients connect: TCP, with TLS where it is wanted, or a socket of one user.
+
+use std::io;
+use std::net::SocketAddr;
+#[cfg(unix)]
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+
+/// Connections that wait in the kernel to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// How long a client may take for the handshake of TLS.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long to wait after an error of `accept`: a machine without descriptors left may have
+/// some again after a while.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener with a bound on its connections. More clients wait in the kernel's queue.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    tls: Option<Tls>,
+    places: Arc<Semaphore>,
+}
+
+#[derive(Clone)]
+struct Tls(TlsAcceptor);
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix {
+        listener: tokio::net::UnixListener,
+        _name: SocketName,
+    },
+}
+
+impl Listener {
+    /// Listens at an address, for at most `max_connections` at once. Must be called within a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// What the system says where the address cannot be bound.
+    pub fn tcp(address: SocketAddr, max_connections: usize) -> io::Result<Self> {
+        let socket = match address.is_ipv4() {
+            true => TcpSocket::new_v4()?,
+            false => TcpSocket::new_v6()?,
+        };
+        // A port is free again with its program. On Windows the option means another thing.
+        #[cfg(unix)]
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self::new(
+            Socket::Tcp(socket.listen(BACKLOG)?),
+            max_connections,
+        ))
+    }
+
+    /// Takes over a listener that was bound before there was a runtime.
+    ///
+    /// # Errors
+    /// What the system says where the listener cannot be made non-blocking.
+    pub fn from_std(listener: std::net::TcpListener, max_connections: usize) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        Ok(Self::new(Socket::Tcp(listener), max_connections))
+    }
+
+    /// Listens on a socket in the file system that this user alone reaches. The name of the
+    /// socket is removed with the listener.
+    ///
+    /// # Errors
+    /// Those of [`listen`](crate::listen).
+    #[cfg(unix)]
+    pub async fn unix(path: &Path, max_connections: usize) -> io::Result<Self> {
+        let listener = crate::listen_again(path).await?;
+        listener.set_nonblocking(true)?;
+        let socket = Socket::Unix {
+            listener: tokio::net::UnixListener::from_std(listener)?,
+            _name: SocketName::of(path),
+        };
+        Ok(Self::new(socket, max_connections))
+    }
+
+    /// There are no sockets in the file system here.
+    ///
+    /// # Errors
+    /// Always [`io::ErrorKind::Unsupported`].
+    #[cfg(not(unix))]
+    pub async fn unix(_: &std::path::Path, _: usize) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn new(socket: Socket, max_connections: usize) -> Self {
+        Self {
+            socket,
+            tls: None,
+            places: Arc::new(Semaphore::new(max_connections)),
+        }
+    }
+
+    /// Sets what speaks TLS with clients over TCP; default nothing.
+    #[must_use]
+    pub fn tls(mut self, acceptor: Option<TlsAcceptor>) -> Self {
+        self.tls = acceptor.map(Tls);
+        self
+    }
+
+    /// The address that was bound; an error for a socket in the file system.
+    ///
+    /// # Errors
+    /// What the system says, and [`io::ErrorKind::Unsupported`].
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr(),
+            #[cfg(unix)]
+            Socket::Unix { .. } => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The next connection, once there is a place for it. Errors are waited out, and reported
+    /// to `on_error`; a connection of another user is closed.
+    pub async fn accept(&self, on_error: impl Fn(&io::Error)) -> Incoming {
+        let place = match self.places.clone().acquire_owned().await {
+            Ok(place) => place,
+            // The semaphore is never closed.
+            Err(_) => std::future::pending().await,
+        };
+        loop {
+            match self.socket.accept().await {
+                Ok(stream) => {
+                    return Incoming {
+                        stream,
+                        tls: self.tls.clone(),
+                        place,
+                    };
+                }
+                Err(error) => {
+                    on_error(&error);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Socket {
+    async fn accept(&self) -> io::Result<Box<dyn Io>> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Small messages must not wait for each other.
+                let _ = stream.set_nodelay(true);
+                Ok(Box::new(stream))
+            }
+            #[cfg(unix)]
+            Self::Unix { listener, .. } => loop {
+                let (stream, _) = listener.accept().await?;
+                if crate::is_own(&stream) {
+                    return Ok(Box::new(stream));
+                }
+            },
+        }
+    }
+}
+
+/// Both directions of a connection.
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// A connection whose client has not said anything yet.
+pub struct Incoming {
+    stream: Box<dyn Io>,
+    tls: Option<Tls>,
+    place: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Incoming")
+    }
+}
+
+impl Incoming {
+    /// Speaks TLS with the client, where the listener does. Call it in a task of its own: a
+    /// slow client must keep nobody else waiting.
+    ///
+    /// # Errors
+    /// What went wrong in the handshake; [`io::ErrorKind::TimedOut`] after 10 s.
+    pub async fn connect(self) -> io::Result<Connection> {
+        let io = match self.tls {
+            None => self.stream,
+            Some(Tls(acceptor)) => {
+                let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(self.stream));
+                Box::new(handshake.await.map_err(|_| io::ErrorKind::TimedOut)??)
+            }
+        };
+        Ok(Connection {
+            io,
+            _place: self.place,
+        })
+    }
+}
+
+/// A connection of a client. It has its place until it is dropped.
+pub struct Connection {
+    io: Box<dyn Io>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+/// The name of a socket, which is removed with its listener, unless it is another file by
+/// then.
+#[cfg(unix)]
+#[derive(Debug)]
+struct SocketName {
+    path: PathBuf,
+    file: Option<(u64, u64)>,
+}
+
+#[cfg(unix)]
+impl SocketName {
+    fn of(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            file: file(path),
+        }
+    }
+}
+
+#[cfg(unix)]
+impl Drop for SocketName {
+    fn drop(&mut self) {
+        if self.file.is_some() && self.file == file(&self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Which file a name stands for.
+#[cfg(unix)]
+fn file(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
