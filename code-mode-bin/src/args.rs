@@ -101,80 +101,71 @@ fn this_program() -> Option<PathBuf> {
     })
 }
 
-/// What a cell may use. An option left out has its default; `code-mode doctor`
-/// lists the values in force.
+/// What a cell may use.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
     /// Memory of one cell
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) max_heap_bytes: Option<usize>,
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_heap_bytes)]
+    max_heap_bytes: usize,
     /// Processor time of one cell (0: no limit)
-    #[arg(long, value_name = "MS")]
-    pub(crate) max_cpu_time_ms: Option<u64>,
+    #[arg(long, value_name = "MS", default_value_t = ms(Limits::default().max_cpu_time))]
+    max_cpu_time_ms: u64,
     /// Time from the start of one cell to its end (0: no limit)
-    #[arg(long, value_name = "MS")]
-    pub(crate) max_wall_time_ms: Option<u64>,
+    #[arg(long, value_name = "MS", default_value_t = ms(Limits::default().max_wall_time))]
+    max_wall_time_ms: u64,
     /// Longest observation (0: no limit)
-    #[arg(long, value_name = "MS")]
-    pub(crate) max_yield_time_ms: Option<u64>,
+    #[arg(long, value_name = "MS", default_value_t = ms(Limits::default().max_yield_time))]
+    max_yield_time_ms: u64,
     /// Output of one cell not yet observed
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) max_output_bytes: Option<usize>,
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_output_bytes)]
+    max_output_bytes: usize,
     /// Live cells of one session
-    #[arg(long, value_name = "N")]
-    pub(crate) max_live_cells: Option<usize>,
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_live_cells)]
+    max_live_cells: usize,
     /// Ended cells of one session whose results nobody has taken
-    #[arg(long, value_name = "N")]
-    pub(crate) max_ended_cells: Option<usize>,
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_ended_cells)]
+    max_ended_cells: usize,
     /// Such results together
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) max_ended_bytes: Option<usize>,
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_ended_bytes)]
+    max_ended_bytes: usize,
     /// Tool calls and notifications of one cell without an answer
-    #[arg(long, value_name = "N")]
-    pub(crate) max_pending_tool_calls: Option<usize>,
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_pending_tool_calls)]
+    max_pending_tool_calls: usize,
     /// Timers of one cell that have not run
-    #[arg(long, value_name = "N")]
-    pub(crate) max_pending_timers: Option<usize>,
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_pending_timers)]
+    max_pending_timers: usize,
     /// Stored values of one session
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) max_stored_bytes: Option<usize>,
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_stored_bytes)]
+    max_stored_bytes: usize,
     /// One source, tool input or tool result
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) max_frame_bytes: Option<usize>,
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_frame_bytes)]
+    max_frame_bytes: usize,
+}
+
+/// A limit on time as an option has it: 0 where there is none.
+fn ms(limit: Option<Duration>) -> u64 {
+    limit.map_or(0, |time| {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 impl LimitArgs {
     /// The limits that the options make.
     pub(crate) fn limits(&self) -> Limits {
-        let mut limits = Limits::default();
-        let time = |limit: &mut Option<Duration>, ms: Option<u64>| match ms {
-            None => {}
-            Some(0) => *limit = None,
-            Some(ms) => *limit = Some(Duration::from_millis(ms)),
-        };
-        time(&mut limits.max_cpu_time, self.max_cpu_time_ms);
-        time(&mut limits.max_wall_time, self.max_wall_time_ms);
-        time(&mut limits.max_yield_time, self.max_yield_time_ms);
-        let number = |limit: &mut usize, asked: Option<usize>| {
-            if let Some(asked) = asked {
-                *limit = asked;
-            }
-        };
-        number(&mut limits.max_heap_bytes, self.max_heap_bytes);
-        number(&mut limits.max_output_bytes, self.max_output_bytes);
-        number(&mut limits.max_live_cells, self.max_live_cells);
-        number(&mut limits.max_ended_cells, self.max_ended_cells);
-        number(&mut limits.max_ended_bytes, self.max_ended_bytes);
-        number(
-            &mut limits.max_pending_tool_calls,
-            self.max_pending_tool_calls,
-        );
-        number(&mut limits.max_pending_timers, self.max_pending_timers);
-        number(&mut limits.max_stored_bytes, self.max_stored_bytes);
-        number(&mut limits.max_frame_bytes, self.max_frame_bytes);
-        limits.max_frame_bytes = limits.max_frame_bytes.min(MAX_FRAME_BYTES / 2);
-        limits.max_output_bytes = limits.max_output_bytes.min(MAX_FRAME_BYTES / 2);
-        limits
+        let time = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
+        Limits::default()
+            .max_heap_bytes(self.max_heap_bytes)
+            .max_cpu_time(time(self.max_cpu_time_ms))
+            .max_wall_time(time(self.max_wall_time_ms))
+            .max_yield_time(time(self.max_yield_time_ms))
+            .max_output_bytes(self.max_output_bytes.min(MAX_FRAME_BYTES / 2))
+            .max_live_cells(self.max_live_cells)
+            .max_ended_cells(self.max_ended_cells)
+            .max_ended_bytes(self.max_ended_bytes)
+            .max_pending_tool_calls(self.max_pending_tool_calls)
+            .max_pending_timers(self.max_pending_timers)
+            .max_stored_bytes(self.max_stored_bytes)
+            .max_frame_bytes(self.max_frame_bytes.min(MAX_FRAME_BYTES / 2))
     }
 }

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use code_mode_host::{Examiner, ExitReason, Limits, ProviderError};
-use code_mode_protocol::wire::native::{LayerState, WorkerInfo};
+use code_mode_host::{
+    Examiner, ExitReason, LayerState, Limits, ProviderError, SandboxLayer, WorkerReport,
+};
 use code_mode_sandbox::{Expected, PROBES};
 use code_mode_system::{say, show};
 use serde_json::{Value, json};
@@ -52,7 +53,8 @@ pub(crate) fn main(args: Args) -> ExitCode {
     } else {
         print(&info, &limits, &probes);
     }
-    let sound = info.missing_layers().is_empty() && probes.iter().all(|probe| probe.refused);
+    let sound =
+        SandboxLayer::missing(&info.sandbox).is_empty() && probes.iter().all(|probe| probe.refused);
     ExitCode::from(u8::from(!sound))
 }
 
@@ -61,9 +63,9 @@ fn failed(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::from(3)
 }
 
-async fn examine(runtime: &RuntimeArgs) -> Result<(WorkerInfo, Vec<Probed>), ProviderError> {
+async fn examine(runtime: &RuntimeArgs) -> Result<(WorkerReport, Vec<Probed>), ProviderError> {
     let examiner = Examiner::new(runtime.provider_options())?;
-    let info = examiner.info().await?;
+    let info = examiner.report().await?;
     let mut probes = Vec::new();
     if runtime.worker_host.is_some() {
         // Only a machine's owner has its workers try what is forbidden.
@@ -118,7 +120,7 @@ fn limits_in_force(limits: &Limits) -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn print(info: &WorkerInfo, limits: &Limits, probes: &[Probed]) {
+fn print(info: &WorkerReport, limits: &Limits, probes: &[Probed]) {
     show!("code-mode {}", env!("CARGO_PKG_VERSION"));
     show!("V8        {}", info.v8_version);
     show!("\nSandbox of a worker");
@@ -148,7 +150,7 @@ fn print(info: &WorkerInfo, limits: &Limits, probes: &[Probed]) {
     }
 }
 
-fn as_json(info: &WorkerInfo, limits: &Limits, probes: &[Probed]) -> Value {
+fn as_json(info: &WorkerReport, limits: &Limits, probes: &[Probed]) -> Value {
     let layers: Vec<_> = info
         .sandbox
         .iter()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use code_mode_protocol::wire::native::WorkerInfo;
+use code_mode_protocol::SandboxLayer;
 
 use crate::error::ProviderError;
 use crate::process::{ExitReason, Purpose};
@@ -12,6 +12,16 @@ use crate::{ProviderOptions, SpawnError};
 
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a worker reports of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerReport {
+    /// V8's version.
+    pub v8_version: String,
+    /// The layers of its sandbox; empty for a worker in this process.
+    pub sandbox: Vec<SandboxLayer>,
+}
 
 /// Starts workers to look at them. They serve no session.
 pub struct Examiner {
@@ -28,16 +38,19 @@ impl Examiner {
         Source::new(options, Purpose::Examine).map(|source| Self { source })
     }
 
-    /// What a new worker says of itself.
+    /// What a new worker reports of itself.
     ///
     /// # Errors
     /// [`ProviderError`] where no worker can be had.
-    pub async fn info(&self) -> Result<WorkerInfo, ProviderError> {
+    pub async fn report(&self) -> Result<WorkerReport, ProviderError> {
         let (connection, _child) = self.source.connect().await?;
-        Ok(connection.info)
+        Ok(WorkerReport {
+            v8_version: connection.info.v8_version,
+            sandbox: connection.info.sandbox,
+        })
     }
 
-    /// Has a new worker try something from inside its sandbox. `Ok` is what came of it,
+    /// Makes a new worker try something from inside its sandbox. `Ok` is what came of it,
     /// `None` for a probe that the worker does not know; the inner `Err` is how the
     /// worker's process ended of it.
     ///

@@ -53,7 +53,7 @@ mod trace;
 mod worker;
 
 pub use error::ProviderError;
-pub use examine::Examiner;
+pub use examine::{Examiner, WorkerReport};
 pub use lend::LentWorker;
 pub use locate::PROGRAM_NAME;
 pub use options::{InMemory, ProviderOptions, Sandbox, WorkerSource};
@@ -68,9 +68,9 @@ pub use worker::{ConnectionError, WorkerStats};
 pub use code_mode_protocol::{
     BoxFuture, CallOutcome, CellEnded, CellId, CellNotification, CellOutcome, CellResponse,
     CellStarted, CellStats, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
-    ContentItem, Determinism, EmptyCellId, ExecuteRequest, ImageDetail, InvalidJson, Json, Limit,
-    LimitExceeded, Limits, NestedToolCall, Pause, RunningCell, RuntimeToolCallId, SessionError,
-    SessionOptions, SourcePosition, ToolAnswer, ToolCallFinished, ToolDefinition, ToolError,
-    ToolKind, ToolName, ToolSet, Turn, TurnCause, WaitRequest, cell_not_found, describe,
-    normalize_tool_name, pragma, truncate,
+    ContentItem, Determinism, EmptyCellId, ExecuteRequest, ImageDetail, InvalidJson, Json,
+    LayerState, Limit, LimitExceeded, Limits, NestedToolCall, Pause, RunningCell,
+    RuntimeToolCallId, SandboxLayer, SessionError, SessionOptions, SourcePosition, ToolAnswer,
+    ToolCallFinished, ToolDefinition, ToolError, ToolKind, ToolName, ToolSet, Turn, TurnCause,
+    WaitRequest, cell_not_found, describe, normalize_tool_name, pragma, truncate,
 };

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
+use code_mode_protocol::SandboxLayer;
 use code_mode_protocol::wire::native::WorkerInfo;
 use interprocess::local_socket::tokio::{Stream, prelude::*};
 use interprocess::local_socket::{GenericFilePath, ToFsName};
@@ -152,7 +153,7 @@ impl Source {
     }
 
     fn check_sandbox(&self, info: &WorkerInfo) -> Result<(), ProviderError> {
-        let missing = info.missing_layers();
+        let missing = SandboxLayer::missing(&info.sandbox);
         // A worker in the agent's own process has no layers to miss, nor to hold.
         let has_none = info.sandbox.is_empty();
         match self.options.sandbox {

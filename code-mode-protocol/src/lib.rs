@@ -28,6 +28,7 @@ mod json;
 mod lifecycle;
 mod limits;
 mod request;
+mod sandbox;
 mod session;
 mod tool;
 
@@ -40,6 +41,7 @@ pub use lifecycle::{
 };
 pub use limits::{Limit, LimitExceeded, Limits};
 pub use request::{CellResponse, ExecuteRequest, SourcePosition, WaitRequest};
+pub use sandbox::{LayerState, SandboxLayer};
 pub use session::{
     BoxFuture, CellNotification, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
     NestedToolCall, Pause, RunningCell, SessionError, SessionOptions, cell_not_found,

@@ -5,7 +5,7 @@
 //! nothing to find; and at last the system calls it needed only for that are
 //! taken away too, from every thread.
 
-use code_mode_protocol::wire::native::SandboxLayer;
+use code_mode_protocol::SandboxLayer;
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -17,7 +17,7 @@ mod none;
 #[cfg(not(target_os = "linux"))]
 pub use none::{PROBES, filter_system_calls, limit_memory, lock_in, probe};
 
-use code_mode_protocol::wire::native::LayerState;
+use code_mode_protocol::LayerState;
 
 /// The end that a forbidden system call must come to.
 #[cfg_attr(

@@ -1,6 +1,6 @@
 //! Where there is no sandbox for workers yet: macOS, Windows, the BSDs.
 
-use code_mode_protocol::wire::native::SandboxLayer;
+use code_mode_protocol::SandboxLayer;
 
 use crate::{Expected, missing};
 

@@ -255,13 +255,13 @@ fn a_required_sandbox_that_is_not_complete_is_refused() {
         let options = options().sandbox(code_mode_host::Sandbox::Required);
         let info = code_mode_host::Examiner::new(options.clone())
             .expect("the program is there")
-            .info()
+            .report()
             .await;
         let provider = Provider::new(options).expect("the program is there");
         let opened = provider.create_session(Arc::new(Agent::default())).await;
         match info {
             Ok(info) => {
-                assert!(info.missing_layers().is_empty());
+                assert!(code_mode_host::SandboxLayer::missing(&info.sandbox).is_empty());
                 assert!(opened.is_ok());
             }
             // Where a layer is missing here, this is the refusal.

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use code_mode::{ServeError, WorkerEnvironment};
 use code_mode_protocol::Limits;
-use code_mode_protocol::wire::native::{LayerState, SandboxLayer};
+use code_mode_protocol::SandboxLayer;
 
 use code_mode_sandbox as sandbox;
 use code_mode_system::say;
@@ -103,7 +103,7 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     if !args.no_sandbox {
         layers.push(sandbox::filter_system_calls());
     }
-    let missing = missing(&layers);
+    let missing = SandboxLayer::missing(&layers).join("; ");
     if args.require_sandbox && !missing.is_empty() {
         let _ = runtime.block_on(code_mode::refuse(stream, &missing));
         return Err(missing.into());
@@ -122,15 +122,6 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     // Threads may still run JavaScript, and V8 does not take its own end well
     // while they do: the process goes at once.
     sandbox::exit_now(0)
-}
-
-/// The layers that do not hold, in words.
-fn missing(layers: &[SandboxLayer]) -> String {
-    let missing = layers.iter().filter_map(|layer| match &layer.state {
-        LayerState::Holds(_) => None,
-        LayerState::Missing(why) => Some(format!("{}: {why}", layer.name)),
-    });
-    missing.collect::<Vec<_>>().join("; ")
 }
 
 /// What this process does for the worker in it.

@@ -153,7 +153,5 @@ pub(super) fn ms(duration: Duration) -> f64 {
 
 /// An id that no other session has, on this machine or another.
 fn unique() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    let random = || RandomState::new().hash_one(std::process::id());
-    format!("{:016x}{:016x}", random(), random())
+    uuid::Uuid::new_v4().simple().to_string()
 }

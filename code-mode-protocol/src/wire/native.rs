@@ -19,7 +19,7 @@ use super::frame::{Frame, FrameBuilder, FrameError, LARGE_TEXT, MAX_FRAME_BYTES}
 use super::texts::{TextMut, Texts};
 use crate::{
     ContentItem, Determinism, InvalidJson, Json, LimitExceeded, Limits, RuntimeToolCallId,
-    SourcePosition, ToolAnswer, ToolDefinition, ToolError, ToolKind, ToolName, Turn,
+    SandboxLayer, SourcePosition, ToolAnswer, ToolDefinition, ToolError, ToolKind, ToolName, Turn,
 };
 
 /// The version of the wire this crate speaks.
@@ -409,37 +409,6 @@ pub struct WorkerInfo {
     pub v8_version: String,
     /// The layers of its sandbox.
     pub sandbox: Vec<SandboxLayer>,
-}
-
-impl WorkerInfo {
-    /// The layers that do not hold, in words; empty where all do.
-    pub fn missing_layers(&self) -> Vec<String> {
-        self.sandbox
-            .iter()
-            .filter_map(|layer| match &layer.state {
-                LayerState::Holds(_) => None,
-                LayerState::Missing(why) => Some(format!("{}: {why}", layer.name)),
-            })
-            .collect()
-    }
-}
-
-/// One layer of a worker's sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SandboxLayer {
-    /// Its name, for example `seccomp`.
-    pub name: String,
-    /// Whether it holds.
-    pub state: LayerState,
-}
-
-/// Whether a layer of the sandbox holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LayerState {
-    /// It does; how, in words.
-    Holds(String),
-    /// It does not; why, in words.
-    Missing(String),
 }
 
 #[allow(private_interfaces, reason = "as in the trait")]

@@ -5,7 +5,7 @@ mod probes;
 mod process;
 mod seccomp;
 
-use code_mode_protocol::wire::native::SandboxLayer;
+use code_mode_protocol::SandboxLayer;
 
 pub use probes::{PROBES, probe};
 pub use process::limit_memory;

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use code_mode_protocol::wire::native::SandboxLayer;
+use code_mode_protocol::SandboxLayer;
 use rlimit::Resource;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use code_mode_protocol::wire::native::SandboxLayer;
+use code_mode_protocol::SandboxLayer;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, apply_filter_all_threads,

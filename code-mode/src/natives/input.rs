@@ -4,8 +4,6 @@
 //! and then whole, before there is one outside. So where an input has such a text,
 //! V8 writes a stand-in, and the text comes straight from the cell's own string.
 
-use std::hash::{BuildHasher, RandomState};
-
 use code_mode_protocol::{check_portable, push_escaped};
 
 use super::display::internal_function;
@@ -104,8 +102,10 @@ fn json_with_texts(
     state: &CellState,
     value: v8::Local<v8::Value>,
 ) -> Answer<Option<String>> {
+    // The cell must not be able to guess it.
+    let random = getrandom::u64().map_err(|error| Refusal::Error(error.to_string()))?;
     let left_out = LeftOut {
-        stand_in: format!("{:016x}", RandomState::new().hash_one(())),
+        stand_in: format!("{random:016x}"),
         texts: Vec::new(),
     };
     // A `toJSON` of the cell may call a tool, whose input is another one.

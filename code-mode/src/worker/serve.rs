@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use code_mode_protocol::Limits;
+use code_mode_protocol::SandboxLayer;
 use code_mode_protocol::wire::frame::{FrameError, MAX_FRAME_BYTES};
-use code_mode_protocol::wire::native::{self, FromWorker, SandboxLayer, ToWorker, WorkerInfo};
+use code_mode_protocol::wire::native::{self, FromWorker, ToWorker, WorkerInfo};
 use code_mode_protocol::wire::outbound::Outbound;
 use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
 use tokio::io::{AsyncRead, AsyncWrite};
