@@ -2,7 +2,7 @@
 //! wire; cold and warm; with 0, 32, 128 and 1,024 tools; tool calls; payloads; many
 //! at once; and the memory of each scenario in a fresh process.
 //!
-//! `cargo build --release && cargo bench` runs all of it. What is cold, memory and
+//! `cargo build --release && cargo bench` runs all of it. Cold starts, memory and
 //! allocations are measured in processes of their own, which this program starts with
 //! `--cold`, `--memory` and `--allocations`.
 

@@ -1,4 +1,4 @@
-//! Memory that the process tree gains in a scenario, in a process of its own.
+//! Memory that the process tree gains in a scenario, in a separate process.
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@
 //! **Risk.** None for correctness: a function that the list names and the program lacks is
 //! ignored. The list is of the V8 in third_party/v8, so it is for that target only.
 //!
-//! **What makes it go.** A V8 whose archive has its functions ordered by a profile already:
+//! **When to remove it.** A V8 whose archive has its functions ordered by a profile already:
 //! delete this file, the list and `tests/hot_functions.py`, which makes the list.
 
 use std::path::Path;

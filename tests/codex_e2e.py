@@ -77,7 +77,7 @@ class Model:
         return "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events).encode()
 
 
-# What Codex is told for each wire.
+# The configuration of Codex for each wire.
 WIRES = {"gRPC": [], "stdio": ["--disable", "code_mode_host_grpc"]}
 
 

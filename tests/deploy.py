@@ -164,7 +164,7 @@ def sessions(hosts):
         except grpc.RpcError:
             # What the balancer makes of it: mostly UNAVAILABLE.
             continue
-        raise AssertionError("a session of the host that was killed goes on")
+        raise AssertionError("a session of the killed host continues")
     for _ in range(4):
         session, route = open_session()
         assert route[0][1] == "host-2" and run(session, route, 1) == "1"

@@ -53,7 +53,7 @@ LARGE_TEXT = "y" * PAYLOAD
 
 
 class Cell:
-    """What is left to do of the one script that may call tools at a time."""
+    """The rest of the one script that may call tools at a time."""
 
     def __init__(self, request, source):
         self.request, self.large = request, "repeat" in source

@@ -73,7 +73,7 @@ def programs(source, flags, includes, harness):
 
 
 async def verdict(host, script, negative, is_async):
-    """None where it passes, else what was wrong."""
+    """None where it passes, else the reason."""
     run = f"(0, eval)({json.dumps(script)});"
     if negative:
         cell = PREPARE + f"let name = 'nothing'; try {{ {run} }} catch (e) {{ name = e?.constructor?.name ?? typeof e }} say(name);"

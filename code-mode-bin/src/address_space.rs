@@ -1,8 +1,20 @@
 //! Address-space limits (`ulimit -v`).
 //!
-//! V8 and its allocator reserve far more addresses than they use memory, and end
-//! the process where they get none. A limit that is too low is reported before that,
-//! in a sentence, with the number that is needed.
+//! **What it does.** V8 and its allocator reserve far more addresses than they use memory,
+//! and abort the process where the limit is too low. This module checks the limit twice: a
+//! function in `.preinit_array` before the allocator starts, and [`make_room`] before V8
+//! starts in a worker. Both report the required number.
+//!
+//! **The gain.** A person reads one sentence with the number instead of an abort with a
+//! stack trace. A worker runs under limits from 256 GiB; V8 alone takes the largest power
+//! of two and may leave too little for the rest.
+//!
+//! **The risk.** The first check runs before `main`, so it may use system calls only. In the
+//! static program of `cargo dist-build` the C library allocates before it: below 56 GiB
+//! that program ends with the allocator's own message.
+//!
+//! **When to remove it.** An allocator that reports the failure: delete
+//! [`check_before_main`]. V8 that reserves within the limit: delete the rest.
 #![allow(
     unsafe_code,
     reason = "code that runs before `main`, and its system calls"
@@ -55,7 +67,7 @@ extern "C" fn check_before_main() {
 #[unsafe(link_section = ".preinit_array")]
 static CHECK_BEFORE_MAIN: extern "C" fn() = check_before_main;
 
-/// Room for V8's start, or why there is none.
+/// The lowered limit while V8 starts.
 pub(crate) struct Room {
     /// The limit to go back to.
     before: Option<(u64, u64)>,

@@ -21,7 +21,7 @@ pub(crate) struct RuntimeArgs {
     /// slower where code runs hot
     #[arg(long)]
     pub(crate) jitless: bool,
-    /// Bound each worker by a control group of its own below this one, which must be
+    /// Bound each worker by its own control group below this one, which must be
     /// delegated to this program and without processes (Linux, cgroup v2)
     #[arg(long, value_name = "DIR")]
     pub(crate) worker_cgroup: Option<PathBuf>,
@@ -92,7 +92,7 @@ impl RuntimeArgs {
 }
 
 /// The file this program was started from: as the system says, or, where it does
-/// not (Linux without `/proc`), as it stands in the command line.
+/// not (Linux without `/proc`), as the command line has it.
 fn this_program() -> Option<PathBuf> {
     std::env::current_exe().ok().or_else(|| {
         let written = PathBuf::from(std::env::args_os().next()?);
@@ -143,7 +143,7 @@ pub(crate) struct LimitArgs {
     max_frame_bytes: usize,
 }
 
-/// A limit on time as an option has it: 0 where there is none.
+/// A limit on time as an option has it: 0 means without a limit.
 fn ms(limit: Option<Duration>) -> u64 {
     limit.map_or(0, |time| {
         u64::try_from(time.as_millis()).unwrap_or(u64::MAX)

@@ -68,7 +68,7 @@ async fn examine(runtime: &RuntimeArgs) -> Result<(WorkerReport, Vec<Probed>), P
     let info = examiner.report().await?;
     let mut probes = Vec::new();
     if runtime.worker_host.is_some() {
-        // Only a machine's owner has its workers try what is forbidden.
+        // Only the machine's owner may run the probes in its workers.
         return Ok((info, probes));
     }
     for (name, expected) in PROBES {

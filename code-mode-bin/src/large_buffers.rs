@@ -13,7 +13,7 @@
 //! **Risk.** A buffer must go back to where it came from. That is decided by its size
 //! alone, which the caller of `dealloc` must state as it was.
 //!
-//! **What makes it go.** A system's allocator that keeps large buffers, or a kernel whose
+//! **When to remove it.** A system's allocator that keeps large buffers, or a kernel whose
 //! page faults are cheap: delete this module and the dependency.
 #![allow(unsafe_code, reason = "`GlobalAlloc` is an unsafe trait")]
 

@@ -33,7 +33,7 @@ const CODEX_HOST_NAME: &str = "codex-code-mode-host";
 /// Exit status where the command line cannot be understood; clap's own too.
 const WRONG_USAGE: u8 = 2;
 
-/// Exit status where what was asked for cannot be had.
+/// Exit status where the runtime cannot serve the request.
 const RUNTIME_FAILED: u8 = 3;
 
 /// The options of a command.

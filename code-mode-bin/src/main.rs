@@ -1,4 +1,4 @@
-//! The program `code-mode`. What it does stands in the library beside this file.
+//! The program `code-mode`. The library beside this file does the work.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

@@ -75,7 +75,7 @@ pub(crate) struct ServerArgs {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
-    /// Start every server; say what it offers, what its definitions cost, what is wrong
+    /// Start every server; show its tools, the cost of its definitions and its problems
     Check {
         #[command(flatten)]
         servers: ServerArgs,
@@ -160,7 +160,7 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     done
 }
 
-/// The broker of these servers. What is odd about their configuration is said.
+/// The broker of these servers. It logs oddities of their configuration.
 pub(crate) fn broker(options: BrokerOptions) -> Result<Arc<Broker>, BrokerError> {
     let mut warnings = Vec::new();
     let broker = Broker::start(options, &mut warnings);

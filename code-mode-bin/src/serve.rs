@@ -56,7 +56,7 @@ struct HostArgs {
     /// The largest request
     #[arg(long, value_name = "BYTES", default_value_t = MAX_MESSAGE, value_parser = number(MAX_MESSAGE))]
     max_message_bytes: usize,
-    /// After SIGTERM, how long cells may go on before they are stopped
+    /// After SIGTERM, how long cells may continue before they are stopped
     #[arg(long, value_name = "MS", default_value_t = 5_000)]
     drain_time_ms: u64,
     /// Answer /healthz, and /metrics for Prometheus, over HTTP at this address

@@ -23,10 +23,10 @@ pub(crate) enum TraceError {
         #[source]
         error: serde_json::Error,
     },
-    /// It is none, or of another version.
+    /// The file is not a trace, or has another version.
     #[error("{}: no trace of version {TRACE_VERSION}", .0.display())]
     NoTrace(PathBuf),
-    /// What was made of it cannot be written.
+    /// The output cannot be written.
     #[error("cannot write {}: {error}", path.display())]
     Write {
         path: PathBuf,

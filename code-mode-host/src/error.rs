@@ -32,8 +32,8 @@ pub enum ProviderError {
     /// The host of workers on another machine cannot be used.
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// Workers that are no processes of this program's cannot be lent.
-    #[error("there are no worker processes here to lend")]
+    /// Only workers that are processes of this program can be lent.
+    #[error("this provider has only workers that cannot be lent")]
     NothingToLend,
     /// Layers of the sandbox are missing and were required.
     #[error("the sandbox is not complete: {0}")]

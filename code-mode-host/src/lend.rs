@@ -30,7 +30,7 @@ impl LentWorker {
 
     /// How its process ended, once its bytes have ended. It is killed if it has not.
     pub async fn ended(mut self) -> ExitReason {
-        // One that was told to end does so at once.
+        // A worker that must end ends at once.
         const LAST_BREATH: std::time::Duration = std::time::Duration::from_millis(500);
         drop(self.stream);
         let reason = match tokio::time::timeout(LAST_BREATH, self.child.wait()).await {

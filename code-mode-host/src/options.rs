@@ -32,7 +32,7 @@ pub struct ProviderOptions {
     /// in this process are not concerned: there it is for `code_mode::Engine`.
     pub jitless: bool,
     /// A control group (cgroup v2) that was delegated to this program, for example by
-    /// `systemd-run --user -p Delegate=yes`, and has no process of its own: each worker gets
+    /// `systemd-run --user -p Delegate=yes`, and contains no process: each worker gets
     /// a group below it, which bounds its memory and its threads whatever it does. Linux
     /// only. Default none.
     pub cgroup: Option<PathBuf>,
@@ -66,7 +66,7 @@ impl fmt::Debug for Observer {
 }
 
 impl ProviderOptions {
-    /// Sets what is put around the delegate of every session: a delegate that counts or
+    /// Sets the wrapper around the delegate of every session: a delegate that counts or
     /// traces, and passes everything on. Default nothing.
     #[must_use]
     pub fn wrap_delegates(
@@ -185,7 +185,7 @@ impl fmt::Debug for InMemory {
 /// What to do about layers of the worker's sandbox that cannot be had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sandbox {
-    /// Run with the rest; a warning names what is missing, once for a provider.
+    /// Run with the rest; a warning names the missing layers, once for a provider.
     #[default]
     BestEffort,
     /// Refuse to run without every layer.

@@ -136,7 +136,7 @@ impl Provider {
 
     /// Memory of the workers that are there, in bytes: resident pages, those that several
     /// workers share counted for each. It reads a file for each worker. 0 where the system
-    /// has no `/proc`, and for workers that are no processes of this program's.
+    /// has no `/proc`, and for workers that are not processes of this program.
     pub fn worker_memory(&self) -> u64 {
         self.workers.source().metrics().resident_bytes()
     }

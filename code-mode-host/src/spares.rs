@@ -34,7 +34,7 @@ pub(crate) struct Workers {
     min: usize,
     state: Mutex<State>,
     token: CancellationToken,
-    /// The last worker that was asked for could be had.
+    /// The last start of a worker succeeded.
     is_proven: AtomicBool,
     /// Held by who finds that out.
     proving: tokio::sync::Mutex<()>,
@@ -83,7 +83,7 @@ impl Workers {
     /// Says whether workers can be had. The first time, and after a failure, that
     /// takes a worker, which the caller gets.
     ///
-    /// One asks at a time, and the others go by its answer: a thousand who ask at once
+    /// One caller starts it, and the others use its result: a thousand callers at once
     /// start one worker, also where they do not wait for the answer.
     pub(crate) async fn prove(self: &Arc<Self>) -> Result<Option<Worker>, ProviderError> {
         if self.is_proven() {
@@ -137,7 +137,7 @@ impl Workers {
                     }
                     tracing::debug!("a spare worker ended while it waited for a session");
                 }
-                // What stood in the way then may be gone.
+                // The obstacle may be gone by now.
                 Ok(Err(error)) => tracing::debug!("a spare worker could not be started: {error}"),
                 Err(_) => return Err(ProviderError::ShuttingDown),
             }

@@ -102,7 +102,7 @@ pub enum TraceEvent {
         #[serde(skip_serializing_if = "Option::is_none")]
         text: Option<String>,
     },
-    /// A cell goes on.
+    /// A cell continues.
     Turn {
         /// The cell.
         cell: String,
@@ -113,7 +113,7 @@ pub enum TraceEvent {
     Observed {
         /// The cell.
         cell: String,
-        /// Whether the cell goes on.
+        /// Whether the cell still runs.
         yielded: bool,
         /// Bytes of its output.
         bytes: usize,
@@ -220,7 +220,7 @@ impl Recorder {
         self.contents
     }
 
-    /// A program was handed over; to be told by whoever executes it, since a delegate
+    /// A program was handed over; reported by the caller of execute, since a delegate
     /// does not see it. `stored` is what the session had stored before.
     pub fn executed(&self, cell: &CellId, request: &ExecuteRequest, stored: Vec<(String, Json)>) {
         let program = self.contents.then(|| TracedProgram {
@@ -238,7 +238,7 @@ impl Recorder {
         });
     }
 
-    /// An observation ended; to be told by whoever observes.
+    /// An observation ended; reported by its observer.
     pub fn observed(&self, response: &CellResponse) {
         let items = response.content_items();
         let error = match response {

@@ -22,7 +22,7 @@ pub enum Outcome {
     Failed,
     /// The policy or a person said no: it never reached its server.
     Denied,
-    /// It was cancelled: before it was sent, or its server was told.
+    /// It was cancelled, before it was sent or with a notice to its server.
     Cancelled,
     /// It was sent, and no answer came.
     Unknown,

@@ -27,12 +27,12 @@ use crate::upstream::{CallError, ElicitInCall, Status, Upstream, UpstreamEvents}
 
 /// How much of a call's arguments a person is shown, in bytes.
 const SHOWN: usize = 1000;
-/// Clients are told of changed lists no more often.
+/// The least time between two notices about changed lists.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long the first listing of tools waits for the servers.
 const FIRST_LISTING: Duration = Duration::from_secs(4);
 
-/// Which servers, what of them may be called, and what is recorded.
+/// Which servers, which of their calls may run, and where calls are recorded.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct BrokerOptions {
@@ -41,7 +41,7 @@ pub struct BrokerOptions {
     pub config: Vec<PathBuf>,
     /// More servers: `NAME=COMMAND` or `NAME=URL`.
     pub servers: Vec<String>,
-    /// The file of the policy. Default: what is read-only or says nothing runs, and what is
+    /// The file of the policy. Default: a tool that is read-only or has no hint runs, and one that is
     /// destructive needs an approval.
     pub policy: Option<PathBuf>,
     /// How many tokens the description of the tools may have. Default 4,000.
@@ -50,7 +50,7 @@ pub struct BrokerOptions {
     pub audit: Option<AuditLog>,
 }
 
-/// Why there is no broker.
+/// Why a broker could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
@@ -127,8 +127,8 @@ struct Done {
 }
 
 impl Broker {
-    /// Reads the configuration and starts the servers in the background. What is odd about
-    /// the configuration is added to `warnings`. Must be called within a tokio runtime.
+    /// Reads the configuration and starts the servers in the background. Oddities of
+    /// the configuration are added to `warnings`. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`BrokerError`].

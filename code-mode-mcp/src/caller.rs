@@ -1,4 +1,4 @@
-//! Whoever makes a call: what the broker needs of it.
+//! The caller of a tool, as the broker needs it.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +15,7 @@ pub trait CallContext: Send + Sync + 'static {
     /// The names of the call, for the audit log.
     fn ids(&self) -> CallIds;
 
-    /// What was approved for the session of the call.
+    /// The approvals of the call's session.
     fn approvals(&self) -> &Approvals;
 
     /// Asks a person whether the call may run. The deadlines of the cell should not run
@@ -25,8 +25,8 @@ pub trait CallContext: Send + Sync + 'static {
     /// [`NotAsked`] where nobody decided.
     async fn approve(&self, request: &ApprovalRequest) -> Result<Approval, NotAsked>;
 
-    /// Passes a question of a server on to a person; `None` where nobody can be asked, or
-    /// nobody answers. By default nobody can be asked.
+    /// Passes a server's question to a person; `None` where no client can ask, or
+    /// the person does not answer. The default is `None`.
     async fn elicit(&self, question: Elicitation) -> Option<ElicitResult> {
         let _ = question;
         None
@@ -47,7 +47,7 @@ pub trait CallContext: Send + Sync + 'static {
 /// The names of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallIds {
-    /// The session. What is asked of one session is nobody else's.
+    /// The session. Only its client sees its questions.
     pub session: String,
     /// The cell.
     pub cell: String,
@@ -55,7 +55,7 @@ pub struct CallIds {
     pub call: String,
 }
 
-/// What a person is asked before a call runs. The texts are on one line each, without secrets
+/// The question to a person before a call runs. The texts are on one line each, without secrets
 /// and without characters that a terminal obeys.
 #[derive(Clone, Debug)]
 pub struct ApprovalRequest {
@@ -116,7 +116,7 @@ pub struct Elicitation {
 #[derive(Debug, Default)]
 pub struct Approvals(Mutex<HashSet<ApprovedTool>>);
 
-/// A tool with the hash of its definition: one that has changed is asked about again.
+/// A tool with the hash of its definition: a changed definition needs a new approval.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ApprovedTool {
     pub(crate) server: String,

@@ -8,7 +8,7 @@ use crate::broker::Broker;
 use crate::texts::{WAIT, tokens};
 use crate::upstream::Status;
 
-/// What was found.
+/// The findings.
 #[derive(Debug)]
 pub struct Checked {
     /// Whether every server is ready.
@@ -126,7 +126,7 @@ impl Checked {
         table
     }
 
-    /// What is decided about each tool, for people.
+    /// The policy's decision about each tool, for people.
     pub fn policy_table(&self) -> String {
         let mut lines = Vec::new();
         for server in self.report["servers"].as_array().into_iter().flatten() {

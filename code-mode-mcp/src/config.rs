@@ -67,7 +67,7 @@ impl ServerConfig {
 #[error("{0}")]
 pub struct ConfigError(String);
 
-/// The servers of all files and options; where one name comes again, the later wins, with a
+/// The servers of all files and options; for one name the later wins, with a
 /// warning.
 pub(crate) fn read(
     files: &[PathBuf],
@@ -152,7 +152,7 @@ fn of_file(path: &Path, secrets: &Secrets) -> Result<Vec<ServerConfig>, ConfigEr
     let found = keys.iter().find_map(|key| Some((key, document.get(key)?)));
     let Some((key, servers)) = found else {
         return Err(ConfigError(format!(
-            "{shown}: no servers: there is none of the keys mcpServers, servers, mcp_servers"
+            "{shown}: no servers: the keys mcpServers, servers and mcp_servers are all missing"
         )));
     };
     let Some(servers) = servers.as_object() else {
@@ -178,7 +178,7 @@ fn of_file(path: &Path, secrets: &Secrets) -> Result<Vec<ServerConfig>, ConfigEr
     Ok(read)
 }
 
-/// What is wrong with TOML, and in which line; not the line, which may have a secret.
+/// The error of a TOML file, with its line's number; not the line, which may have a secret.
 fn toml_error(text: &str, error: &toml::de::Error) -> String {
     let at = error.span().map_or(0, |span| span.start);
     let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;

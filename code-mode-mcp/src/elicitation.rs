@@ -12,7 +12,7 @@ use crate::texts::line;
 /// How much of a server's message is shown.
 const SHOWN: usize = 1000;
 
-/// The answer of a person who cannot be asked.
+/// The answer where no person is available.
 pub(crate) fn nobody() -> ElicitResult {
     ElicitResult::new(ElicitationAction::Cancel)
 }
@@ -64,7 +64,7 @@ impl ElicitationRouter {
         }
     }
 
-    /// A server asks outside of a call: the session that has a call at the server is asked.
+    /// A server asks outside of a call: the question goes to the session that has a call there.
     /// Where several sessions have one, nobody can say whose question it is.
     pub(crate) async fn elicit(&self, server: &str, params: ElicitRequestParams) -> ElicitResult {
         let context = {
@@ -132,7 +132,7 @@ impl ElicitationRouter {
 
 /// What becomes of a server's question.
 enum Checked {
-    /// The maker of a call is asked; the message names the server.
+    /// Asks the caller; the message names the server.
     Ask(Box<Elicitation>),
     /// The answer is known.
     Answer(ElicitResult),

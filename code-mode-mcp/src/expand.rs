@@ -25,7 +25,7 @@ pub(crate) fn workspace_of(file: &Path) -> PathBuf {
     }
 }
 
-/// Replaces `${NAME}` and its like, once. What is in braces and no name stays.
+/// Replaces `${NAME}` and its like, once. Other text in braces stays as it is.
 ///
 /// # Errors
 /// The field and the variable that is not set and has no default.
@@ -83,7 +83,7 @@ fn value(inside: &str, place: &Place) -> Result<Option<(String, bool)>, String> 
         return match std::env::var(&name) {
             Ok(value) => Ok(Some((value, true))),
             Err(_) => Err(format!(
-                "{}: nobody can be asked for the input {id:?} here; set the variable {name}",
+                "{}: this command cannot ask for the input {id:?}; set the variable {name}",
                 place.field
             )),
         };

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use wildmatch::WildMatchPattern;
 
-/// What is done with a call.
+/// The policy's decision about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Decision {
     /// It runs.
     Allow,
-    /// A person is asked.
+    /// A person decides.
     Ask,
     /// It fails.
     Deny,
@@ -40,7 +40,7 @@ pub struct Policy {
     /// Whether a call of a read-only tool whose server was lost is made once more.
     pub(crate) retry_read_only: bool,
     /// A form of a server that has one of these words is declined: it asks for a secret, and
-    /// a form is no place for one.
+    /// a form must not ask for one.
     secret_words: SecretWords,
     /// The file, for what refers to it.
     #[serde(skip)]
@@ -69,7 +69,7 @@ impl Default for SecretWords {
     }
 }
 
-/// What is done where no pattern fits, by what the server says of its tool.
+/// The decision where no pattern fits, by the server's hints about its tool.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Defaults {
@@ -113,7 +113,7 @@ pub enum PolicyError {
     Json {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The problem and its place.
         #[source]
         error: serde_json::Error,
     },
@@ -137,7 +137,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// What is done with a call, and the rule that says so.
+    /// The decision about a call, and the rule behind it.
     pub(crate) fn decide(&self, server: &str, tool: &str, claims: Claims) -> (Decision, String) {
         let lists = [
             (Decision::Deny, &self.deny),
@@ -199,7 +199,7 @@ impl TryFrom<String> for Pattern {
                 tool: tool.to_owned(),
                 text,
             }),
-            _ => Err(format!("{text:?} is no pattern: write SERVER/TOOL")),
+            _ => Err(format!("{text:?} is not a pattern: write SERVER/TOOL")),
         }
     }
 }

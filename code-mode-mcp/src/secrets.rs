@@ -4,7 +4,7 @@ use std::sync::{Arc, RwLock};
 
 use serde_json::Value;
 
-/// A shorter value is no secret that could be told from other text.
+/// A shorter value cannot be distinguished from other text.
 const SHORTEST: usize = 8;
 const STAND_IN: &str = "[secret]";
 

@@ -138,7 +138,7 @@ pub(crate) fn line(text: &str, max: usize) -> String {
 }
 
 /// A tool's definition with every text in it made harmless: what describes is one line
-/// each, but for the tool's own description, and what is data keeps its form.
+/// each, but for the tool's own description, and data keeps its form.
 pub(crate) fn clean_definition(definition: &mut Value) {
     let description = definition.get_mut("description");
     if let Some(Value::String(text)) = description {

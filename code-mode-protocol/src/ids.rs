@@ -23,7 +23,7 @@ impl CellId {
         Self(n.to_string())
     }
 
-    /// The name as text, as it stands in messages.
+    /// The name as text, as messages carry it.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -24,7 +24,7 @@ pub enum CellOutcome {
     Lost(String),
     /// Its session was shut down.
     ShutDown,
-    /// There was no such cell.
+    /// The cell did not exist.
     Missing,
 }
 
@@ -82,13 +82,13 @@ pub struct Determinism {
     pub seed: u64,
     /// What time it is when the cell begins, in milliseconds since 1970.
     pub start_ms: f64,
-    /// What lets the cell go on, in order, where it is run again. Without it the cell runs
-    /// by the clock, and each of its turns is told to
+    /// The recorded turns, in order, for a replay. Without them the cell runs
+    /// by the clock, and each of its turns is reported to
     /// [`turn`](crate::CodeModeSessionDelegate::turn).
     pub turns: Option<Vec<Turn>>,
 }
 
-/// A cell goes on.
+/// A turn of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Turn {
     /// When, in milliseconds since the cell began.
@@ -97,7 +97,7 @@ pub struct Turn {
     pub cause: TurnCause,
 }
 
-/// What lets a cell go on.
+/// The cause of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TurnCause {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// and its value; the process and all other cells live on. Two kinds are softer: past
 /// [`max_yield_time`](field@Self::max_yield_time) an observation ends with a yield, and past
 /// those on ended cells the oldest result is dropped, and said to be. Where a limit is an
-/// `Option`, `None` is no limit.
+/// `Option`, `None` means without a limit.
 ///
 /// Serialises with the units in the names of its fields (see [`Limit`]).
 ///

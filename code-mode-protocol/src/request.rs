@@ -1,4 +1,4 @@
-//! Requests of an agent core to a session, and what comes back.
+//! Requests of an agent core to a session, and their responses.
 
 use std::time::Duration;
 
@@ -171,7 +171,7 @@ impl WaitRequest {
 /// how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CellResponse {
-    /// The cell goes on.
+    /// The cell still runs.
     Yielded {
         /// Which cell.
         cell_id: CellId,
@@ -225,7 +225,7 @@ pub struct SourcePosition {
 }
 
 impl CellResponse {
-    /// How the cell ended; `None` where it goes on.
+    /// How the cell ended; `None` while it runs.
     pub fn outcome(&self) -> Option<CellOutcome> {
         match self {
             Self::Yielded { .. } | Self::Pending { .. } => None,

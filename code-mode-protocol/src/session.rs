@@ -101,7 +101,7 @@ pub trait CodeModeSessionProvider: Send + Sync {
 /// One agent's cells and the values they store.
 ///
 /// Dropping the last handle shuts the session down. Dropping the future of an
-/// observation ends that observation only: the cell goes on, and what it would
+/// observation ends that observation only: the cell continues, and what it would
 /// have returned is kept for the next one.
 #[async_trait]
 pub trait CodeModeSession: Send + Sync {
@@ -146,15 +146,15 @@ pub trait CodeModeSession: Send + Sync {
     ) -> Result<RunningCell, SessionError>;
 
     /// Like [`wait`](Self::wait), but lets a frozen cell have what came for it,
-    /// and freezes it again when it has no more work.
+    /// and freezes it again when its work is done.
     ///
     /// # Errors
     /// Those of [`wait`](Self::wait).
     async fn wait_to_pending(&self, request: WaitRequest) -> Result<CellResponse, SessionError>;
 
     /// Lets the deadlines of the session, or of one cell, stand still: no yield and no
-    /// wall time runs out while any pause is held, and afterwards what was left of them
-    /// goes on. Processor limits, explicit yields, terminate and shutdown work all the
+    /// wall time runs out while any pause is held, and afterwards the rest of them
+    /// runs. Processor limits, explicit yields, terminate and shutdown work all the
     /// same. Pauses are counted; a pause of the session outlives its worker, and holds
     /// cells that come later. [`Pause`] resumes by itself.
     ///
@@ -285,7 +285,7 @@ pub trait CodeModeSessionDelegate: Send + Sync {
         let _ = call;
     }
 
-    /// A cell goes on: told of cells that were executed with a
+    /// A turn of a cell: reported for cells that were executed with a
     /// [`Determinism`](crate::Determinism) without turns. By default nothing is done.
     fn turn(&self, cell_id: &CellId, turn: Turn) {
         let _ = (cell_id, turn);
@@ -411,7 +411,7 @@ impl CellNotification {
 }
 
 /// A cell that was admitted. Await [`outcome`](Self::outcome), or the value itself, for its
-/// first observation. Dropping it ends that observation only: the cell goes on.
+/// first observation. Dropping it ends that observation only: the cell continues.
 pub struct RunningCell {
     id: CellId,
     observation: BoxFuture<Result<CellResponse, SessionError>>,
@@ -470,7 +470,7 @@ pub enum SessionError {
     /// One observer at a time.
     #[error("exec cell {0} already has an active observer")]
     ObserverBusy(CellId),
-    /// There is no such cell (any more).
+    /// The cell does not exist (any more).
     #[error("exec cell {0} not found")]
     MissingCell(CellId),
     /// No pause is held.

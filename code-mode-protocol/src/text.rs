@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-/// Whether a character does something else than stand there: a control character, or one
+/// Whether a character does something else than be seen: a control character, or one
 /// that turns the direction of what follows. Line feeds and tabs are not meant.
 fn is_obeyed(character: char) -> bool {
     match character {

@@ -1,4 +1,4 @@
-//! What a model is told of the tools of real MCP servers, as the npm registry
+//! How a model sees the tools of real MCP servers, as the npm registry
 //! publishes them: `@modelcontextprotocol/server-filesystem`, `-memory` and
 //! `-everything`, each 2026.8.31, by their answers to `tools/list`.
 

@@ -28,7 +28,7 @@ use code_mode_protocol::LayerState;
 pub enum Expected {
     /// The process is killed.
     Killed,
-    /// The call fails and the process goes on.
+    /// The call fails and the process continues.
     Refused,
 }
 

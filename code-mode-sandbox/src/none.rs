@@ -1,4 +1,4 @@
-//! Where there is no sandbox for workers yet: macOS, Windows, the BSDs.
+//! Systems without a sandbox for workers yet: macOS, Windows, the BSDs.
 
 use code_mode_protocol::SandboxLayer;
 
@@ -10,7 +10,7 @@ pub const PROBES: &[(&str, Expected)] = &[];
 pub fn lock_in(_: Option<&str>, _: bool) -> Vec<SandboxLayer> {
     vec![missing(
         "process",
-        format!("there is no worker sandbox for {}", std::env::consts::OS),
+        format!("workers have no sandbox on {}", std::env::consts::OS),
     )]
 }
 

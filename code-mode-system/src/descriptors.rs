@@ -16,7 +16,7 @@ pub fn allow_many() {
         let allowed = maximum.unwrap_or(ENOUGH).min(ENOUGH);
         if current.is_some_and(|current| current < allowed) {
             let current = Some(allowed);
-            // Fewer are no reason not to serve.
+            // The program can serve with fewer.
             let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
         }
     }

@@ -1,4 +1,4 @@
-//! The signals that end this program in order: cells are stopped, what was said is
+//! The signals that end this program in order: cells are stopped, output is
 //! shown or sent, and processes end.
 
 use std::io;
@@ -20,7 +20,7 @@ pub enum Interrupt {
 }
 
 impl Interrupt {
-    /// As a shell tells of a program that the signal ended: 128 and its number.
+    /// As a shell reports a program that the signal ended: 128 and its number.
     pub fn exit_status(self) -> u8 {
         match self {
             Self::Person => 130,

@@ -98,7 +98,7 @@ impl Listener {
         Ok(Self::new(socket, max_connections))
     }
 
-    /// There are no sockets in the file system here.
+    /// This system has no sockets in the file system.
     ///
     /// # Errors
     /// Always [`io::ErrorKind::Unsupported`].
@@ -198,7 +198,7 @@ impl std::fmt::Debug for Incoming {
 }
 
 impl Incoming {
-    /// Speaks TLS with the client, where the listener does. Call it in a task of its own: a
+    /// Speaks TLS with the client, where the listener does. Call it in a separate task: a
     /// slow client must keep nobody else waiting.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! **What it does.** glibc asks the modules that `/etc/nsswitch.conf` names for the address of
 //! a host. A static program would load these modules, and a second C library beside its own
 //! with them, which ends well only where both have the same version. So such a program asks
-//! only what is in it already: `/etc/hosts` and DNS. A program with shared libraries is not
+//! only its own means: `/etc/hosts` and DNS. A program with shared libraries is not
 //! concerned.
 //!
 //! **Gain.** The release is one file that runs on every Linux distribution.
@@ -11,7 +11,7 @@
 //! **Risk.** The function is glibc's own and documented in `nss.h`, but seldom used. Names
 //! that only another module knows (mDNS, LDAP) are not found by the release.
 //!
-//! **What makes it go.** A release with shared libraries, or a resolver of names that is
+//! **When to remove it.** A release with shared libraries, or a resolver of names that is
 //! worth its weight: delete this module.
 #![cfg_attr(
     all(target_env = "gnu", target_feature = "crt-static"),

@@ -33,7 +33,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
         .prefix(".s")
         .make_in(folder, |path| UnixListener::bind(path))?;
     std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))?;
-    // Unlike a renaming, a link never takes the name of what is there.
+    // Unlike a renaming, a link never replaces an existing file.
     std::fs::hard_link(&hidden, path)?;
     let (listener, _hidden) = hidden.into_parts();
     Ok(listener)

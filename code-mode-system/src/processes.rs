@@ -23,7 +23,7 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Starts a command as the leader of a group of its own.
+    /// Starts a command as the leader of a new process group.
     pub fn start(mut command: Command) -> io::Result<Self> {
         let mark = mark();
         command.env(MARK, &mark).kill_on_drop(true);
@@ -56,11 +56,11 @@ impl Processes {
         let _ = self.child.signal(libc::SIGTERM);
     }
 
-    /// There is no way to ask.
+    /// This system cannot tell.
     #[cfg(not(unix))]
     pub fn ask_to_end(&self) {}
 
-    /// Waits for the command's end. What it has left running goes on.
+    /// Waits for the command's end. Processes that it left behind continue.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait().await;
         self.has_ended = true;

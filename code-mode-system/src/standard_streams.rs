@@ -1,6 +1,6 @@
 //! Standard input and output as streams.
 //!
-//! tokio reads standard input on a thread of its own, which costs two thread
+//! tokio reads standard input on a separate thread, which costs two thread
 //! switches a read. Where it is a pipe or a socket, as for every client that
 //! starts this program, the event loop can read it itself.
 
@@ -100,7 +100,7 @@ pub fn standard_streams() -> (Reader, Writer) {
 }
 
 /// Completes when nobody reads standard output any more, also while nothing is written.
-/// Only pipes tell, and only Linux was asked.
+/// Only pipes report this, and only Linux was tested.
 #[cfg(target_os = "linux")]
 pub async fn output_closed() {
     use std::os::fd::AsFd;

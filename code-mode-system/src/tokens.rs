@@ -89,7 +89,7 @@ impl TokenFile {
         })
     }
 
-    /// Whether a request with this `Authorization` header may go on.
+    /// Whether a request with this `Authorization` header may continue.
     pub fn admits(&self, authorization: Option<&[u8]>) -> bool {
         const SCHEME: &[u8] = b"Bearer ";
         let token = authorization
@@ -150,7 +150,7 @@ fn hashes(path: &Path) -> Result<(Vec<[u8; 32]>, Version), TokenFileError> {
     if !metadata.is_file() || metadata.len() > MAX_FILE {
         return Err(error(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "it is no file of at most 1 MiB",
+            "it is not a file of at most 1 MiB",
         )));
     }
     let text = std::fs::read_to_string(path).map_err(error)?;

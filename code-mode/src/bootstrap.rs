@@ -60,7 +60,7 @@ pub(crate) enum Native {
     /// `(key, value)`: the replacer of a tool's input with large texts.
     #[allow(dead_code, reason = "the build script has no use for it")]
     LeaveOut,
-    /// `(name)`: what is wrong with a tool's name.
+    /// `(name)`: the error about an unknown tool.
     UnknownTool,
     /// `(message)`: a tool's error, not thrown.
     ToolError,
@@ -68,7 +68,7 @@ pub(crate) enum Native {
     Declaration,
     /// `(name)`: the same, or an error with the nearest names.
     DescribeTool,
-    /// `(query, limit, server, detail)`: what was found, as JSON.
+    /// `(query, limit, server, detail)`: the matches, as JSON.
     SearchTools,
     /// `(callback, ms)`: a timer that runs until it is cleared.
     SetRepeating,

@@ -99,7 +99,7 @@ struct Output {
     bytes: usize,
     /// The observation that the next yield ends.
     observation: Option<u64>,
-    /// An observation to end once the cell has run for so long; it was asked for
+    /// An observation to end once the cell has run for so long; it was requested
     /// before the cell had an isolate.
     collect_after: Option<Duration>,
     in_first_turn: bool,
@@ -191,7 +191,7 @@ impl CellShared {
     }
 
     /// The cell has an isolate and begins. A stop that came before this is noticed
-    /// by [`stopped`](Self::stopped), which must be asked after this.
+    /// by [`stopped`](Self::stopped), which must be called after this.
     pub(crate) fn begin(&self, isolate: v8::IsolateHandle) {
         let started = Instant::now();
         let _ = self.placed.set(Placed {
@@ -218,7 +218,7 @@ impl CellShared {
         }
     }
 
-    /// Stops the clock of the wall time, or lets it go on.
+    /// Stops the clock of the wall time, or restarts it.
     pub(crate) fn pause(&self, paused: bool) {
         let mut state = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         match (paused, state.since) {
@@ -227,7 +227,7 @@ impl CellShared {
                 state.since = None;
                 state.before += since.elapsed();
                 drop(state);
-                // What was due meanwhile is due later.
+                // Deadlines that passed meanwhile move.
                 if let Some(at) = self.wall_time_ends() {
                     self.due_at(at, Due::WallTime);
                 }
@@ -278,7 +278,7 @@ impl CellShared {
 
     /// Reports the cell as stuck, if it still runs.
     pub(crate) fn report_stuck(&self, limit: LimitExceeded) {
-        // Locked until it is sent: nothing may be said of a cell after its end.
+        // Locked until it is sent: a cell's end must be its last message.
         let output = self.output();
         if !output.ended {
             let cell = self.number;
@@ -427,7 +427,7 @@ impl CellShared {
         self.peak_heap.fetch_max(bytes, Ordering::Relaxed);
     }
 
-    /// What the cell used; to be asked on its own thread.
+    /// The cell's use of resources; call it on the cell's thread.
     fn used(&self) -> Used {
         let Some(placed) = self.placed.get() else {
             return Used {
@@ -576,7 +576,7 @@ pub(crate) enum Command {
         call: RuntimeToolCallId,
         result: Result<String, ToolFailure>,
     },
-    /// Let in what came, and freeze again when there is no more work.
+    /// Take the answers that came, and freeze again when the work is done.
     Resume,
     /// Never freeze (again).
     RunFreely,
@@ -597,7 +597,7 @@ pub(crate) struct Job {
     pub(crate) stored: StoredValues,
     pub(crate) shared: Arc<CellShared>,
     pub(crate) commands: mpsc::Receiver<Command>,
-    /// Whether to freeze when there is no work.
+    /// Whether to freeze when the cell is idle.
     pub(crate) to_pending: bool,
     /// The cell's span, entered while its JavaScript runs.
     pub(crate) span: tracing::Span,

@@ -39,7 +39,7 @@ pub(crate) fn thread_time() -> Duration {
     };
     let (mut created, mut exited, mut kernel, mut user) = (zero, zero, zero, zero);
     // SAFETY: the handle of the current thread is always valid, and all four
-    // pointers are to FILETIMEs of this frame.
+    // pointers refer to FILETIMEs of this frame.
     unsafe {
         GetThreadTimes(
             GetCurrentThread(),

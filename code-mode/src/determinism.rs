@@ -17,7 +17,7 @@ pub(crate) struct Source {
     pub(crate) start_ms: f64,
     random: Cell<u64>,
     began: Instant,
-    /// What lets the cell go on; `None` where it tells of that instead.
+    /// The recorded turns; `None` where the cell reports them instead.
     script: Option<RefCell<VecDeque<Turn>>>,
 }
 
@@ -55,7 +55,7 @@ impl Source {
         self.script.is_some()
     }
 
-    /// What lets the cell go on next, where it is run again.
+    /// The next recorded turn, in a replay.
     pub(crate) fn next_turn(&self) -> Option<Turn> {
         self.script.as_ref()?.borrow().front().copied()
     }

@@ -18,7 +18,7 @@ pub(crate) struct HeapGuard {
 struct HeapWatch {
     shared: Arc<CellShared>,
     /// Room for the stack to unwind in once the limit is hit; V8 ends the process
-    /// where there is none.
+    /// without one.
     extensions: Cell<u32>,
 }
 

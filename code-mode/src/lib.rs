@@ -2,8 +2,8 @@
 //!
 //! An [`Engine`] owns a process's V8 and its pool of ready isolates. [`serve`] runs
 //! the cells of one session on it, for a host at the other end of a stream: each cell
-//! in a fresh isolate on a thread of its own, which is the cell's actor. The rules of
-//! a session (who observes, what is kept, when a cell is closed) are the host's, in
+//! in a fresh isolate on a separate thread, which is the cell's actor. The rules of
+//! a session (observers, kept results, when a cell is closed) are the host's, in
 //! the crate `code-mode-host`; the program `code-mode` puts [`serve`] behind a socket
 //! in a sandboxed process.
 //!
@@ -18,7 +18,7 @@
 //! #[async_trait::async_trait]
 //! impl CodeModeSessionDelegate for NoTools {
 //!     async fn invoke_tool(&self, _: NestedToolCall, _: CancellationToken) -> Result<Json, ToolError> {
-//!         Err("there are no tools".to_owned())
+//!         Err("this session has no tools".to_owned())
 //!     }
 //! }
 //!

@@ -230,7 +230,7 @@ fn say_what_was_not_awaited(state: &CellState, source: &str) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let mend = match has_await {
+    let hint = match has_await {
         true => {
             "the function around them was not awaited: write `await main()`, and `for (const x of xs)` or `await Promise.all(xs.map(...))` instead of forEach"
         }
@@ -239,7 +239,7 @@ fn say_what_was_not_awaited(state: &CellState, source: &str) {
     say(
         state,
         format!(
-            "[warning] the cell ended while these calls had no answer, so they were cancelled: {names}{more}; {mend}"
+            "[warning] the cell ended while these calls had no answer, so they were cancelled: {names}{more}; {hint}"
         ),
     );
 }
@@ -260,7 +260,7 @@ struct Run<'a> {
 enum Next {
     /// Let JavaScript run.
     Work,
-    /// The cell was stopped, or nobody is left to tell it anything.
+    /// The cell was stopped, or all senders are gone.
     Over,
 }
 
@@ -336,7 +336,7 @@ impl Run<'_> {
                     return Ok(Next::Work);
                 }
             }
-            // What is there already goes in together, before the next turn.
+            // Messages that are there already go in together, before the next turn.
             command = match self.held.pop_front() {
                 Some(command) => Ok(command),
                 None => match self.commands.try_recv() {
@@ -349,7 +349,7 @@ impl Run<'_> {
         }
     }
 
-    /// Tells that the cell goes on, where that is wanted.
+    /// Reports the turn, where the cell reports turns.
     fn tell_turn(&self, cause: TurnCause) {
         let Some(source) = &self.state.source else {
             return;
@@ -364,8 +364,8 @@ impl Run<'_> {
         });
     }
 
-    /// Waits for what let the cell go on when it ran before. Where it is not as it was, it
-    /// goes on with what there is.
+    /// Waits for the cause of the recorded turn. Where the replay differs, it
+    /// continues without it.
     fn wait_as_it_was(
         &mut self,
         scope: &mut v8::PinScope,
@@ -449,7 +449,7 @@ impl Run<'_> {
         }
     }
 
-    /// Keeps what comes for later, until the cell is resumed.
+    /// Keeps messages for later, until the cell is resumed.
     fn stay_frozen(&mut self) -> Next {
         loop {
             match self.commands.recv() {
@@ -516,7 +516,7 @@ fn shrink(scope: &mut v8::PinScope) {
     }
 }
 
-/// Runs what is immediately runnable: microtasks, and tasks that V8 posts to
+/// Runs immediate work: microtasks, and tasks that V8 posts to
 /// itself (finalization callbacks for one).
 fn settle(scope: &mut v8::PinScope) {
     scope.perform_microtask_checkpoint();
@@ -564,7 +564,7 @@ fn evaluate(
                     }
                     Stripped::Neither(_) => return None,
                 };
-                // Where that does not compile either, its error is of what is left.
+                // Where that does not compile either, its error is about the rest.
                 scope.reset();
                 compile(scope, &javascript)?
             }

@@ -6,7 +6,7 @@ use code_mode_protocol::ToolAnswer;
 use code_mode_protocol::wire::native::WireTool;
 use serde_json::Value;
 
-/// What was seen at one place.
+/// The values seen at one place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shape {
     /// Types other than arrays and objects.

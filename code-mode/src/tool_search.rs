@@ -13,7 +13,7 @@ const IN_DESCRIPTION: f64 = 2.0;
 const IN_PARAMETERS: f64 = 1.0;
 /// A word of the query that only begins a word of the tool.
 const PREFIX: f64 = 0.5;
-/// How soon more of one word counts no more, and how much a long text is at a loss: the
+/// BM25's parameters: how soon repetition of a word stops counting, and how much length costs: the
 /// usual parameters of BM25.
 const K1: f64 = 1.2;
 const B: f64 = 0.5;

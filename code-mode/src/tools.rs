@@ -124,7 +124,7 @@ impl ToolTable {
         } else {
             "search_tools(\"words\") finds one, ALL_TOOLS has them all (\"NAME\" in tools tests for one)".to_owned()
         };
-        format!("there is no tool `{name}`: {help}")
+        format!("no tool is called `{name}`: {help}")
     }
 
     /// How a tool is called, as TypeScript.

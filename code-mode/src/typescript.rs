@@ -14,7 +14,7 @@ use swc_ts_fast_strip::{ErrorCode, Mode, Options};
 /// A larger source is not looked at: cells are short, and the parser below recurses.
 const MAX_BYTES: usize = 32 << 10;
 /// Of the parser's stack for each byte of the source, of which no two levels of nesting
-/// share one. Only what is used of it is ever memory.
+/// share one. Only its used part becomes memory.
 const STACK_PER_BYTE: usize = if cfg!(debug_assertions) {
     24 << 10
 } else {
@@ -24,19 +24,19 @@ const STACK_AT_LEAST: usize = 1 << 20;
 /// How long reading may take. Some sources that nest take twice as long for each level.
 pub(crate) const TIME: Duration = Duration::from_secs(2);
 
-/// What came of a source that is no JavaScript.
+/// The result for a source that JavaScript cannot parse.
 #[derive(Debug)]
 pub(crate) enum Stripped {
     /// JavaScript, with spaces where types were.
     JavaScript(String),
     /// It is TypeScript, and more of it than types: what, and where.
     Unsupported(String, Option<SourcePosition>),
-    /// It is no TypeScript either; what it lacks for that, and where.
+    /// TypeScript cannot parse it either; the error and its place.
     Neither(Option<(String, SourcePosition)>),
 }
 
-/// Reads a source on a thread of its own, which has the stack for it. The parser cannot
-/// be interrupted: whoever waits longer than [`TIME`] has a thread that is stuck.
+/// Reads a source on a separate thread, which has the stack for it. The parser cannot
+/// be interrupted: after [`TIME`] the waiter gives up, and the thread stays stuck.
 pub(crate) fn strip(source: &str) -> mpsc::Receiver<Stripped> {
     let (done, stripped) = mpsc::channel();
     if source.len() > MAX_BYTES {
@@ -118,7 +118,7 @@ pub(crate) fn instead_of(message: &str) -> &'static str {
     } else if message.contains("decorator") {
         "call the function instead: decorators do not run here"
     } else if message.contains("import") || message.contains("export") {
-        "there are no modules to import here; use tools and the globals"
+        "a cell has no modules to import; use tools and the globals"
     } else if message.contains("assertion") || message.contains("angle") {
         "write the type after the value: value as Type"
     } else {

@@ -25,10 +25,10 @@ fuzz_target!(|bytes: &[u8]| {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.expect("a runtime").block_on(async {
         for message in read::<FromWorker>(bytes).await {
-            message.encode().expect("what was decoded can be encoded");
+            message.encode().expect("a decoded message can be encoded");
         }
         for message in read::<ToWorker>(bytes).await {
-            message.encode().expect("what was decoded can be encoded");
+            message.encode().expect("a decoded message can be encoded");
         }
     });
 });

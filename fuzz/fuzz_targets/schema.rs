@@ -1,4 +1,4 @@
-//! What a model is told of a tool: any JSON as its schema is a finite type.
+//! The description of a tool: any JSON as its schema is a finite type.
 #![no_main]
 
 use code_mode_protocol::describe;

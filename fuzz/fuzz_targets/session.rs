@@ -197,7 +197,7 @@ async fn session(steps: Vec<Step>) {
     let says = Mutex::new(Some(says));
     let source = WorkerSource::in_memory(move || {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
-        // One worker: what comes after it is a worker that hangs up.
+        // One worker: its successor is a worker that hangs up.
         if let Some(says) = says.lock().expect("not poisoned").take() {
             tokio::spawn(worker(theirs, says));
         }

@@ -1,5 +1,5 @@
 //! What a hostile cell may try, each with what it must meet: a clear error of
-//! that cell, while another cell of its session and another session go on.
+//! that cell, while another cell of its session and another session continue.
 //!
 //! All against real workers in their sandbox.
 
@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// Limits that make attacks quick to end. Processor time is short only where it
-/// is what is attacked, so that no other promise depends on a machine's speed.
+/// is the target, so that no other promise depends on a machine's speed.
 fn tight(expected: &str) -> Limits {
     let cpu_time = if expected == CPU { 500 } else { 60_000 };
     Limits::default()
@@ -40,7 +40,7 @@ async fn wait_to_the_end(session: &Session, mut seen: CellResponse) -> CellRespo
 }
 
 /// Runs an attack beside a cell of its session and one of another session, which
-/// must both go on; returns its error.
+/// must both continue; returns its error.
 async fn attack(source: &str, expected: &str) -> String {
     let provider = Provider::new(options()).expect("the program is there");
     let session = || session_of(&provider, Arc::new(Agent::default()), tight(expected));

@@ -1,6 +1,6 @@
 //! Recorded behaviour of the reference host, reproduced through every way in:
 //! the session in this process, the provider's worker process, the stdio wire and
-//! the gRPC wire. Each case has a session, and each of the last a process, of its own.
+//! the gRPC wire. Each case has a separate session, and each of the last a separate process.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -403,7 +403,7 @@ enum GrpcWay {
     CutByHost,
 }
 
-/// What is recorded has no text of the error beside its field, as a host that makes output
+/// The records have no text of the error beside its field, as a host that makes output
 /// fit adds it.
 fn without_error_items(value: &mut Value) {
     match value {

@@ -183,7 +183,7 @@ fn a_cancelled_parent_terminates_its_cells_and_no_others() {
 #[test]
 fn terminate_cancels_callbacks_while_the_javascript_still_runs() {
     on_both(Limits::default(), |session, agent| async move {
-        // The loop goes on until the isolate is stopped; the call is cancelled before.
+        // The loop runs until the isolate is stopped; the call is cancelled before.
         let started = session
             .execute(brief("tools.never(); for (;;) {}"))
             .await

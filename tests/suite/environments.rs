@@ -1,5 +1,5 @@
 //! Machines that give a worker less than it could use: it runs with the rest and
-//! says what is missing and why, or says why it cannot run.
+//! names the missing layer and the reason, or says why it cannot run.
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ impl Installed {
         installed
     }
 
-    /// Not under its own name, so that it can only be found as what was started.
+    /// Not under its own name, so that only the path of the start leads to it.
     fn program(&self) -> PathBuf {
         self.folder.path().join("installed")
     }
@@ -81,7 +81,7 @@ fn assert_runs(place: &impl Place) {
         ("42\n", Some(0)),
         "{said}"
     );
-    // What is missing is said in one line, and nothing else is.
+    // One line names the missing layer; the output has no other.
     let lines: Vec<&str> = said.lines().collect();
     match missing_layers(place).keys().next() {
         None => assert_eq!(lines, [""; 0]),
@@ -226,7 +226,7 @@ fn behind(filters: Vec<BpfProgram>) -> impl Place {
 }
 
 /// Whether the program names shared libraries, and with them who loads those. It does
-/// where there is no archive of the C library to build it with.
+/// without an archive of the C library to build it with.
 fn has_shared_libraries() -> bool {
     let mut begin = [0; 4096];
     std::fs::File::open(program())
@@ -270,7 +270,7 @@ fn no_shared_library_is_loaded_also_where_a_name_is_looked_up() {
 }
 
 /// Where the processor has them, V8 keeps compiled code from being written by memory
-/// protection keys. It asks for one also where there are none.
+/// protection keys. It asks for one also without them.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn v8_asks_for_memory_protection_keys() {

@@ -25,7 +25,7 @@ const LOST: Duration = Duration::from_secs(60);
 async fn in_time<T>(step: &str, round: u64, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(LOST, work)
         .await
-        .unwrap_or_else(|_| panic!("session {round} goes on for ever at: {step}"))
+        .unwrap_or_else(|_| panic!("session {round} never ends at: {step}"))
 }
 
 pub fn from_environment(name: &str, default: u64) -> u64 {

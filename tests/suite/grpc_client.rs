@@ -146,7 +146,7 @@ impl std::ops::Deref for Session {
     }
 }
 
-/// What is asked of a session.
+/// A request to a session.
 #[derive(Clone)]
 pub struct Requests {
     pub client: CodeModeHostClient<Channel>,

@@ -1,4 +1,4 @@
-//! A gRPC host that others can reach: who is let in, how much is taken, how it ends.
+//! A gRPC host that others can reach: authentication, limits and the drain.
 #![cfg(unix)]
 
 use std::io::Write;
@@ -73,7 +73,7 @@ impl Certificates {
         std::fs::read_to_string(self.path(name)).expect("there")
     }
 
-    /// A client's configuration, with a certificate of its own or not.
+    /// A client's configuration, with or without a certificate.
     fn tls(&self, has_certificate: bool) -> ClientTlsConfig {
         let config = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(self.read("ca.pem")))
@@ -183,7 +183,7 @@ fn only_who_knows_a_token_is_let_in_and_tokens_can_be_changed() {
         if let Ok(channel) = channel(&plain, None).await {
             opens(channel, Some(TOKEN)).await.expect_err("no answer");
         }
-        // Who asks for health has no token.
+        // Health checks carry no token.
         let mut health = tonic_health::pb::health_client::HealthClient::new(channel_of.clone());
         let asked = tonic_health::pb::HealthCheckRequest::default();
         let answered = health.check(asked).await.expect("answered").into_inner();
@@ -231,7 +231,7 @@ fn who_is_not_let_in_takes_nobodys_place_and_is_told_no_more_than_health() {
             health.check(asked.clone()).await.expect("answered");
             let watched = health.watch(asked).await.expect_err("refused");
             assert_eq!(watched.code(), Code::Unauthenticated);
-            // What is claimed is not believed.
+            // The claimed length is not believed.
             let service = "x".repeat(2000);
             let asked = tonic_health::pb::HealthCheckRequest { service };
             let refused = health.check(asked).await.expect_err("refused");

@@ -197,7 +197,7 @@ fn calls_beyond_the_capacity_wait_their_turn() {
             while open.len() < 2.min(50 - answered) {
                 open.push(next(&mut calls).await);
             }
-            // A third would have been sent before the answer to what is asked now.
+            // A third would have been sent before the answer to the present request.
             session.wait("w", "none", 0).await.ok();
             let call: wire::ToolCall = open.remove(0);
             let input = String::from_utf8(call.input_json.expect("an input")).expect("text");

@@ -1,4 +1,4 @@
-//! A worker that is lent keeps its machine's limits whatever the provider sends, who is a
+//! A worker that is lent keeps its machine's limits whatever the provider sends, which is a
 //! stranger.
 
 use std::time::Duration;

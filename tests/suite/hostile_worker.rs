@@ -165,8 +165,8 @@ where
     result
 }
 
-/// Has a worker say these things after it was asked to run a cell; returns what the
-/// cell's observer was told.
+/// Makes a worker send these messages after its execute; returns the answer that the
+/// cell's observer got.
 async fn told_after(lies: Vec<Vec<u8>>) -> String {
     with_worker(
         Limits::default(),

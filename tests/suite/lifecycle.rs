@@ -1,4 +1,4 @@
-//! What observers of a session's cells are told.
+//! The events that a delegate gets about a session's cells.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{options, provider_in_process, run, tool};
 
-/// Notes what it is told, in order.
+/// Records the events, in order.
 #[derive(Default)]
 struct Observer {
     told: Mutex<Vec<String>>,

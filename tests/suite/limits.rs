@@ -1,4 +1,4 @@
-//! No input within the limits ends a worker: what does not fit is cut and said, and
+//! No input within the limits ends a worker: longer values are cut with a notice, and
 //! everything before it is kept.
 
 use std::sync::Arc;

@@ -32,7 +32,7 @@ async fn connected(folder: &tempfile::TempDir) -> (tokio::process::Child, tokio:
     let (child, socket) = listening(folder).await;
     let stream = tokio::net::UnixStream::connect(&socket)
         .await
-        .expect("what is there can be connected to");
+        .expect("the socket takes connections");
     (child, stream)
 }
 

@@ -210,16 +210,16 @@ fn a_person_is_asked_and_the_deadlines_stand_still() {
             .exec("text((await tools.mad__read({})).called); text((await tools.mad__plain({})).called); text((await tools.mad__destroy({ a: 1 })).called)")
             .await;
         assert_eq!(said[..3], ["read", "plain", "destroy"]);
-        assert_eq!(client.asked.len(), 1, "only what destroys is asked about");
+        assert_eq!(
+            client.asked.len(),
+            1,
+            "only the destructive call needs an approval"
+        );
         let message = client.asked[0]["message"].as_str().expect("text");
         assert!(message.contains(r#"mad/destroy with {"a":1}"#), "{message}");
         client.exec("await tools.mad__destroy({})").await;
         client.exec("await tools.mad__destroy({})").await;
-        assert_eq!(
-            client.asked.len(),
-            2,
-            "what was allowed for the session is not asked again"
-        );
+        assert_eq!(client.asked.len(), 2, "an approval for the session holds");
         client.leave().await;
     });
 }
@@ -316,7 +316,7 @@ fn a_changed_list_is_followed() {
         client.request("tools/list", json!({})).await;
         std::fs::write(&mark, "").expect("written");
         client.exec("await tools.mad__t({})").await;
-        // The client is told, and what it lists then is new.
+        // The client gets a notice, and its next list is new.
         loop {
             let answer = client.request("tools/list", json!({})).await;
             let tools = answer["result"]["tools"].to_string();
@@ -369,10 +369,10 @@ fn a_cancelled_exec_ends_its_cell() {
         client.notified("notifications/message").await;
         let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
         client.send(&cancel).await;
-        // The session has room for no more than one at a time when it has not ended.
+        // The session admits one cell at a time.
         let said = client.exec("text('next')").await;
         assert_eq!(said[0], "next");
-        // What was cancelled watches its cell until that has ended.
+        // The cancelled request watches its cell until that has ended.
         let said = loop {
             let said = texts(&client.call("wait", json!({"cell_id": "2"})).await);
             if !said[0].contains("has an active observer") {
@@ -427,7 +427,7 @@ fn a_client_of_the_stateless_era_gets_its_state_by_handles() {
         assert_eq!(said[0], "7");
         let unknown = json!({"code": "1", "session_id": "nope"});
         let said = texts(&client.call("exec", unknown).await);
-        assert!(said[0].contains("there is no session"), "{said:?}");
+        assert!(said[0].contains("no session"), "{said:?}");
         client.leave().await;
     });
 }
@@ -455,7 +455,7 @@ fn an_approval_in_the_stateless_era_continues_the_cell_and_is_spent_once() {
         // Again, the program does not run again.
         let repeated = client.request("tools/call", again.clone()).await;
         assert!(!repeated.to_string().contains("ran\""), "{repeated}");
-        // A state is of its own request.
+        // A state belongs to one request.
         again["arguments"]["code"] = json!("text('other')");
         let foreign = client.request("tools/call", again).await;
         assert_eq!(foreign["error"]["code"], -32602, "{foreign}");
@@ -529,7 +529,7 @@ fn what_is_no_message_and_what_is_no_tool_are_answered() {
         let said = client.call("exec", json!({"cod": "1"})).await;
         assert_eq!(said["isError"], true);
         assert!(
-            texts(&said)[0].contains("there is no argument \"cod\""),
+            texts(&said)[0].contains("no argument is called \"cod\""),
             "{said}"
         );
         client.leave().await;

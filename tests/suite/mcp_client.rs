@@ -9,7 +9,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::support::program;
 
-/// The revision whose requests stand alone.
+/// The revision with stateless requests.
 pub const MODERN: &str = "2026-07-28";
 
 pub struct Client {
@@ -19,7 +19,7 @@ pub struct Client {
     last_id: u64,
     /// What a person answers, in turn.
     pub answers: Vec<Value>,
-    /// Questions that the person was asked.
+    /// Questions that reached the person.
     pub asked: Vec<Value>,
     pub notifications: Vec<Value>,
     modern: bool,
@@ -66,7 +66,7 @@ impl Client {
         client
     }
 
-    /// Requests of this client stand alone.
+    /// Requests of this client are stateless.
     pub fn modern(mut self) -> Self {
         self.modern = true;
         self
@@ -135,7 +135,7 @@ impl Client {
         }
     }
 
-    /// The answer to a request. What the person is asked meanwhile is answered.
+    /// The answer to a request. It answers questions to the person meanwhile.
     pub async fn answer(&mut self, id: u64) -> Value {
         loop {
             let message = self.message().await;

@@ -1,4 +1,4 @@
-//! Cells as models write them: each runs, or fails with an error that names the mend.
+//! Cells as models write them: each runs, or fails with an error that says how to fix it.
 
 use std::fmt::Write;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A pause while a person is asked: deadlines stand still, and nothing else.
+//! A pause while a person decides: deadlines stand still, and nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;

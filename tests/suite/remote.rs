@@ -224,7 +224,7 @@ fn a_host_that_ends_does_not_wait_for_a_provider_that_does_not_read() {
     });
 }
 
-/// A way to a host by which nothing comes back once it is `deaf`; `unread` is what waits
+/// A way to a host by which nothing comes back once it is `deaf`; `unread` counts the bytes that wait
 /// there then.
 async fn relay(host: String, deaf: Arc<AtomicBool>, unread: Arc<AtomicU64>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");

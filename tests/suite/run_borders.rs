@@ -181,7 +181,7 @@ command = ["sh", "-c", "echo up > up; exec sleep 1005"]
     std::fs::write(&script, source).expect("written");
     for (signal, status) in [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130)] {
         if signal == Signal::HUP && crate::support::ignores_hang_up() {
-            // Started by `nohup`, and so is what this starts: that goes on.
+            // Under `nohup` the whole tree ignores SIGHUP and continues.
             continue;
         }
         let mut child = std::process::Command::new(program())

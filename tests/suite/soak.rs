@@ -61,7 +61,7 @@ impl CodeModeSessionDelegate for Echo {
 enum Expected {
     Text(String),
     Error(&'static str),
-    /// It goes on until it is stopped.
+    /// It runs until it is stopped.
     Endless,
 }
 
@@ -206,7 +206,7 @@ fn mean(samples: &[Usage], of: impl Fn(&Usage) -> f64) -> f64 {
 }
 
 #[test]
-#[ignore = "takes as long as it is told to"]
+#[ignore = "takes as long as its variable says"]
 fn an_hour_of_mixed_cells_loses_no_answer_and_leaves_memory_flat() {
     let minutes = from_environment("CODE_MODE_SOAK_MINUTES", 60);
     let seed = from_environment("CODE_MODE_FAULT_SEED", 20_261_121);

@@ -152,7 +152,7 @@ fn no_builtin_function_outlasts_its_limit() {
         let counted = exec(&counting, &format!("{EVERY_BUILTIN} text(found.length)")).await;
         let count: usize = texts(&counted)[0].parse().expect("a number");
         assert!(count > 300, "{count}");
-        // Each in a cell of its own, a few sessions side by side.
+        // Each in a separate cell, a few sessions side by side.
         const TOGETHER: usize = 4;
         let mut ends = std::collections::BTreeMap::<String, usize>::new();
         let work = (0..TOGETHER).map(|lane| {

@@ -1,4 +1,4 @@
-//! A person at the terminal who is asked whether a call may run.
+//! Asks a person at the terminal whether a call may run.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;

@@ -59,7 +59,7 @@ pub(crate) async fn run(tool: &CommandTool, input: Option<&Json>) -> Result<Json
     let (stdin, stdout, stderr) = processes.streams();
     let feed = async move {
         if let Some(mut stdin) = stdin {
-            // A command that does not read its input is none the worse for it.
+            // A command need not read its input.
             let _ = stdin.write_all(text.as_bytes()).await;
         }
     };

@@ -18,7 +18,7 @@ pub(crate) enum StoreError {
     },
 }
 
-/// The values in a file; none where there is no file yet.
+/// The values in a file; empty while the file does not exist.
 pub(crate) fn read(path: &Path) -> Result<Vec<(String, Json)>, StoreError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,

@@ -110,7 +110,7 @@ pub enum ToolsError {
         path: PathBuf,
         /// Which tool.
         name: String,
-        /// What is wrong with it.
+        /// The problem, as text.
         what: String,
     },
 }
@@ -179,7 +179,9 @@ impl CommandTool {
             let name = env.split_once('=').map_or(env.as_str(), |(name, _)| name);
             name.is_empty() || env.contains('\0')
         }) {
-            return Err(format!("`{odd}` is no variable of an environment"));
+            return Err(format!(
+                "`{odd}` is not the name of an environment variable"
+            ));
         }
         for argument in &self.command {
             super::command_tool::placeholders(argument)?;

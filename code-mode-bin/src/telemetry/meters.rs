@@ -1,4 +1,4 @@
-//! What is counted.
+//! The program's metrics.
 
 use std::sync::{Arc, OnceLock};
 
@@ -32,11 +32,11 @@ pub(super) fn gauge(
     };
     let gauge = meter.u64_observable_gauge(name);
     let gauge = gauge.with_unit(unit).with_description(what);
-    // The callback is the meter's to keep; what is built is only a handle.
+    // The meter keeps the callback; the built value is only a handle.
     gauge.with_callback(observing(look)).build();
 }
 
-/// Tells an instrument what is there to see, if anything is.
+/// Reports the present values to an instrument.
 fn observing(
     look: impl Fn() -> Option<u64> + Send + Sync + 'static,
 ) -> impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static {

@@ -1,4 +1,4 @@
-//! Logs; and traces and metrics for those who want them, where the program was built with
+//! Logs; and, on request, traces and metrics, where the program was built with
 //! its feature `otel`, as by default.
 
 #[cfg(feature = "otel")]
@@ -29,10 +29,10 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 #[derive(Clone, Copy, Debug, Default)]
 #[cfg_attr(
     not(feature = "otel"),
-    allow(dead_code, reason = "there are no traces and metrics to want")
+    allow(dead_code, reason = "only traces and metrics use it")
 )]
 pub(crate) struct Wanted {
-    /// Its metrics can be asked for.
+    /// Whether the command can export metrics.
     pub(crate) metrics_page: bool,
     /// It is a host of the Codex CLI's, and named so in its traces.
     pub(crate) is_host: bool,
@@ -45,7 +45,7 @@ pub(crate) struct Wanted {
 const UNREAD_LINES: usize = 4096;
 
 /// Logs go to standard error, as many as `RUST_LOG` asks for; by default warnings. Spans
-/// go to `exporting` too. What is returned sends the last lines when it is dropped.
+/// go to `exporting` too. The returned guard sends the last lines when it is dropped.
 fn subscribe(
     exporting: Option<Box<dyn Layer<Registry> + Send + Sync>>,
     wanted: Wanted,

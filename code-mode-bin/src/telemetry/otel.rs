@@ -1,7 +1,7 @@
 //! Traces and metrics for OpenTelemetry, over OTLP/HTTP, and metrics for Prometheus.
 //!
 //! The spans are those of `code-mode-host` and of the wires. Metrics come from an observer
-//! around every session's delegate. Where nothing is asked for, neither is there.
+//! around every session's delegate. Without a request for either, neither exists.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use tracing_subscriber::filter::{FilterFn, filter_fn};
 use super::trace_listen::{self, ListenError, Telling};
 use super::{Wanted, meters, subscribe};
 
-/// How long what was collected may take to leave at the end.
+/// How long the last export may take at the end.
 const LAST_EXPORT: Duration = Duration::from_secs(3);
 
 /// Where traces and metrics go.
@@ -63,7 +63,7 @@ pub(crate) enum TelemetryError {
 /// What Prometheus is given.
 static REGISTRY: OnceLock<prometheus::Registry> = OnceLock::new();
 
-/// What is collected leaves until this is dropped.
+/// Exports until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     traces: Option<SdkTracerProvider>,
@@ -88,7 +88,7 @@ impl Drop for Telemetry {
 }
 
 impl TelemetryArgs {
-    /// Begins to log, and to send what is asked for. To be called once, before a runtime is
+    /// Begins to log, and to send the requested signals. Call it once, before a runtime is
     /// started.
     pub(crate) fn begin(&self, wanted: Wanted) -> Result<Telemetry, TelemetryError> {
         let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
@@ -185,7 +185,7 @@ fn resource(wanted: Wanted) -> Resource {
     .build()
 }
 
-/// What is exported: this program's spans, not those of what it is built on. `is_codex`:
+/// Selects this program's spans for export, without those of its libraries. `is_codex`:
 /// those alone that the Codex CLI's host has too; each descends from the next one that is
 /// exported.
 fn exported(is_codex: bool) -> FilterFn<impl Fn(&tracing::Metadata<'_>) -> bool> {

@@ -33,7 +33,7 @@ const GREETING: Duration = Duration::from_secs(10);
 
 /// Nobody can connect.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen for who wants traces at {address}: {source}")]
+#[error("cannot listen for clients of traces at {address}: {source}")]
 pub(crate) struct ListenError {
     address: SocketAddr,
     source: io::Error,
@@ -48,17 +48,17 @@ pub(super) fn address(url: &str) -> Result<SocketAddr, String> {
     match address {
         None => Err("expected `ws://IP:PORT`".to_owned()),
         Some(address) if !address.ip().is_loopback() => {
-            Err("it is not a loopback address, and there is no authentication".to_owned())
+            Err("it is not a loopback address, and this address has no authentication".to_owned())
         }
         Some(address) => Ok(address),
     }
 }
 
-/// Those who listen, in the place of an HTTP client: what is posted goes to all.
+/// The listeners, in the place of an HTTP client: each post goes to all.
 #[derive(Clone, Debug)]
 pub(super) struct Listeners(broadcast::Sender<Bytes>);
 
-/// The thread that tells them. It must be ended, so that they get the last batch.
+/// The thread that sends to them. It must be ended, so that they get the last batch.
 #[derive(Debug)]
 pub(super) struct Telling {
     over: CancellationToken,
@@ -66,7 +66,7 @@ pub(super) struct Telling {
 }
 
 impl Telling {
-    /// Waits, so long at most, until every listener has what was sent.
+    /// Waits, so long at most, until every listener has received everything.
     pub(super) fn end(&self, patience: Duration) {
         self.over.cancel();
         // An error is the end of the thread.
@@ -86,7 +86,7 @@ impl HttpClient for Listeners {
     }
 }
 
-/// Listens in a thread of its own, which ends with the program: the exporter begins
+/// Listens in a separate thread, which ends with the program: the exporter begins
 /// before the program's own runtime does, and ends after it.
 pub(super) fn start(address: SocketAddr) -> Result<(Listeners, Telling), ListenError> {
     let error = |source| ListenError { address, source };
@@ -167,7 +167,7 @@ async fn tell(
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
                 Some(Ok(_)) => {}
             },
-            // What was sent before was told.
+            // Everything before is delivered.
             () = over.cancelled() => {
                 let _ = sink.close().await;
                 return;

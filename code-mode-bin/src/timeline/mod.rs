@@ -69,7 +69,7 @@ fn put(path: &Path, text: &str) -> Result<(), TraceError> {
 }
 
 /// The page with the events in it. They are data of strangers: nothing in them may end
-/// the script they stand in.
+/// the script around them.
 fn page(lines: &[TraceLine]) -> String {
     let events = serde_json::to_string(lines).unwrap_or_else(|_| "[]".to_owned());
     let harmless = events

@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Do not lock the process in (to measure what that costs)
     #[arg(long)]
     no_sandbox: bool,
-    /// `held` where the provider started this process in namespaces of its own,
+    /// `held` where the provider started this process in separate namespaces,
     /// else why not
     #[arg(long, value_name = "STATE", hide = true)]
     namespaces: Option<String>,
@@ -87,7 +87,7 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         code_mode::Engine::forbid_machine_code();
     }
     let engine = code_mode::Engine::new();
-    // Made on another thread while this one goes on; the filter covers that too. It runs no
+    // Made on another thread while this one continues; the filter covers that too. It runs no
     // JavaScript that asks for the time zone.
     engine.prewarm();
     code_mode::Engine::set_time_zone(&time_zone);
@@ -127,7 +127,7 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
 /// What this process does for the worker in it.
 struct LockedIn {
     layers: Vec<SandboxLayer>,
-    /// Whether it tries what the sandbox forbids when it is asked to.
+    /// Whether it runs the sandbox's probes on request.
     probes: bool,
     /// The most that the session's limits may be.
     most: Option<Limits>,

@@ -19,8 +19,8 @@ const MAX_THREADS: u32 = 1024;
 pub(super) struct Group(PathBuf);
 
 impl Group {
-    /// Puts a process into a group of its own below `parent`. What the parent's
-    /// controllers cannot bound is said, once.
+    /// Puts a process into its own group below `parent`. What the parent's
+    /// controllers cannot bound is logged, once.
     pub(super) fn hold(parent: &Path, pid: i32, heap_bytes: u64) -> io::Result<Self> {
         let group = Self(parent.join(format!("code-mode-worker-{pid}")));
         fs::create_dir(&group.0)?;

@@ -217,7 +217,7 @@ fn reap(pidfd: &OwnedFd) -> ExitReason {
     }
 }
 
-/// Why there is no process.
+/// Why a process did not start.
 enum Failure {
     /// There would be one without namespaces.
     Namespaces(io::Error),
@@ -473,7 +473,7 @@ fn carry_out(plan: &Plan<'_>) -> Result<Infallible, Unable> {
             return Err(Unable::Exec(io::Error::last_os_error()));
         }
         // Descriptors of the parent that were not meant for the worker; it closes
-        // what is left once more when it locks itself in.
+        // the rest once more when it locks itself in.
         libc::syscall(
             libc::SYS_close_range,
             3 as libc::c_uint,

@@ -33,7 +33,7 @@ pub(crate) struct Started {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpawnError {
-    /// There is no program to start.
+    /// The worker's program was not found.
     #[error(
         "the program {} was found neither beside the running program nor on PATH",
         crate::PROGRAM_NAME
@@ -97,7 +97,7 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 pub(crate) enum Purpose {
     /// This program's sessions.
     Serve,
-    /// To be looked at: it tries what the sandbox forbids when it is asked to.
+    /// Examined by `doctor`: it runs the sandbox's probes on request.
     Examine,
     /// Somebody else's session, whose limits are at most this program's.
     Lend,

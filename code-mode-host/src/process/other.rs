@@ -1,4 +1,4 @@
-//! Workers where there are no namespaces and no process descriptors: macOS,
+//! Workers without namespaces and process descriptors: macOS,
 //! Windows, the BSDs.
 
 use std::path::Path;

@@ -35,27 +35,27 @@ mod wire {
     tonic::include_proto!("code_mode.v1");
 }
 
-/// After so long without a word the host is asked whether it is there, and how long its
+/// A silent host gets a ping after this time, and how long its
 /// answer may take.
 const ASK_AFTER: Duration = Duration::from_secs(20);
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
-/// What a host may send before it is told that there is room again.
+/// How much a host may send before it gets more flow-control credit.
 const WINDOW: u32 = 4 << 20;
 
 /// A host cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemoteError {
-    /// Its address is none.
-    #[error("`{url}` is no address of a host: {why}")]
+    /// The address is invalid.
+    #[error("`{url}` is not the address of a host: {why}")]
     Address {
         /// As it was given, without what may be a password.
         url: String,
-        /// What is wrong with it.
+        /// The problem, as text.
         why: &'static str,
     },
-    /// What it is to be known by cannot be used: its roots, or this program's certificate.
+    /// The trusted roots or this program's certificate cannot be used.
     #[error("no TLS with the host {url}: {}", reasons(source))]
     Tls {
         /// Where.
@@ -64,7 +64,7 @@ pub enum RemoteError {
         #[source]
         source: tonic::transport::Error,
     },
-    /// Nobody answers there, or no TLS can be had with who does.
+    /// The address does not answer, or the TLS handshake with it fails.
     #[error("cannot connect to the host {url}: {}", reasons(source))]
     Connect {
         /// Where.
@@ -91,8 +91,8 @@ pub enum RemoteError {
         #[source]
         source: std::io::Error,
     },
-    /// There is no token.
-    #[error("there is no bearer token to show")]
+    /// The token is missing.
+    #[error("no bearer token is set")]
     NoToken,
     /// The token cannot be sent.
     #[error("the bearer token has characters that cannot be sent")]
@@ -142,7 +142,7 @@ fn reasons(error: &dyn std::error::Error) -> String {
 
 /// Connects to a new worker of a host.
 ///
-/// Each has a connection of its own, so that a balancer can spread them, and what one
+/// Each has a separate connection, so that a balancer can spread them, and so that what one
 /// session sends keeps no other waiting.
 pub(crate) async fn connect(
     host: &RemoteHost,

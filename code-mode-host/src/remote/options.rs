@@ -24,7 +24,7 @@ pub struct RemoteHost {
     identity: Option<(String, String)>,
 }
 
-/// A text that is given, or stands in a file.
+/// A text, given directly or as a file's content.
 #[derive(Clone)]
 enum Given {
     Text(String),
@@ -138,7 +138,7 @@ impl RemoteHost {
     }
 
     /// What the address says. Nothing is taken from its text by its look: what stands before
-    /// an `@` is no host.
+    /// an `@` is not a host.
     pub(super) fn address(&self) -> Result<Address, RemoteError> {
         let invalid = |why: &'static str| RemoteError::Address {
             url: self.shown(),

@@ -24,7 +24,7 @@ const WAITING: usize = 4;
 pub(super) struct Sending(PollSender<Chunk>);
 
 impl Sending {
-    /// The writer, and the chunks that come of what is written.
+    /// The writer, and the chunks made from its bytes.
     pub(super) fn new() -> (Self, impl Stream<Item = Chunk> + Send + 'static) {
         let (sender, mut receiver) = mpsc::channel(WAITING);
         let chunks = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
@@ -62,7 +62,7 @@ impl AsyncWrite for Sending {
 /// Bytes from a worker.
 pub(super) struct Receiving {
     chunks: Chunks,
-    /// What was not read of the last chunk.
+    /// The unread rest of the last chunk.
     rest: Bytes,
 }
 
@@ -73,7 +73,7 @@ enum Chunks {
 }
 
 impl Receiving {
-    /// The reader of what is answered.
+    /// The reader of the answers.
     pub(super) fn new(
         answered: impl Future<Output = Result<Streaming<Chunk>, Status>> + Send + 'static,
     ) -> Self {

@@ -1,6 +1,6 @@
 //! Tool calls, notifications and closings on their way to the delegate.
 //!
-//! Each runs in a task of its own, so that a delegate that panics or never returns
+//! Each runs in its own task, so that a delegate that panics or never returns
 //! costs that one alone.
 
 use std::panic::AssertUnwindSafe;
@@ -30,7 +30,7 @@ pub(super) fn observe(tell: impl FnOnce()) {
     }
 }
 
-/// Runs a tool, and tells the core what came of it.
+/// Runs a tool, and reports its result to the core.
 pub(super) fn invoke(
     shared: &Arc<Shared>,
     call: NestedToolCall,
@@ -101,7 +101,7 @@ impl Drop for Finished<'_> {
     }
 }
 
-/// Delivers a notification, and tells the core that it was.
+/// Delivers a notification, and reports that to the core.
 pub(super) fn notify(
     shared: &Arc<Shared>,
     notification: CellNotification,

@@ -28,13 +28,13 @@ pub(super) struct Cell<R> {
     /// Requests to terminate it.
     pub(super) terminators: Vec<R>,
     pub(super) observation: WorkerObservation,
-    /// When it must have stopped, once it was told to, and what for.
+    /// After a request to stop: the deadline, and the reason.
     pub(super) stopping: Option<Stopping>,
     /// When it was admitted.
     pub(super) admitted: Instant,
     /// What it has used; what its worker says comes with its end.
     pub(super) stats: CellStats,
-    /// Whether its turns are told.
+    /// Whether its turns are reported.
     pub(super) tells_turns: bool,
     /// Pauses of this cell that are held.
     pub(super) pauses: u32,
@@ -67,13 +67,13 @@ pub(super) enum Phase {
     /// Its JavaScript has ended; its callbacks are settled.
     Settling {
         end: Final,
-        /// When its end is told whatever its callbacks do. Set once they are
+        /// When its end is reported even if callbacks still run. Set once they are
         /// cancelled.
         by: Option<Instant>,
     },
 }
 
-/// How a cell's end is told.
+/// How a cell's end is reported.
 #[derive(Clone, Debug)]
 pub(super) struct Final {
     pub(super) end: End,
@@ -128,7 +128,7 @@ impl End {
     }
 }
 
-/// Who waits for the cell's next observation to end.
+/// The observer of the cell's present observation.
 pub(super) struct Observer<R> {
     pub(super) number: u64,
     pub(super) reply: R,
@@ -136,17 +136,17 @@ pub(super) struct Observer<R> {
     pub(super) yield_time: Duration,
     pub(super) since: Instant,
     pub(super) deadline: Option<Instant>,
-    /// The worker was asked for what there is.
+    /// The core requested a yield from the worker.
     pub(super) collecting: bool,
 }
 
 /// The observation at the worker. Its number counts up, so that an answer to an earlier one
-/// can be told apart.
+/// can be distinguished.
 pub(super) struct WorkerObservation {
     number: u64,
     /// The worker has not ended it.
     armed: bool,
-    /// The worker was asked for what there is, and is about to end it.
+    /// The core requested a yield, and the worker is about to answer.
     collected: bool,
     to_pending: bool,
     /// The last that the worker ended.
@@ -170,7 +170,7 @@ impl WorkerObservation {
     }
 
     /// Sees to it that an observation for a new observer is at the worker; `Some` with its
-    /// number where the worker must be told. One that is being collected is another
+    /// number where the worker needs a message. One that is being collected is another
     /// observer's.
     pub(super) fn arm(&mut self, to_pending: bool) -> Option<u64> {
         if self.armed && !self.collected && self.to_pending == to_pending {
@@ -186,7 +186,7 @@ impl WorkerObservation {
         Some(self.number)
     }
 
-    /// The worker is asked for what there is; `None` where it has ended the observation.
+    /// Requests a yield from the worker; `None` where it has ended the observation.
     pub(super) fn collect(&mut self) -> Option<u64> {
         if !self.armed {
             return None;
@@ -215,7 +215,7 @@ impl WorkerObservation {
     }
 }
 
-/// A cell was told to stop.
+/// A cell has been sent a request to stop.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stopping {
     pub(super) by: Instant,
@@ -298,7 +298,7 @@ impl<R> Cell<R> {
         std::mem::take(&mut self.output)
     }
 
-    /// Answers that the cell goes on, with the output that no observer has had. Where
+    /// Answers that the cell still runs, with the output that no observer has had. Where
     /// nobody takes it, it stays. `frozen` has the calls that a frozen cell waits for.
     pub(super) fn give_output(&mut self, reply: R, frozen: Option<Vec<RuntimeToolCallId>>)
     where
@@ -322,7 +322,7 @@ impl<R> Cell<R> {
         }
     }
 
-    /// What an observer is told of the end, with the output left.
+    /// The observer's answer about the end, with the remaining output.
     pub(super) fn final_response(&mut self, end: Final, now: Instant) -> CellResponse {
         let cell_id = self.id.clone();
         let content_items = self.take_output();

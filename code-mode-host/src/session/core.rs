@@ -8,9 +8,9 @@
 //! **Invariants**, which `session/model.rs` holds it to:
 //! - every request gets exactly one answer;
 //! - every admitted cell is closed once, after its last answer and its callbacks;
-//! - no callback is handed to the delegate after its cell ended or was told to
+//! - no callback is handed to the delegate after its cell ended or had to
 //!   terminate;
-//! - what is held for a worker is bounded;
+//! - everything held for a worker is bounded;
 //! - nothing that one worker says or does changes what the next one runs;
 //! - a shutdown ends, whatever the worker and the delegate do.
 
@@ -63,7 +63,7 @@ pub(crate) enum Effect<P: Ports> {
     Kill(P::Worker),
     /// Shut this worker down in order.
     Retire(P::Worker),
-    /// Cancel what has this token.
+    /// Cancel this token.
     Cancel(CancellationToken),
     /// Run a tool.
     ///
@@ -73,7 +73,7 @@ pub(crate) enum Effect<P: Ports> {
     Notify(CellNotification, CancellationToken),
     /// Tell the delegate that a cell was admitted.
     Started(CellStarted, tracing::Span),
-    /// Tell the delegate that a cell goes on.
+    /// Report a cell's turn to the delegate.
     Turn(CellId, Turn),
     /// Tell the delegate that a cell's JavaScript has ended.
     Ended(Box<CellEnded>),
@@ -84,7 +84,7 @@ pub(crate) enum Effect<P: Ports> {
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
-    /// A cell that was told to stop may run for so long.
+    /// How long a cell may still run after a request to stop.
     pub(crate) stop_grace: Duration,
     /// A callback that was cancelled may take so long.
     pub(crate) callback_grace: Duration,
@@ -96,7 +96,7 @@ pub(crate) struct Settings {
 
 /// A request that was not admitted, and what came of it.
 pub(crate) enum NotAdmitted<R> {
-    /// There is no worker: start one, and ask again with the same.
+    /// The session has no worker: start one, and repeat the request.
     NeedsWorker(Box<Execute<R>>),
     /// Refused.
     Refused(SessionError),
@@ -107,7 +107,7 @@ pub(crate) struct Execute<R> {
     pub(crate) request: ExecuteRequest,
     pub(crate) to_pending: bool,
     pub(crate) reply: R,
-    /// What is traced of the cell goes under this.
+    /// The parent of the cell's spans.
     pub(crate) span: tracing::Span,
 }
 
@@ -128,7 +128,7 @@ pub(crate) struct Admitted {
     pub(crate) token: CancellationToken,
 }
 
-/// What a worker is to the session it was given to.
+/// The state of the session's worker.
 pub(crate) struct Attached {
     pub(crate) number: u64,
     /// Why the worker was lost whose place it takes, if there was one.
@@ -145,7 +145,7 @@ pub(super) struct Worker<W> {
     pub(super) idle_by: Option<Instant>,
 }
 
-/// What is due.
+/// A deadline's subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Due {
     /// The worker may have been idle for long enough.
@@ -293,7 +293,7 @@ impl<P: Ports> Core<P> {
         self.due.push(Reverse((at, what)));
     }
 
-    /// Does what is due.
+    /// Handles the deadlines that have passed.
     pub(crate) fn tick(&mut self, now: Instant) {
         while let Some(Reverse((at, what))) = self.due.peek().copied()
             && at <= now
@@ -329,7 +329,7 @@ impl<P: Ports> Core<P> {
         let Some(cell) = self.cells.get(&number) else {
             return;
         };
-        // One that was asked for what there is waits for the worker only.
+        // An observation that requested a yield waits only for the worker.
         let observer = cell
             .observer
             .as_ref()
@@ -662,13 +662,13 @@ impl<P: Ports> Core<P> {
             self.send(worker, message);
             self.due_at(by, Due::Cell(number));
         } else {
-            // The worker says nothing of the cell, or nothing in time: what is here is
-            // all that can be told.
+            // The worker did not report about the cell in time: only the
+            // host's own data is left.
             self.give(number, None);
         }
     }
 
-    /// Answers the observer, if there is one, that the cell goes on.
+    /// Answers the observer, if one waits, that the cell still runs.
     pub(super) fn give(&mut self, number: CellNumber, frozen: Option<Vec<RuntimeToolCallId>>) {
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
@@ -680,7 +680,7 @@ impl<P: Ports> Core<P> {
         cell.give_output(observer.reply, frozen);
     }
 
-    /// Stops a cell. With a reply, the end is told to it.
+    /// Stops a cell. `reply` gets the end.
     pub(crate) fn terminate(&mut self, cell_id: &CellId, reply: Option<P::Reply>, now: Instant) {
         let (number, reply) = match reply {
             None => (CellNumber::of(cell_id), None),
@@ -748,7 +748,7 @@ impl<P: Ports> Core<P> {
 
     // Shutdown.
 
-    /// Stops every cell and takes no more. The worker is shut down.
+    /// Stops every cell and admits none. The worker is shut down.
     pub(crate) fn shut_down(&mut self, now: Instant) {
         if std::mem::replace(&mut self.shutting_down, true) {
             return;

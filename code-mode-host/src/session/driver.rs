@@ -40,7 +40,7 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     pub(super) delegate: Arc<dyn CodeModeSessionDelegate>,
     workers: Arc<Workers>,
-    /// Where inputs are to be checked.
+    /// Set where inputs must be checked.
     pub(super) inputs: Option<Inputs>,
     /// Cancelled when shutdown begins.
     pub(super) token: CancellationToken,
@@ -68,7 +68,7 @@ pub(crate) struct Opening {
 
 struct State {
     core: Core<HostPorts>,
-    /// Somebody runs effects; whoever makes more leaves them to that.
+    /// A caller runs effects; other callers append theirs.
     is_draining: bool,
     /// When the alarm goes off.
     alarm_at: Option<Instant>,

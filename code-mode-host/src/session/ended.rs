@@ -28,7 +28,7 @@ struct Kept {
     response: CellResponse,
     at: Instant,
     bytes: usize,
-    /// Its closing was told already.
+    /// Its closing was reported already.
     closed: bool,
 }
 
@@ -85,7 +85,7 @@ impl Ended {
         to_close
     }
 
-    /// Puts output in front of what a kept result has; `false` where there is none.
+    /// Puts output in front of a kept result's; `false` without a kept result.
     pub(super) fn put_back(&mut self, cell: CellNumber, response: &mut CellResponse) -> bool {
         let Some(kept) = self.results.get_mut(&cell) else {
             return false;
@@ -98,7 +98,7 @@ impl Ended {
         true
     }
 
-    /// Takes a cell's result, and whether its closing was told already.
+    /// Takes a cell's result, and whether its closing was reported already.
     pub(super) fn take(&mut self, cell: CellNumber, now: Instant) -> Option<(CellResponse, bool)> {
         let (mut response, at, closed) = self.remove(cell)?;
         self.order.retain(|kept| *kept != cell);

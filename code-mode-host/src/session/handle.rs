@@ -18,7 +18,7 @@ use super::spans;
 /// A session of a [`Provider`](crate::Provider): one agent's cells and the values they store.
 ///
 /// Clones are handles of the same session; dropping the last one shuts the session down.
-/// Dropping the future of an observation ends that observation only: the cell goes on, and
+/// Dropping the future of an observation ends that observation only: the cell continues, and
 /// what it would have returned is kept for the next one.
 #[derive(Clone)]
 pub struct Session {

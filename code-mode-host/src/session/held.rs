@@ -39,7 +39,7 @@ impl Held {
     }
 }
 
-/// The callbacks of one cell that are not finished. Every method that changes what is held
+/// The callbacks of one cell that are not finished. Every method that changes these amounts
 /// returns the difference, for the books of the session.
 #[derive(Default)]
 pub(super) struct Callbacks {
@@ -52,7 +52,7 @@ pub(super) struct Callbacks {
 }
 
 impl Callbacks {
-    /// What is held for the cell.
+    /// The amounts held for the cell.
     pub(super) fn held(&self) -> Held {
         self.held
     }

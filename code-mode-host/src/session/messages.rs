@@ -211,7 +211,7 @@ impl<P: Ports> Core<P> {
     }
 
     fn output(&mut self, number: CellNumber, items: Vec<ContentItem>) -> Result<(), Violation> {
-        // What observers that went away have left here is no fault of the worker's: only
+        // The worker is not at fault for output that absent observers left: only
         // what it says for one observation counts against it.
         let max = self.limits.max_output_bytes.saturating_add(SLACK);
         let cell = self.running(number)?;

@@ -170,7 +170,7 @@ fn happens() -> impl Strategy<Value = Happens> {
     ]
 }
 
-/// A core, and what is known of it from outside.
+/// A core, and the expectations of it from outside.
 struct World {
     core: Core<Model>,
     now: Instant,
@@ -182,7 +182,7 @@ struct World {
     closed: BTreeSet<CellId>,
     started: BTreeSet<CellId>,
     ended: BTreeSet<CellId>,
-    /// Cells that were told to terminate, or whose end was told.
+    /// Cells with a request to terminate, or with a reported end.
     silent: BTreeSet<CellId>,
     calls: Vec<(CellId, RuntimeToolCallId, CancellationToken)>,
     notifications: Vec<(CellId, CancellationToken)>,
@@ -562,7 +562,7 @@ impl World {
                     let is_new = self.started.insert(started.cell_id);
                     assert!(is_new, "a cell started twice");
                 }
-                Effect::Turn(..) => panic!("no cell was asked for its turns"),
+                Effect::Turn(..) => panic!("no cell requested its turns"),
                 Effect::Ended(ended) => {
                     let cell = ended.cell_id;
                     assert!(self.started.contains(&cell));
@@ -579,9 +579,9 @@ impl World {
                     );
                     assert!(self.admitted.contains(&cell));
                     assert!(self.closed.insert(cell.clone()), "{cell} was closed twice");
-                    // What is left of its callbacks was cancelled.
+                    // Its remaining callbacks were cancelled.
                     for (_, token) in self.callbacks_of(&cell) {
-                        assert!(token.is_cancelled(), "a callback of {cell} goes on");
+                        assert!(token.is_cancelled(), "a callback of {cell} still runs");
                     }
                 }
             }

@@ -11,7 +11,7 @@ use code_mode_protocol::CellId;
 pub(crate) struct CellNumber(NonZeroU64);
 
 impl CellNumber {
-    /// The number after `last`; the first where there was none.
+    /// The number after `last`; the first after `None`.
     pub(crate) fn after(last: Option<Self>) -> Self {
         let last = last.map_or(0, Self::get);
         Self(NonZeroU64::MIN.saturating_add(last))

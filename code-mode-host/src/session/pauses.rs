@@ -91,7 +91,7 @@ impl<P: Ports> Core<P> {
         );
     }
 
-    /// The cell's deadlines go on, where nothing holds them any more.
+    /// Restarts the cell's deadlines, where no pause holds them.
     fn start_clocks(&mut self, number: CellNumber, now: Instant) {
         let held = self.pauses > 0;
         let Some(cell) = self.cells.get_mut(&number) else {

@@ -1,5 +1,5 @@
 //! From the end of a cell's JavaScript to its closing: its callbacks are settled, then its
-//! end is told.
+//! end is reported.
 
 use std::time::Instant;
 
@@ -44,7 +44,7 @@ impl<P: Ports> Core<P> {
     }
 
     /// Goes on with the end of a cell whose JavaScript has ended: its notifications
-    /// are delivered, then its calls are cancelled, then it is told.
+    /// are delivered, then its calls are cancelled, then it is reported.
     pub(super) fn settle(&mut self, number: CellNumber, now: Instant) {
         let Some(cell) = self.cells.get_mut(&number) else {
             return;

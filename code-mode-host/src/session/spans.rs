@@ -1,4 +1,4 @@
-//! A session's spans: what is traced, under which names, and what descends from what.
+//! A session's spans: their names, their attributes and their parents.
 //!
 //! An exec's span descends from the one that was current at `execute`, and a cell's calls
 //! and notifications from its exec's. Fields are ids, names, outcomes and durations: what

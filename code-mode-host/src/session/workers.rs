@@ -150,7 +150,7 @@ impl<P: Ports> Core<P> {
                 continue;
             };
             let kind = match cell.stopping {
-                // What was asked for has come true.
+                // The requested worker has arrived.
                 Some(Stopping {
                     reason: StopReason::Terminated,
                     ..

@@ -15,7 +15,7 @@ const HANDSHAKE: MaxMessage = MaxMessage {
 };
 
 /// The most bytes that wait for a worker which does not read. An honest worker reads
-/// all the time; its session's limits bound what is sent to it.
+/// all the time; its session's limits bound the messages to it.
 const MAX_QUEUED: usize = 1 << 30;
 
 /// The inbound half of a worker's stream.
@@ -28,7 +28,7 @@ pub enum ConnectionError {
     /// The connection failed.
     #[error("the connection to the worker failed: {0}")]
     Io(#[from] io::Error),
-    /// The worker sent what is no message.
+    /// The worker sent a malformed message.
     #[error("the worker broke the protocol: {0}")]
     Frame(#[source] FrameError),
     /// The worker's end of the connection was closed before it was ready; what the

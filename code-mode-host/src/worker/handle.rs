@@ -14,7 +14,7 @@ use crate::process::Child;
 /// Bytes waiting for a worker, past which answers of tools wait too.
 const HIGH_WATER: usize = 64 << 20;
 
-/// The way to one worker. What is sent, killed or retired by way of it can reach no
+/// The way to one worker. Messages, kills and retirements through it can reach no
 /// other worker, whenever that happens.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerHandle {
@@ -72,7 +72,7 @@ pub(crate) struct Worker {
     pub(crate) handle: WorkerHandle,
     pub(super) inbound: MessageReader<Receive, FromWorker>,
     pub(super) writing: OutboundTask,
-    /// `None` where it is no process of this program's.
+    /// `None` where the worker is not a process of this program.
     pub(crate) child: Option<Child>,
     pub(crate) counted: Counted,
 }
@@ -101,7 +101,7 @@ impl Worker {
         let text = limits.max_frame_bytes.max(limits.max_output_bytes);
         self.inbound.set_max(MaxMessage {
             frame: MAX_WORKER_FRAME,
-            // What comes with one text of the largest size.
+            // The rest of a message whose text has the largest size.
             texts: text.saturating_add(MAX_WORKER_FRAME),
         });
     }

@@ -36,7 +36,7 @@ impl WorkerMetrics {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker is ready. It is counted as long as what is returned lives.
+    /// Counts a ready worker for as long as the returned value lives.
     pub(crate) fn started(self: &Arc<Self>, process: Option<u32>) -> Counted {
         let mut counts = self.counts();
         counts.stats.started += 1;

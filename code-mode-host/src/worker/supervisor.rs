@@ -83,7 +83,7 @@ pub(crate) async fn supervise(session: Arc<Shared>, number: u64, worker: Worker,
                 message = inbound.next() => match message {
                     Ok(Some(message)) => match session.received(number, message) {
                         Ok(Received::Message) => {}
-                        // Before it was asked to, it is one that ended.
+                        // Without a request to end, it counts as one that died.
                         Ok(Received::ShutDown) if deadline.is_none() => break Ended::Disconnected(None),
                         Ok(Received::ShutDown) => break Ended::ShutDown,
                         Err(violation) => break Ended::Violation(violation.to_string()),

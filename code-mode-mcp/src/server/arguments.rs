@@ -11,14 +11,14 @@ use crate::caller::Approval;
 const OUTPUT_TOKENS: u64 = 10_000;
 const YIELD: Duration = Duration::from_secs(10);
 
-/// Reads the arguments of a request; what is wrong is said with its name.
+/// Reads the arguments of a request; an error names the argument.
 struct Arguments<'a>(&'a Map<String, Value>);
 
 impl Arguments<'_> {
     fn known(&self, names: &[&str]) -> Result<(), String> {
         match self.0.keys().find(|key| !names.contains(&key.as_str())) {
             Some(unknown) => Err(format!(
-                "there is no argument {unknown:?}; there are {}",
+                "no argument is called {unknown:?}; the arguments are {}",
                 names.join(", ")
             )),
             None => Ok(()),
@@ -138,8 +138,8 @@ impl Wait {
 }
 
 impl How {
-    /// How the repetition of a request observes its cell. What is wrong about its arguments
-    /// was said before.
+    /// How the repetition of a request observes its cell. Errors in its arguments
+    /// were reported before.
     pub(crate) fn of_repeated(arguments: &Map<String, Value>) -> Self {
         let arguments = Arguments(arguments);
         let number = |name| arguments.number(name).ok().flatten();

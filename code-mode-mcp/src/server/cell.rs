@@ -73,13 +73,13 @@ struct State {
 struct Question {
     key: String,
     params: ElicitRequestParams,
-    /// What the model is told where the person cannot be asked.
+    /// The model's answer where no person is available.
     words: String,
     /// It was put to the client, and the answer is on its way.
     asked: bool,
     /// Whether it is about a call, which a policy may let the model decide.
     is_about_call: bool,
-    /// The model was told of it.
+    /// The model has seen it.
     was_told: bool,
     answer: Option<oneshot::Sender<ElicitResult>>,
 }
@@ -233,7 +233,7 @@ impl Cell {
         self.put(params.ok()?, words, true)
     }
 
-    /// Passes a server's question on. `None` where nobody could be asked, or nobody answered.
+    /// Passes a server's question on. `None` where no person was available or answered.
     pub(crate) async fn forward(&self, question: Elicitation) -> Option<ElicitResult> {
         let can_ask = self.can_ask();
         let is_possible = match &question.params {
@@ -314,14 +314,14 @@ impl Cell {
         self.state().questions.iter().any(is_wanted)
     }
 
-    /// Questions that went to a client which has gone are asked of the next one.
+    /// Questions that went to a lost client go to the next one.
     pub(crate) fn ask_again(&self) {
         for question in &mut self.state().questions {
             question.asked = false;
         }
     }
 
-    /// Answers a question; false where it is answered already, or is none.
+    /// Answers a question; false where it was answered already or never existed.
     pub(crate) fn answer(&self, key: &str, result: ElicitResult) -> bool {
         self.change(|state| {
             let Some(at) = state
@@ -349,7 +349,7 @@ impl Cell {
             .state()
             .questions
             .iter()
-            // A decision is about what its maker was told of.
+            // A decision covers only questions that its maker has seen.
             .filter(|question| question.is_about_call && question.was_told && is_wanted(question))
             .map(|question| question.key.clone())
             .collect();

@@ -24,7 +24,7 @@ pub(crate) struct Client<'a> {
     pub(crate) server: &'a Arc<Shared>,
     pub(crate) context: &'a RequestContext<RoleServer>,
     connection: &'a Connection,
-    /// The request stands alone: no state but what handles name.
+    /// The request is stateless: it refers to state by handles only.
     pub(crate) stateless: bool,
     pub(crate) can_ask: CanAsk,
     /// Whether the client wants notifications of cells as messages of a log.
@@ -87,7 +87,7 @@ impl Client<'_> {
     }
 }
 
-/// Whether a request stands alone, as from the revision of 2026-07-28 on.
+/// Whether a request is stateless, as from the revision of 2026-07-28 on.
 pub(crate) fn is_stateless(context: &RequestContext<RoleServer>) -> bool {
     let version = context.meta.protocol_version();
     version.is_some_and(|v| v.as_str() >= ProtocolVersion::V_2026_07_28.as_str())

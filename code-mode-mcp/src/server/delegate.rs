@@ -19,7 +19,7 @@ use crate::caller::{
     Approval, ApprovalRequest, Approvals, CallContext, CallIds, Elicitation, NotAsked,
 };
 
-/// How long a call waits for a person who can be asked.
+/// How long a call waits until a person can answer.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 pub(crate) struct SessionDelegate {

@@ -14,7 +14,7 @@ use super::observe::asking_meanwhile;
 use super::{Response, failure};
 
 /// Calls a tool that is offered beside `exec`. Policy and audit log hold for it too; there is
-/// no cell, and so a client of the stateless era cannot be asked about it.
+/// no cell, and so a client of the stateless era cannot answer for it.
 pub(crate) async fn direct(client: &Client<'_>, request: &CallToolRequestParams) -> Response {
     let (sessions, broker) = (&client.server.sessions, &client.server.broker);
     let session = match client.stateless {

@@ -87,6 +87,6 @@ async fn session(client: &Client<'_>, handle: Option<&str>) -> Result<Arc<Sessio
         return Ok(own);
     }
     Err(format!(
-        "there is no session {handle:?} (any more); leave session_id out to begin a new one"
+        "no session {handle:?} exists (any more); leave session_id out to begin a new one"
     ))
 }

@@ -25,7 +25,7 @@ use crate::resources;
 use crate::tools::Tools;
 
 /// What a client reads of the server as a whole.
-const INSTRUCTIONS: &str = "One tool, exec, runs JavaScript programs that call the tools of all connected MCP servers; wait goes on with a program that takes long. Prefer one program for a whole task over several calls: intermediate data then stays out of the conversation.";
+const INSTRUCTIONS: &str = "One tool, exec, runs JavaScript programs that call the tools of all connected MCP servers; wait continues a program that takes long. Prefer one program for a whole task over several calls: intermediate data then stays out of the conversation.";
 
 /// What the protocol's library calls for a connection.
 pub(crate) struct Handler(Connection);

@@ -109,12 +109,12 @@ impl Gateway {
     }
 
     /// Serves streamable HTTP at `/mcp` until [`shut_down`](Self::shut_down) is called.
-    /// `tokens`: who may use it; everybody who reaches the address where there are none.
+    /// `tokens`: who may use it; empty means everybody who reaches the address.
     pub async fn serve_http(&self, listener: Listener, tokens: Option<TokenFile>) {
         http::serve(self.0.clone(), listener, tokens).await;
     }
 
-    /// Takes no more requests.
+    /// Stops taking requests.
     pub fn shut_down(&self) {
         self.0.broker.shutdown.cancel();
     }

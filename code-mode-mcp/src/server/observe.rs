@@ -29,9 +29,9 @@ use crate::elicitation::nobody;
 
 /// A client that shows progress gets a message at least so often.
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
-/// A person who is asked has so long, for one request.
+/// How long a person has, for one request.
 const ANSWER: Duration = Duration::from_secs(15 * 60);
-/// Questions that come within this time are asked together.
+/// Questions that come within this time are put together.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// Observes a cell, or stops it.
@@ -72,7 +72,7 @@ pub(crate) async fn observe(
     observed.run(response).await
 }
 
-/// A request that comes again with answers to questions: its cell goes on, and its
+/// A repeated request with answers to questions: its cell continues, and its
 /// program is not run again.
 pub(crate) async fn repeated(
     client: &Client<'_>,
@@ -88,7 +88,7 @@ pub(crate) async fn repeated(
     };
     let key = CellKey::from(asked.cell.as_str());
     let Some((session, cell)) = client.server.sessions.cell(&key) else {
-        return Ok(failure("there is no such cell (any more)"));
+        return Ok(failure("this cell does not exist (any more)"));
     };
     let answers = request.input_responses.clone().unwrap_or_default();
     for key in &asked.questions {
@@ -118,7 +118,7 @@ pub(crate) struct Observed<'a> {
 type Asking<'a> = BoxFuture<'a, (String, ElicitResult)>;
 
 impl Observed<'_> {
-    /// Waits for the response; tells of progress, and asks questions, meanwhile.
+    /// Waits for the response; meanwhile it reports progress and asks questions.
     pub(crate) async fn run(
         &self,
         mut response: BoxFuture<'static, Result<CellResponse, SessionError>>,
@@ -165,7 +165,7 @@ impl Observed<'_> {
     }
 
     /// Puts new questions to the person: on this request in the era of sessions, by an
-    /// answer that asks for input in the stateless one. Where there is no way, the cell
+    /// answer that asks for input in the stateless one. Where neither works, the cell
     /// yields.
     async fn ask<'s>(&'s self, asking: &mut FuturesUnordered<Asking<'s>>) -> Option<Response> {
         if !self.client.can_ask.forms {
@@ -247,7 +247,7 @@ impl Observed<'_> {
                     true => self.cell.key.as_str().to_owned(),
                     false => self.cell_id.to_string(),
                 };
-                let mut text = format!("status: running\ncell_id: {name} (wait goes on with it)");
+                let mut text = format!("status: running\ncell_id: {name} (call wait to continue)");
                 for waiting in self.cell.waits_for() {
                     text.push_str(&format!(
                         "\nwaits for {waiting}; {}",
@@ -309,7 +309,7 @@ impl Progress {
             return;
         }
         let progress = progress as f64;
-        // Without calls a little more each time is all there is to say.
+        // Without calls, progress grows by a little each time.
         self.last = if progress > self.last {
             progress
         } else {

@@ -34,7 +34,7 @@ impl Seal {
         self.0.as_ref()?.seal_json_with(asked, &options).ok()
     }
 
-    /// What was sealed for this request; `None` where it is another's, or too old.
+    /// The state sealed for this request; `None` for another's, or where it is too old.
     pub(crate) fn open(&self, sealed: &str, request: &[u8]) -> Option<Asked> {
         self.0.as_ref()?.open_json_with(sealed, request).ok()
     }

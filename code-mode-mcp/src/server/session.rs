@@ -1,4 +1,4 @@
-//! A client's session: its cells, what was approved in it, its stored values.
+//! A client's session: its cells, approvals and stored values.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -17,7 +17,7 @@ pub(super) fn transport()
     AsyncRwTransport::new(read, stdout()).with_max_line_length(MAX_MESSAGE)
 }
 
-/// Passes lines on. Until the first request, a line that is none is left out: it would
+/// Passes lines on. Until the first request, a line without a message is left out: it would
 /// end the conversation before it began.
 async fn only_messages(mut from: BufReader<Stdin>, mut to: tokio::io::DuplexStream) {
     let mut has_begun = false;

@@ -22,7 +22,7 @@ impl Store {
         Ok(Self(folder.to_owned()))
     }
 
-    /// Every value. A file that is none is left alone and told of.
+    /// Every value. A malformed file is left alone and logged.
     pub(crate) fn read(&self) -> Vec<(String, Json)> {
         let Ok(files) = std::fs::read_dir(&self.0) else {
             return Vec::new();

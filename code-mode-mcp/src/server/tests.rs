@@ -249,7 +249,7 @@ async fn a_program_that_goes_on_is_waited_for_by_its_id_and_stopped() {
     let said = client.exec(json!([["text", "x"], ["hang"]])).await;
     assert_eq!(
         said,
-        ["x", "status: running\ncell_id: 1 (wait goes on with it)"]
+        ["x", "status: running\ncell_id: 1 (call wait to continue)"]
     );
     let wait = json!({"cell_id": "1", "yield_time_ms": 1});
     let said = client.call("wait", wait).await;
@@ -259,7 +259,7 @@ async fn a_program_that_goes_on_is_waited_for_by_its_id_and_stopped() {
         client.call("wait", stop.clone()).await,
         ["status: terminated"]
     );
-    // Whoever asks again gets the same end.
+    // A repeated wait gets the same end.
     let again = client.call("wait", stop).await;
     assert!(
         again[0].starts_with("status: terminated\n(all of its output"),
@@ -292,9 +292,9 @@ async fn what_is_wrong_about_a_request_is_said_and_runs_nothing() {
         (
             "exec",
             json!({"code": "[]", "session_id": "x"}),
-            "there is no session \"x\"",
+            "no session \"x\" exists",
         ),
-        ("wait", json!({"cell_id": "9"}), "there is no cell \"9\""),
+        ("wait", json!({"cell_id": "9"}), "no cell \"9\" exists"),
         (
             "wait",
             json!({"cell_id": "9", "decision": "perhaps"}),

@@ -1,4 +1,4 @@
-//! `wait`: a client goes on observing a cell.
+//! `wait`: a client continues to observe a cell.
 
 use std::sync::Arc;
 
@@ -25,13 +25,13 @@ pub(crate) async fn wait(client: &Client<'_>, request: &CallToolRequestParams) -
     let name = wait.cell.as_str();
     let (session, cell) = match find(client, name).await {
         Ok(Some(found)) => found,
-        Ok(None) => return Ok(failure(format!("there is no cell {name:?} (any more)"))),
+        Ok(None) => return Ok(failure(format!("no cell {name:?} exists (any more)"))),
         Err(why) => return Ok(failure(why)),
     };
     if let Some(decision) = wait.decision {
         if !client.server.broker.policy.model_may_answer {
             return Ok(failure(
-                "wait: decision is not taken here: the policy does not say \"model_may_answer\": true, because a model that approves its own calls is no approval",
+                "wait: decision is not taken here: the policy does not say \"model_may_answer\": true, because a model that approves its own calls proves nothing",
             ));
         }
         if cell.answer_calls(decision) == 0 {

@@ -182,7 +182,7 @@ impl Drop for Cancelling {
         let Some((peer, id)) = self.0.take() else {
             return;
         };
-        // Without a runtime there is no connection either.
+        // Without a runtime the connection does not exist either.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let reason = Some("nobody waits for the answer any more".to_owned());

@@ -33,7 +33,7 @@ pub(crate) struct Client {
 impl ClientHandler for Client {
     fn get_info(&self) -> ClientConfig {
         let mut capabilities = ClientCapabilities::builder().enable_elicitation().build();
-        // Whether a page can be opened is asked when a server wants one.
+        // The client's ability to open a page is checked when a server wants one.
         capabilities.elicitation = serde_json::from_value(json!({"form": {}, "url": {}})).ok();
         let mut config = ClientConfig::new(
             capabilities,

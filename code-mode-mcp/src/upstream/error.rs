@@ -79,7 +79,7 @@ impl ConnectError {
 /// A header of a configuration that HTTP does not allow.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HeaderError {
-    #[error("headers: {0:?} is no name of a header")]
+    #[error("headers: {0:?} is not the name of a header")]
     Name(String),
     #[error("headers.{0}: not the value of a header")]
     Value(String),
@@ -103,7 +103,7 @@ pub(crate) enum HttpFailure {
     Unreachable,
     #[error("the server does not answer")]
     TimedOut,
-    #[error("the server's answer is no message of the protocol")]
+    #[error("the server's answer is not a message of the protocol")]
     NotTheProtocol,
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct UpstreamTool {
     pub(crate) definition: Value,
 }
 
-/// Lists the tools; what is malformed is left out.
+/// Lists the tools; malformed ones are left out.
 pub(crate) async fn list(
     peer: &Peer<RoleClient>,
     config: &ServerConfig,

@@ -56,7 +56,7 @@ pub(crate) struct UpstreamEvents {
     pub(crate) secrets: Secrets,
 }
 
-/// What is known of a server at one moment. All of it changes together, and only its
+/// A server's state at one moment. All of it changes together, and only its
 /// supervisor changes it.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
@@ -109,7 +109,7 @@ impl Upstream {
         &self.config.name
     }
 
-    /// What is known of the server now.
+    /// The server's state now.
     pub(crate) fn state(&self) -> State {
         self.state.borrow().clone()
     }
@@ -135,7 +135,7 @@ impl Upstream {
     /// Waits until the state is as wanted.
     async fn until(&self, is_wanted: impl FnMut(&State) -> bool) {
         let mut state = self.state.subscribe();
-        // The sender is in `self`, so there is no error.
+        // The sender is in `self`, so sending cannot fail.
         let _ = state.wait_for(is_wanted).await;
     }
 }

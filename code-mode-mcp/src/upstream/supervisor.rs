@@ -16,7 +16,7 @@ use super::listing::list;
 use super::transport::ServerProcess;
 use super::{Status, Upstream};
 
-/// Lists are requested no more often.
+/// The least time between two requests for lists.
 const LIST_EVERY: Duration = Duration::from_secs(1);
 /// A server that lived this long is started again at once.
 const LIVED_LONG: Duration = Duration::from_secs(60);

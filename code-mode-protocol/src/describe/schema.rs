@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-/// A reference is expanded while it stands on the path fewer times than this.
+/// A reference is expanded while it is on the path fewer times than this.
 const REF_REPEATS: usize = 2;
 /// Levels of nesting before `unknown`.
 const MAX_DEPTH: usize = 40;
@@ -40,7 +40,7 @@ pub fn type_of(schema: &Value) -> String {
 }
 
 /// How tightly a type's text binds, lowest first; what binds less than its
-/// surroundings need stands in parentheses.
+/// surroundings need gets parentheses.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Binding {
     Union,

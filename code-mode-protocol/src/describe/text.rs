@@ -118,7 +118,7 @@ fn schema(json: &Option<crate::Json>) -> Option<Value> {
 /// content where there is one.
 fn mcp_result(tool: &ToolDefinition) -> Option<Option<Value>> {
     if tool.answer == ToolAnswer::McpResult {
-        // A cell gets what is in the result.
+        // A cell gets the result's content.
         return None;
     }
     let of_mcp = tool

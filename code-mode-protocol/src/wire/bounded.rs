@@ -64,7 +64,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T,
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                /// What is allocated before the first element was seen.
+                /// The allocation before the first element is decoded.
                 const AT_FIRST: usize = 1024;
                 let announced = list.size_hint().unwrap_or(0);
                 if announced > MAX {

@@ -14,7 +14,7 @@ pub const MAX_FRAME_BYTES: usize = 1 << 30;
 /// The bytes before a frame's content.
 pub const PREFIX_BYTES: usize = 4;
 
-/// A text from this size on travels as a part of its own: it is not copied into
+/// A text from this size on travels as a separate part: it is not copied into
 /// the frame.
 pub(crate) const LARGE_TEXT: usize = 64 << 10;
 

@@ -25,7 +25,7 @@ use crate::{
 /// The version of the wire this crate speaks.
 pub const VERSION: u32 = 5;
 
-/// What both sides can do beyond the requests of [`VERSION`]. There is none yet; a
+/// Capabilities beyond the requests of [`VERSION`]. None exists yet; a
 /// capability that the other side requires and this list lacks ends the handshake.
 pub const CAPABILITIES: &[&str] = &[];
 
@@ -98,7 +98,7 @@ pub enum ToWorker {
         /// The observation's number. It takes the place of an earlier one.
         observation: u64,
         /// Whether to freeze the cell when it has no work. Either way, a frozen cell
-        /// goes on.
+        /// continues.
         to_pending: bool,
     },
     /// Ends an observation with the output there is.
@@ -111,7 +111,7 @@ pub enum ToWorker {
         /// isolate is not its observer's.
         after: Duration,
     },
-    /// Stops the clock of a cell's wall time, or lets it go on.
+    /// Stops the clock of a cell's wall time, or restarts it.
     Pause {
         /// Which cell.
         cell: u64,
@@ -229,7 +229,7 @@ pub enum FromWorker {
         /// Key and value.
         writes: Parts<(String, JsonText)>,
     },
-    /// A cell that was asked to tell of its turns goes on.
+    /// A turn of a cell that reports its turns.
     Turn {
         /// The cell.
         cell: u64,
@@ -267,7 +267,7 @@ pub enum FromWorker {
 }
 
 /// JSON from a worker. Its sender, which has it from V8, need not parse it; decoding
-/// it does, and refuses what is no [`Json`].
+/// it does, and refuses anything but a [`Json`].
 #[derive(Debug)]
 pub enum JsonText {
     /// To be sent.

@@ -28,7 +28,7 @@ const PIECE: usize = 256 << 10;
 const TOGETHER: usize = 16 << 10;
 
 /// The way to the other end of a connection. Clones share it; when the last is
-/// dropped, the [`OutboundTask`] writes what is queued and ends.
+/// dropped, the [`OutboundTask`] writes the queue and ends.
 #[derive(Clone, Debug)]
 pub struct Outbound {
     handle: Arc<Handle>,
@@ -60,7 +60,7 @@ struct State {
     task: Waker,
     /// Nothing more will be sent.
     closed: bool,
-    /// The connection failed; what is sent is dropped.
+    /// The connection failed; messages are dropped.
     failed: Option<io::ErrorKind>,
 }
 
@@ -114,7 +114,7 @@ impl Outbound {
         });
     }
 
-    /// Sends a message by way of the task, together with what is sent until that runs: for
+    /// Sends a message by way of the task, together with messages sent until that runs: for
     /// messages that come many at a time, from tasks that run beside it.
     pub fn send_soon(&self, frame: Frame) {
         self.queue([frame], |state| state.task.wake_by_ref());
@@ -141,7 +141,7 @@ impl Outbound {
         }
     }
 
-    /// Sends nothing more; what is queued is still written.
+    /// Sends nothing more; the queue is still written.
     pub fn close(&self) {
         self.handle.0.close();
     }
@@ -184,7 +184,7 @@ impl State {
         self.queued = 0;
     }
 
-    /// Writes until the queue is empty or the connection takes no more.
+    /// Writes until the queue is empty or the connection is full.
     fn flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = self.poll_flush(context);
         if let Poll::Ready(Err(error)) = &flushed {
@@ -234,7 +234,7 @@ impl State {
     }
 }
 
-/// Writes what is queued when the connection has room. Completes when every
+/// Writes the queue when the connection has room. Completes when every
 /// [`Outbound`] is gone and all is written, or with the connection's failure.
 #[derive(Debug)]
 pub struct OutboundTask {
@@ -267,7 +267,7 @@ impl Future for OutboundTask {
 
 impl Drop for OutboundTask {
     fn drop(&mut self) {
-        // Nobody writes any more; who waits for that must not wait for ever.
+        // The writer is gone; waiters for it must not wait for ever.
         self.shared.state().fail(io::ErrorKind::BrokenPipe);
         self.shared.drained.notify_waiters();
     }

@@ -87,7 +87,7 @@ where
     ///
     /// # Errors
     /// The connection's, also where it ended inside a message, and the errors of what
-    /// is no message. Nothing can be read after an error.
+    /// is not a message. The reader cannot be used after an error.
     pub async fn next(&mut self) -> Result<Option<Rx>, FrameError> {
         loop {
             if let Some(checking) = &mut self.checking {
@@ -125,7 +125,7 @@ where
         }
     }
 
-    /// Takes in what has come; a message once all of it has.
+    /// Reads the available bytes; a message once it is complete.
     fn decode(&mut self) -> Result<Option<Arriving<Rx>>, FrameError> {
         if self.arriving.is_none() {
             let Some(prefix) = self.buffer.first_chunk::<PREFIX_BYTES>() else {
@@ -170,7 +170,7 @@ impl<Rx: DeserializeOwned + Texts> Arriving<Rx> {
         })
     }
 
-    /// Takes in what has come; `true` once everything has.
+    /// Reads the available bytes; `true` once all are there.
     fn take(&mut self, src: &mut BytesMut) -> Result<bool, FrameError> {
         loop {
             if let Some(text) = &mut self.text {

@@ -24,7 +24,7 @@ impl TextMut<'_> {
         }
     }
 
-    /// Takes the text out of its message. What is left is short.
+    /// Takes the text out of its message. The rest is short.
     pub(crate) fn take(self) -> Bytes {
         match self {
             Self::Plain(text) => std::mem::take(text),

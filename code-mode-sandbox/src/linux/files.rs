@@ -16,11 +16,11 @@ use crate::{holds, missing};
 const FOLDERS: [&CStr; 4] = [c"/tmp", c"/proc", c"/dev", c"/sys"];
 
 /// Leaves the process with an empty, read-only root; the old one is out of reach.
-/// Only possible in a mount namespace of its own.
+/// Only possible in a private mount namespace.
 pub(super) fn empty_root(in_namespaces: bool) -> SandboxLayer {
     let name = "empty root";
     if !in_namespaces {
-        return missing(name, "needs a mount namespace of its own");
+        return missing(name, "needs a private mount namespace");
     }
     match change_root() {
         Ok(()) => holds(name, "an empty, read-only file system is all it can name"),

@@ -1,7 +1,7 @@
 //! Forbidden things, tried natively from inside a locked-in worker.
 //!
 //! `code-mode doctor` and the attack corpus start workers with `--probe` and have
-//! each tried in a process of its own, because most end it. Each is what code that
+//! each tried in a separate process, because most end it. Each is what code that
 //! has taken over the process could do without any library.
 #![allow(
     unsafe_code,
@@ -94,7 +94,7 @@ pub const PROBES: &[(&str, Expected)] = &[
 ];
 
 /// Tries one; returns what the kernel said, where the process lives to tell.
-/// `None` where there is no such probe.
+/// `None` for an unknown probe.
 pub fn probe(name: &str) -> Option<String> {
     PROBES.iter().find(|(known, _)| *known == name)?;
     let returned = attempt(name)?;
@@ -294,7 +294,7 @@ unsafe fn fork() -> libc::c_long {
         libc::syscall(libc::SYS_fork)
     }
     #[cfg(not(target_arch = "x86_64"))]
-    // SAFETY: no pointers; this is what `fork` is where there is no such call.
+    // SAFETY: no pointers; this is `fork` on architectures without that call.
     unsafe {
         libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0)
     }

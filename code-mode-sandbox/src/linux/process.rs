@@ -53,7 +53,10 @@ pub(super) fn descriptors() -> SandboxLayer {
 pub(super) fn namespaces(state: Option<&str>) -> SandboxLayer {
     let name = "namespaces";
     match state {
-        Some("held") => holds(name, "user, PID, mount, network, IPC and UTS of its own"),
+        Some("held") => holds(
+            name,
+            "private user, PID, mount, network, IPC and UTS namespaces",
+        ),
         Some(why) => missing(name, why),
         None => missing(name, "this worker was not started by a provider"),
     }
@@ -99,7 +102,7 @@ fn max_file_size() -> u64 {
 }
 
 /// Limits its resources. Threads count as processes of the user; only in a user
-/// namespace of its own are they this process's alone.
+/// private namespace are they this process's alone.
 pub(super) fn resource_limits(in_namespaces: bool) -> SandboxLayer {
     let name = "resource limits";
     let mut limits = vec![

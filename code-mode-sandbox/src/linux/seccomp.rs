@@ -57,7 +57,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_getrandom,
-    // Signals of its own: a crash must be able to be one.
+    // Signals to itself: a crash must be able to be one.
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
@@ -281,7 +281,7 @@ fn argument(index: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition,
 }
 
 /// One rule for each value that the masked argument may have. These arguments are of
-/// 32 bits to the kernel, which ignores what is above.
+/// 32 bits to the kernel, which ignores the upper bits.
 fn one_of(index: u8, mask: u64, values: &[u64]) -> Result<Vec<SeccompRule>, Error> {
     let compare = |value: &u64| {
         let op = match mask {
@@ -317,7 +317,7 @@ fn allowed() -> Result<Rules, Error> {
         .map(|what| rule(vec![argument(0, SeccompCmpOp::Eq, what)?]))
         .collect::<Result<_, _>>()?;
     rules.insert(libc::SYS_prctl, prctl);
-    // Reading a limit of its own, such as the size of a thread's stack, and
+    // Reading its own limits, such as the size of a thread's stack, and
     // lowering how much memory it may have, once a session says how much.
     rules.insert(
         libc::SYS_prlimit64,

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// How many answered calls are remembered, so that a second answer is no error.
+/// How many answered calls are remembered, so that a second answer does not count as an error.
 const REMEMBERED: usize = 4096;
 
 /// Waits for the capacity that a call needs; `None` where the call is cancelled meanwhile.
@@ -78,7 +78,7 @@ impl<K: Copy + Eq + Hash, A, D> PendingCalls<K, A, D> {
         self.waiting.contains_key(&id) || self.answered.contains(&id)
     }
 
-    /// What is kept of the calls that have no answer.
+    /// The calls that wait for an answer.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &D> {
         self.waiting.values().map(|(data, _)| data)
     }

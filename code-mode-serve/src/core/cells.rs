@@ -1,4 +1,4 @@
-//! Cells that a client was told of, and the requests about each.
+//! Cells that a client knows, and the requests about each.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

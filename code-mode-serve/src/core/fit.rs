@@ -1,7 +1,7 @@
 //! Output that does not fit a message of a wire.
 //!
 //! A session's output is bounded, but a user may raise that bound, and JSON writes a
-//! control character in six bytes. What does not fit is cut, and the output says so.
+//! control character in six bytes. Longer output is cut, and says so.
 
 use code_mode_host::{CellResponse, ContentItem};
 

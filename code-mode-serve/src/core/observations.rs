@@ -25,7 +25,7 @@ impl<K> Default for Observations<K> {
     }
 }
 
-/// What is known of one id.
+/// The state of one id.
 #[derive(Clone, Debug, Default)]
 struct Known {
     tokens: Tokens,

@@ -42,7 +42,7 @@ impl ConnectionLimits {
     }
 }
 
-/// What is known of the client of a request.
+/// The client of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     limits: ConnectionLimits,

@@ -1,4 +1,4 @@
-//! What is answered before a request reaches the service.
+//! Authentication, before a request reaches the service.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -13,7 +13,7 @@ use tower::Service;
 use super::accept::Peer;
 use super::guard::Guard;
 
-/// What gRPC's own health service answers without a token: those who ask for health have
+/// The path of gRPC's health service, open without a token: health checkers have
 /// none.
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
@@ -64,7 +64,7 @@ impl<S> AuthLayer<S> {
             let status = Status::unauthenticated("code-mode host needs a bearer token it knows");
             return Some(status.into_http());
         }
-        // Who is not let in takes nobody's place.
+        // A refused client must not take a permit.
         let peer = request.extensions().get::<Peer>();
         if peer.is_some_and(|peer| !peer.takes_place()) {
             let status = Status::resource_exhausted("code-mode host has too many connections");

@@ -50,7 +50,7 @@ impl Session {
         let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(MAX_KIB);
         let room = unread_kib.clone().acquire_many_owned(kib);
         let room = room.await.map_err(closed)?;
-        // Another client may never answer: this one is told so.
+        // Another client may never answer: this one learns so.
         let shared = timeout(SERVICE_PATIENCE, service.clone().acquire_owned()).await;
         let too_many = |_| ToolError::new("code-mode host has too many pending delegate calls");
         let shared = shared.map_err(too_many)?.map_err(closed)?;

@@ -4,7 +4,7 @@ use prost::Message;
 
 use super::{check, wire};
 
-/// Decodes bytes as each request, and checks what is in it as its method does.
+/// Decodes bytes as each request, and checks its content as its method does.
 pub fn decode_and_check(bytes: &[u8]) {
     if let Ok(request) = wire::ExecuteRequest::decode(bytes) {
         let again = wire::ExecuteRequest::decode(request.encode_to_vec().as_slice());
@@ -13,7 +13,7 @@ pub fn decode_and_check(bytes: &[u8]) {
         let _ = check::id(request.execution_id, "execution ID");
         for definition in request.enabled_tools {
             if let Ok(checked) = check::definition(definition) {
-                // What a model is told of it, and what its inputs are checked by.
+                // Its description for a model, and its schema for inputs.
                 let _ = code_mode_host::describe::declaration(&checked);
             }
         }

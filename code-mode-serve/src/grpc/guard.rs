@@ -72,9 +72,9 @@ pub enum GuardError {
     Pem {
         /// The file.
         path: PathBuf,
-        /// What was expected.
+        /// The expected content.
         what: &'static str,
-        /// What is wrong.
+        /// The problem, as text.
         source: rustls::pki_types::pem::Error,
     },
     /// A file has no certificate.
@@ -91,7 +91,7 @@ pub enum GuardError {
     ClientRoots(#[from] rustls::server::VerifierBuilderError),
 }
 
-/// Who is let in.
+/// Which clients are accepted.
 #[derive(Clone, Default)]
 pub(super) struct Guard {
     pub(super) tls: Option<TlsAcceptor>,
@@ -175,7 +175,7 @@ impl Guard {
         self.tokens.is_none()
     }
 
-    /// Whether a request with these headers may go on.
+    /// Whether a request with these headers may continue.
     pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(tokens) = &self.tokens else {
             return true;

@@ -31,7 +31,7 @@ use code_mode_system::{Interrupt, Interrupts, Listener, output_closed};
 
 use crate::Telemetry;
 
-/// What a client may send before it is told that there is room again.
+/// How much a client may send before it gets more flow-control credit.
 const WINDOW: u32 = 1 << 20;
 
 /// The largest list of headers.
@@ -47,7 +47,7 @@ const MAX_HEALTH: usize = 1024;
 /// How long clients may take to read the last of what they are sent.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// After so long without a word, a client is asked whether it is still there, and how long
+/// A silent client gets a ping after this time, and how long
 /// its answer may take: one whose machine is gone says nothing for ever.
 const ASK_AFTER: Duration = Duration::from_secs(30);
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -64,11 +64,11 @@ pub struct HostOptions {
     pub max_sessions: usize,
     /// The largest request in bytes; at most, and by default, [`MAX_MESSAGE`].
     pub max_message_bytes: usize,
-    /// After SIGTERM, how long cells may go on before they are stopped. Default 5 s.
+    /// After SIGTERM, how long cells may continue before they are stopped. Default 5 s.
     pub drain_time: Duration,
     /// Where `/healthz` and `/metrics` are answered over HTTP. Default nowhere.
     pub ops_listen: Option<SocketAddr>,
-    /// Who is let in. Default everybody who reaches an address of this machine.
+    /// Which clients are accepted. Default everybody who reaches an address of this machine.
     pub guard: GuardOptions,
 }
 
@@ -208,7 +208,7 @@ pub async fn serve(
     }
 }
 
-/// Whether cells may go on for a while: a person at a keyboard wants the end now.
+/// Whether cells may continue for a while: a person at a keyboard wants the end now.
 fn drains(interrupt: Interrupt) -> bool {
     #[cfg(unix)]
     return interrupt == Interrupt::Terminate;
@@ -236,7 +236,7 @@ async fn drain(service: &Service, health: &HealthReporter, time: Duration, again
     }
 }
 
-/// What is served.
+/// The service.
 struct Served {
     service: Service,
     options: HostOptions,
@@ -255,7 +255,7 @@ impl Served {
         match address {
             Address::StandardStreams => {
                 let connection = StandardStreams::new(self.over.clone());
-                // There is no second connection, and never an end of them.
+                // A second connection never comes, and the stream of them never ends.
                 let connections = stream::iter([Ok::<_, io::Error>(connection)]);
                 let connections = connections.chain(stream::pending());
                 self.serve_connections(connections, health, false).await

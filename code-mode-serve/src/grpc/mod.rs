@@ -1,6 +1,6 @@
 //! `code-mode serve --listen grpc+stdio://`, `grpc://IP:PORT` and `unix:PATH`: the gRPC wire.
 //!
-//! An adapter over the provider, like the stdio wire: it has rules of its own for
+//! An adapter over the provider, like the stdio wire: it has own rules only for
 //! messages, ids and subscriptions, and none for cells.
 
 mod accept;

@@ -26,7 +26,7 @@ const UNREAD_EVENTS: usize = 8192;
 /// wait for their turn.
 const UNREAD_CALLS: usize = 64 << 10;
 
-/// What goes down a lease, and what is free again when the client has taken it.
+/// A message on a lease, and the permit that is free when the client has taken it.
 pub(super) struct LeaseEvent {
     pub(super) event: wire::SessionEvent,
     _room: Option<OwnedSemaphorePermit>,

@@ -10,7 +10,7 @@ use tonic::transport::server::Connected;
 
 use code_mode_system::standard_streams;
 
-/// Standard input and output as a connection. Whatever ends it is told to `over`.
+/// Standard input and output as a connection. Its end is reported to `over`.
 pub(super) struct StandardStreams {
     reader: Box<dyn AsyncRead + Unpin + Send>,
     writer: Box<dyn AsyncWrite + Unpin + Send>,

@@ -18,7 +18,7 @@ use super::workers_wire::workers_server::Workers;
 /// The most of one chunk, either way.
 pub(super) const MAX_CHUNK: usize = 1 << 20;
 
-/// What is read of a worker at once.
+/// The most bytes read from a worker at once.
 const READ: usize = 64 << 10;
 
 /// Chunks that wait for a client that is slow to read; the worker waits behind them.
@@ -72,7 +72,7 @@ impl Workers for Service {
     }
 }
 
-/// Carries bytes both ways until one side has ended, and tells the client how the worker
+/// Carries bytes both ways until one side has ended, and reports to the client how the worker
 /// did. Dropped, it ends the worker.
 async fn carry(
     worker: LentWorker,

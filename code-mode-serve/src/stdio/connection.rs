@@ -120,7 +120,7 @@ async fn converse(
             }
         }
     };
-    // The end of the input ends every session. What was said before is still
+    // The end of the input ends every session. Earlier messages are still
     // written, as far as the client takes it; what the sessions say of their end
     // is for nobody.
     connection.client.close();
@@ -128,7 +128,7 @@ async fn converse(
     ended
 }
 
-/// Sessions whose shutdown was asked for and is not over.
+/// Sessions whose shutdown is under way.
 #[derive(Clone, Default)]
 struct Closing(Arc<Mutex<HashSet<String>>>);
 
@@ -312,7 +312,7 @@ impl Connection {
                     if let Ok(session) = session.opening.await {
                         session.shutdown().instrument(span).await;
                     }
-                    // Locked until it is said: what is opened now is another session.
+                    // Locked until the answer is queued: an open after it makes another session.
                     let mut closing = closing.lock();
                     closing.remove(&session_id);
                     request.respond(Ok::<_, SessionError>(Value::SessionClosed { session_id }));

@@ -15,7 +15,7 @@ pub(super) struct Capabilities {
 /// refused.
 ///
 /// # Errors
-/// Where it is no message of the wire at all, or a hello that contradicts itself;
+/// For anything but a message of the wire, or a hello that contradicts itself;
 /// that ends the connection without an answer, as later in it.
 pub(super) fn answer(
     content: &[u8],

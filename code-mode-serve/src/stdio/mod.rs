@@ -1,6 +1,6 @@
 //! `code-mode serve --listen stdio`: the stdio wire, version 1.
 //!
-//! An adapter over the provider: it has no rules of its own for cells, only for
+//! An adapter over the provider: it has no rules for cells, only for
 //! messages.
 
 mod connection;

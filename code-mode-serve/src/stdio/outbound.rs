@@ -6,7 +6,7 @@ use code_mode_protocol::wire::stdio::{HostMessage, MAX_FRAME_BYTES};
 use tokio::io::AsyncWrite;
 
 /// Bytes waiting for a client that does not read, past which callbacks wait too.
-/// Answers to requests do not: each was asked for.
+/// Answers to requests do not: each was requested.
 const HIGH_WATER: usize = 8 << 20;
 
 /// The way to the client.
@@ -19,7 +19,7 @@ pub(super) struct TooLarge;
 
 impl ToClient {
     /// The way, and the task that writes what the client does not take at once. A
-    /// client that is gone is found by its end of the input: what is sent then is
+    /// client that is gone is found by its end of the input: later messages are
     /// dropped.
     pub(super) fn new(output: impl AsyncWrite + Send + 'static) -> (Self, OutboundTask) {
         let (outbound, task) = Outbound::new(output, usize::MAX);
@@ -42,7 +42,7 @@ impl ToClient {
         self.0.send(frame);
     }
 
-    /// Writes what was sent and takes no more.
+    /// Writes the queue and takes nothing new.
     pub(super) fn close(&self) {
         self.0.close();
     }

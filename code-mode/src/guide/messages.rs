@@ -1,10 +1,10 @@
-//! Messages that have the same mend wherever they come from.
+//! Messages that have the same hint wherever they come from.
 
 /// Help for what native helpers refuse.
 pub(super) fn of_helper(message: &str) -> Option<&'static str> {
     if message.starts_with("Unsupported import") || message.starts_with("unsupported import") {
         return Some(
-            "there are no modules: everything outside the program is reached through `tools`; search_tools(\"words\") finds one",
+            "a cell has no modules: everything outside the program is reached through `tools`; search_tools(\"words\") finds one",
         );
     }
     if message.starts_with("Unable to store") {
@@ -81,12 +81,12 @@ pub(super) fn of_syntax(what: &str, line: &str) -> Option<&'static str> {
         return Some(match () {
             () if what.contains("[object Promise]") => "write `await` before the tool call",
             () if what.contains("[object") || what.contains("\"undefined\"") => {
-                "it is no text: a tool's result is a value already and needs no JSON.parse"
+                "it is not a text: a tool's result is a value already and needs no JSON.parse"
             }
             () if what.contains("after JSON") => {
                 "there is more than one value: split the text into lines and parse each, or use it as text"
             }
-            () => "the text is no JSON: look at it with text(...) before JSON.parse",
+            () => "the text is not JSON: look at it with text(...) before JSON.parse",
         });
     }
     if line.trim_start().starts_with('@') {
@@ -97,13 +97,13 @@ pub(super) fn of_syntax(what: &str, line: &str) -> Option<&'static str> {
     }
     if line.trim_start().starts_with("import ") {
         return Some(
-            "there are no modules: everything outside the program is reached through `tools`",
+            "a cell has no modules: everything outside the program is reached through `tools`",
         );
     }
     let helps = [
         (
             "Illegal return statement",
-            "there is no function to return from: put the value out with text(...), and end with exit()",
+            "return works only in a function: put the value out with text(...), and end with exit()",
         ),
         ("await is only valid", "make the function around it `async`"),
         (
@@ -140,7 +140,7 @@ pub(super) fn of_syntax(what: &str, line: &str) -> Option<&'static str> {
         ),
         (
             "Invalid regular expression",
-            "mend the pattern, or escape what is meant literally",
+            "correct the pattern, or escape its literal characters",
         ),
         ("Octal", "write octal numbers as 0o17"),
         (
@@ -189,13 +189,13 @@ pub(super) fn of_syntax(what: &str, line: &str) -> Option<&'static str> {
         ),
         (
             "Return statement is not allowed",
-            "there is no function to return from: put the value out with text(...), and end with exit()",
+            "return works only in a function: put the value out with text(...), and end with exit()",
         ),
         ("`await`", "make the function around it `async`"),
         ("await isn't allowed", "make the function around it `async`"),
         (
             "Unterminated",
-            "close what is open: a quote, a template or a comment",
+            "close the open part: a quote, a template or a comment",
         ),
         ("Unexpected eof", "a bracket, brace or quote is not closed"),
         (

@@ -1,8 +1,8 @@
 //! An uncaught error as a model can act on it: the message, the line it points at, and
 //! a line of help where there is a common cause.
 //!
-//! Help is read from V8's message and the author's source. It names a mend; where
-//! nothing common fits, there is none.
+//! Help is read from V8's message and the author's source. It gives a hint; where
+//! nothing common fits, it is empty.
 
 mod messages;
 mod names;
@@ -165,7 +165,7 @@ impl Guide<'_> {
             return self
                 .of_result(root_of(root), "")
                 .or_else(|| {
-                    Some("what is taken apart is undefined or null there: look at it first with text(...)".to_owned())
+                    Some("the value taken apart is undefined or null there: look at it first with text(...)".to_owned())
                 });
         }
         if what == "Assignment to constant variable." {
@@ -174,7 +174,7 @@ impl Guide<'_> {
         if let Some(made) = what.strip_suffix(" is not a constructor") {
             return Some(match made.starts_with("tools.") {
                 true => format!("call it without `new`: await {made}(...)"),
-                false => format!("`{made}` is no class: call it without `new`"),
+                false => format!("`{made}` is not a class: call it without `new`"),
             });
         }
         of_type_text(what).map(str::to_owned)
@@ -194,7 +194,7 @@ impl Guide<'_> {
                 && !name.contains('(')
             {
                 return Some(match self.tools.index_of(method).is_some() {
-                    true => format!("a tool stands on `tools` itself: await tools.{method}(...)"),
+                    true => format!("a tool is on `tools` itself: await tools.{method}(...)"),
                     false => format!("a tool is called itself: await tools.{name}(...)"),
                 });
             }
@@ -224,7 +224,7 @@ impl Guide<'_> {
                     | "sort"
             ) {
                 return Some(format!(
-                    "`{receiver}` is no array: look at it with text({}); Object.entries makes an array of an object, and a promise needs `await`",
+                    "`{receiver}` is not an array: look at it with text({}); Object.entries makes an array of an object, and a promise needs `await`",
                     shown(receiver)
                 ));
             }
@@ -233,14 +233,14 @@ impl Guide<'_> {
                 "trim" | "split" | "includes" | "replace" | "startsWith" | "match" | "toLowerCase"
             ) {
                 return Some(format!(
-                    "`{receiver}` is no string: look at it with text({}), or write String({}).{method}(...)",
+                    "`{receiver}` is not a string: look at it with text({}), or write String({}).{method}(...)",
                     shown(receiver),
                     shown(receiver)
                 ));
             }
             if method == "then" || method == "catch" {
                 return Some(format!(
-                    "`{receiver}` is no promise: use its value as it is"
+                    "`{receiver}` is not a promise: use its value as it is"
                 ));
             }
             return Some(format!("`{receiver}` has no method `{method}`"));
@@ -262,12 +262,12 @@ impl Guide<'_> {
         }
         let root = root_of(iterated);
         self.of_result(root, "").or_else(|| {
-            Some("it is no array: look at it with text(...); Object.entries(...) makes an array of an object, and a promise needs `await`".to_owned())
+            Some("it is not an array: look at it with text(...); Object.entries(...) makes an array of an object, and a promise needs `await`".to_owned())
         })
     }
 
     /// What a variable is, where it was given a tool's result, or a promise. `property` is
-    /// what was read of it: where the result has that, the cause is another.
+    /// the property that was read: where the result has that, the cause is another.
     fn of_result(&self, variable: &str, property: &str) -> Option<String> {
         let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
         if variable.is_empty() || !variable.chars().all(is_name) {
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_shows_its_line_and_a_mend() {
+    fn an_error_shows_its_line_and_a_hint() {
         assert_eq!(
             explained(
                 "const r = tools.list();\nr.map(x => x)",

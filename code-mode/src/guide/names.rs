@@ -23,7 +23,7 @@ pub(super) const METHODS_ELSEWHERE: &[(&str, &str)] = &[
 pub(super) const ABSENT: &[(&str, &str)] = &[
     (
         "require",
-        "there are no modules: everything outside the program is reached through `tools`; search_tools(\"words\") finds one",
+        "a cell has no modules: everything outside the program is reached through `tools`; search_tools(\"words\") finds one",
     ),
     (
         "module",
@@ -35,58 +35,58 @@ pub(super) const ABSENT: &[(&str, &str)] = &[
     ),
     (
         "fetch",
-        "there is no network: look for a tool with search_tools(\"http fetch\")",
+        "a cell has no network: look for a tool with search_tools(\"http fetch\")",
     ),
     (
         "axios",
-        "there is no network: look for a tool with search_tools(\"http fetch\")",
+        "a cell has no network: look for a tool with search_tools(\"http fetch\")",
     ),
     (
         "XMLHttpRequest",
-        "there is no network: look for a tool with search_tools(\"http fetch\")",
+        "a cell has no network: look for a tool with search_tools(\"http fetch\")",
     ),
     (
         "WebSocket",
-        "there is no network: look for a tool that does it with search_tools(\"words\")",
+        "a cell has no network: look for a tool that does it with search_tools(\"words\")",
     ),
     (
         "Headers",
-        "there is no network: look for a tool with search_tools(\"http fetch\")",
+        "a cell has no network: look for a tool with search_tools(\"http fetch\")",
     ),
     (
         "Request",
-        "there is no network: look for a tool with search_tools(\"http fetch\")",
+        "a cell has no network: look for a tool with search_tools(\"http fetch\")",
     ),
     (
         "Response",
-        "there is no network: look for a tool with search_tools(\"http fetch\")",
+        "a cell has no network: look for a tool with search_tools(\"http fetch\")",
     ),
-    ("FormData", "there is no network: pass a tool plain data"),
+    ("FormData", "a cell has no network: pass a tool plain data"),
     ("Blob", "use a Uint8Array, or a base64 text made with btoa"),
     (
         "File",
-        "there is no file system: look for a tool with search_tools(\"read file\")",
+        "a cell has no file system: look for a tool with search_tools(\"read file\")",
     ),
     (
         "FileReader",
-        "there is no file system: look for a tool with search_tools(\"read file\")",
+        "a cell has no file system: look for a tool with search_tools(\"read file\")",
     ),
     (
         "fs",
-        "there is no file system: look for a tool with search_tools(\"read file\")",
+        "a cell has no file system: look for a tool with search_tools(\"read file\")",
     ),
     ("path", "join paths as texts: `${dir}/${name}`"),
     (
         "os",
-        "there is no operating system to ask: look for a tool with search_tools(\"words\")",
+        "a cell cannot ask the operating system: look for a tool with search_tools(\"words\")",
     ),
     (
         "child_process",
-        "there are no processes: look for a tool with search_tools(\"run command\")",
+        "a cell has no processes: look for a tool with search_tools(\"run command\")",
     ),
     (
         "process",
-        "there is no process and no environment: exit() ends the cell, text(...) puts out, values come from tools or load(key)",
+        "a cell has no process object and no environment: exit() ends the cell, text(...) puts out, values come from tools or load(key)",
     ),
     (
         "Deno",
@@ -99,33 +99,33 @@ pub(super) const ABSENT: &[(&str, &str)] = &[
     ("global", "write globalThis"),
     (
         "window",
-        "there is no page: write globalThis for the global object",
+        "a cell has no page: write globalThis for the global object",
     ),
     ("self", "write globalThis for the global object"),
     (
         "document",
-        "there is no page: parse texts with regular expressions, or look for a tool with search_tools(\"html\")",
+        "a cell has no page: parse texts with regular expressions, or look for a tool with search_tools(\"html\")",
     ),
     (
         "DOMParser",
-        "there is no page: parse texts with regular expressions, or look for a tool with search_tools(\"html\")",
+        "a cell has no page: parse texts with regular expressions, or look for a tool with search_tools(\"html\")",
     ),
     (
         "navigator",
-        "there is no browser: everything outside the program is reached through `tools`",
+        "a cell does not run in a browser: everything outside the program is reached through `tools`",
     ),
     (
         "location",
-        "there is no page: everything outside the program is reached through `tools`",
+        "a cell has no page: everything outside the program is reached through `tools`",
     ),
     ("alert", "put out with text(...)"),
     (
         "prompt",
-        "nobody can be asked here: end with text(...) and your question",
+        "a cell cannot ask a person: end with text(...) and your question",
     ),
     (
         "confirm",
-        "nobody can be asked here: end with text(...) and your question",
+        "a cell cannot ask a person: end with text(...) and your question",
     ),
     (
         "localStorage",
@@ -141,11 +141,11 @@ pub(super) const ABSENT: &[(&str, &str)] = &[
     ),
     (
         "__dirname",
-        "there is no file system: look for a tool with search_tools(\"read file\")",
+        "a cell has no file system: look for a tool with search_tools(\"read file\")",
     ),
     (
         "__filename",
-        "there is no file system: look for a tool with search_tools(\"read file\")",
+        "a cell has no file system: look for a tool with search_tools(\"read file\")",
     ),
     ("setImmediate", "write setTimeout(callback, 0)"),
     ("requestAnimationFrame", "write setTimeout(callback, 16)"),
@@ -185,78 +185,75 @@ pub(super) const ABSENT: &[(&str, &str)] = &[
     ),
     (
         "http",
-        "there is no network: look for a tool with search_tools(\"http fetch\")",
+        "a cell has no network: look for a tool with search_tools(\"http fetch\")",
     ),
     (
         "https",
-        "there is no network: look for a tool with search_tools(\"http fetch\")",
+        "a cell has no network: look for a tool with search_tools(\"http fetch\")",
     ),
     (
         "exec",
-        "there are no processes: look for a tool with search_tools(\"run command\")",
+        "a cell has no processes: look for a tool with search_tools(\"run command\")",
     ),
     (
         "execSync",
-        "there are no processes: look for a tool with search_tools(\"run command\")",
+        "a cell has no processes: look for a tool with search_tools(\"run command\")",
     ),
     (
         "spawn",
-        "there are no processes: look for a tool with search_tools(\"run command\")",
+        "a cell has no processes: look for a tool with search_tools(\"run command\")",
     ),
     (
         "bash",
-        "there are no processes: look for a tool with search_tools(\"run command\")",
+        "a cell has no processes: look for a tool with search_tools(\"run command\")",
     ),
     (
         "glob",
-        "there is no file system: look for a tool with search_tools(\"list files\")",
+        "a cell has no file system: look for a tool with search_tools(\"list files\")",
     ),
     (
         "readFile",
-        "there is no file system: look for a tool with search_tools(\"read file\")",
+        "a cell has no file system: look for a tool with search_tools(\"read file\")",
     ),
     (
         "readFileSync",
-        "there is no file system: look for a tool with search_tools(\"read file\")",
+        "a cell has no file system: look for a tool with search_tools(\"read file\")",
     ),
     (
         "writeFile",
-        "there is no file system: look for a tool with search_tools(\"write file\")",
+        "a cell has no file system: look for a tool with search_tools(\"write file\")",
     ),
     (
         "readline",
-        "nobody can be asked here: end with text(...) and your question",
+        "a cell cannot ask a person: end with text(...) and your question",
     ),
     ("EventEmitter", "write new EventTarget()"),
     ("chalk", "put out plain text with text(...)"),
-    ("Atomics", "a cell is one thread: there is no shared memory"),
+    ("Atomics", "a cell is one thread and shares no memory"),
     (
         "SharedArrayBuffer",
-        "a cell is one thread: there is no shared memory",
+        "a cell is one thread and shares no memory",
     ),
     (
         "Worker",
         "a cell is one thread: start calls together with Promise.all",
     ),
-    ("WebAssembly", "there is no WebAssembly: write JavaScript"),
-    (
-        "_",
-        "there is no lodash: arrays and objects have methods of their own",
-    ),
+    ("WebAssembly", "a cell has no WebAssembly: write JavaScript"),
+    ("_", "a cell has no lodash: arrays and objects have methods"),
     ("lodash", "arrays and objects have methods of their own"),
     (
         "$",
-        "there is no jQuery: everything outside the program is reached through `tools`",
+        "a cell has no jQuery: everything outside the program is reached through `tools`",
     ),
     ("moment", "write new Date(...) and Intl.DateTimeFormat"),
     ("dayjs", "write new Date(...) and Intl.DateTimeFormat"),
-    ("z", "there is no zod: check values by hand"),
-    ("React", "there is no React: put out with text(...)"),
+    ("z", "a cell has no zod: check values by hand"),
+    ("React", "a cell has no React: put out with text(...)"),
     ("expect", "throw an Error where something is wrong"),
     ("assert", "write console.assert(...), or throw an Error"),
     (
         "describe",
-        "describe_tool(name) gives a tool's declaration; there are no test suites",
+        "describe_tool(name) gives a tool's declaration; a cell has no test suites",
     ),
     ("mcp", "tools are called as await tools.NAME(input)"),
     ("tool", "the object is `tools`: await tools.NAME(input)"),
@@ -285,7 +282,7 @@ pub(super) const ABSENT: &[(&str, &str)] = &[
     ),
     (
         "env",
-        "there is no environment: values come from tools or load(key)",
+        "a cell has no environment: values come from tools or load(key)",
     ),
 ];
 

@@ -59,7 +59,7 @@ pub(super) fn tool_not_awaited(line: &str) -> Option<&str> {
         // What an arrow returns is awaited elsewhere.
         !before.ends_with("await") && !before.contains("=>")
     })?;
-    // What is put together and waited for as one is awaited elsewhere.
+    // A call inside Promise.all and its like is awaited there.
     if line.contains("Promise.all") {
         return None;
     }

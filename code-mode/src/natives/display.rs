@@ -219,7 +219,7 @@ pub(super) fn tool_error<'s>(
 /// The text and the place of an uncaught error, for the observer.
 ///
 /// This runs the cell's code where the error has getters or a `toString` of its
-/// own; should that throw too, a fixed text stands in.
+/// own; should that throw too, a fixed text replaces it.
 pub(crate) fn error_text(scope: &mut v8::PinScope, error: v8::Local<v8::Value>) -> ScriptError {
     v8::tc_scope!(let scope, scope);
     let position = site(scope, error).or_else(|| position(scope, error));

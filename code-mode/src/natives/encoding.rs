@@ -15,7 +15,7 @@ type Value<'s> = v8::Local<'s, v8::Value>;
 /// The most decoders of one cell that wait for the rest of a character.
 const MAX_DECODERS: usize = 4096;
 
-/// V8 cannot be interrupted in what native code does: what is too large for it to be
+/// V8 cannot be interrupted in what native code does: text that is too large for it to be
 /// quick, and for the heap to hold both sides, ends the cell.
 fn check_size(state: &CellState, bytes: usize) -> Answer {
     const HEAP_PER_INPUT: usize = 8;

@@ -18,7 +18,7 @@ const LOOKED_AT: u32 = 32;
 
 /// The texts that one input has stand-ins for.
 pub(crate) struct LeftOut {
-    /// The cell never sees it and cannot guess it, so that no text of its own can be
+    /// The cell never sees it and cannot guess it, so that none of its texts can be
     /// taken for it.
     stand_in: String,
     texts: Vec<v8::Global<v8::String>>,
@@ -35,7 +35,7 @@ pub(super) fn json(
     }
     let json = thrown(v8::json::stringify(scope, value))?;
     let json = json.to_rust_string_lossy(scope);
-    // What JSON cannot express gives this word, which is no JSON.
+    // A value that JSON cannot express gives this word, which JSON does not know.
     Ok((json != "undefined").then_some(json))
 }
 
@@ -46,7 +46,7 @@ pub(super) fn check(json: &str) -> Answer {
         .map_err(|error| Refusal::Error(format!("failed to serialize JavaScript value: {error}")))
 }
 
-/// Whether a value is a large text, or has one as a property of its own. Nothing of
+/// Whether a value is a large text, or has one as an own property. Nothing of
 /// the cell runs for it.
 fn has_large_text(scope: &mut v8::PinScope, value: v8::Local<v8::Value>) -> bool {
     if large_text(value).is_some() {
@@ -78,7 +78,7 @@ fn first_properties_have_large_text(
         let name = v8::Local::<v8::Name>::try_from(names.get_index(scope, index)?).ok()?;
         let descriptor = object.get_own_property_descriptor(scope, name)?;
         let descriptor = v8::Local::<v8::Object>::try_from(descriptor).ok()?;
-        // A getter's has none of its own.
+        // A getter does not hold its value.
         if !descriptor.has_own_property(scope, key.into())? {
             continue;
         }
@@ -151,7 +151,7 @@ fn stringify(
     Ok(json.map(|json| json.to_rust_string_lossy(scope)))
 }
 
-/// The replacer of [`stringify()`]: what is written for this value.
+/// The replacer of [`stringify()`]: the JSON for this value.
 pub(super) fn leave_out<'s>(
     scope: &mut v8::PinScope<'s, '_>,
     state: &CellState,

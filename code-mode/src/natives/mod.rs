@@ -150,7 +150,7 @@ impl From<LimitExceeded> for Refusal {
     }
 }
 
-/// A value, or why there is none.
+/// A value, or the error in its place.
 type Answer<T = ()> = Result<T, Refusal>;
 
 /// A step of V8's API that failed because JavaScript threw.

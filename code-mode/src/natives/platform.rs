@@ -151,7 +151,7 @@ impl v8::ValueSerializerImpl for Refuser {
     }
 }
 
-/// Reads what was written just before: there is nothing of a host in it.
+/// Reads the clone written just before: it holds no host objects.
 struct Reader;
 impl v8::ValueDeserializerImpl for Reader {}
 

@@ -30,7 +30,7 @@ pub(super) fn store(
         return refused(&Limit::Frame.exceeded(limits.max_frame_bytes as u64));
     }
     let json = json.to_rust_string_lossy(scope);
-    // What JSON cannot express gives this word, which is no JSON.
+    // A value that JSON cannot express gives this word, which JSON does not know.
     if json == "undefined" {
         return Err(Refusal::Error(format!(
             "Unable to store {key:?}. Only plain serializable objects can be stored."

@@ -136,7 +136,7 @@ pub(super) fn clear_timeout(state: &CellState, args: &v8::FunctionCallbackArgume
     }
 }
 
-/// A delay in milliseconds; what is no delay is none, and what is too long to
+/// A delay in milliseconds; an invalid delay counts as 0, and one too long to
 /// count is a year.
 fn duration(ms: f64) -> Duration {
     const YEAR_MS: f64 = 365.0 * 86_400_000.0;

@@ -14,7 +14,7 @@ use crate::shapes::Shapes;
 
 type Value<'s> = v8::Local<'s, v8::Value>;
 
-/// The object `tools`, which makes its functions when they are asked for.
+/// The object `tools`, which makes its functions on first use.
 pub(super) fn object<'s>(scope: &mut v8::PinScope<'s, '_>, state: &CellState) -> Option<Value<'s>> {
     let internals = v8::Local::new(scope, &state.internals);
     let make = internal_function(scope, internals, "makeTools")?;
@@ -39,7 +39,7 @@ pub(super) fn listing<'s>(
     declared.call(scope, receiver.into(), &[list])
 }
 
-/// `(name)`: what to say where there is no such tool.
+/// `(name)`: the error for an unknown tool.
 pub(super) fn unknown<'s>(
     scope: &mut v8::PinScope<'s, '_>,
     state: &CellState,
@@ -93,7 +93,7 @@ pub(super) fn describe<'s>(
     }
 }
 
-/// `(query, limit, server, detail)`: what was found, as JSON.
+/// `(query, limit, server, detail)`: the matches, as JSON.
 pub(super) fn search<'s>(
     scope: &mut v8::PinScope<'s, '_>,
     state: &CellState,

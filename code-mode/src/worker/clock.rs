@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::cell::{CellShared, Stop};
 use crate::cpu;
 
-/// What is due.
+/// A deadline's action.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Due {
     /// The cell may have used up its processor time, if it never waited.
@@ -88,7 +88,7 @@ impl Clock {
         }
     }
 
-    /// Does what is due, for ever.
+    /// Handles deadlines, for ever.
     pub(crate) async fn run(&self) {
         loop {
             let next = self.state().entries.peek().map(|entry| entry.at);

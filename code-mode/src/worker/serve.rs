@@ -36,7 +36,7 @@ pub trait WorkerEnvironment: Send {
     }
 
     /// Tries something that the sandbox forbids and says what came of it; `None`
-    /// where there is no such probe.
+    /// for an unknown probe.
     fn probe(&mut self, name: &str) -> Option<String> {
         let _ = name;
         None
@@ -50,7 +50,7 @@ impl WorkerEnvironment for () {}
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The connection failed, or what came over it is no message.
+    /// The connection failed, or carried a malformed message.
     #[error("the connection to the host failed: {0}")]
     Connection(#[from] FrameError),
     /// The host's greeting does not fit this worker.
@@ -328,7 +328,7 @@ impl<A: WorkerEnvironment> Server<A> {
                     cell.collect(observation, after);
                 }
             }
-            // The owner's wall time runs on, whoever is asked meanwhile.
+            // The owner's wall time continues during the provider's pauses.
             ToWorker::Pause { .. }
                 if self
                     .environment
@@ -374,7 +374,7 @@ const IN_PROCESS_BUFFER: usize = 1 << 20;
 /// task of the current tokio runtime.
 ///
 /// A cell that V8 cannot interrupt keeps its thread until it ends by itself, because
-/// there is no process to end; its session answers for it all the same.
+/// it has no process to end; its session answers for it all the same.
 pub fn in_process() -> tokio::io::DuplexStream {
     let (ours, theirs) = tokio::io::duplex(IN_PROCESS_BUFFER);
     tokio::spawn(async move {

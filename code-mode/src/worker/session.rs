@@ -16,7 +16,7 @@ use crate::shapes::Shapes;
 use crate::tools::ToolTable;
 use crate::{Engine, StoredValues};
 
-/// What a cell is to run, and with what.
+/// A cell's source, and its surroundings.
 pub(crate) struct Program {
     pub(crate) source: String,
     pub(crate) tools: Arc<ToolTable>,
@@ -70,7 +70,7 @@ impl Session {
         self
     }
 
-    /// Does what is due for the session's cells, for ever.
+    /// Handles the deadlines of the session's cells, for ever.
     pub(crate) async fn run_clock(&self) {
         self.clock.run().await;
     }

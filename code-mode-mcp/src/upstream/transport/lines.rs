@@ -24,7 +24,7 @@ const HEAD: usize = 256;
 pub(crate) struct Lines<R, W> {
     read: R,
     write: Arc<tokio::sync::Mutex<Option<W>>>,
-    /// What has come of the present line; kept here because reading may be cancelled.
+    /// The present line so far; kept here because reading may be cancelled.
     line: Vec<u8>,
     /// The line is too large: its rest is skipped.
     skipping: bool,
@@ -79,7 +79,7 @@ where
         }
     }
 
-    /// The message on a line; `None` where it is none.
+    /// The message on a line; `None` where the line has no message.
     fn message(&self, line: &[u8]) -> Option<RxJsonRpcMessage<RoleClient>> {
         let mut message: Value = serde_json::from_slice(line).ok()?;
         let id: Option<RequestId> = message
@@ -105,8 +105,8 @@ where
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is said in place of a message that is too large: an error for its call, where
-    /// the id stands at its beginning; else for every call.
+    /// The substitute for a message that is too large: an error for its call, where
+    /// the id is at its beginning; else for every call.
     fn too_large(&self, head: &[u8]) -> Option<RxJsonRpcMessage<RoleClient>> {
         let head = String::from_utf8_lossy(head);
         let mut calls = self.calls();

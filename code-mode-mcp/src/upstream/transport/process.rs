@@ -29,7 +29,7 @@ const STEP: Duration = Duration::from_secs(1);
 pub(crate) enum Era {
     /// `initialize`, up to 2025-11-25.
     Legacy,
-    /// Requests that stand alone, from 2026-07-28 on.
+    /// The stateless era, from 2026-07-28 on.
     Modern,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct ServerProcess {
 /// Why a server's program does not run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    /// There is no such program.
+    /// The program does not exist.
     #[error("not found: {0}")]
     NotFound(String),
     /// It cannot be started.
@@ -122,7 +122,7 @@ impl ServerProcess {
         status
     }
 
-    /// Ends the program, whose standard input was closed: it has some time, is asked,
+    /// Ends the program, whose standard input was closed: it gets some time, then SIGTERM,
     /// has some time again, and is ended.
     pub(crate) async fn end(mut self) {
         if tokio::time::timeout(STEP, self.processes.wait())
@@ -180,7 +180,7 @@ pub(crate) async fn probe(stdin: &mut ChildStdin, stdout: &mut BufReader<ChildSt
     loop {
         let more = tokio::time::timeout_at(until, stdout.read_until(b'\n', &mut line));
         match more.await {
-            // What has come of a line is not lost.
+            // The part of a line that has come is kept.
             Err(_) => return Probed::Speaks(Era::Legacy, line),
             Ok(Err(_) | Ok(0)) => return Probed::Ended,
             Ok(Ok(bytes)) => read += bytes,
@@ -195,7 +195,7 @@ pub(crate) async fn probe(stdin: &mut ChildStdin, stdout: &mut BufReader<ChildSt
     }
 }
 
-/// What the answer to a probe says; `None` where the line is no answer to it.
+/// The answer to a probe; `None` where the line answers something else.
 fn era_of(line: &[u8]) -> Option<Era> {
     /// The version is not spoken; the answer says which are.
     const OTHER_VERSION: i64 = -32022;

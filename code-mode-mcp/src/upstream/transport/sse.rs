@@ -112,7 +112,7 @@ impl Transport<RoleClient> for SseTransport {
         loop {
             let event = self.events.next().await?;
             let data = event.data.unwrap_or_default();
-            // What is no message is skipped, as on the other transports.
+            // Other events are skipped, as on the other transports.
             if let Ok(message) = serde_json::from_str(&data) {
                 return Some(message);
             }

@@ -43,7 +43,7 @@ pub enum HostMessage<'a> {
         id: u64,
         /// Which session.
         session_id: &'a str,
-        /// What is wanted.
+        /// The requested operation.
         request: DelegateRequest<'a>,
     },
     /// `delegate/cancel`: the answer is no longer wanted.
@@ -68,9 +68,9 @@ pub enum HostMessage<'a> {
     rename_all_fields = "camelCase"
 )]
 pub enum Rejection {
-    /// The first message is no hello.
+    /// The first message is not a hello.
     InvalidHello {
-        /// What was expected.
+        /// The expected type.
         message: &'static str,
     },
     /// No version in common.
@@ -142,7 +142,7 @@ pub enum Value {
     },
     /// `wait/completed`, of `session/wait` and `session/terminate`.
     WaitCompleted {
-        /// What was observed.
+        /// The observation.
         outcome: TimedResponse,
     },
     /// `session/closed`, of `session/shutdown`.
