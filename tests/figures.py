@@ -29,6 +29,9 @@ def cells(line):
 
 def record(name, command):
     """Keeps the table that standard input has, and shows the input."""
+    # Before the command's output: an edit while it runs does not change what it measures.
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    revision = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     columns, rows = None, []
     for line in sys.stdin:
         print(line, end="", flush=True)
@@ -42,8 +45,6 @@ def record(name, command):
             rows.append(cells(line))
     if not rows or any(len(row) != len(columns) for row in rows):
         sys.exit("figures: standard input has no table")
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    revision = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     result = {
         "command": command,
         "date": datetime.date.today().isoformat(),
