@@ -1,11 +1,11 @@
 //! The same work over the gRPC wire on two hosts in turn, by a compiled client:
 //!
 //! ```sh
-//! cargo bench --bench grpc_hosts -- "target/release/code-mode serve" codex-code-mode-host
+//! cargo bench --bench grpc_hosts -- "target/x86_64-unknown-linux-gnu/dist/code-mode serve" codex-code-mode-host
 //! ```
 //!
 //! Each argument is a host's command, to which `--listen grpc+stdio://` is added. Prints
-//! the medians of each, and the ratio of the first to the second.
+//! the medians of each, and the ratio of the first to the second, as a Markdown table.
 
 use std::time::Instant;
 
@@ -91,10 +91,8 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    println!(
-        "{:32} {:>12} {:>12} {:>6}",
-        "work over gRPC", "first", "second", "ratio"
-    );
+    println!("| work over gRPC | ours | reference | ratio |");
+    println!("| --- | ---: | ---: | ---: |");
     runtime.block_on(compare([ours, theirs]));
 }
 
@@ -133,7 +131,7 @@ fn print_row(name: &str, times: [Vec<f64>; 2]) {
         times[times.len() / 2]
     });
     let ratio = ours / theirs;
-    println!("{name:32} {ours:>9.0} us {theirs:>9.0} us {ratio:>6.2}");
+    println!("| {name} | {ours:.0} us | {theirs:.0} us | {ratio:.2} |");
 }
 
 /// A new process, and a session in it that has run a cell.

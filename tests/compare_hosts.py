@@ -6,7 +6,7 @@
 Each is a command as one string. Without THEIRS the reference host is fetched from
 npm (160 MB) into target/reference, once. For example:
 
-    tests/compare_hosts.py "target/release/code-mode serve"
+    tests/compare_hosts.py "target/x86_64-unknown-linux-gnu/dist/code-mode serve"
 """
 import asyncio
 import os

@@ -2,7 +2,7 @@
 """A host that runs nothing: it answers what compare_hosts.py sends with what is
 prepared. Its times are those of the client and the pipes, which are in every row:
 
-    tests/compare_hosts.py "target/release/code-mode serve" "python3 tests/empty_host.py"
+    tests/compare_hosts.py "target/x86_64-unknown-linux-gnu/dist/code-mode serve" "python3 tests/empty_host.py"
 
 The rows of memory mean nothing here.
 """

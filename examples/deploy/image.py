@@ -1,6 +1,6 @@
 """Builds a container image of the program, without a container engine.
 
-    python3 examples/deploy/image.py target/release/code-mode code-mode.tar
+    python3 examples/deploy/image.py target/x86_64-unknown-linux-gnu/dist/code-mode code-mode.tar
     podman load -i code-mode.tar        # or docker load
 
 The image has the program, the shared libraries that it names if any, the machine's trusted roots,

@@ -165,9 +165,10 @@ pub enum DelegateAnswer {
     Error(String),
 }
 
-/// Every field any message can have. Which of them a message may have and must
-/// have is decided once its type is known, so that the order of fields does not
-/// matter and one pass is enough.
+/// Every field any message can have. [`ClientMessage::parse`] decides which of them a message
+/// may and must have once its type is known, so that the order of fields does not matter and one
+/// pass is enough. An enum that serde tells apart by its `type` would buffer the fields before
+/// it, and could not leave tool definitions and results unread as `RawValue`s.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Envelope<'a> {

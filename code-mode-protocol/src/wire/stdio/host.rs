@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::wire::frame::{Frame, FrameError};
-use crate::wire::json_frame::JsonFrame;
+use crate::wire::json_frame::LargeTexts;
 use crate::{CellResponse, ContentItem, Json, NestedToolCall, ToolKind, ToolName};
 
 /// A message to the client.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all_fields = "camelCase")]
 pub enum HostMessage<'a> {
     /// `connection/ready`: the handshake succeeded.
+    #[serde(rename = "connection/ready")]
     Ready {
         /// The version both speak.
         selected_version: u64,
@@ -19,25 +21,31 @@ pub enum HostMessage<'a> {
         capabilities: Vec<&'static str>,
     },
     /// `connection/rejected`: the handshake failed.
+    #[serde(rename = "connection/rejected")]
     Rejected {
         /// Why.
         reason: Rejection,
     },
     /// `operation/response`: answers a request.
+    #[serde(rename = "operation/response")]
     Response {
         /// The request.
         id: u64,
         /// Its outcome.
+        #[serde(serialize_with = "ok_or_error")]
         result: Result<Value, String>,
     },
     /// `execute/initialResponse`: the first observation of an execute.
+    #[serde(rename = "execute/initialResponse")]
     InitialResponse {
         /// The execute.
         id: u64,
         /// The observation.
+        #[serde(serialize_with = "ok_or_error")]
         result: Result<TimedResponse, String>,
     },
     /// `delegate/request`: a tool call or a notification.
+    #[serde(rename = "delegate/request")]
     DelegateRequest {
         /// Its name.
         id: u64,
@@ -47,11 +55,13 @@ pub enum HostMessage<'a> {
         request: DelegateRequest<'a>,
     },
     /// `delegate/cancel`: the answer is no longer wanted.
+    #[serde(rename = "delegate/cancel")]
     DelegateCancel {
         /// Which.
         id: u64,
     },
     /// `cell/closed`: a cell is gone.
+    #[serde(rename = "cell/closed")]
     CellClosed {
         /// Its session.
         session_id: &'a str,
@@ -86,14 +96,17 @@ pub enum Rejection {
 }
 
 /// What a `delegate/request` is about.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all_fields = "camelCase")]
 pub enum DelegateRequest<'a> {
     /// `tool/invoke`.
+    #[serde(rename = "tool/invoke")]
     InvokeTool {
         /// The call.
         invocation: Invocation<'a>,
     },
     /// `notification/send`.
+    #[serde(rename = "notification/send")]
     Notify {
         /// The `tool_call_id` of the cell's execute.
         call_id: &'a str,
@@ -105,7 +118,7 @@ pub enum DelegateRequest<'a> {
 }
 
 /// A tool call on the wire.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Invocation<'a> {
     cell_id: &'a str,
     runtime_tool_call_id: String,
@@ -128,24 +141,30 @@ impl<'a> Invocation<'a> {
 }
 
 /// The value of an `operation/response`.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all_fields = "camelCase")]
 pub enum Value {
     /// `session/ready`, of `session/open`.
+    #[serde(rename = "session/ready")]
     SessionReady {
         /// Which.
         session_id: String,
     },
     /// `execution/started`, of `session/execute`.
+    #[serde(rename = "execution/started")]
     ExecutionStarted {
         /// The new cell.
         cell_id: String,
     },
     /// `wait/completed`, of `session/wait` and `session/terminate`.
+    #[serde(rename = "wait/completed")]
     WaitCompleted {
         /// The observation.
+        #[serde(serialize_with = "live_or_missing")]
         outcome: TimedResponse,
     },
     /// `session/closed`, of `session/shutdown`.
+    #[serde(rename = "session/closed")]
     SessionClosed {
         /// Which.
         session_id: String,
@@ -166,271 +185,134 @@ impl HostMessage<'_> {
     ///
     /// # Errors
     /// [`FrameError::TooLarge`] where it does not fit a frame's prefix.
-    pub fn encode(self) -> Result<Frame, FrameError> {
-        let mut frame = JsonFrame::with_room(256 + self.small_texts());
-        match self {
-            Self::Ready {
-                selected_version,
-                capabilities,
-            } => {
-                frame
-                    .raw(r#"{"type":"connection/ready","selectedVersion":"#)
-                    .value(&selected_version)?
-                    .raw(r#","capabilities":"#)
-                    .value(&capabilities)?
-                    .raw("}");
-            }
-            Self::Rejected { reason } => {
-                frame
-                    .raw(r#"{"type":"connection/rejected","reason":"#)
-                    .value(&reason)?
-                    .raw("}");
-            }
-            Self::Response { id, result } => {
-                frame
-                    .raw(r#"{"type":"operation/response","id":"#)
-                    .value(&id)?;
-                write_result(&mut frame, result, write_value)?;
-            }
-            Self::InitialResponse { id, result } => {
-                frame
-                    .raw(r#"{"type":"execute/initialResponse","id":"#)
-                    .value(&id)?;
-                write_result(&mut frame, result, |frame, timed| {
-                    write_response(frame, timed.response, timed.host_duration)
-                })?;
-            }
-            Self::DelegateRequest {
-                id,
-                session_id,
-                request,
-            } => {
-                frame
-                    .raw(r#"{"type":"delegate/request","id":"#)
-                    .value(&id)?
-                    .raw(r#","sessionId":"#)
-                    .value(session_id)?
-                    .raw(r#","request":"#);
-                write_delegate_request(&mut frame, request)?;
-                frame.raw("}");
-            }
-            Self::DelegateCancel { id } => {
-                frame
-                    .raw(r#"{"type":"delegate/cancel","id":"#)
-                    .value(&id)?
-                    .raw("}");
-            }
-            Self::CellClosed {
-                session_id,
-                cell_id,
-            } => {
-                frame
-                    .raw(r#"{"type":"cell/closed","sessionId":"#)
-                    .value(session_id)?
-                    .raw(r#","cellId":"#)
-                    .value(cell_id)?
-                    .raw("}");
-            }
-        }
-        frame.finish()
-    }
-
-    /// About how many bytes of texts are copied into the frame.
-    fn small_texts(&self) -> usize {
-        let response = match self {
-            Self::InitialResponse {
-                result: Ok(timed), ..
-            } => &timed.response,
+    pub fn encode(mut self) -> Result<Frame, FrameError> {
+        let mut large = LargeTexts::new();
+        match &mut self {
             Self::Response {
                 result: Ok(Value::WaitCompleted { outcome }),
                 ..
-            } => &outcome.response,
-            _ => return 0,
-        };
-        let items = response.content_items().iter();
-        items
-            .map(|item| match item.bytes() {
-                large if large >= crate::wire::frame::LARGE_TEXT => 64,
-                small => small + 48,
-            })
-            .sum()
+            } => outcome.take_large(&mut large),
+            Self::InitialResponse {
+                result: Ok(timed), ..
+            } => timed.take_large(&mut large),
+            Self::DelegateRequest { request, .. } => request.take_large(&mut large),
+            _ => {}
+        }
+        large.frame(&self)
     }
 }
 
-/// Writes `,"result":{...}}`.
-fn write_result<T>(
-    frame: &mut JsonFrame,
-    result: Result<T, String>,
-    write: impl FnOnce(&mut JsonFrame, T) -> Result<(), FrameError>,
-) -> Result<(), FrameError> {
+impl TimedResponse {
+    fn take_large(&mut self, large: &mut LargeTexts) {
+        for item in self.response.content_items_mut() {
+            match item {
+                ContentItem::Text { text } => large.take(text),
+                ContentItem::Image { image_url, .. } => large.take(image_url),
+                ContentItem::Audio { audio_url } => large.take(audio_url),
+            }
+        }
+        if let CellResponse::Result {
+            error_text: Some(text),
+            ..
+        } = &mut self.response
+        {
+            large.take(text);
+        }
+    }
+}
+
+impl DelegateRequest<'_> {
+    fn take_large(&mut self, large: &mut LargeTexts) {
+        match self {
+            Self::InvokeTool { invocation } => {
+                if let Some(input) = &mut invocation.input {
+                    large.take_json(input);
+                }
+            }
+            Self::Notify { text, .. } => large.take(text),
+        }
+    }
+}
+
+/// `result` of an answer to a request.
+#[derive(Serialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+enum Answer<'a, T> {
+    Ok { value: &'a T },
+    Error { message: &'a str },
+}
+
+fn ok_or_error<T: Serialize, S: Serializer>(
+    result: &Result<T, String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match result {
-        Ok(value) => {
-            frame.raw(r#","result":{"status":"ok","value":"#);
-            write(frame, value)?;
-        }
-        Err(message) => {
-            frame
-                .raw(r#","result":{"status":"error","message":"#)
-                .text(message)?;
-        }
+        Ok(value) => Answer::Ok { value },
+        Err(message) => Answer::Error { message },
     }
-    frame.raw("}}");
-    Ok(())
+    .serialize(serializer)
 }
 
-fn write_value(frame: &mut JsonFrame, value: Value) -> Result<(), FrameError> {
-    match value {
-        Value::SessionReady { session_id } => {
-            frame
-                .raw(r#"{"type":"session/ready","sessionId":"#)
-                .value(&session_id)?;
-        }
-        Value::ExecutionStarted { cell_id } => {
-            frame
-                .raw(r#"{"type":"execution/started","cellId":"#)
-                .value(&cell_id)?;
-        }
-        Value::SessionClosed { session_id } => {
-            frame
-                .raw(r#"{"type":"session/closed","sessionId":"#)
-                .value(&session_id)?;
-        }
-        Value::WaitCompleted { outcome } => {
-            frame.raw(r#"{"type":"wait/completed","outcome":"#);
-            frame.raw(match outcome.response.is_missing() {
-                false => r#"{"LiveCell":"#,
-                true => r#"{"MissingCell":"#,
-            });
-            write_response(frame, outcome.response, outcome.host_duration)?;
-            frame.raw("}");
-        }
-    }
-    frame.raw("}");
-    Ok(())
+/// The observation of a wait.
+#[derive(Serialize)]
+enum Outcome<'a> {
+    LiveCell(&'a TimedResponse),
+    MissingCell(&'a TimedResponse),
 }
 
-fn write_response(
-    frame: &mut JsonFrame,
-    response: CellResponse,
-    duration: Duration,
-) -> Result<(), FrameError> {
-    let (kind, cell_id, items, result) = match response {
-        // The wire has no frozen cells: it never asks for them.
-        CellResponse::Yielded {
-            cell_id,
-            content_items,
-        }
-        | CellResponse::Pending {
-            cell_id,
-            content_items,
-            ..
-        } => ("Yielded", cell_id, content_items, None),
-        CellResponse::Terminated {
-            cell_id,
-            content_items,
-        } => ("Terminated", cell_id, content_items, None),
-        CellResponse::Result {
-            cell_id,
-            content_items,
-            error_text,
-            buffered_for,
-            ..
-        } => (
-            "Result",
-            cell_id,
-            content_items,
-            Some((error_text, buffered_for)),
-        ),
-    };
-    frame
-        .raw(r#"{""#)
-        .raw(kind)
-        .raw(r#"":{"cell_id":"#)
-        .value(cell_id.as_str())?
-        .raw(r#","content_items":["#);
-    for (place, item) in items.into_iter().enumerate() {
-        if place > 0 {
-            frame.raw(",");
-        }
-        write_item(frame, item)?;
+fn live_or_missing<S: Serializer>(timed: &TimedResponse, serializer: S) -> Result<S::Ok, S::Error> {
+    match timed.response.is_missing() {
+        false => Outcome::LiveCell(timed),
+        true => Outcome::MissingCell(timed),
     }
-    frame
-        .raw(r#"],"code_mode_host_duration_ns":"#)
-        .value(&nanoseconds(duration))?;
-    if let Some((error_text, buffered_for)) = result {
-        frame.raw(r#","error_text":"#);
-        match error_text {
-            Some(text) => frame.text(text)?,
-            None => frame.raw("null"),
+    .serialize(serializer)
+}
+
+/// A response as the wire has it.
+#[derive(Serialize)]
+enum Response<'a> {
+    Yielded(Observed<'a>),
+    Terminated(Observed<'a>),
+    Result {
+        #[serde(flatten)]
+        observed: Observed<'a>,
+        error_text: Option<&'a str>,
+        result_buffered_for_ns: u64,
+    },
+}
+
+#[derive(Serialize)]
+struct Observed<'a> {
+    cell_id: &'a str,
+    content_items: &'a [ContentItem],
+    code_mode_host_duration_ns: u64,
+}
+
+impl Serialize for TimedResponse {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let observed = Observed {
+            cell_id: self.response.cell_id().as_str(),
+            content_items: self.response.content_items(),
+            code_mode_host_duration_ns: nanoseconds(self.host_duration),
         };
-        frame
-            .raw(r#","result_buffered_for_ns":"#)
-            .value(&nanoseconds(buffered_for))?;
+        match &self.response {
+            // The wire has no frozen cells: it never asks for them.
+            CellResponse::Yielded { .. } | CellResponse::Pending { .. } => {
+                Response::Yielded(observed)
+            }
+            CellResponse::Terminated { .. } => Response::Terminated(observed),
+            CellResponse::Result {
+                error_text,
+                buffered_for,
+                ..
+            } => Response::Result {
+                observed,
+                error_text: error_text.as_deref(),
+                result_buffered_for_ns: nanoseconds(*buffered_for),
+            },
+        }
+        .serialize(serializer)
     }
-    frame.raw("}}");
-    Ok(())
-}
-
-fn write_item(frame: &mut JsonFrame, item: ContentItem) -> Result<(), FrameError> {
-    match item {
-        ContentItem::Text { text } => {
-            frame.raw(r#"{"type":"input_text","text":"#).text(text)?;
-        }
-        ContentItem::Image { image_url, detail } => {
-            frame
-                .raw(r#"{"type":"input_image","image_url":"#)
-                .text(image_url)?
-                .raw(r#","detail":"#)
-                .value(&detail)?;
-        }
-        ContentItem::Audio { audio_url } => {
-            frame
-                .raw(r#"{"type":"input_audio","audio_url":"#)
-                .text(audio_url)?;
-        }
-    }
-    frame.raw("}");
-    Ok(())
-}
-
-fn write_delegate_request(
-    frame: &mut JsonFrame,
-    request: DelegateRequest<'_>,
-) -> Result<(), FrameError> {
-    match request {
-        DelegateRequest::InvokeTool { invocation } => {
-            frame
-                .raw(r#"{"type":"tool/invoke","invocation":{"cell_id":"#)
-                .value(invocation.cell_id)?
-                .raw(r#","runtime_tool_call_id":"#)
-                .value(&invocation.runtime_tool_call_id)?
-                .raw(r#","tool_name":"#)
-                .value(invocation.tool_name)?
-                .raw(r#","tool_kind":"#)
-                .value(&invocation.tool_kind)?
-                .raw(r#","input":"#);
-            match invocation.input {
-                Some(input) => frame.json(input),
-                None => frame.raw("null"),
-            };
-            frame.raw("}}");
-        }
-        DelegateRequest::Notify {
-            call_id,
-            cell_id,
-            text,
-        } => {
-            frame
-                .raw(r#"{"type":"notification/send","callId":"#)
-                .value(call_id)?
-                .raw(r#","cellId":"#)
-                .value(cell_id)?
-                .raw(r#","text":"#)
-                .text(text)?
-                .raw("}");
-        }
-    }
-    Ok(())
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
