@@ -98,6 +98,18 @@ fn servers_that_are_down_silent_or_noisy_cost_their_own_tools() {
 }
 
 #[test]
+fn a_server_that_answers_the_probe_after_the_greeting_is_ready() {
+    run(async {
+        let mut client = Client::before("cold", &[], json!({})).await;
+        let said = client
+            .exec("text((await tools.mad__echo({})).called)")
+            .await;
+        assert_eq!(said[0], "echo", "{said:?}");
+        assert_eq!(client.leave().await, Some(0));
+    });
+}
+
+#[test]
 fn results_of_every_form_arrive_and_garbage_is_skipped() {
     run(async {
         let mut client = Client::before("plain", &[], json!({})).await;

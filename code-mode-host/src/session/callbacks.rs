@@ -50,10 +50,14 @@ pub(super) fn invoke(
             began: Instant::now(),
             outcome: CallOutcome::Cancelled,
         };
-        let refusal = session
-            .inputs
-            .as_ref()
-            .and_then(|inputs| inputs.refusal(&tools, &call));
+        let refusal = match &session.inputs {
+            Some(inputs) => tokio::select! {
+                refusal = inputs.refusal(&tools, &call) => refusal,
+                // A long check waits for others; the call ends without it, and without its tool.
+                () = cancelled.cancelled() => Some("the call was cancelled".to_owned()),
+            },
+            None => None,
+        };
         let pausing = Arc::downgrade(&session);
         let call = call.pauses(move |cell| match pausing.upgrade() {
             Some(session) => session.hold(Some(cell)),

@@ -115,12 +115,14 @@ async fn connect_stdio(
     let limit = config.startup_timeout;
     let mut way = None;
     for attempt in 0..3 {
+        let until = tokio::time::Instant::now() + limit;
         let (process, mut stdin, mut stdout) =
             ServerProcess::start(config, &client.events.secrets)?;
         let (era, read_already) = match way {
             Some(era) => (era, Vec::new()),
-            None => match probe(&mut stdin, &mut stdout).await {
-                Probed::Speaks(era, read) => (era, read),
+            None => match probe(&mut stdin, &mut stdout, until).await {
+                Probed::Speaks(era) => (era, Vec::new()),
+                Probed::Silent(read) => (Era::Legacy, read),
                 Probed::Ended if attempt == 0 => {
                     way = Some(Era::Legacy);
                     continue;
@@ -136,9 +138,14 @@ async fn connect_stdio(
         };
         let stdout = std::io::Cursor::new(read_already).chain(stdout);
         let transport = Lines::new(tokio::io::BufReader::new(stdout), stdin);
+        let late_probe = transport.late_probe();
         let greeting = serve_client_with_lifecycle(client.clone(), transport, lifecycle);
-        match tokio::time::timeout(limit, greeting).await {
+        match tokio::time::timeout_at(until, greeting).await {
             Ok(Ok(running)) => return Ok((running, Some(process))),
+            // A slow server of the stateless era: it answered the probe after the greeting.
+            Ok(Err(_)) | Err(_) if way.is_none() && late_probe.era() == Some(Era::Modern) => {
+                way = Some(Era::Modern);
+            }
             // It has taken the probe for its era after all.
             Ok(Err(ClientInitializeError::JsonRpcError(error)))
                 if error.code.0 == -32022 && era == Era::Legacy =>

@@ -4,7 +4,7 @@
 //! with an odd key for another kind of answer, and drop what they do not know.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rmcp::RoleClient;
 use rmcp::model::{
@@ -15,6 +15,8 @@ use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::process::{Era, era_of};
 
 /// The largest message.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
@@ -31,6 +33,19 @@ pub(crate) struct Lines<R, W> {
     /// Calls without an answer.
     calls: Arc<Mutex<HashSet<RequestId>>>,
     skipped: u64,
+    late_probe: LateProbe,
+}
+
+/// The answer to a probe that came after the greeting had begun. It belongs to no request of
+/// the connection, so [`Lines`] drops it and keeps the era that it names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LateProbe(Arc<OnceLock<Era>>);
+
+impl LateProbe {
+    /// The era, once the answer has come.
+    pub(crate) fn era(&self) -> Option<Era> {
+        self.0.get().copied()
+    }
 }
 
 impl<R, W> Lines<R, W>
@@ -46,7 +61,13 @@ where
             skipping: false,
             calls: Arc::default(),
             skipped: 0,
+            late_probe: LateProbe::default(),
         }
+    }
+
+    /// The place of a late answer to a probe.
+    pub(crate) fn late_probe(&self) -> LateProbe {
+        self.late_probe.clone()
     }
 
     /// The next line that is whole and not too large; `Err` has the beginning of one that
@@ -82,6 +103,10 @@ where
     /// The message on a line; `None` where the line has no message.
     fn message(&self, line: &[u8]) -> Option<RxJsonRpcMessage<RoleClient>> {
         let mut message: Value = serde_json::from_slice(line).ok()?;
+        if let Some(era) = era_of(&message) {
+            let _ = self.late_probe.0.set(era);
+            return None;
+        }
         let id: Option<RequestId> = message
             .get("id")
             .and_then(|id| serde_json::from_value(id.clone()).ok());
@@ -218,6 +243,17 @@ mod tests {
         server.write_all(written.as_bytes()).await.expect("written");
         let message = lines.receive().await.expect("a message");
         assert_eq!(json_of(&message)["result"], result);
+    }
+
+    #[tokio::test]
+    async fn a_late_answer_to_the_probe_is_dropped_and_its_era_kept() {
+        let (mut lines, mut server) = calling(&[1]).await;
+        let late =
+            r#"{"jsonrpc":"2.0","id":"code-mode-probe","error":{"code":-32022,"message":"no"}}"#;
+        let written = format!("{late}\n{{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{{}}}}\n");
+        server.write_all(written.as_bytes()).await.expect("written");
+        assert_eq!(json_of(&lines.receive().await.expect("a result"))["id"], 1);
+        assert_eq!(lines.late_probe().era(), Some(Era::Modern));
     }
 
     #[tokio::test]

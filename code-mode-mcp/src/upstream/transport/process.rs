@@ -9,15 +9,17 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::config::{MARKER, ServerConfig, Transport};
 use crate::secrets::Secrets;
 use crate::texts;
 
-/// How long a server may take to say which revisions it speaks.
+/// How long the client waits for the answer to the probe before it greets in the older way. A
+/// server that starts slowly answers later; [`Lines`](super::Lines) drops that answer.
 const PROBE: Duration = Duration::from_secs(3);
-/// How much it may say before that.
-const PROBE_BYTES: usize = 1 << 20;
+/// How many bytes a server may write before that answer.
+const PROBE_BYTES: u64 = 1 << 20;
 const PROBE_ID: &str = "code-mode-probe";
 /// How much of a server's standard error is kept.
 const STDERR: usize = 2048;
@@ -148,16 +150,22 @@ async fn keep_end(mut stream: impl AsyncRead + Unpin, kept: Arc<Mutex<Vec<u8>>>)
     }
 }
 
-/// What a probe found.
+/// The result of a probe.
 pub(crate) enum Probed {
-    /// The era; and what of the next message was read already.
-    Speaks(Era, Vec<u8>),
+    /// The server speaks this era.
+    Speaks(Era),
+    /// The server has not answered yet. The bytes are the beginning of its next message.
+    Silent(Vec<u8>),
     /// The server ended, or cannot be written to.
     Ended,
 }
 
-/// Asks a server which revisions it speaks.
-pub(crate) async fn probe(stdin: &mut ChildStdin, stdout: &mut BufReader<ChildStdout>) -> Probed {
+/// Asks a server which revisions it speaks, and waits for the answer until `until` at most.
+pub(crate) async fn probe(
+    stdin: &mut ChildStdin,
+    stdout: &mut BufReader<ChildStdout>,
+    until: Instant,
+) -> Probed {
     let request = json!({
         "jsonrpc": "2.0",
         "id": PROBE_ID,
@@ -174,33 +182,30 @@ pub(crate) async fn probe(stdin: &mut ChildStdin, stdout: &mut BufReader<ChildSt
     if stdin.write_all(line.as_bytes()).await.is_err() || stdin.flush().await.is_err() {
         return Probed::Ended;
     }
-    let mut read = 0;
+    let until = until.min(Instant::now() + PROBE);
+    let mut stdout = stdout.take(PROBE_BYTES);
     let mut line = Vec::new();
-    let until = tokio::time::Instant::now() + PROBE;
     loop {
         let more = tokio::time::timeout_at(until, stdout.read_until(b'\n', &mut line));
         match more.await {
-            // The part of a line that has come is kept.
-            Err(_) => return Probed::Speaks(Era::Legacy, line),
+            Err(_) => return Probed::Silent(line),
+            Ok(_) if stdout.limit() == 0 => return Probed::Silent(line),
             Ok(Err(_) | Ok(0)) => return Probed::Ended,
-            Ok(Ok(bytes)) => read += bytes,
+            Ok(Ok(_)) => {}
         }
-        if let Some(era) = era_of(&line) {
-            return Probed::Speaks(era, Vec::new());
+        let message = serde_json::from_slice(&line).ok();
+        if let Some(era) = message.as_ref().and_then(era_of) {
+            return Probed::Speaks(era);
         }
         line.clear();
-        if read > PROBE_BYTES {
-            return Probed::Speaks(Era::Legacy, Vec::new());
-        }
     }
 }
 
-/// The answer to a probe; `None` where the line answers something else.
-fn era_of(line: &[u8]) -> Option<Era> {
+/// The era in the answer to a probe; `None` where the message answers something else.
+pub(super) fn era_of(message: &Value) -> Option<Era> {
     /// The version is not spoken; the answer says which are.
     const OTHER_VERSION: i64 = -32022;
-    let message: Value = serde_json::from_slice(line).ok()?;
-    if message.get("id")? != PROBE_ID {
+    if message.get("id")? != PROBE_ID || message.get("method").is_some() {
         return None;
     }
     let discovered = message.pointer("/result/supportedVersions").is_some();
@@ -217,8 +222,7 @@ mod tests {
 
     #[test]
     fn only_an_answer_to_the_probe_tells_the_era() {
-        let era = |line: &str| era_of(line.as_bytes());
-        assert_eq!(era("garbage"), None);
+        let era = |line: &str| era_of(&serde_json::from_str(line).expect("JSON"));
         assert_eq!(era(r#"{"method": "notifications/message"}"#), None);
         assert_eq!(era(r#"{"id": 1, "result": {}}"#), None);
         let answer = |rest: &str| era(&format!(r#"{{"id": "{PROBE_ID}", {rest}}}"#));

@@ -1,4 +1,10 @@
 //! Tools' inputs checked against their schemas, before a delegate sees them.
+//!
+//! A check has a budget ([`budget`]), because strangers write both sides of it. The calling task
+//! does a short check itself. A longer one runs on a thread for such work, one at a time for a
+//! session, and an input that does not fit that budget either goes to its tool unchecked.
+
+mod budget;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -7,12 +13,20 @@ use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
+use budget::Spent;
+
 /// How much of a rule's own text is shown.
 const SHOWN: usize = 300;
+
+/// Steps of a check within the calling task: less than a millisecond.
+const SHORT: u64 = 2_000;
+/// Steps of a check on its own thread: some 50 ms.
+const LONG: u64 = 200_000;
 
 /// The schemas of one set of tools, each compiled when its tool is first called.
 struct Compiled {
     tools: ToolSet,
+    /// `None` inside for a schema that cannot be used.
     validators: Vec<OnceLock<Option<Validator>>>,
 }
 
@@ -21,30 +35,35 @@ struct Compiled {
 pub(super) struct Inputs {
     /// Of the set that was last asked for: sessions seldom change their tools.
     last: Mutex<Option<Arc<Compiled>>>,
+    /// Held by the session's one long check.
+    long: tokio::sync::Mutex<()>,
 }
 
 impl Inputs {
     /// Why the input of a call does not fit, in a sentence for a model.
-    pub(super) fn refusal(&self, tools: &ToolSet, call: &NestedToolCall) -> Option<String> {
+    pub(super) async fn refusal(&self, tools: &ToolSet, call: &NestedToolCall) -> Option<String> {
         // As on `tools`, the last of one name wins.
         let index = tools
             .iter()
             .rposition(|tool| tool.tool_name == call.tool_name)?;
-        let tool = tools.get(index)?;
-        let schema = tool.input_schema.as_ref()?;
+        tools.get(index)?.input_schema.as_ref()?;
         let compiled = self.compiled(tools);
-        let validator = compiled
-            .validators
-            .get(index)?
-            .get_or_init(|| validator(schema))
-            .as_ref()?;
-        let input = match &call.input {
-            Some(json) => json.to().ok()?,
-            None => Value::Null,
-        };
-        let error = validator.iter_errors(&input).next()?;
-        let name = normalize_tool_name(&tool.name);
-        Some(sentence(&name, schema, &input, &error))
+        if let Ok(refusal) = compiled.refusal(index, call.input.as_ref(), SHORT) {
+            return refusal;
+        }
+        let _one = self.long.lock().await;
+        let input = call.input.clone();
+        let long = move || compiled.refusal(index, input.as_ref(), LONG);
+        match tokio::task::spawn_blocking(long).await {
+            Ok(Ok(refusal)) => refusal,
+            Ok(Err(Spent)) | Err(_) => {
+                tracing::warn!(
+                    tool = call.tool_name.name,
+                    "an input passes unchecked: its schema takes too many steps"
+                );
+                None
+            }
+        }
     }
 
     fn compiled(&self, tools: &ToolSet) -> Arc<Compiled> {
@@ -63,12 +82,51 @@ impl Inputs {
     }
 }
 
-/// A schema that can be used; it is a stranger's, so a pattern takes linear time and
-/// no reference leaves the document.
+impl Compiled {
+    /// Why an input does not fit the schema of the tool at `index`.
+    fn refusal(
+        &self,
+        index: usize,
+        input: Option<&Json>,
+        steps: u64,
+    ) -> Result<Option<String>, Spent> {
+        let Some((tool, slot)) = self.tools.get(index).zip(self.validators.get(index)) else {
+            return Ok(None);
+        };
+        let Some(schema) = &tool.input_schema else {
+            return Ok(None);
+        };
+        let validator = match slot.get() {
+            Some(validator) => validator,
+            None => {
+                let compiled = budget::within(steps, || validator(schema))?;
+                slot.get_or_init(|| compiled)
+            }
+        };
+        let Some(validator) = validator else {
+            return Ok(None);
+        };
+        let Some(input) = input.map_or(Some(Value::Null), |json| json.to().ok()) else {
+            return Ok(None);
+        };
+        budget::within(steps, || {
+            let error = validator.iter_errors(&input).next()?;
+            let name = normalize_tool_name(&tool.name);
+            Some(sentence(&name, schema, &input, &error))
+        })
+    }
+}
+
+/// A schema that can be used; it is a stranger's, so a pattern takes linear time, no reference
+/// leaves the document, and each step counts.
 fn validator(schema: &Json) -> Option<Validator> {
-    let schema = schema.to::<Value>().ok()?;
+    let mut schema = schema.to::<Value>().ok()?;
+    if !budget::instrument(&mut schema) {
+        return None;
+    }
     jsonschema::options()
         .with_pattern_options(PatternOptions::regex())
+        .with_keyword(budget::KEYWORD, budget::step)
         .build(&schema)
         .map_err(|error| tracing::debug!(rule = error.kind().keyword(), "a schema cannot be used"))
         .ok()
@@ -208,6 +266,7 @@ fn cut(text: &str) -> String {
 mod tests {
     use super::*;
     use code_mode_protocol::{CellId, RuntimeToolCallId, ToolDefinition};
+    use serde_json::json;
 
     fn refusal(schema: &str, input: Option<&str>) -> Option<String> {
         let json = |text: &str| Json::parse(text.to_owned()).expect("JSON");
@@ -220,7 +279,10 @@ mod tests {
             tool.tool_name.clone(),
         )
         .input(input.map(json));
-        Inputs::default().refusal(&ToolSet::from([tool]), &call)
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime")
+            .block_on(Inputs::default().refusal(&ToolSet::from([tool]), &call))
     }
 
     const READ: &str = r#"{"type":"object","properties":{"path":{"type":"string"},
@@ -247,6 +309,52 @@ mod tests {
         );
         assert!(said(Some(r#""a.txt""#)).contains("call tools.read({ "));
         assert!(said(None).contains("not null"));
+    }
+
+    /// A filter language: each operator has the whole language on both sides.
+    const FILTER: &str = r##"{"$defs":{"f":{"oneOf":[
+        {"type":"object","properties":{"op":{"const":"and"},"args":{"type":"array","items":{"$ref":"#/$defs/f"}}},"required":["op","args"]},
+        {"type":"object","properties":{"op":{"const":"or"},"args":{"type":"array","items":{"$ref":"#/$defs/f"}}},"required":["op","args"]},
+        {"type":"object","properties":{"op":{"const":"not"},"args":{"type":"array","items":{"$ref":"#/$defs/f"}}},"required":["op","args"]},
+        {"type":"string"}]}},"$ref":"#/$defs/f"}"##;
+
+    fn nested(depth: usize, leaf: &str) -> String {
+        let (open, close) = (r#"{"op":"not","args":["#, "]}");
+        open.repeat(depth) + leaf + &close.repeat(depth)
+    }
+
+    #[test]
+    fn an_input_that_no_budget_can_check_passes() {
+        assert!(refusal(FILTER, Some(&nested(2, "7"))).is_some());
+        assert_eq!(refusal(FILTER, Some(&nested(40, "7"))), None);
+    }
+
+    #[test]
+    fn a_schema_that_no_budget_can_use_lets_a_call_through() {
+        let mut ladder = serde_json::Map::new();
+        for step in 0..40 {
+            let next = json!({"$ref": format!("#/odd/{}", step + 1)});
+            ladder.insert(step.to_string(), json!({"allOf": [next, next]}));
+        }
+        ladder.insert("40".to_owned(), json!({"type": "string"}));
+        let ladder = json!({"odd": ladder, "$ref": "#/odd/0"}).to_string();
+        assert_eq!(refusal(&ladder, Some("\"fits\"")), None);
+        let circle = json!({"allOf": [{"anyOf": [{"$ref": "#"}]}]}).to_string();
+        assert_eq!(refusal(&circle, Some("1")), None);
+        let address = json!({"$defs": {"a": {"$id": "urn:a", "not": {}}}, "$ref": "urn:a"});
+        assert_eq!(refusal(&address.to_string(), Some("1")), None);
+    }
+
+    #[test]
+    fn a_long_input_of_honest_size_is_checked() {
+        let lines = (0..50_000)
+            .map(|n| n.to_string())
+            .collect::<Vec<_>>()
+            .join(",");
+        let input = |last: &str| format!("{{\"path\":\"a\",\"lines\":[{lines},{last}]}}");
+        assert_eq!(refusal(READ, Some(&input("1"))), None);
+        let said = refusal(READ, Some(&input("\"x\""))).expect("refused");
+        assert!(said.contains("`input.lines[50000]`"), "{said}");
     }
 
     #[test]
