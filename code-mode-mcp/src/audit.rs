@@ -89,16 +89,21 @@ fn millis(duration: Duration) -> u64 {
 pub struct AuditLog(Mutex<File>);
 
 impl AuditLog {
-    /// Opens a file to append to.
+    /// Opens a file to append to. A new one is its owner's alone (mode 0600 on Unix): records
+    /// name sessions and tools.
     ///
     /// # Errors
     /// What the system says where the file cannot be opened.
     pub fn open(path: &Path) -> std::io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let mut options = OpenOptions::new();
+        options.create(true).append(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(path)?;
         Ok(Self(Mutex::new(file)))
     }
 
-    /// Appends an record. One write, so that two programs may share the file.
+    /// Appends a record. One write, so that two programs may share the file.
     pub(crate) fn write(&self, record: &AuditRecord) {
         let Ok(mut line) = serde_json::to_vec(record) else {
             return;

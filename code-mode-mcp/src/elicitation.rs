@@ -3,7 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use code_mode_protocol::text::clean;
 use rmcp::model::{ElicitRequestParams, ElicitResult, ElicitationAction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::caller::{CallContext, Elicitation};
 use crate::policy::Policy;
@@ -105,17 +109,27 @@ impl ElicitationRouter {
                 requested_schema,
                 ..
             } => {
+                // Cleaned first: an invisible character must not hide a word from the filter.
+                let Some(form) = cleaned(requested_schema) else {
+                    return Checked::Answer(nobody());
+                };
+                *requested_schema = form;
                 let form = serde_json::to_string(requested_schema).unwrap_or_default();
-                if self.policy.asks_for_secret(&format!("{message} {form}")) {
+                let text = format!("{} {form}", clean(message));
+                if self.policy.asks_for_secret(&text) {
                     return Checked::Answer(ElicitResult::new(ElicitationAction::Decline));
                 }
                 *message = format!("The server {server:?} asks: {}", line(message, SHOWN));
             }
             ElicitRequestParams::UrlElicitationParams { message, url, .. } => {
-                let url = url::Url::parse(url).ok();
-                let Some(host) = url.as_ref().and_then(url::Url::host_str) else {
+                let page = url::Url::parse(url).ok();
+                // Other schemes run programs or read files of the person.
+                let page = page.filter(|page| matches!(page.scheme(), "http" | "https"));
+                let Some(page) = page.filter(url::Url::has_host) else {
                     return Checked::Answer(nobody());
                 };
+                let host = page.host_str().unwrap_or_default();
+                *url = page.to_string();
                 *message = format!(
                     "The server {server:?} asks to open a page at {host}: {}",
                     line(message, SHOWN)
@@ -128,6 +142,29 @@ impl ElicitationRouter {
             params,
         }))
     }
+}
+
+/// The form with every text in it clean; `None` where it is not a form then.
+fn cleaned<T: Serialize + DeserializeOwned>(form: &T) -> Option<T> {
+    fn clean_all(value: &mut Value) {
+        match value {
+            Value::String(text) => *text = clean(text),
+            Value::Array(items) => items.iter_mut().for_each(clean_all),
+            Value::Object(members) => {
+                *members = std::mem::take(members)
+                    .into_iter()
+                    .map(|(name, mut value)| {
+                        clean_all(&mut value);
+                        (clean(&name), value)
+                    })
+                    .collect();
+            }
+            _ => {}
+        }
+    }
+    let mut form = serde_json::to_value(form).ok()?;
+    clean_all(&mut form);
+    serde_json::from_value(form).ok()
 }
 
 /// What becomes of a server's question.
@@ -153,6 +190,68 @@ impl Drop for RunningCall {
             if running.is_empty() {
                 calls.running.remove(&self.server);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(question: Value) -> Option<ElicitationAction> {
+        let router = ElicitationRouter::new(Arc::new(Policy::default()));
+        let params = serde_json::from_value(question).expect("a question");
+        match router.checked("server", params) {
+            Checked::Ask(_) => None,
+            Checked::Answer(answer) => Some(answer.action),
+        }
+    }
+
+    fn form(message: &str, name: &str) -> Value {
+        json!({"mode": "form", "message": message, "requestedSchema":
+            {"type": "object", "properties": {name: {"type": "string", "title": "A\u{1b}[2Jname"}}}})
+    }
+
+    #[test]
+    fn an_invisible_character_hides_no_word_from_the_filter() {
+        assert_eq!(answer(form("your name?", "name")), None);
+        for (message, name) in [
+            ("your pass\u{200b}word?", "name"),
+            ("name?", "pass\u{2060}word"),
+        ] {
+            let declined = Some(ElicitationAction::Decline);
+            assert_eq!(answer(form(message, name)), declined, "{message} {name}");
+        }
+    }
+
+    #[test]
+    fn a_form_reaches_the_person_without_control_characters() {
+        let router = ElicitationRouter::new(Arc::new(Policy::default()));
+        let params = serde_json::from_value(form("your name?", "name")).expect("a question");
+        let Checked::Ask(question) = router.checked("server", params) else {
+            panic!("answered");
+        };
+        let shown = serde_json::to_value(&question.params)
+            .expect("JSON")
+            .to_string();
+        assert!(shown.contains("A [2Jname"), "{shown}");
+    }
+
+    #[test]
+    fn only_pages_of_the_web_are_opened() {
+        let page = |url: &str| {
+            answer(json!({"mode": "url", "message": "look", "url": url, "elicitationId": "1"}))
+        };
+        assert_eq!(page("https://example.org/login"), None);
+        for odd in [
+            "javascript:alert(1)",
+            "file://host/etc/passwd",
+            "vscode://x/y",
+            "nothing",
+        ] {
+            assert_eq!(page(odd), Some(ElicitationAction::Cancel), "{odd}");
         }
     }
 }

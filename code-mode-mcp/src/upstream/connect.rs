@@ -84,10 +84,13 @@ pub(crate) async fn connect(
             }
         }
         Transport::Sse { url, headers } => {
-            let transport = connect_sse(url, headers).await?;
+            let until = tokio::time::Instant::now() + limit;
+            let transport = tokio::time::timeout_at(until, connect_sse(url, headers))
+                .await
+                .map_err(|_| ConnectError::TimedOut(limit))??;
             let running =
                 serve_client_with_lifecycle(client, transport, ClientLifecycleMode::Initialize);
-            match tokio::time::timeout(limit, running).await {
+            match tokio::time::timeout_at(until, running).await {
                 Ok(Ok(running)) => Ok((running, None)),
                 Ok(Err(error)) => Err(HttpFailure::of_greeting(&error).into()),
                 Err(_) => Err(ConnectError::TimedOut(limit)),

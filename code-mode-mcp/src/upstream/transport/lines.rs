@@ -20,8 +20,8 @@ use super::process::{Era, era_of};
 
 /// The largest message.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
-/// Where the id of a message that is too large is looked for.
-const HEAD: usize = 256;
+/// How much of each end of a message that is too large is kept, to find its id.
+const KEPT: usize = 256;
 
 pub(crate) struct Lines<R, W> {
     read: R,
@@ -70,8 +70,7 @@ where
         self.late_probe.clone()
     }
 
-    /// The next line that is whole and not too large; `Err` has the beginning of one that
-    /// is.
+    /// The next line that is whole and not too large; `Err` has both ends of one that is.
     async fn next_line(&mut self) -> Option<Result<Vec<u8>, Vec<u8>>> {
         loop {
             let available = self.read.fill_buf().await.ok()?;
@@ -84,10 +83,15 @@ where
                 self.line.extend_from_slice(&available[..taken]);
             } else if !self.skipping {
                 self.skipping = true;
-                let missing = HEAD.saturating_sub(self.line.len()).min(taken);
-                self.line.extend_from_slice(&available[..missing]);
-                self.line.truncate(HEAD);
+                self.line.extend_from_slice(&available[..taken.min(KEPT)]);
+                self.line.drain(KEPT..);
                 self.line.shrink_to_fit();
+            }
+            if self.skipping {
+                self.line
+                    .extend_from_slice(&available[taken.saturating_sub(KEPT)..taken]);
+                let excess = self.line.len().saturating_sub(2 * KEPT);
+                self.line.drain(KEPT..KEPT + excess);
             }
             self.read.consume(taken);
             if end.is_some() {
@@ -102,7 +106,9 @@ where
 
     /// The message on a line; `None` where the line has no message.
     fn message(&self, line: &[u8]) -> Option<RxJsonRpcMessage<RoleClient>> {
-        let mut message: Value = serde_json::from_slice(line).ok()?;
+        let Ok(mut message) = serde_json::from_slice::<Value>(line) else {
+            return self.unreadable(line, "is not JSON that every parser takes");
+        };
         if let Some(era) = era_of(&message) {
             let _ = self.late_probe.0.set(era);
             return None;
@@ -130,24 +136,39 @@ where
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The substitute for a message that is too large: an error for its call, where
-    /// the id is at its beginning; else for every call.
-    fn too_large(&self, head: &[u8]) -> Option<RxJsonRpcMessage<RoleClient>> {
-        let head = String::from_utf8_lossy(head);
+    /// The substitute for an answer that cannot be read: an error for the call whose id the
+    /// text has. Without that id only a single call can be meant.
+    fn unreadable(&self, text: &[u8], why: &str) -> Option<RxJsonRpcMessage<RoleClient>> {
         let mut calls = self.calls();
-        let is_meant = |id: &RequestId| {
-            let id = serde_json::to_string(id).unwrap_or_default();
-            head.contains(&format!("\"id\":{id},")) || head.contains(&format!("\"id\": {id},"))
-        };
-        let meant = calls.iter().find(|id| is_meant(id)).cloned();
-        let id = meant.or_else(|| calls.iter().next().cloned())?;
+        let meant = calls.iter().find(|id| has_id(text, id)).cloned();
+        let is_answer = memchr::memmem::find(text, b"\"jsonrpc\"").is_some();
+        let single = calls
+            .iter()
+            .next()
+            .filter(|_| is_answer && calls.len() == 1);
+        let id = meant.or_else(|| single.cloned())?;
         calls.remove(&id);
-        let text = format!("the answer is larger than {} MiB", MAX_MESSAGE >> 20);
-        Some(JsonRpcMessage::error(
-            ErrorData::internal_error(text, None),
-            Some(id),
-        ))
+        let error = ErrorData::internal_error(format!("the answer {why}"), None);
+        Some(JsonRpcMessage::error(error, Some(id)))
     }
+
+    fn too_large(&self, ends: &[u8]) -> Option<RxJsonRpcMessage<RoleClient>> {
+        let why = format!("is larger than {} MiB", MAX_MESSAGE >> 20);
+        self.unreadable(ends, &why)
+    }
+}
+
+/// Whether a text, which need not be JSON, has a member `id` with this value.
+fn has_id(text: &[u8], id: &RequestId) -> bool {
+    let Ok(id) = serde_json::to_vec(id) else {
+        return false;
+    };
+    memchr::memmem::find_iter(text, b"\"id\"").any(|at| {
+        let rest = text[at + b"\"id\"".len()..].trim_ascii_start();
+        let value = rest.strip_prefix(b":").map(<[u8]>::trim_ascii_start);
+        let after = value.and_then(|value| value.strip_prefix(id.as_slice()));
+        after.is_some_and(|after| matches!(after.trim_ascii_start().first(), Some(b',' | b'}')))
+    })
 }
 
 impl<R, W> Transport<RoleClient> for Lines<R, W>
@@ -185,7 +206,7 @@ where
         loop {
             let message = match self.next_line().await? {
                 Ok(line) => self.message(&line),
-                Err(head) => self.too_large(&head),
+                Err(ends) => self.too_large(&ends),
             };
             if let Some(message) = message {
                 return Some(message);
@@ -243,6 +264,39 @@ mod tests {
         server.write_all(written.as_bytes()).await.expect("written");
         let message = lines.receive().await.expect("a message");
         assert_eq!(json_of(&message)["result"], result);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_json_fails_its_call_at_once() {
+        let nested = "[".repeat(200) + &"]".repeat(200);
+        for odd in [r#""\ud800""#, "NaN", "1e400", &nested, "\"\u{0}\""] {
+            let (mut lines, mut server) = calling(&[1, 2]).await;
+            let written = format!("{{\"jsonrpc\":\"2.0\",\"result\":{odd},\"id\": 2 }}\n");
+            server.write_all(written.as_bytes()).await.expect("written");
+            assert_eq!(
+                json_of(&lines.receive().await.expect("an error"))["id"],
+                2,
+                "{odd}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_fails_its_call_where_the_id_comes_late() {
+        let (mut lines, mut server) = calling(&[1, 2]).await;
+        let writing = tokio::spawn(async move {
+            server
+                .write_all(b"{\"jsonrpc\":\"2.0\",\"result\":\"")
+                .await?;
+            let chunk = vec![b'x'; 1 << 20];
+            for _ in 0..=MAX_MESSAGE / chunk.len() {
+                server.write_all(&chunk).await?;
+            }
+            server.write_all(b"\",\"id\":2}\n").await?;
+            std::io::Result::Ok(server)
+        });
+        assert_eq!(json_of(&lines.receive().await.expect("an error"))["id"], 2);
+        assert!(writing.await.expect("no panic").is_ok());
     }
 
     #[tokio::test]

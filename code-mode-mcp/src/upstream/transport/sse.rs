@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::StreamExt;
+use bytes::Bytes;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use rmcp::RoleClient;
 use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use sse_stream::{Sse, SseStream};
 
+use super::MAX_MESSAGE;
 use super::http::{header_map, http_client};
 use crate::upstream::error::{ConnectError, HttpFailure};
 
@@ -55,7 +57,8 @@ pub(crate) async fn connect(
         status => return Err(HttpFailure::Status(status).into()),
     }
     let base = opened.url().clone();
-    let events = SseStream::from_bytes_stream(opened.bytes_stream());
+    let bytes = without_endless_events(opened.bytes_stream(), MAX_MESSAGE);
+    let events = SseStream::from_bytes_stream(bytes.boxed());
     let mut events = events.filter_map(async |event| event.ok()).boxed();
     let endpoint = async {
         while let Some(event) = events.next().await {
@@ -81,6 +84,29 @@ pub(crate) async fn connect(
         endpoint,
         headers,
         events,
+    })
+}
+
+/// Ends the stream at an event of more than `most` bytes, which a reader would keep in memory.
+fn without_endless_events<E>(
+    bytes: impl Stream<Item = Result<Bytes, E>>,
+    most: usize,
+) -> impl Stream<Item = Result<Bytes, E>> {
+    let mut event = 0_usize;
+    bytes.take_while(move |chunk| {
+        if let Ok(chunk) = chunk {
+            // An empty line ends an event. One between two chunks only delays the count's end.
+            let ends = ["\n\n", "\r\r", "\n\r\n"];
+            let end = ends
+                .iter()
+                .filter_map(|end| memchr::memmem::rfind(chunk, end.as_bytes()));
+            event = match end.max() {
+                Some(at) => chunk.len() - at,
+                None => event.saturating_add(chunk.len()),
+            };
+        }
+        let fits = event <= most;
+        async move { fits }
     })
 }
 
@@ -122,5 +148,22 @@ impl Transport<RoleClient> for SseTransport {
     async fn close(&mut self) -> Result<(), SseError> {
         self.events = futures::stream::empty().boxed();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_ends_at_an_endless_event_and_not_at_many_short_ones() {
+        let count = async |chunk: &'static [u8]| {
+            let chunks =
+                futures::stream::repeat_with(move || Ok::<_, ()>(Bytes::from_static(chunk)));
+            without_endless_events(chunks.take(100), 64).count().await
+        };
+        assert_eq!(count(b"data: 12\n\n").await, 100);
+        assert_eq!(count(b"data: 12\r\n\r\n").await, 100);
+        assert_eq!(count(b"data: 12\n").await, 7);
     }
 }
