@@ -9,8 +9,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::caller::CallIds;
-use crate::texts::line;
+use crate::texts::{hex, line};
+
+/// The names of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallIds {
+    /// The session. Only its client sees its questions.
+    pub session: String,
+    /// The cell.
+    pub cell: String,
+    /// The call in its cell.
+    pub call: String,
+}
 
 /// What became of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -73,11 +83,6 @@ impl AuditRecord {
         self.duration_ms = millis(took);
         self
     }
-}
-
-/// Bytes in hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use code_mode_host::{CellId, Json, NestedToolCall, RuntimeToolCallId, ToolError, ToolName};
 use serde_json::{Value, json};
 
-use crate::audit::{AuditRecord, Outcome};
+use crate::audit::{AuditRecord, CallIds, Outcome};
 use crate::broker::Broker;
-use crate::caller::{Approval, ApprovalRequest, Approvals, CallContext, CallIds, NotAsked};
+use crate::caller::{Approval, ApprovalRequest, Approvals, CallContext, NotAsked};
 use crate::upstream::scripted::{Reply, Script, broker, text};
 
 /// A caller whose person always says the same.

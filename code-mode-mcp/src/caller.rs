@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use rmcp::model::{ElicitRequestParams, ElicitResult};
 
-use crate::audit::AuditRecord;
+use crate::audit::{AuditRecord, CallIds};
 
 /// One call of a tool, as its maker sees it. The broker asks it for approvals and reports to
 /// it; it knows the session and the cell, which the broker does not.
@@ -42,17 +42,6 @@ pub trait CallContext: Send + Sync + 'static {
     fn ended(&self, name: &str, record: &AuditRecord) {
         let _ = (name, record);
     }
-}
-
-/// The names of a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallIds {
-    /// The session. Only its client sees its questions.
-    pub session: String,
-    /// The cell.
-    pub cell: String,
-    /// The call in its cell.
-    pub call: String,
 }
 
 /// The question to a person before a call runs. The texts are on one line each, without secrets

@@ -35,11 +35,9 @@ mod texts;
 mod tools;
 mod upstream;
 
-pub use audit::{AuditLog, AuditRecord, Outcome};
+pub use audit::{AuditLog, AuditRecord, CallIds, Outcome};
 pub use broker::{Broker, BrokerError, BrokerOptions};
-pub use caller::{
-    Approval, ApprovalRequest, Approvals, CallContext, CallIds, Elicitation, NotAsked,
-};
+pub use caller::{Approval, ApprovalRequest, Approvals, CallContext, Elicitation, NotAsked};
 pub use check::{Checked, check};
 pub use config::{ConfigError, MARKER};
 pub use policy::{Pattern, Policy, PolicyError};

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use code_mode_protocol::normalize_tool_name;
 use sha2::{Digest, Sha256};
 
-use crate::audit::hex;
+use crate::texts::hex;
 
 /// The identifiers of some (server, tool) pairs, in their order.
 ///

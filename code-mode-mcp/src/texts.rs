@@ -137,6 +137,11 @@ pub(crate) fn line(text: &str, max: usize) -> String {
     cut(&clean_line(text).replace("*/", "* /"), max)
 }
 
+/// Bytes in hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A tool's definition with every text in it made harmless: what describes is one line
 /// each, but for the tool's own description, and data keeps its form.
 pub(crate) fn clean_definition(definition: &mut Value) {

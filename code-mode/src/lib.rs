@@ -18,7 +18,7 @@
 //! #[async_trait::async_trait]
 //! impl CodeModeSessionDelegate for NoTools {
 //!     async fn invoke_tool(&self, _: NestedToolCall, _: CancellationToken) -> Result<Json, ToolError> {
-//!         Err("this session has no tools".to_owned())
+//!         Err("this session has no tools".into())
 //!     }
 //! }
 //!
@@ -26,8 +26,8 @@
 //! let options = ProviderOptions::default().worker(WorkerSource::in_memory(code_mode::in_process));
 //! let provider = Provider::new(options)?;
 //! let session = provider.create_session(Arc::new(NoTools)).await?;
-//! let started = session.execute(ExecuteRequest::new("call-1", "text(6 * 7)")).await?;
-//! let response = started.initial_response.await?;
+//! let running = session.execute(ExecuteRequest::new("call-1", "text(6 * 7)")).await?;
+//! let response = running.outcome().await?;
 //! assert_eq!(response.content_items(), [ContentItem::text("42")]);
 //! provider.shutdown().await;
 //! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();

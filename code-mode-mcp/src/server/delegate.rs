@@ -13,11 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::cell::{Cell, CellKey};
 use super::session::KnownCells;
-use crate::audit::AuditRecord;
+use crate::audit::{AuditRecord, CallIds};
 use crate::broker::Broker;
-use crate::caller::{
-    Approval, ApprovalRequest, Approvals, CallContext, CallIds, Elicitation, NotAsked,
-};
+use crate::caller::{Approval, ApprovalRequest, Approvals, CallContext, Elicitation, NotAsked};
 
 /// How long a call waits until a person can answer.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use code_mode_protocol::Json;
 use sha2::{Digest, Sha256};
 
-use crate::audit::hex;
+use crate::texts::hex;
 
 /// A folder of stored values. Two programs may use one: a file is replaced whole.
 #[derive(Clone, Debug)]

@@ -7,8 +7,6 @@ use rmcp::ErrorData;
 use rmcp::service::ClientInitializeError;
 use rmcp::transport::streamable_http_client::StreamableHttpError;
 
-use super::transport::{SseError, StartError};
-
 /// Why a call gave no result.
 #[derive(Debug)]
 pub(crate) enum CallError {
@@ -54,6 +52,28 @@ pub(crate) enum ConnectError {
     Listing(String),
     #[error("its tools cannot be listed in time")]
     ListingTimedOut,
+}
+
+/// Why a server's program does not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// The program does not exist.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// It cannot be started.
+    #[error("cannot be started: {0}")]
+    Spawn(std::io::Error),
+}
+
+/// Why a message could not be posted to a server with two addresses.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SseError {
+    #[error("the message cannot be encoded: {0}")]
+    Encode(#[source] serde_json::Error),
+    #[error("the message could not be posted: {0}")]
+    Post(#[source] reqwest::Error),
+    #[error("the server answered the message with status {0}")]
+    Status(u16),
 }
 
 /// When to try again.

@@ -7,7 +7,7 @@ pub(super) fn of_helper(message: &str) -> Option<&'static str> {
             "a cell has no modules: everything outside the program is reached through `tools`; search_tools(\"words\") finds one",
         );
     }
-    if message.starts_with("Unable to store") {
+    if message.ends_with("Only plain serializable objects can be stored.") {
         return Some("give the key first: store(key, value), with a value that JSON can express");
     }
     if message.contains("cannot be serialized as JSON") {

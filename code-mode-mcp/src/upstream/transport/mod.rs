@@ -7,5 +7,5 @@ mod sse;
 
 pub(crate) use http::streamable_http;
 pub(crate) use lines::{Lines, MAX_MESSAGE};
-pub(crate) use process::{Era, Probed, ServerProcess, StartError, probe};
-pub(crate) use sse::{SseError, connect as connect_sse};
+pub(crate) use process::{Era, Probed, ServerProcess, probe};
+pub(crate) use sse::connect as connect_sse;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::config::{MARKER, ServerConfig, Transport};
 use crate::secrets::Secrets;
 use crate::texts;
+use crate::upstream::error::StartError;
 
 /// How long the client waits for the answer to the probe before it greets in the older way. A
 /// server that starts slowly answers later; [`Lines`](super::Lines) drops that answer.
@@ -42,17 +43,6 @@ pub(crate) struct ServerProcess {
     secrets: Secrets,
     /// Done when the program, and what it started, have closed their standard error.
     stderr_read: Option<JoinHandle<()>>,
-}
-
-/// Why a server's program does not run.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
-    /// The program does not exist.
-    #[error("not found: {0}")]
-    NotFound(String),
-    /// It cannot be started.
-    #[error("cannot be started: {0}")]
-    Spawn(std::io::Error),
 }
 
 impl ServerProcess {

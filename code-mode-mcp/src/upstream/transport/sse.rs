@@ -14,20 +14,10 @@ use sse_stream::{Sse, SseStream};
 
 use super::MAX_MESSAGE;
 use super::http::{header_map, http_client};
-use crate::upstream::error::{ConnectError, HttpFailure};
+use crate::upstream::error::{ConnectError, HttpFailure, SseError};
 
 /// How long the stream may take to name its second address.
 const ENDPOINT: Duration = Duration::from_secs(10);
-/// Why a message could not be sent.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SseError {
-    #[error("the message cannot be encoded: {0}")]
-    Encode(#[source] serde_json::Error),
-    #[error("the message could not be posted: {0}")]
-    Post(#[source] reqwest::Error),
-    #[error("the server answered the message with status {0}")]
-    Status(u16),
-}
 
 pub(crate) struct SseTransport {
     client: reqwest::Client,
