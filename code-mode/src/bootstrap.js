@@ -70,10 +70,10 @@
   // `tools`: every function is made when it is first asked for by name, and all
   // of them when the object is looked at in any other way, so that from the
   // outside it is an ordinary object with a property for each tool.
-  // In a guided session (`guided`) a name that is no tool's gives a function that throws
+  // In a guided session (`guided`) the name of an unknown tool gives a function that throws
   // an error with the nearest names.
   function makeTools(guided) {
-    // Nothing but tools stands on it where a wrong name is to be told from a tool.
+    // Only tools are on it where a wrong name must be distinguished from a tool.
     const target = guided ? { __proto__: null } : {};
     // Functions made so far; `null` once `target` has them all.
     let made = { __proto__: null };
@@ -254,7 +254,7 @@
     helperErrorPrototype,
     toolErrorPrototype,
     makeTools,
-    // Called natively so that a termination that was asked for is noticed.
+    // Called natively so that V8 notices a requested termination.
     noop() {},
   };
 });

@@ -110,7 +110,7 @@
     const keys = ownKeys(error);
     for (let i = 0; i < keys.length && i < MAX_ELEMENTS; i++) {
       const property = getOwnPropertyDescriptor(error, keys[i]);
-      // What a tool answered is said by its message already.
+      // The message has the tool's answer already.
       if (!property?.enumerable || property.get !== undefined) continue;
       if (keys[i] === "cause" || keys[i] === "errors") continue;
       push(parts, `${shownKey(keys[i])}: ${inspect(property.value, depth + 1, seen)}`);
@@ -189,7 +189,7 @@
         return `${shownKey(key)}: ${shown}`;
       });
     }
-    // What has a form of its own, a URL for one, is shown in it.
+    // A value with its own form, such as a URL, is shown in it.
     if (parts.length === 0 && typeof object.toJSON === "function") {
       return `${name} ${inspect(object.toJSON(), depth + 1, seen)}`;
     }
