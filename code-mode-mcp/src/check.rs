@@ -5,8 +5,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::broker::Broker;
-use crate::texts::{WAIT, tokens};
+use crate::texts::{WAIT, line, tokens};
 use crate::upstream::Status;
+
+/// How much of a tool's name is shown.
+const SHOWN: usize = 200;
 
 /// The findings.
 #[derive(Debug)]
@@ -57,11 +60,19 @@ pub async fn check(broker: &Broker) -> Checked {
             "tokens": cost,
         }));
     }
+    let names: Vec<_> = (listed.entries.iter())
+        .map(|entry| (entry.upstream.name(), entry.tool.name.as_str()))
+        .collect();
+    let unknown: Vec<_> = (broker.upstreams.iter())
+        .filter(|upstream| upstream.status() != Status::Ready)
+        .map(|upstream| upstream.name())
+        .collect();
     let with = tokens(&listed.description) + tokens(WAIT);
     Checked {
         is_well,
         report: json!({
             "servers": servers,
+            "unmatchedRules": broker.policy.unmatched(&names, &unknown),
             "tokensWithout": all,
             "tokensWith": with,
         }),
@@ -123,7 +134,21 @@ impl Checked {
             number(&self.report, "tokensWithout"),
             number(&self.report, "tokensWith"),
         ));
+        table.push_str(&self.warnings());
         table
+    }
+
+    /// The rules of the policy that fit no tool, a line each.
+    fn warnings(&self) -> String {
+        let rules = self.report["unmatchedRules"].as_array();
+        rules
+            .into_iter()
+            .flatten()
+            .map(|rule| {
+                let rule = rule.as_str().unwrap_or_default();
+                format!("warning: the rule {rule} fits no tool\n")
+            })
+            .collect()
     }
 
     /// The policy's decision about each tool, for people.
@@ -139,7 +164,8 @@ impl Checked {
                 let word = |key: &str| tool[key].as_str().unwrap_or_default().to_owned();
                 lines.push((
                     word("decision"),
-                    format!("{name}/{}", word("tool")),
+                    // A line end in a stranger's name would make another row.
+                    line(&format!("{name}/{}", word("tool")), SHOWN),
                     word("rule"),
                 ));
             }
@@ -149,9 +175,9 @@ impl Checked {
             .map(|(_, tool, _)| tool.len())
             .max()
             .unwrap_or(0);
-        lines
+        let rows = lines
             .iter()
-            .map(|(decision, tool, rule)| format!("{decision:5}  {tool:width$}  {rule}\n"))
-            .collect()
+            .map(|(decision, tool, rule)| format!("{decision:5}  {tool:width$}  {rule}\n"));
+        rows.chain([self.warnings()]).collect()
     }
 }

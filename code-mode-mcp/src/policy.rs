@@ -164,6 +164,27 @@ impl Policy {
         (decision, format!("default.{key}: {}", decision.word()))
     }
 
+    /// The rules that fit none of these tools and none of the servers whose tools are unknown:
+    /// most are misspelt, and a misspelt `deny` forbids nothing.
+    pub(crate) fn unmatched(&self, tools: &[(&str, &str)], unknown: &[&str]) -> Vec<String> {
+        let lists = [
+            ("deny", &self.deny),
+            ("ask", &self.ask),
+            ("allow", &self.allow),
+        ];
+        let rules = lists
+            .into_iter()
+            .flat_map(|(word, patterns)| patterns.iter().map(move |pattern| (word, pattern)));
+        rules
+            .filter(|(_, pattern)| {
+                let mut tools = tools.iter();
+                !tools.any(|(server, tool)| pattern.fits_whole(server, tool))
+                    && !unknown.iter().any(|server| fits(&pattern.server, server))
+            })
+            .map(|(word, pattern)| format!("{word} {:?}", pattern.text))
+            .collect()
+    }
+
     /// Whether the text of a server's form asks for a secret.
     pub(crate) fn asks_for_secret(&self, form: &str) -> bool {
         let form = form.to_lowercase();
@@ -236,6 +257,16 @@ mod tests {
 
     fn policy(json: &str) -> Policy {
         serde_json::from_str(json).expect("a policy")
+    }
+
+    #[test]
+    fn a_rule_that_fits_no_tool_is_named_unless_its_server_is_down() {
+        let policy = policy(r#"{"deny": ["filesytem/*", "git/push"], "allow": ["down/*"]}"#);
+        let tools = [("filesystem", "write"), ("git", "push")];
+        assert_eq!(
+            policy.unmatched(&tools, &["down"]),
+            [r#"deny "filesytem/*""#]
+        );
     }
 
     #[test]
