@@ -110,15 +110,15 @@ impl ElicitationRouter {
                 ..
             } => {
                 // Cleaned first: an invisible character must not hide a word from the filter.
-                let Some(form) = cleaned(requested_schema) else {
-                    return Checked::Answer(nobody());
-                };
-                *requested_schema = form;
                 let form = serde_json::to_string(requested_schema).unwrap_or_default();
-                let text = format!("{} {form}", clean(message));
+                let text = clean(&format!("{message} {form}"));
                 if self.policy.asks_for_secret(&text) {
                     return Checked::Answer(ElicitResult::new(ElicitationAction::Decline));
                 }
+                let Some(form) = shown(requested_schema) else {
+                    return Checked::Answer(nobody());
+                };
+                *requested_schema = form;
                 *message = format!("The server {server:?} asks: {}", line(message, SHOWN));
             }
             ElicitRequestParams::UrlElicitationParams { message, url, .. } => {
@@ -144,26 +144,35 @@ impl ElicitationRouter {
     }
 }
 
-/// The form with every text in it clean; `None` where it is not a form then.
-fn cleaned<T: Serialize + DeserializeOwned>(form: &T) -> Option<T> {
-    fn clean_all(value: &mut Value) {
+/// The form as a person may see it: its titles and descriptions are clean. Names and choices go
+/// back to the server as they are, so a form is refused where a terminal would obey one.
+fn shown<T: Serialize + DeserializeOwned>(form: &T) -> Option<T> {
+    fn clean_shown(value: &mut Value) -> Option<()> {
         match value {
-            Value::String(text) => *text = clean(text),
-            Value::Array(items) => items.iter_mut().for_each(clean_all),
+            Value::String(text) if text.chars().any(char::is_control) => return None,
+            Value::Array(items) => items.iter_mut().try_for_each(clean_shown)?,
             Value::Object(members) => {
-                *members = std::mem::take(members)
-                    .into_iter()
-                    .map(|(name, mut value)| {
-                        clean_all(&mut value);
-                        (clean(&name), value)
-                    })
-                    .collect();
+                for (name, value) in members {
+                    match (name.as_str(), value) {
+                        ("title" | "description", Value::String(text)) => *text = clean(text),
+                        ("enumNames", Value::Array(names)) => {
+                            for name in names {
+                                if let Value::String(text) = name {
+                                    *text = clean(text);
+                                }
+                            }
+                        }
+                        (name, _) if name.chars().any(char::is_control) => return None,
+                        (_, value) => clean_shown(value)?,
+                    }
+                }
             }
             _ => {}
         }
+        Some(())
     }
     let mut form = serde_json::to_value(form).ok()?;
-    clean_all(&mut form);
+    clean_shown(&mut form)?;
     serde_json::from_value(form).ok()
 }
 

@@ -52,9 +52,10 @@ pub(super) fn invoke(
         };
         let refusal = match &session.inputs {
             Some(inputs) => tokio::select! {
-                refusal = inputs.refusal(&tools, &call) => refusal,
+                biased;
                 // A long check waits for others; the call ends without it, and without its tool.
                 () = cancelled.cancelled() => Some("the call was cancelled".to_owned()),
+                refusal = inputs.refusal(&tools, &call) => refusal,
             },
             None => None,
         };

@@ -1,10 +1,10 @@
 //! Tools' inputs checked against their schemas, before a delegate sees them.
 //!
-//! A check has a budget ([`budget`]), because strangers write both sides of it. The calling task
-//! does a short check itself. A longer one runs on a thread for such work, one at a time for a
-//! session, and an input that does not fit that budget either goes to its tool unchecked.
+//! The cost of a check is bounded beforehand ([`bounded`]), because strangers write both sides of it.
+//! The calling task does a short check itself. A longer one runs on a thread for such work, one
+//! at a time for a session. An input that would cost more goes to its tool unchecked.
 
-mod budget;
+mod bounded;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -13,21 +13,19 @@ use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
-use budget::Spent;
+use bounded::{Bounded, Cost};
 
 /// How much of a rule's own text is shown.
 const SHOWN: usize = 300;
 
-/// Steps of a check within the calling task: less than a millisecond.
-const SHORT: u64 = 2_000;
-/// Steps of a check on its own thread: some 50 ms.
-const LONG: u64 = 200_000;
+/// The most bytes that a compiled regular expression may have.
+const PATTERN_BYTES: usize = 64 << 10;
 
 /// The schemas of one set of tools, each compiled when its tool is first called.
 struct Compiled {
     tools: ToolSet,
     /// `None` inside for a schema that cannot be used.
-    validators: Vec<OnceLock<Option<Validator>>>,
+    validators: Vec<OnceLock<Option<(Bounded, Validator)>>>,
 }
 
 /// Checks inputs of a session's calls.
@@ -36,7 +34,7 @@ pub(super) struct Inputs {
     /// Of the set that was last asked for: sessions seldom change their tools.
     last: Mutex<Option<Arc<Compiled>>>,
     /// Held by the session's one long check.
-    long: tokio::sync::Mutex<()>,
+    long: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Inputs {
@@ -48,18 +46,28 @@ impl Inputs {
             .rposition(|tool| tool.tool_name == call.tool_name)?;
         tools.get(index)?.input_schema.as_ref()?;
         let compiled = self.compiled(tools);
-        if let Ok(refusal) = compiled.refusal(index, call.input.as_ref(), SHORT) {
-            return refusal;
-        }
-        let _one = self.long.lock().await;
-        let input = call.input.clone();
-        let long = move || compiled.refusal(index, input.as_ref(), LONG);
-        match tokio::task::spawn_blocking(long).await {
-            Ok(Ok(refusal)) => refusal,
-            Ok(Err(Spent)) | Err(_) => {
+        let input = match &call.input {
+            Some(json) => json.to().ok()?,
+            None => Value::Null,
+        };
+        match compiled.cost(index, &input) {
+            Some(Cost::Short) => compiled.refusal(index, &input),
+            Some(Cost::Long) | None => {
+                // The thread keeps its turn also where this call is cancelled meanwhile.
+                let turn = self.long.clone().lock_owned().await;
+                let long = move || {
+                    let _turn = turn;
+                    match compiled.use_schema(index)?.0.cost(&input) {
+                        Cost::TooMuch => None,
+                        _ => compiled.refusal(index, &input),
+                    }
+                };
+                tokio::task::spawn_blocking(long).await.ok().flatten()
+            }
+            Some(Cost::TooMuch) => {
                 tracing::warn!(
                     tool = call.tool_name.name,
-                    "an input passes unchecked: its schema takes too many steps"
+                    "an input passes unchecked: it is too large for its schema"
                 );
                 None
             }
@@ -83,53 +91,42 @@ impl Inputs {
 }
 
 impl Compiled {
+    /// What the check of an input costs; `None` while the schema is not compiled.
+    fn cost(&self, index: usize, input: &Value) -> Option<Cost> {
+        let (schema, _) = self.validators.get(index)?.get()?.as_ref()?;
+        Some(schema.cost(input))
+    }
+
+    /// The schema of the tool at `index`, compiled; `None` for one that cannot be used.
+    fn use_schema(&self, index: usize) -> Option<&(Bounded, Validator)> {
+        let schema = self.tools.get(index)?.input_schema.as_ref()?;
+        let slot = self.validators.get(index)?;
+        slot.get_or_init(|| compile(schema)).as_ref()
+    }
+
     /// Why an input does not fit the schema of the tool at `index`.
-    fn refusal(
-        &self,
-        index: usize,
-        input: Option<&Json>,
-        steps: u64,
-    ) -> Result<Option<String>, Spent> {
-        let Some((tool, slot)) = self.tools.get(index).zip(self.validators.get(index)) else {
-            return Ok(None);
-        };
-        let Some(schema) = &tool.input_schema else {
-            return Ok(None);
-        };
-        let validator = match slot.get() {
-            Some(validator) => validator,
-            None => {
-                let compiled = budget::within(steps, || validator(schema))?;
-                slot.get_or_init(|| compiled)
-            }
-        };
-        let Some(validator) = validator else {
-            return Ok(None);
-        };
-        let Some(input) = input.map_or(Some(Value::Null), |json| json.to().ok()) else {
-            return Ok(None);
-        };
-        budget::within(steps, || {
-            let error = validator.iter_errors(&input).next()?;
-            let name = normalize_tool_name(&tool.name);
-            Some(sentence(&name, schema, &input, &error))
-        })
+    fn refusal(&self, index: usize, input: &Value) -> Option<String> {
+        let tool = self.tools.get(index)?;
+        let (_, validator) = self.use_schema(index)?;
+        let error = validator.validate(input).err()?;
+        let name = normalize_tool_name(&tool.name);
+        Some(sentence(&name, tool.input_schema.as_ref()?, input, &error))
     }
 }
 
-/// A schema that can be used; it is a stranger's, so a pattern takes linear time, no reference
-/// leaves the document, and each step counts.
-fn validator(schema: &Json) -> Option<Validator> {
-    let mut schema = schema.to::<Value>().ok()?;
-    if !budget::instrument(&mut schema) {
-        return None;
-    }
-    jsonschema::options()
-        .with_pattern_options(PatternOptions::regex())
-        .with_keyword(budget::KEYWORD, budget::step)
-        .build(&schema)
+/// A schema that can be used; it is a stranger's, so a pattern takes linear time, and nothing
+/// refers to anything.
+fn compile(schema: &Json) -> Option<(Bounded, Validator)> {
+    let bounded = Bounded::new(schema.as_str())?;
+    let patterns = PatternOptions::regex()
+        .size_limit(PATTERN_BYTES)
+        .dfa_size_limit(4 * PATTERN_BYTES);
+    let validator = jsonschema::options()
+        .with_pattern_options(patterns)
+        .build(&bounded.schema)
         .map_err(|error| tracing::debug!(rule = error.kind().keyword(), "a schema cannot be used"))
-        .ok()
+        .ok()?;
+    Some((bounded, validator))
 }
 
 fn sentence(name: &str, schema: &Json, input: &Value, error: &ValidationError) -> String {
@@ -324,25 +321,59 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_no_budget_can_check_passes() {
-        assert!(refusal(FILTER, Some(&nested(2, "7"))).is_some());
+    fn a_recursive_schema_is_checked_as_deep_as_its_tree_goes() {
+        assert!(refusal(FILTER, Some("7")).is_some());
+        assert_eq!(refusal(FILTER, Some(&nested(1, "\"fits\""))), None);
         assert_eq!(refusal(FILTER, Some(&nested(40, "7"))), None);
     }
 
     #[test]
-    fn a_schema_that_no_budget_can_use_lets_a_call_through() {
-        let mut ladder = serde_json::Map::new();
-        for step in 0..40 {
-            let next = json!({"$ref": format!("#/odd/{}", step + 1)});
-            ladder.insert(step.to_string(), json!({"allOf": [next, next]}));
+    fn a_schema_that_is_cut_refuses_nothing_that_fits() {
+        // Beyond its depth both branches accept, and exactly one should.
+        let schema = json!({"oneOf": [
+            {"properties": {"a": {"$ref": "#"}, "not": {"type": "string"}}, "additionalProperties": false},
+            {"properties": {"b": {"$ref": "#"}}, "required": ["b"], "not": {"required": ["a"]}},
+        ]});
+        let fits = r#"{"a":{"a":{"a":{"a":{"b":{"not":"x"}}}}}}"#;
+        assert_eq!(refusal(&schema.to_string(), Some(fits)), None);
+        assert_eq!(refusal(&schema.to_string(), Some(r#"{"not":"x"}"#)), None);
+        assert!(refusal(&schema.to_string(), Some(r#"{"not":7}"#)).is_some());
+    }
+
+    #[test]
+    fn no_schema_of_a_stranger_takes_long() {
+        for one in ["allOf", "anyOf", "oneOf"] {
+            let mut ladder = serde_json::Map::new();
+            for step in 0..40 {
+                let next = json!({"$ref": format!("#/odd/{}", step + 1)});
+                ladder.insert(step.to_string(), json!({one: [next, next]}));
+            }
+            ladder.insert("40".to_owned(), json!({"type": "string"}));
+            let ladder = json!({"odd": ladder, "$ref": "#/odd/0"}).to_string();
+            assert_eq!(refusal(&ladder, Some("1")), None, "{one}");
         }
-        ladder.insert("40".to_owned(), json!({"type": "string"}));
-        let ladder = json!({"odd": ladder, "$ref": "#/odd/0"}).to_string();
-        assert_eq!(refusal(&ladder, Some("\"fits\"")), None);
-        let circle = json!({"allOf": [{"anyOf": [{"$ref": "#"}]}]}).to_string();
-        assert_eq!(refusal(&circle, Some("1")), None);
-        let address = json!({"$defs": {"a": {"$id": "urn:a", "not": {}}}, "$ref": "urn:a"});
-        assert_eq!(refusal(&address.to_string(), Some("1")), None);
+        let mut chain = serde_json::Map::new();
+        for step in 0..3_000 {
+            chain.insert(
+                step.to_string(),
+                json!({"$ref": format!("#/definitions/{}", step + 1)}),
+            );
+        }
+        let old = "http://json-schema.org/draft-07/schema#";
+        let chain =
+            json!({"$schema": old, "definitions": chain, "allOf": [{"$ref": "#/definitions/0"}]});
+        assert_eq!(refusal(&chain.to_string(), Some("1")), None);
+        let meta = json!({"allOf": vec![json!({"$ref": "https://json-schema.org/draft/2020-12/schema"}); 900]});
+        assert_eq!(refusal(&meta.to_string(), Some(r#"{"type": 7}"#)), None);
+        let many = json!({"items": {"anyOf": vec![false; 1_900]}}).to_string();
+        assert_eq!(
+            refusal(&many, Some(&json!(vec![1; 1_000]).to_string())),
+            None
+        );
+        let states = json!({"pattern": "(a|b)*a[ab]{9000}c"}).to_string();
+        assert_eq!(refusal(&states, Some("\"aaaa\"")), None);
+        let large = json!({"properties": {"x".repeat(300_000): {}}}).to_string();
+        assert_eq!(refusal(&large, Some("1")), None);
     }
 
     #[test]

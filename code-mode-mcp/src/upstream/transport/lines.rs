@@ -116,11 +116,11 @@ where
         let id: Option<RequestId> = message
             .get("id")
             .and_then(|id| serde_json::from_value(id.clone()).ok());
-        if let Some(id) = id
-            && message.get("method").is_none()
-            && self.calls().remove(&id)
-            && let Some(result) = message.get_mut("result")
-        {
+        let is_answer = message.get("method").is_none_or(Value::is_null);
+        let Some(id) = id.filter(|id| is_answer && self.calls().remove(id)) else {
+            return serde_json::from_value(message).ok();
+        };
+        if let Some(result) = message.get_mut("result") {
             let result = result.take();
             let asked = serde_json::from_value::<InputRequiredResult>(result.clone());
             let result = match asked {
@@ -129,23 +129,34 @@ where
             };
             return Some(JsonRpcMessage::response(result, id));
         }
-        serde_json::from_value(message).ok()
+        Some(serde_json::from_value(message).unwrap_or_else(|_| {
+            let error = ErrorData::internal_error("the answer has neither result nor error", None);
+            JsonRpcMessage::error(error, Some(id))
+        }))
     }
 
     fn calls(&self) -> std::sync::MutexGuard<'_, HashSet<RequestId>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The substitute for an answer that cannot be read: an error for the call whose id the
-    /// text has. Without that id only a single call can be meant.
+    /// The substitute for an answer that cannot be read: an error for the call whose id it has.
+    /// Without an id only a single call can be meant.
     fn unreadable(&self, text: &[u8], why: &str) -> Option<RxJsonRpcMessage<RoleClient>> {
+        // Servers write logs between their messages.
+        if !text.trim_ascii_start().starts_with(b"{") {
+            return None;
+        }
+        let members = members(text);
+        let has = |wanted: &str| members.iter().any(|(name, _)| *name == wanted.as_bytes());
+        if has("method") || !has("jsonrpc") {
+            return None;
+        }
         let mut calls = self.calls();
-        let meant = calls.iter().find(|id| has_id(text, id)).cloned();
-        let is_answer = memchr::memmem::find(text, b"\"jsonrpc\"").is_some();
+        let meant = calls.iter().find(|id| is_id(&members, text, id)).cloned();
         let single = calls
             .iter()
             .next()
-            .filter(|_| is_answer && calls.len() == 1);
+            .filter(|_| calls.len() == 1 && !has("id"));
         let id = meant.or_else(|| single.cloned())?;
         calls.remove(&id);
         let error = ErrorData::internal_error(format!("the answer {why}"), None);
@@ -158,17 +169,53 @@ where
     }
 }
 
-/// Whether a text, which need not be JSON, has a member `id` with this value.
-fn has_id(text: &[u8], id: &RequestId) -> bool {
+/// The members of an object that need not be JSON as a whole: each name, and the text from its
+/// value on. Members of objects within it do not count.
+fn members(text: &[u8]) -> Vec<(&[u8], &[u8])> {
+    let mut members = Vec::new();
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'"' => {
+                let from = at + 1;
+                at = from;
+                while text.get(at).is_some_and(|byte| *byte != b'"') {
+                    at += if text[at] == b'\\' { 2 } else { 1 };
+                }
+                let rest = text.get(at + 1..).unwrap_or_default().trim_ascii_start();
+                if depth == 1
+                    && let Some(name) = text.get(from..at)
+                    && let Some(value) = rest.strip_prefix(b":")
+                {
+                    members.push((name, value.trim_ascii_start()));
+                }
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+    }
+    members
+}
+
+/// Whether an answer has this id: as one of its members, or as the last of them where the middle
+/// of the text is missing.
+fn is_id(members: &[(&[u8], &[u8])], text: &[u8], id: &RequestId) -> bool {
     let Ok(id) = serde_json::to_vec(id) else {
         return false;
     };
-    memchr::memmem::find_iter(text, b"\"id\"").any(|at| {
-        let rest = text[at + b"\"id\"".len()..].trim_ascii_start();
-        let value = rest.strip_prefix(b":").map(<[u8]>::trim_ascii_start);
-        let after = value.and_then(|value| value.strip_prefix(id.as_slice()));
-        after.is_some_and(|after| matches!(after.trim_ascii_start().first(), Some(b',' | b'}')))
-    })
+    let is_member = members.iter().any(|(name, value)| {
+        let after = value
+            .strip_prefix(id.as_slice())
+            .map(<[u8]>::trim_ascii_start);
+        *name == b"id" && after.is_some_and(|after| matches!(after.first(), Some(b',' | b'}')))
+    });
+    let last = text.trim_ascii_end().strip_suffix(b"}");
+    let last = last.and_then(|text| text.trim_ascii_end().strip_suffix(id.as_slice()));
+    let last = last.and_then(|text| text.trim_ascii_end().strip_suffix(b":"));
+    let name = last.and_then(|text| text.trim_ascii_end().strip_suffix(b"\"id\""));
+    is_member || name.is_some_and(|text| text.trim_ascii_end().ends_with(b","))
 }
 
 impl<R, W> Transport<RoleClient> for Lines<R, W>
@@ -279,6 +326,36 @@ mod tests {
                 "{odd}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_result_or_an_error_fails_its_call_at_once() {
+        for odd in [
+            r#""error":"boom""#,
+            r#""error":{"code":"E1","message":"x"}"#,
+            r#""method":null"#,
+        ] {
+            let (mut lines, mut server) = calling(&[1, 2]).await;
+            let written = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,{odd}}}\n");
+            server.write_all(written.as_bytes()).await.expect("written");
+            let message = json_of(&lines.receive().await.expect("an error"));
+            assert_eq!(message["id"], 1, "{odd}");
+            assert!(message["error"]["message"].is_string(), "{odd}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_of_requests_between_the_messages_fails_no_call() {
+        let (mut lines, mut server) = calling(&[2]).await;
+        let written = concat!(
+            "DEBUG recv {\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"tools/call\"}\n",
+            "{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"tools/call\",\n",
+            "{\"at\":NaN,\"jsonrpc\":\"2.0\",\"id\":7,\"deep\":{\"id\":2}}\n",
+            "{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{\"right\":true}}\n"
+        );
+        server.write_all(written.as_bytes()).await.expect("written");
+        let message = json_of(&lines.receive().await.expect("a result"));
+        assert_eq!(message["result"]["right"], true);
     }
 
     #[tokio::test]

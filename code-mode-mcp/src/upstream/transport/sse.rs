@@ -83,17 +83,17 @@ fn without_endless_events<E>(
     most: usize,
 ) -> impl Stream<Item = Result<Bytes, E>> {
     let mut event = 0_usize;
+    let mut is_line_empty = true;
     bytes.take_while(move |chunk| {
-        if let Ok(chunk) = chunk {
-            // An empty line ends an event. One between two chunks only delays the count's end.
-            let ends = ["\n\n", "\r\r", "\n\r\n"];
-            let end = ends
-                .iter()
-                .filter_map(|end| memchr::memmem::rfind(chunk, end.as_bytes()));
-            event = match end.max() {
-                Some(at) => chunk.len() - at,
-                None => event.saturating_add(chunk.len()),
-            };
+        for byte in chunk.iter().flat_map(|chunk| chunk.iter()) {
+            event += 1;
+            match byte {
+                // An empty line ends an event.
+                b'\n' | b'\r' if is_line_empty => event = 0,
+                b'\n' => is_line_empty = true,
+                b'\r' => {}
+                _ => is_line_empty = false,
+            }
         }
         let fits = event <= most;
         async move { fits }
@@ -155,5 +155,9 @@ mod tests {
         assert_eq!(count(b"data: 12\n\n").await, 100);
         assert_eq!(count(b"data: 12\r\n\r\n").await, 100);
         assert_eq!(count(b"data: 12\n").await, 7);
+        let halves =
+            ["data: 12\n", "\n"].map(|half| Ok::<_, ()>(Bytes::from_static(half.as_bytes())));
+        let chunks = futures::stream::iter(halves).cycle().take(100);
+        assert_eq!(without_endless_events(chunks, 64).count().await, 100);
     }
 }
