@@ -32,6 +32,16 @@ const MAX_NAMES: usize = 64 << 20;
 /// Fewer pairs and bytes are checked by the calling task.
 const SHORT: usize = 5_000;
 
+/// Keywords whose value is an object with a subschema for each name of a property.
+const MAPS: [&str; 4] = [
+    "dependencies",
+    "dependentSchemas",
+    "patternProperties",
+    "properties",
+];
+/// Keywords whose value is data and has no subschema.
+const CONSTANTS: [&str; 4] = ["const", "dependentRequired", "enum", "required"];
+
 /// A schema without references.
 #[derive(Debug)]
 pub(super) struct Bounded {
@@ -98,7 +108,7 @@ impl Bounded {
     }
 }
 
-/// Whether a `$ref` replaces what is beside it, as up to draft 7.
+/// Whether a `$ref` replaces its siblings, as up to draft 7.
 fn has_old_references(root: &Value) -> bool {
     let kind = root.get("$schema").and_then(Value::as_str);
     kind.is_some_and(|kind| {
@@ -209,10 +219,7 @@ impl<'a> Tree<'a> {
                     .map(|schema| self.subschema(schema, depth))
                     .collect(),
             ),
-            (
-                "properties" | "patternProperties" | "dependentSchemas" | "dependencies",
-                Value::Object(schemas),
-            ) => {
+            (name, Value::Object(schemas)) if MAPS.contains(&name) => {
                 if name == "patternProperties" {
                     self.patterns += schemas.len();
                 }
@@ -244,7 +251,7 @@ impl<'a> Tree<'a> {
                 self.nodes += pattern.len() / BYTES_A_NODE;
                 Some(value.clone())
             }
-            ("enum" | "const" | "required" | "dependentRequired", _) => {
+            (name, _) if CONSTANTS.contains(&name) => {
                 let mut size = Size::default();
                 size.add(value);
                 self.nodes += size.values + size.bytes / BYTES_A_NODE;
@@ -319,12 +326,10 @@ fn loosen(schema: &mut Value) {
             }
             for (name, value) in members {
                 match (name.as_str(), value) {
-                    ("enum" | "const" | "required" | "dependentRequired", _) => {}
-                    // The names in these are those of properties.
-                    (
-                        "properties" | "patternProperties" | "dependentSchemas" | "dependencies",
-                        Value::Object(schemas),
-                    ) => schemas.values_mut().for_each(loosen),
+                    (name, _) if CONSTANTS.contains(&name) => {}
+                    (name, Value::Object(schemas)) if MAPS.contains(&name) => {
+                        schemas.values_mut().for_each(loosen);
+                    }
                     (_, value) => loosen(value),
                 }
             }

@@ -33,7 +33,7 @@ struct Compiled {
 pub(super) struct Inputs {
     /// Of the set that was last asked for: sessions seldom change their tools.
     last: Mutex<Option<Arc<Compiled>>>,
-    /// Held by the session's one long check.
+    /// Held by the session's one piece of work on another thread.
     long: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -50,21 +50,16 @@ impl Inputs {
             Some(json) => json.to().ok()?,
             None => Value::Null,
         };
-        match compiled.cost(index, &input) {
-            Some(Cost::Short) => compiled.refusal(index, &input),
-            Some(Cost::Long) | None => {
-                // The thread keeps its turn also where this call is cancelled meanwhile.
-                let turn = self.long.clone().lock_owned().await;
-                let long = move || {
-                    let _turn = turn;
-                    match compiled.use_schema(index)?.0.cost(&input) {
-                        Cost::TooMuch => None,
-                        _ => compiled.refusal(index, &input),
-                    }
-                };
-                tokio::task::spawn_blocking(long).await.ok().flatten()
-            }
-            Some(Cost::TooMuch) => {
+        if !compiled.is_compiled(index) {
+            let compiling = compiled.clone();
+            self.apart(move || compiling.schema(index).map(drop))
+                .await?;
+        }
+        let (schema, _) = compiled.schema(index)?;
+        match schema.cost(&input) {
+            Cost::Short => compiled.refusal(index, &input),
+            Cost::Long => self.apart(move || compiled.refusal(index, &input)).await,
+            Cost::TooMuch => {
                 tracing::warn!(
                     tool = call.tool_name.name,
                     "an input passes unchecked: it is too large for its schema"
@@ -72,6 +67,20 @@ impl Inputs {
                 None
             }
         }
+    }
+
+    /// Does long work on a thread for such work, one piece at a time.
+    async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Option<T> + Send + 'static,
+    ) -> Option<T> {
+        // The thread keeps its turn also where this call is cancelled meanwhile.
+        let turn = self.long.clone().lock_owned().await;
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.ok().flatten()
     }
 
     fn compiled(&self, tools: &ToolSet) -> Arc<Compiled> {
@@ -91,14 +100,13 @@ impl Inputs {
 }
 
 impl Compiled {
-    /// What the check of an input costs; `None` while the schema is not compiled.
-    fn cost(&self, index: usize, input: &Value) -> Option<Cost> {
-        let (schema, _) = self.validators.get(index)?.get()?.as_ref()?;
-        Some(schema.cost(input))
+    fn is_compiled(&self, index: usize) -> bool {
+        let slot = self.validators.get(index);
+        slot.is_some_and(|slot| slot.get().is_some())
     }
 
     /// The schema of the tool at `index`, compiled; `None` for one that cannot be used.
-    fn use_schema(&self, index: usize) -> Option<&(Bounded, Validator)> {
+    fn schema(&self, index: usize) -> Option<&(Bounded, Validator)> {
         let schema = self.tools.get(index)?.input_schema.as_ref()?;
         let slot = self.validators.get(index)?;
         slot.get_or_init(|| compile(schema)).as_ref()
@@ -107,7 +115,7 @@ impl Compiled {
     /// Why an input does not fit the schema of the tool at `index`.
     fn refusal(&self, index: usize, input: &Value) -> Option<String> {
         let tool = self.tools.get(index)?;
-        let (_, validator) = self.use_schema(index)?;
+        let (_, validator) = self.schema(index)?;
         let error = validator.validate(input).err()?;
         let name = normalize_tool_name(&tool.name);
         Some(sentence(&name, tool.input_schema.as_ref()?, input, &error))
