@@ -47,16 +47,18 @@ where
     join_all(lists).await
 }
 
+/// A server's description on one line, without secrets.
+fn shown(broker: &Broker, description: Option<String>) -> Option<String> {
+    description.map(|text| line(&broker.secrets.hide(&text), 1000))
+}
+
 pub(crate) async fn prompts(broker: &Broker) -> ListPromptsResult {
     let mut all = Vec::new();
     let lists = listed(broker, |peer| async move { peer.list_all_prompts().await }).await;
     for (server, prompts) in lists {
         for mut prompt in prompts {
             prompt.name = format!("{server}{BETWEEN}{}", prompt.name);
-            let described = prompt
-                .description
-                .map(|text| line(&broker.secrets.hide(&text), 1000));
-            prompt.description = described;
+            prompt.description = shown(broker, prompt.description);
             all.push(prompt);
         }
     }
@@ -93,10 +95,7 @@ pub(crate) async fn resources(broker: &Broker) -> ListResourcesResult {
     for (server, resources) in lists {
         for mut resource in resources {
             resource.name = format!("{server}: {}", resource.name);
-            let described = resource
-                .description
-                .map(|text| line(&broker.secrets.hide(&text), 1000));
-            resource.description = described;
+            resource.description = shown(broker, resource.description);
             all.push(resource);
         }
     }
