@@ -18,7 +18,9 @@ use tokio::sync::Notify;
 
 use super::UpstreamEvents;
 use super::error::{ConnectError, HttpFailure};
-use super::transport::{Era, Lines, Probed, ServerProcess, connect_sse, probe, streamable_http};
+use super::transport::{
+    Bounded, Era, Lines, Probed, ServerProcess, connect_sse, probe, streamable_http,
+};
 use crate::config::{ServerConfig, Transport};
 use crate::texts::short;
 
@@ -73,7 +75,7 @@ pub(crate) async fn connect(
                 preferred_versions: vec![ProtocolVersion::V_2026_07_28],
                 legacy_version: Some(ProtocolVersion::V_2025_11_25),
             };
-            let running = serve_client_with_lifecycle(client, transport, lifecycle);
+            let running = serve_client_with_lifecycle(client, Bounded::new(transport), lifecycle);
             match tokio::time::timeout(limit, running).await {
                 Ok(Ok(running)) => Ok((running, None)),
                 Ok(Err(error)) => Err(match HttpFailure::of_greeting(&error) {
@@ -88,8 +90,11 @@ pub(crate) async fn connect(
             let transport = tokio::time::timeout_at(until, connect_sse(url, headers))
                 .await
                 .map_err(|_| ConnectError::TimedOut(limit))??;
-            let running =
-                serve_client_with_lifecycle(client, transport, ClientLifecycleMode::Initialize);
+            let running = serve_client_with_lifecycle(
+                client,
+                Bounded::new(transport),
+                ClientLifecycleMode::Initialize,
+            );
             match tokio::time::timeout_at(until, running).await {
                 Ok(Ok(running)) => Ok((running, None)),
                 Ok(Err(error)) => Err(HttpFailure::of_greeting(&error).into()),
@@ -101,7 +106,8 @@ pub(crate) async fn connect(
             let (read, write) = tokio::io::split(script.start());
             let transport = Lines::new(tokio::io::BufReader::new(read), write);
             let lifecycle = ClientLifecycleMode::Initialize;
-            let running = serve_client_with_lifecycle(client, transport, lifecycle).await;
+            let running =
+                serve_client_with_lifecycle(client, Bounded::new(transport), lifecycle).await;
             running
                 .map(|running| (running, None))
                 .map_err(|error| ConnectError::Greeting(error.to_string()))
@@ -142,7 +148,8 @@ async fn connect_stdio(
         let stdout = std::io::Cursor::new(read_already).chain(stdout);
         let transport = Lines::new(tokio::io::BufReader::new(stdout), stdin);
         let late_probe = transport.late_probe();
-        let greeting = serve_client_with_lifecycle(client.clone(), transport, lifecycle);
+        let greeting =
+            serve_client_with_lifecycle(client.clone(), Bounded::new(transport), lifecycle);
         match tokio::time::timeout_at(until, greeting).await {
             Ok(Ok(running)) => return Ok((running, Some(process))),
             // A slow server of the stateless era: it answered the probe after the greeting.

@@ -4,19 +4,18 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use rmcp::RoleClient;
-use rmcp::model::{ClientRequest, ListToolsRequest, PaginatedRequestParams};
-use rmcp::service::{Peer, ServiceError};
+use rmcp::model::{ClientRequest, ListToolsRequest};
+use rmcp::service::Peer;
 use serde_json::Value;
 
 use super::error::ConnectError;
+use super::pages::{NotListed, pages};
 use crate::config::ServerConfig;
 use crate::policy::Claims;
 use crate::secrets::Secrets;
 use crate::texts::{clean_definition, short};
 
-/// Pages and tools of one listing, and its time.
-const MAX_PAGES: usize = 100;
-const MAX_TOOLS: usize = 10_000;
+/// How long one listing may take.
 const LISTING: Duration = Duration::from_secs(10);
 
 /// A tool as its server lists it.
@@ -37,57 +36,36 @@ pub(crate) async fn list(
     config: &ServerConfig,
     secrets: &Secrets,
 ) -> Result<Vec<UpstreamTool>, ConnectError> {
-    let mut tools: Vec<UpstreamTool> = Vec::new();
-    let mut names = HashSet::new();
-    let mut cursor: Option<String> = None;
     let until = tokio::time::Instant::now() + LISTING;
-    for _ in 0..MAX_PAGES {
-        let params = cursor
-            .clone()
-            .map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
-        let request = ClientRequest::ListToolsRequest(ListToolsRequest {
+    let listed = pages(peer, "tools", until, |params| {
+        ClientRequest::ListToolsRequest(ListToolsRequest {
             method: Default::default(),
             params,
             extensions: Default::default(),
-        });
-        let page = match tokio::time::timeout_at(until, peer.send_request(request)).await {
-            Ok(Ok(page)) => serde_json::to_value(&page).unwrap_or_default(),
-            // It has none.
-            Ok(Err(ServiceError::McpError(error))) if error.code.0 == -32601 => break,
-            Ok(Err(_)) | Err(_) if !tools.is_empty() => break,
-            Ok(Err(error)) => {
-                return Err(ConnectError::Listing(short(&error.to_string())));
-            }
-            Err(_) => return Err(ConnectError::ListingTimedOut),
-        };
-        let listed = page.get("tools").and_then(Value::as_array);
-        for definition in listed.into_iter().flatten() {
-            let mut definition = definition.clone();
-            secrets.hide_json(&mut definition);
-            clean_definition(&mut definition);
-            if let Some(tool) = tool_of(&definition)
-                && config.wants(&tool.name)
-                && names.insert(tool.name.clone())
-            {
-                tools.push(tool);
-            }
+        })
+    });
+    let listed = listed.await.map_err(|error| match error {
+        NotListed::Failed(error) => ConnectError::Listing(short(&error.to_string())),
+        NotListed::TimedOut => ConnectError::ListingTimedOut,
+    })?;
+    let mut names = HashSet::new();
+    let mut tools: Vec<UpstreamTool> = Vec::new();
+    for mut definition in listed {
+        secrets.hide_json(&mut definition);
+        clean_definition(&mut definition);
+        if let Some(tool) = tool_of(definition)
+            && config.wants(&tool.name)
+            && names.insert(tool.name.clone())
+        {
+            tools.push(tool);
         }
-        let next = page
-            .get("nextCursor")
-            .and_then(Value::as_str)
-            .map(str::to_owned);
-        if next.is_none() || next == cursor || tools.len() >= MAX_TOOLS {
-            break;
-        }
-        cursor = next;
     }
-    tools.truncate(MAX_TOOLS);
     tools.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(tools)
 }
 
 /// A tool of a listing; `None` where it has no name.
-fn tool_of(definition: &Value) -> Option<UpstreamTool> {
+fn tool_of(definition: Value) -> Option<UpstreamTool> {
     let text = |key: &str| definition.get(key).and_then(Value::as_str);
     let hint = |key: &str| {
         definition
@@ -113,6 +91,6 @@ fn tool_of(definition: &Value) -> Option<UpstreamTool> {
             read_only: hint("readOnlyHint") == Some(true),
             destructive: hint("destructiveHint") == Some(true),
         },
-        definition: definition.clone(),
+        definition,
     })
 }

@@ -4,16 +4,18 @@
 //! [`connect`] and [`transport`] make connections; [`listing`] reads what it offers.
 
 mod call;
+mod claims;
 mod connect;
 mod error;
 mod listing;
+mod pages;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod supervisor;
 mod transport;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rmcp::RoleClient;
 use rmcp::service::Peer;
@@ -23,9 +25,13 @@ use crate::config::ServerConfig;
 use crate::elicitation::ElicitationRouter;
 use crate::secrets::Secrets;
 
+use claims::StrictestClaims;
+
 pub(crate) use call::ElicitInCall;
 pub(crate) use error::CallError;
+use error::ConnectError;
 pub(crate) use listing::UpstreamTool;
+pub(crate) use pages::pages;
 
 /// How a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +83,7 @@ pub(crate) struct Upstream {
     relist: Arc<Notify>,
     /// Rung when the server must be started again.
     restart: Notify,
+    claims: Mutex<StrictestClaims>,
     /// Calls in a row that timed out.
     timeouts: AtomicU32,
     events: Arc<UpstreamEvents>,
@@ -100,6 +107,7 @@ impl Upstream {
             wanted: Notify::new(),
             relist: Arc::new(Notify::new()),
             restart: Notify::new(),
+            claims: Mutex::default(),
             timeouts: AtomicU32::new(0),
             events,
         })
@@ -125,6 +133,14 @@ impl Upstream {
     fn set(&self, change: impl FnOnce(&mut State)) {
         self.state.send_modify(change);
         self.events.changed.notify_one();
+    }
+
+    /// What the server lists now, with claims that only get stricter.
+    async fn list(&self, peer: &Peer<RoleClient>) -> Result<Vec<UpstreamTool>, ConnectError> {
+        let mut tools = listing::list(peer, &self.config, &self.events.secrets).await?;
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.apply(&mut tools);
+        Ok(tools)
     }
 
     /// Completes when the server is no longer starting.

@@ -1,6 +1,7 @@
 //! A server for tests: a script at the other end of a stream in memory.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -29,8 +30,10 @@ type Calls = dyn Fn(&str, &Value) -> Reply + Send + Sync;
 /// A server with these tools, and what it does with a call.
 #[derive(Clone)]
 pub(crate) struct Script {
-    tools: Value,
+    tools: Arc<Mutex<Value>>,
     calls: Arc<Calls>,
+    /// The results of other methods.
+    results: HashMap<String, Value>,
     /// Every message that came, in order.
     pub(crate) received: Arc<Mutex<Vec<Value>>>,
 }
@@ -52,8 +55,9 @@ impl Script {
         calls: impl Fn(&str, &Value) -> Reply + Send + Sync + 'static,
     ) -> Self {
         Self {
-            tools,
+            tools: Arc::new(Mutex::new(tools)),
             calls: Arc::new(calls),
+            results: HashMap::new(),
             received: Arc::default(),
         }
     }
@@ -62,6 +66,21 @@ impl Script {
     pub(crate) fn echo(tools: &[&str]) -> Self {
         let tools: Vec<Value> = tools.iter().map(|name| json!({"name": name})).collect();
         Self::new(Value::from(tools), |tool, _| text(tool))
+    }
+
+    fn tools(&self) -> MutexGuard<'_, Value> {
+        self.tools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server lists other tools from now on.
+    pub(crate) fn set_tools(&self, tools: Value) {
+        *self.tools() = tools;
+    }
+
+    /// The server answers each request of a method so.
+    pub(crate) fn answers(mut self, method: &str, result: Value) -> Self {
+        self.results.insert(method.to_owned(), result);
+        self
     }
 
     /// The messages of a method that came.
@@ -108,11 +127,15 @@ impl Script {
                 "capabilities": {"tools": {"listChanged": true}},
                 "serverInfo": {"name": "scripted", "version": "1"},
             })),
-            Some("tools/list") => Reply::Result(json!({"tools": self.tools})),
+            Some("tools/list") => Reply::Result(json!({"tools": *self.tools()})),
             Some("tools/call") => {
                 let tool = message["params"]["name"].as_str().expect("a name");
                 (self.calls)(tool, &message["params"]["arguments"])
             }
+            Some(method) if message.get("id").is_some() => match self.results.get(method) {
+                Some(result) => Reply::Result(result.clone()),
+                None => Reply::Error(json!({"code": -32601, "message": "unknown method"})),
+            },
             _ => Reply::Silence,
         }
     }

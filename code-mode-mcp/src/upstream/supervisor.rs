@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::{Client, connect, end, ended_how};
 use super::error::Retry;
-use super::listing::list;
 use super::transport::ServerProcess;
 use super::{Status, Upstream};
 
@@ -120,7 +119,7 @@ impl Upstream {
         };
         let peer = running.peer().clone();
         let instructions = instructions_of(&peer).map(|text| self.events.secrets.hide(&text));
-        let tools = match list(&peer, &self.config, &self.events.secrets).await {
+        let tools = match self.list(&peer).await {
             Ok(tools) => tools,
             Err(error) => {
                 end(running, process).await;
@@ -159,7 +158,7 @@ impl Upstream {
                 Some(()) = changes.recv() => {}
             }
             tokio::time::sleep(LIST_EVERY).await;
-            match list(&peer, &self.config, &self.events.secrets).await {
+            match self.list(&peer).await {
                 Ok(tools) => self.set(|state| state.tools = Arc::new(tools)),
                 Err(error) => {
                     tracing::warn!(server = %self.config.name, "its tools cannot be listed again: {error}")

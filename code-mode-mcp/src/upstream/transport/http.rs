@@ -8,6 +8,7 @@ use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 
 use super::MAX_MESSAGE;
+use super::paced::Paced;
 use crate::upstream::error::{ConnectError, HeaderError};
 
 const CONNECT: Duration = Duration::from_secs(10);
@@ -15,7 +16,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Requests that run at once.
 const MAX_REQUESTS: usize = 256;
 
-pub(crate) type StreamableHttp = StreamableHttpClientTransport<reqwest::Client>;
+pub(crate) type StreamableHttp = StreamableHttpClientTransport<Paced>;
 
 /// A client for HTTP that keeps credentials to the address they were given for.
 pub(super) fn http_client() -> Result<reqwest::Client, ConnectError> {
@@ -46,7 +47,7 @@ pub(crate) fn streamable_http(
         // A call is not sent again on a new session: it may have run.
         .reinit_on_expired_session(false)
         .custom_headers(header_map(headers)?);
-    let client = http_client()?;
+    let client = Paced(http_client()?);
     Ok(StreamableHttpClientTransport::with_client(client, config))
 }
 

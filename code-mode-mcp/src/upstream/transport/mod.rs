@@ -1,10 +1,13 @@
 //! How messages get to a server and back.
 
+mod bounded;
 mod http;
 mod lines;
+mod paced;
 mod process;
 mod sse;
 
+pub(crate) use bounded::{Bounded, json_bytes};
 pub(crate) use http::streamable_http;
 pub(crate) use lines::{Lines, MAX_MESSAGE};
 pub(crate) use process::{Era, Probed, ServerProcess, probe};

@@ -1,0 +1,158 @@
+//! A client for streamable HTTP whose servers cannot make it connect without a pause.
+//!
+//! A server names the pause before its stream is opened again (`retry`), and may end each
+//! stream at once. With `retry: 0` it would have hundreds of connections a second.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use http::{HeaderName, HeaderValue};
+use rmcp::model::ClientJsonRpcMessage;
+use rmcp::transport::streamable_http_client::{
+    StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
+    StreamableHttpResponseLimits,
+};
+use sse_stream::Sse;
+
+/// The shortest and the longest pause that a server may name, in milliseconds.
+const RETRY: std::ops::RangeInclusive<u64> = 1_000..=60_000;
+
+/// The client.
+#[derive(Clone)]
+pub(crate) struct Paced(pub(super) reqwest::Client);
+
+type Events = BoxStream<'static, Result<Sse, sse_stream::Error>>;
+type Headers = HashMap<HeaderName, HeaderValue>;
+type Error = StreamableHttpError<reqwest::Error>;
+
+fn paced(events: Events) -> Events {
+    let paced = events.map(|event| {
+        event.map(|mut event| {
+            let pause = event.retry;
+            event.retry = pause.map(|pause| pause.clamp(*RETRY.start(), *RETRY.end()));
+            event
+        })
+    });
+    paced.boxed()
+}
+
+impl StreamableHttpClient for Paced {
+    type Error = reqwest::Error;
+
+    async fn post_message(
+        &self,
+        uri: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session_id: Option<Arc<str>>,
+        auth_header: Option<String>,
+        custom_headers: Headers,
+    ) -> Result<StreamableHttpPostResponse, Error> {
+        let limits = StreamableHttpResponseLimits::default();
+        self.post_message_with_response_limits(
+            uri,
+            message,
+            session_id,
+            auth_header,
+            custom_headers,
+            limits,
+        )
+        .await
+    }
+
+    async fn post_message_with_response_limits(
+        &self,
+        uri: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session_id: Option<Arc<str>>,
+        auth_header: Option<String>,
+        custom_headers: Headers,
+        limits: StreamableHttpResponseLimits,
+    ) -> Result<StreamableHttpPostResponse, Error> {
+        let posted = self.0.post_message_with_response_limits(
+            uri,
+            message,
+            session_id,
+            auth_header,
+            custom_headers,
+            limits,
+        );
+        Ok(match posted.await? {
+            StreamableHttpPostResponse::Sse(events, session) => {
+                StreamableHttpPostResponse::Sse(paced(events), session)
+            }
+            answer => answer,
+        })
+    }
+
+    async fn delete_session(
+        &self,
+        uri: Arc<str>,
+        session_id: Arc<str>,
+        auth_header: Option<String>,
+        custom_headers: Headers,
+    ) -> Result<(), Error> {
+        let deleted = self
+            .0
+            .delete_session(uri, session_id, auth_header, custom_headers);
+        deleted.await
+    }
+
+    async fn get_stream(
+        &self,
+        uri: Arc<str>,
+        session_id: Option<Arc<str>>,
+        last_event_id: Option<String>,
+        auth_header: Option<String>,
+        custom_headers: Headers,
+    ) -> Result<Events, Error> {
+        let most = super::MAX_MESSAGE;
+        self.get_stream_with_max_sse_event_size(
+            uri,
+            session_id,
+            last_event_id,
+            auth_header,
+            custom_headers,
+            most,
+        )
+        .await
+    }
+
+    async fn get_stream_with_max_sse_event_size(
+        &self,
+        uri: Arc<str>,
+        session_id: Option<Arc<str>>,
+        last_event_id: Option<String>,
+        auth_header: Option<String>,
+        custom_headers: Headers,
+        max_sse_event_size: usize,
+    ) -> Result<Events, Error> {
+        let opened = self.0.get_stream_with_max_sse_event_size(
+            uri,
+            session_id,
+            last_event_id,
+            auth_header,
+            custom_headers,
+            max_sse_event_size,
+        );
+        Ok(paced(opened.await?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_names_no_pause_shorter_than_a_second() {
+        let events = "retry: 0\ndata: a\n\nretry: 2000\ndata: b\n\nretry: 99999999\ndata: c\n\n";
+        let bytes = futures::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(events))]);
+        let events = sse_stream::SseStream::from_bytes_stream(bytes).boxed();
+        let pauses: Vec<_> = paced(events)
+            .map(|event| event.expect("an event").retry)
+            .collect()
+            .await;
+        assert_eq!(pauses, [Some(1_000), Some(2_000), Some(60_000)]);
+    }
+}
