@@ -14,7 +14,7 @@ use crate::texts::{hex, line};
 /// The names of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallIds {
-    /// The session. Only its client sees its questions.
+    /// The session, by a name that nobody can use it by. Only its client sees its questions.
     pub session: String,
     /// The cell.
     pub cell: String,

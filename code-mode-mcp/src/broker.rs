@@ -10,23 +10,21 @@ use code_mode_host::{Json, NestedToolCall, ToolDefinition, ToolError, ToolName};
 use rmcp::ErrorData;
 use rmcp::model::{ElicitRequestParams, ElicitResult};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::{AuditLog, AuditRecord, Outcome};
-use crate::caller::{Approval, ApprovalRequest, ApprovedTool, CallContext};
+use crate::caller::CallContext;
 use crate::config::{self, ConfigError};
+use crate::decide::{Subject, decide};
 use crate::elicitation::ElicitationRouter;
-use crate::policy::{Decision, Policy, PolicyError};
+use crate::policy::{Claims, Policy, PolicyError};
 use crate::secrets::Secrets;
 use crate::texts::line;
 use crate::tools::{ToolEntry, Tools};
 use crate::upstream::{CallError, ElicitInCall, Status, Upstream, UpstreamEvents};
 
-/// How much of a call's arguments a person is shown, in bytes.
-const SHOWN: usize = 1000;
 /// The least time between two notices about changed lists.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long the first listing of tools waits for the servers.
@@ -307,89 +305,103 @@ impl Broker {
     }
 
     async fn run(&self, call: Call<'_>) -> Result<Json, ToolError> {
-        let (server, name) = (call.entry.upstream.name(), &call.entry.tool.name);
+        let (server, tool) = (call.entry.upstream.name(), &call.entry.tool);
         let text = call.input.map_or("{}", Json::as_str);
-        let mut recording = Recording {
-            audit: self.audit.as_ref(),
-            context: &*call.context,
-            name: format!("{server}/{name}"),
-            record: Some(AuditRecord::new(call.context.ids(), server, name, text)),
-            began: Instant::now(),
-            decision: String::new(),
-            outcome: Outcome::Cancelled,
+        let mut recording = self.recording(&call.context, server, &tool.name, text);
+        let arguments = match arguments(call.input) {
+            Ok(arguments) => arguments,
+            Err(what) => {
+                recording.outcome = Outcome::Failed;
+                let why = format!("{server}/{} takes an object, not {what}", tool.name);
+                return Err(why.into());
+            }
         };
-        call.context.began(&recording.name);
-        let decided = self.decide(&call, text).await;
+        let subject = Subject {
+            server,
+            name: &tool.name,
+            claims: tool.claims,
+            definition: &tool.definition,
+            input_schema: tool.input_schema.as_ref(),
+            arguments: &arguments,
+        };
+        let decided = decide(&self.policy, &self.secrets, &subject, &*call.context).await;
         recording.decision = decided.in_words;
         if let Some(why) = decided.refusal {
             recording.outcome = Outcome::Denied;
             return Err(why.into());
         }
-        let done = self.send(&call).await;
+        let done = self.send(&call, arguments).await;
         recording.outcome = done.outcome;
         done.answer
     }
 
-    /// Whether a call may run.
-    async fn decide(&self, call: &Call<'_>, input: &str) -> Decided {
-        let (server, tool) = (call.entry.upstream.name(), &call.entry.tool);
-        let shown = format!("{}/{}", line(server, 100), line(&tool.name, 100));
-        let (decision, rule) = self.policy.decide(server, &tool.name, tool.claims);
-        let place = self.policy.place();
-        match decision {
-            Decision::Allow => Decided::may_run(rule),
-            Decision::Deny => {
-                let why = format!("{shown} is denied by the rule {rule} of {place}");
-                Decided::refused(rule, why)
-            }
-            Decision::Ask => {
-                let approved = ApprovedTool {
-                    server: server.to_owned(),
-                    tool: tool.name.clone(),
-                    definition: Sha256::digest(tool.definition.to_string().as_bytes()).into(),
-                };
-                let approvals = call.context.approvals();
-                if approvals.has(&approved) {
-                    return Decided::may_run(format!("{rule}, allowed for the session"));
-                }
-                let request = ApprovalRequest {
-                    server: line(server, 100),
-                    tool: line(&tool.name, 100),
-                    // Hidden before it is cut.
-                    arguments: line(&self.secrets.hide(input), SHOWN),
-                };
-                match call.context.approve(&request).await {
-                    Ok(Approval::Once) => Decided::may_run(format!("{rule}, allowed once")),
-                    Ok(Approval::ForSession) => {
-                        approvals.add(approved);
-                        Decided::may_run(format!("{rule}, allowed for the session"))
-                    }
-                    Ok(Approval::No) => Decided::refused(
-                        format!("{rule}, refused"),
-                        format!("not approved: {shown} was refused"),
-                    ),
-                    Err(why) => Decided::refused(
-                        format!("{rule}, {why}"),
-                        format!(
-                            "not approved: {shown} needs a person's approval (rule {rule} of {place}), and {why}"
-                        ),
-                    ),
-                }
-            }
+    /// Reads a resource or gets a prompt: decided, put to a person and recorded like a call.
+    /// `name` is `resource:ADDRESS` or `prompt:NAME`.
+    pub(crate) async fn read<T>(
+        &self,
+        context: Arc<dyn CallContext>,
+        server: &str,
+        name: &str,
+        arguments: &Map<String, Value>,
+        reading: impl Future<Output = Result<T, ErrorData>>,
+    ) -> Result<T, ErrorData> {
+        let text = Value::from(arguments.clone()).to_string();
+        // Reading changes nothing, so what the policy says of such tools holds.
+        let claims = Claims {
+            read_only: true,
+            destructive: false,
+        };
+        let subject = Subject {
+            server,
+            name,
+            claims,
+            definition: &Value::Null,
+            input_schema: None,
+            arguments,
+        };
+        let mut recording = self.recording(&context, server, &self.secrets.hide(name), &text);
+        let decided = decide(&self.policy, &self.secrets, &subject, &*context).await;
+        recording.decision = decided.in_words;
+        if let Some(why) = decided.refusal {
+            recording.outcome = Outcome::Denied;
+            return Err(ErrorData::invalid_params(why, None));
         }
+        let read = reading.await;
+        recording.outcome = match read {
+            Ok(_) => Outcome::Ran,
+            Err(_) => Outcome::Failed,
+        };
+        read
     }
 
-    async fn send(&self, call: &Call<'_>) -> Done {
+    /// Begins the record of a call, which is written when the value is dropped.
+    fn recording<'a>(
+        &'a self,
+        context: &'a Arc<dyn CallContext>,
+        server: &str,
+        name: &str,
+        input: &str,
+    ) -> Recording<'a> {
+        let recording = Recording {
+            audit: self.audit.as_ref(),
+            context: &**context,
+            name: format!("{server}/{name}"),
+            record: Some(AuditRecord::new(context.ids(), server, name, input)),
+            began: Instant::now(),
+            decision: String::new(),
+            outcome: Outcome::Cancelled,
+        };
+        context.began(&recording.name);
+        recording
+    }
+
+    async fn send(&self, call: &Call<'_>, arguments: Map<String, Value>) -> Done {
         let upstream = &call.entry.upstream;
         let (server, tool) = (upstream.name(), &call.entry.tool);
         let name = &tool.name;
         let failed = |text: String| Done {
             answer: Err(self.secrets.hide(&text).into()),
             outcome: Outcome::Failed,
-        };
-        let arguments = match arguments(call.input) {
-            Ok(arguments) => arguments,
-            Err(what) => return failed(format!("{server}/{name} takes an object, not {what}")),
         };
         let _running = self.elicitations.call_runs(server, call.context.clone());
         let questions = Questions {
@@ -455,29 +467,6 @@ async fn follow(events: Arc<UpstreamEvents>, tools: Arc<ToolsNow>) {
         if !tools.upstreams.iter().any(starting) {
             // A storm of changes is announced as one.
             tokio::time::sleep(TELL_EVERY).await;
-        }
-    }
-}
-
-/// What the policy, and a person, said of a call.
-struct Decided {
-    in_words: String,
-    /// Why the call must not run.
-    refusal: Option<String>,
-}
-
-impl Decided {
-    fn may_run(in_words: String) -> Self {
-        Self {
-            in_words,
-            refusal: None,
-        }
-    }
-
-    fn refused(in_words: String, why: String) -> Self {
-        Self {
-            in_words,
-            refusal: Some(why),
         }
     }
 }

@@ -52,7 +52,7 @@ pub struct ApprovalRequest {
     pub server: String,
     /// The tool.
     pub tool: String,
-    /// The arguments, cut to 1,000 bytes.
+    /// The arguments: every key, and each value shortened by itself; at most 4,000 bytes.
     pub arguments: String,
 }
 

@@ -24,13 +24,17 @@ mod broker_tests;
 mod caller;
 mod check;
 mod config;
+mod decide;
 mod elicitation;
 mod expand;
 mod names;
 mod policy;
 mod resources;
+#[cfg(test)]
+mod resources_tests;
 mod secrets;
 mod server;
+mod shown;
 mod texts;
 mod tools;
 mod upstream;

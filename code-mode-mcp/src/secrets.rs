@@ -41,12 +41,20 @@ impl Secrets {
         }
     }
 
-    /// The value with every text in it hidden.
+    /// The value with every text and every key in it hidden.
     pub(crate) fn hide_json(&self, value: &mut Value) {
         match value {
             Value::String(text) => *text = self.hide(text),
             Value::Array(values) => values.iter_mut().for_each(|value| self.hide_json(value)),
-            Value::Object(object) => object.values_mut().for_each(|value| self.hide_json(value)),
+            Value::Object(object) => {
+                object.values_mut().for_each(|value| self.hide_json(value));
+                if object.keys().any(|key| self.hide(key) != *key) {
+                    *object = std::mem::take(object)
+                        .into_iter()
+                        .map(|(key, value)| (self.hide(&key), value))
+                        .collect();
+                }
+            }
             _ => {}
         }
     }
@@ -86,5 +94,8 @@ mod tests {
         let mut value = serde_json::json!({"a": ["token-123"]});
         secrets.hide_json(&mut value);
         assert_eq!(value, serde_json::json!({"a": ["[secret]"]}));
+        let mut keyed = serde_json::json!({"of token-123": {"b": 1}});
+        secrets.hide_json(&mut keyed);
+        assert_eq!(keyed, serde_json::json!({"of [secret]": {"b": 1}}));
     }
 }

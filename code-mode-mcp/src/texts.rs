@@ -157,7 +157,8 @@ pub(crate) fn clean_definition(definition: &mut Value) {
     }
 }
 
-fn clean_texts(value: &mut Value, describes: bool) {
+/// A value of a server with every text in it made harmless: a title or a description is one line.
+pub(crate) fn clean_texts(value: &mut Value, describes: bool) {
     match value {
         Value::String(text) if describes => *text = line(text, 300),
         Value::String(text) => *text = clean(text),

@@ -1,0 +1,108 @@
+//! Whether a call may run: by the policy, and by a person where the policy says so.
+
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::caller::{Approval, ApprovalRequest, ApprovedTool, CallContext};
+use crate::policy::{Claims, Decision, Policy};
+use crate::secrets::Secrets;
+use crate::shown::arguments_shown;
+use crate::texts::line;
+
+/// How much of a name is shown.
+const SHOWN: usize = 100;
+
+/// What is decided about: a call of a tool, a resource that is read, or a prompt that is got.
+pub(crate) struct Subject<'a> {
+    pub(crate) server: &'a str,
+    /// The tool's own name; `resource:ADDRESS` or `prompt:NAME` for the others.
+    pub(crate) name: &'a str,
+    pub(crate) claims: Claims,
+    /// A person's approval for the session holds as long as this stays the same.
+    pub(crate) definition: &'a Value,
+    pub(crate) input_schema: Option<&'a Value>,
+    pub(crate) arguments: &'a Map<String, Value>,
+}
+
+/// What the policy, and a person, said of a call.
+pub(crate) struct Decided {
+    pub(crate) in_words: String,
+    /// Why the call must not run.
+    pub(crate) refusal: Option<String>,
+}
+
+impl Decided {
+    fn may_run(in_words: String) -> Self {
+        Self {
+            in_words,
+            refusal: None,
+        }
+    }
+
+    fn refused(in_words: String, why: String) -> Self {
+        Self {
+            in_words,
+            refusal: Some(why),
+        }
+    }
+}
+
+/// Whether a call may run.
+pub(crate) async fn decide(
+    policy: &Policy,
+    secrets: &Secrets,
+    subject: &Subject<'_>,
+    context: &dyn CallContext,
+) -> Decided {
+    let (server, name) = (line(subject.server, SHOWN), line(subject.name, SHOWN));
+    let shown = format!("{server}/{name}");
+    let (decision, rule) = policy.decide(subject.server, subject.name, subject.claims);
+    let place = policy.place();
+    match decision {
+        Decision::Allow => return Decided::may_run(rule),
+        Decision::Deny => {
+            let why = format!("{shown} is denied by the rule {rule} of {place}");
+            return Decided::refused(rule, why);
+        }
+        Decision::Ask => {}
+    }
+    let approved = ApprovedTool {
+        server: subject.server.to_owned(),
+        tool: subject.name.to_owned(),
+        definition: Sha256::digest(subject.definition.to_string().as_bytes()).into(),
+    };
+    let approvals = context.approvals();
+    if approvals.has(&approved) {
+        return Decided::may_run(format!("{rule}, allowed for the session"));
+    }
+    let Some(arguments) = arguments_shown(subject.arguments, subject.input_schema, secrets) else {
+        return Decided::refused(
+            format!("{rule}, its arguments cannot be shown"),
+            format!(
+                "not approved: {shown} needs a person's approval (rule {rule} of {place}), and its arguments have too many or too long keys to be shown to one"
+            ),
+        );
+    };
+    let request = ApprovalRequest {
+        server,
+        tool: name,
+        arguments,
+    };
+    match context.approve(&request).await {
+        Ok(Approval::Once) => Decided::may_run(format!("{rule}, allowed once")),
+        Ok(Approval::ForSession) => {
+            approvals.add(approved);
+            Decided::may_run(format!("{rule}, allowed for the session"))
+        }
+        Ok(Approval::No) => Decided::refused(
+            format!("{rule}, refused"),
+            format!("not approved: {shown} was refused"),
+        ),
+        Err(why) => Decided::refused(
+            format!("{rule}, {why}"),
+            format!(
+                "not approved: {shown} needs a person's approval (rule {rule} of {place}), and {why}"
+            ),
+        ),
+    }
+}
