@@ -1,154 +1,301 @@
-//! Resources and prompts of the servers, under their servers' names.
+//! Resources and prompts of the servers: listed under their servers' names, decided by the
+//! policy like calls, and asked of the server that lists them.
+//!
+//! To the policy a resource is `SERVER/resource:ADDRESS`, and a prompt is `SERVER/prompt:NAME`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use code_mode_protocol::text::clean;
 use futures::future::join_all;
 use rmcp::ErrorData;
 use rmcp::RoleClient;
 use rmcp::model::{
-    ErrorCode, GetPromptRequestParams, GetPromptResponse, ListPromptsResult,
-    ListResourceTemplatesResult, ListResourcesResult, ReadResourceRequestParams,
+    ClientRequest, ErrorCode, GetPromptRequestParams, GetPromptResponse, ListPromptsRequest,
+    ListPromptsResult, ListResourceTemplatesRequest, ListResourceTemplatesResult,
+    ListResourcesRequest, ListResourcesResult, PaginatedRequestParams, ReadResourceRequestParams,
     ReadResourceResponse, ResultType,
 };
 use rmcp::service::{Peer, ServiceError};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use wildmatch::WildMatchPattern;
 
 use crate::broker::Broker;
-use crate::texts::line;
+use crate::caller::CallContext;
+use crate::policy::{Claims, Decision};
+use crate::texts::{clean_texts, line};
+use crate::upstream::pages;
 
 /// How long a server may take to list what it has.
 const LISTING: Duration = Duration::from_secs(5);
 const READING: Duration = Duration::from_secs(60);
 /// Between a server's name and what it calls its own.
 const BETWEEN: &str = "__";
+/// The longest template and address that are compared.
+const LONGEST_TEMPLATE: usize = 1000;
+const LONGEST_ADDRESS: usize = 8000;
 
-/// The servers that are there.
-fn ready(broker: &Broker) -> Vec<(String, Peer<RoleClient>)> {
-    let upstreams = broker.upstreams.iter();
-    upstreams
-        .filter_map(|upstream| Some((upstream.name().to_owned(), upstream.peer()?)))
+/// What servers list beside tools.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Prompts,
+    Resources,
+    Templates,
+}
+
+impl Kind {
+    /// The key of the items in a page.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Prompts => "prompts",
+            Self::Resources => "resources",
+            Self::Templates => "resourceTemplates",
+        }
+    }
+
+    /// The member of an item that names it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Prompts => "name",
+            Self::Resources => "uri",
+            Self::Templates => "uriTemplate",
+        }
+    }
+
+    fn request(self, params: Option<PaginatedRequestParams>) -> ClientRequest {
+        let (method, extensions) = (Default::default(), Default::default());
+        match self {
+            Self::Prompts => ClientRequest::ListPromptsRequest(ListPromptsRequest {
+                method,
+                params,
+                extensions,
+            }),
+            Self::Resources => ClientRequest::ListResourcesRequest(ListResourcesRequest {
+                method: Default::default(),
+                params,
+                extensions,
+            }),
+            Self::Templates => {
+                ClientRequest::ListResourceTemplatesRequest(ListResourceTemplatesRequest {
+                    method: Default::default(),
+                    params,
+                    extensions,
+                })
+            }
+        }
+    }
+
+    /// How the policy calls an item.
+    fn policy_name(self, name: &str) -> String {
+        match self {
+            Self::Prompts => format!("prompt:{name}"),
+            Self::Resources | Self::Templates => format!("resource:{name}"),
+        }
+    }
+}
+
+/// An item and its server.
+struct Listed {
+    server: String,
+    peer: Peer<RoleClient>,
+    /// Its name at its server.
+    name: String,
+    /// Its name for clients, which has no secrets.
+    shown: String,
+    /// The item with harmless texts, under the name for clients.
+    item: Value,
+}
+
+impl Listed {
+    /// A server may list an item twice.
+    fn is_same(&self, other: &Self) -> bool {
+        self.server == other.server && self.name == other.name
+    }
+}
+
+/// What the servers list of a kind, without what the policy denies. A server that fails has
+/// nothing.
+async fn listed(broker: &Broker, kind: Kind) -> Vec<Listed> {
+    let until = Instant::now() + LISTING;
+    let lists = broker.upstreams.iter().filter_map(|upstream| {
+        let peer = upstream.peer()?;
+        Some(async move {
+            let request = |params| kind.request(params);
+            let items = pages(&peer, kind.key(), until, request).await;
+            let items = items.unwrap_or_default().into_iter();
+            let listed = items.filter_map(|item| of_server(broker, kind, upstream.name(), item));
+            let listed = listed.map(|(name, shown, item)| Listed {
+                server: upstream.name().to_owned(),
+                peer: peer.clone(),
+                name,
+                shown,
+                item,
+            });
+            listed.collect::<Vec<_>>()
+        })
+    });
+    join_all(lists).await.into_iter().flatten().collect()
+}
+
+/// An item's name, its name for clients, and what they see of it. `None` where it cannot be shown,
+/// or the policy denies it.
+fn of_server(
+    broker: &Broker,
+    kind: Kind,
+    server: &str,
+    mut item: Value,
+) -> Option<(String, String, Value)> {
+    let name = item.get(kind.name())?.as_str()?.to_owned();
+    if clean(&name) != name || is_denied(broker, kind, server, &name) {
+        return None;
+    }
+    broker.secrets.hide_json(&mut item);
+    clean_texts(&mut item, false);
+    let hidden = broker.secrets.hide(&name);
+    let shown = match kind {
+        Kind::Prompts => format!("{server}{BETWEEN}{hidden}"),
+        Kind::Resources | Kind::Templates => hidden,
+    };
+    if kind != Kind::Prompts {
+        let title = item.get("name").and_then(Value::as_str).unwrap_or_default();
+        item["name"] = format!("{server}: {}", line(title, 200)).into();
+    }
+    item[kind.name()] = shown.as_str().into();
+    Some((name, shown, item))
+}
+
+fn is_denied(broker: &Broker, kind: Kind, server: &str, name: &str) -> bool {
+    let claims = Claims {
+        read_only: true,
+        destructive: false,
+    };
+    let (decision, _) = broker
+        .policy
+        .decide(server, &kind.policy_name(name), claims);
+    decision == Decision::Deny
+}
+
+/// The items as the protocol has them; malformed ones are left out.
+fn items<T: DeserializeOwned>(listed: Vec<Listed>) -> Vec<T> {
+    let items = listed.into_iter().map(|listed| listed.item);
+    items
+        .filter_map(|item| serde_json::from_value(item).ok())
         .collect()
 }
 
-/// What each server lists; a server that fails has nothing.
-async fn listed<T, F>(
-    broker: &Broker,
-    list: impl Fn(Peer<RoleClient>) -> F,
-) -> Vec<(String, Vec<T>)>
-where
-    F: Future<Output = Result<Vec<T>, ServiceError>>,
-{
-    let lists = ready(broker).into_iter().map(|(name, peer)| {
-        let listing = list(peer);
-        async move {
-            let listed = tokio::time::timeout(LISTING, listing).await;
-            (name, listed.ok().and_then(Result::ok).unwrap_or_default())
-        }
-    });
-    join_all(lists).await
-}
-
-/// A server's description on one line, without secrets.
-fn shown(broker: &Broker, description: Option<String>) -> Option<String> {
-    description.map(|text| line(&broker.secrets.hide(&text), 1000))
-}
-
 pub(crate) async fn prompts(broker: &Broker) -> ListPromptsResult {
-    let mut all = Vec::new();
-    let lists = listed(broker, |peer| async move { peer.list_all_prompts().await }).await;
-    for (server, prompts) in lists {
-        for mut prompt in prompts {
-            prompt.name = format!("{server}{BETWEEN}{}", prompt.name);
-            prompt.description = shown(broker, prompt.description);
-            all.push(prompt);
-        }
-    }
-    ListPromptsResult::with_all_items(all)
-}
-
-pub(crate) async fn prompt(
-    broker: &Broker,
-    mut request: GetPromptRequestParams,
-) -> Result<GetPromptResponse, ErrorData> {
-    for (server, peer) in ready(broker) {
-        let own = request.name.strip_prefix(&server);
-        if let Some(name) = own.and_then(|rest| rest.strip_prefix(BETWEEN)) {
-            request.name = name.to_owned();
-            request.meta = None;
-            let mut prompt = answered(broker, peer.get_prompt_once(request)).await?;
-            if let GetPromptResponse::Complete(result) = &mut prompt {
-                result.result_type.get_or_insert(ResultType::COMPLETE);
-            }
-            return Ok(prompt);
-        }
-    }
-    let unknown = format!("there is no prompt {:?}", request.name);
-    Err(ErrorData::invalid_params(unknown, None))
+    ListPromptsResult::with_all_items(items(listed(broker, Kind::Prompts).await))
 }
 
 pub(crate) async fn resources(broker: &Broker) -> ListResourcesResult {
-    let mut all = Vec::new();
-    let lists = listed(
-        broker,
-        |peer| async move { peer.list_all_resources().await },
-    )
-    .await;
-    for (server, resources) in lists {
-        for mut resource in resources {
-            resource.name = format!("{server}: {}", resource.name);
-            resource.description = shown(broker, resource.description);
-            all.push(resource);
-        }
-    }
-    ListResourcesResult::with_all_items(all)
+    ListResourcesResult::with_all_items(items(listed(broker, Kind::Resources).await))
 }
 
 pub(crate) async fn templates(broker: &Broker) -> ListResourceTemplatesResult {
-    let mut all = Vec::new();
-    let lists = listed(broker, |peer| async move {
-        peer.list_all_resource_templates().await
-    });
-    for (server, templates) in lists.await {
-        for mut template in templates {
-            template.name = format!("{server}: {}", template.name);
-            all.push(template);
-        }
-    }
-    ListResourceTemplatesResult::with_all_items(all)
+    ListResourceTemplatesResult::with_all_items(items(listed(broker, Kind::Templates).await))
 }
 
-/// Reads a resource from the server that lists its address, or else from the first that
-/// has it.
+/// Gets a prompt from the server that lists it.
+pub(crate) async fn prompt(
+    broker: &Broker,
+    mut request: GetPromptRequestParams,
+    context: Arc<dyn CallContext>,
+) -> Result<GetPromptResponse, ErrorData> {
+    let mut found = listed(broker, Kind::Prompts).await;
+    found.retain(|prompt| prompt.shown == request.name);
+    found.dedup_by(|a, b| a.is_same(b));
+    let prompt = only_one(found, "prompt", &request.name)?;
+    request.name = prompt.name.clone();
+    request.meta = None;
+    let arguments = request.arguments.clone().unwrap_or_default();
+    let getting = async {
+        let mut prompt = answered(broker, prompt.peer.get_prompt_once(request)).await?;
+        if let GetPromptResponse::Complete(result) = &mut prompt {
+            result.result_type.get_or_insert(ResultType::COMPLETE);
+        }
+        Ok(prompt)
+    };
+    let name = Kind::Prompts.policy_name(&prompt.name);
+    broker
+        .read(context, &prompt.server, &name, &arguments, getting)
+        .await
+}
+
+/// Reads a resource from the server that lists its address, or that has a template for it.
 pub(crate) async fn resource(
     broker: &Broker,
     mut request: ReadResourceRequestParams,
+    context: Arc<dyn CallContext>,
 ) -> Result<ReadResourceResponse, ErrorData> {
-    request.meta = None;
-    let lists = listed(
-        broker,
-        |peer| async move { peer.list_all_resources().await },
-    )
-    .await;
-    let lists_it = |server: &str| {
-        let own = lists.iter().find(|(name, _)| name == server);
-        own.is_some_and(|(_, all)| all.iter().any(|resource| resource.uri == request.uri))
-    };
-    let mut servers = ready(broker);
-    servers.sort_by_key(|(server, _)| !lists_it(server));
-    let mut last = None;
-    for (_, peer) in servers {
-        match answered(broker, peer.read_resource_once(request.clone())).await {
-            Ok(mut read) => {
-                if let ReadResourceResponse::Complete(result) = &mut read {
-                    result.result_type.get_or_insert(ResultType::COMPLETE);
-                }
-                return Ok(read);
-            }
-            Err(error) => last = last.or(Some(error)),
-        }
+    let mut found = listed(broker, Kind::Resources).await;
+    found.retain(|resource| resource.shown == request.uri);
+    found.dedup_by(|a, b| a.is_same(b));
+    let has_address = !found.is_empty();
+    if !has_address {
+        found = listed(broker, Kind::Templates).await;
+        found.retain(|template| fits(&template.name, &request.uri));
+        // Several templates of one server may fit.
+        found.dedup_by(|a, b| a.server == b.server);
     }
-    Err(last.unwrap_or_else(|| {
-        ErrorData::invalid_params(format!("no server has {:?}", request.uri), None)
-    }))
+    let resource = only_one(found, "resource", &request.uri)?;
+    if has_address {
+        request.uri = resource.name;
+    }
+    request.meta = None;
+    let name = Kind::Resources.policy_name(&request.uri);
+    let reading = async {
+        let mut read = answered(broker, resource.peer.read_resource_once(request)).await?;
+        if let ReadResourceResponse::Complete(result) = &mut read {
+            result.result_type.get_or_insert(ResultType::COMPLETE);
+        }
+        Ok(read)
+    };
+    broker
+        .read(context, &resource.server, &name, &Map::new(), reading)
+        .await
+}
+
+/// Whether an address may be made from a template: its literal parts are in their places, and it
+/// begins with a scheme. The server decides the rest.
+fn fits(template: &str, address: &str) -> bool {
+    let begin = template.split('{').next().unwrap_or_default();
+    let is_known = begin.contains(':');
+    if !is_known || template.len() > LONGEST_TEMPLATE || address.len() > LONGEST_ADDRESS {
+        return false;
+    }
+    let mut pattern = String::new();
+    for (number, part) in template.split('{').enumerate() {
+        let literal = match number {
+            0 => part,
+            _ => part.split_once('}').map_or("", |(_, literal)| literal),
+        };
+        if number > 0 {
+            pattern.push('*');
+        }
+        pattern.push_str(literal);
+    }
+    // Addresses have no NUL, which the library would take for any single character.
+    WildMatchPattern::<'*', '\0'>::new(&pattern).matches(address)
+}
+
+/// The only one of those that were found. A name that two servers list belongs to neither.
+fn only_one(mut found: Vec<Listed>, what: &str, name: &str) -> Result<Listed, ErrorData> {
+    let name = line(name, 300);
+    let why = match (found.pop(), found.as_slice()) {
+        (Some(one), []) => return Ok(one),
+        (None, _) => format!("no server lists a {what} {name:?}"),
+        (Some(last), others) => {
+            let servers = others.iter().chain([&last]);
+            let servers: Vec<_> = servers.map(|one| line(&one.server, 100)).collect();
+            format!(
+                "the {what} {name:?} is ambiguous: it is listed by {}",
+                servers.join(" and ")
+            )
+        }
+    };
+    Err(ErrorData::invalid_params(why, None))
 }
 
 async fn answered<T>(
@@ -176,5 +323,19 @@ async fn answered<T>(
             "the server does not answer",
             None,
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_fits_a_template_by_its_literal_parts() {
+        assert!(fits("file:///{path}", "file:///a/b"));
+        assert!(fits("db://{table}/rows{?from,to}", "db://t/rows?from=1"));
+        assert!(!fits("db://{table}/rows", "file:///etc/passwd"));
+        // A template without a scheme would take every address.
+        assert!(!fits("{+address}", "file:///etc/passwd"));
     }
 }

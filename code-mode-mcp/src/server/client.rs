@@ -9,13 +9,15 @@ use tokio::sync::OnceCell;
 
 use super::Shared;
 use super::cell::CanAsk;
-use super::session::Session;
+use super::session::{KnownCells, Session};
 
 /// One connection of the era of sessions, or one request of the stateless one.
 pub(crate) struct Connection {
     pub(crate) server: Arc<Shared>,
     /// The connection's own session.
     own: OnceCell<Arc<Session>>,
+    /// Approvals of what is read for the connection, outside of any session.
+    reads: Arc<KnownCells>,
     log_level: Mutex<LoggingLevel>,
 }
 
@@ -36,6 +38,7 @@ impl Connection {
         Self {
             server,
             own: OnceCell::new(),
+            reads: Arc::default(),
             log_level: Mutex::new(LoggingLevel::Info),
         }
     }
@@ -79,6 +82,11 @@ impl Connection {
 }
 
 impl Client<'_> {
+    /// What is approved for the connection's reads.
+    pub(crate) fn reads(&self) -> Arc<KnownCells> {
+        self.connection.reads.clone()
+    }
+
     /// The connection's session; opened with the first request for it.
     pub(crate) async fn own_session(&self) -> Result<Arc<Session>, String> {
         let own = &self.connection.own;

@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 pub(crate) struct SessionDelegate {
     pub(crate) broker: Arc<Broker>,
-    pub(crate) handle: String,
+    /// The session's name in records.
+    pub(crate) session: String,
     pub(crate) known: Arc<KnownCells>,
     /// Rung when a cell was closed, and may have stored something.
     pub(crate) closed: Arc<Notify>,
@@ -38,11 +39,11 @@ impl CodeModeSessionDelegate for SessionDelegate {
         let key = CellKey::from(call.tool_call_id.as_str());
         let cell = self.known.by_key(&key).ok_or("the cell is not known")?;
         let context = Arc::new(CellCall {
-            session: self.handle.clone(),
+            session: self.session.clone(),
             known: self.known.clone(),
             may_model_answer: self.broker.policy.model_may_answer,
             cell,
-            call: Some(call.clone()),
+            call: Maker::Cell(call.clone()),
         });
         tokio::select! {
             answer = self.broker.call(&call, context) => answer,
@@ -77,23 +78,44 @@ pub(crate) struct CellCall {
     pub(crate) known: Arc<KnownCells>,
     pub(crate) may_model_answer: bool,
     pub(crate) cell: Arc<Cell>,
-    /// `None` for a tool that is offered directly.
-    pub(crate) call: Option<NestedToolCall>,
+    pub(crate) call: Maker,
+}
+
+/// What makes a call.
+pub(crate) enum Maker {
+    /// A program.
+    Cell(NestedToolCall),
+    /// A client, of a tool that is offered directly.
+    Direct,
+    /// A client that reads a resource or gets a prompt.
+    Read,
+}
+
+impl Maker {
+    /// Stops the deadlines of the program, where there is one.
+    fn pause(&self) -> Option<code_mode_host::Pause> {
+        match self {
+            Self::Cell(call) => call.pause().ok(),
+            Self::Direct | Self::Read => None,
+        }
+    }
 }
 
 #[async_trait]
 impl CallContext for CellCall {
     fn ids(&self) -> CallIds {
+        let (cell, call) = match &self.call {
+            Maker::Cell(call) => (
+                call.cell_id.to_string(),
+                call.runtime_tool_call_id.to_string(),
+            ),
+            Maker::Direct => ("0".to_owned(), "direct".to_owned()),
+            Maker::Read => ("0".to_owned(), "read".to_owned()),
+        };
         CallIds {
             session: self.session.clone(),
-            cell: match &self.call {
-                Some(call) => call.cell_id.to_string(),
-                None => "0".to_owned(),
-            },
-            call: match &self.call {
-                Some(call) => call.runtime_tool_call_id.to_string(),
-                None => "direct".to_owned(),
-            },
+            cell,
+            call,
         }
     }
 
@@ -105,7 +127,7 @@ impl CallContext for CellCall {
         if !self.cell.can_ask().forms && !self.may_model_answer {
             return Err(NotAsked::CannotAsk);
         }
-        let _pause = self.call.as_ref().map(NestedToolCall::pause);
+        let _pause = self.call.pause();
         let answered = self.cell.ask(request).ok_or(NotAsked::TooMany)?;
         match tokio::time::timeout(PATIENCE, answered).await {
             Ok(Ok(answer)) => Ok(super::cell::approval(&answer)),
@@ -115,7 +137,7 @@ impl CallContext for CellCall {
     }
 
     async fn elicit(&self, question: Elicitation) -> Option<ElicitResult> {
-        let _pause = self.call.as_ref().map(NestedToolCall::pause);
+        let _pause = self.call.pause();
         self.cell.forward(question).await
     }
 

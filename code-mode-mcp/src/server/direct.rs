@@ -1,4 +1,4 @@
-//! Tools that are offered beside `exec`.
+//! What clients use beside `exec`: tools that are offered directly, resources and prompts.
 
 use std::sync::Arc;
 
@@ -9,9 +9,11 @@ use serde_json::Value;
 
 use super::cell::{CanAsk, Cell};
 use super::client::Client;
-use super::delegate::CellCall;
+use super::delegate::{CellCall, Maker};
 use super::observe::asking_meanwhile;
+use super::session::name_in_records;
 use super::{Response, failure};
+use crate::caller::CallContext;
 
 /// Calls a tool that is offered beside `exec`. Policy and audit log hold for it too; there is
 /// no cell, and so a client of the stateless era cannot answer for it.
@@ -29,25 +31,49 @@ pub(crate) async fn direct(client: &Client<'_>, request: &CallToolRequestParams)
     let Some(entry) = tools.by_identifier(&request.name) else {
         return Ok(failure(format!("{} is not offered any more", request.name)));
     };
-    let can_ask = match client.stateless {
-        true => CanAsk::default(),
-        false => client.can_ask,
-    };
-    let cell = Arc::new(Cell::new(can_ask));
+    let cell = Arc::new(Cell::new(can_ask(client)));
     let input = Value::from(request.arguments.clone().unwrap_or_default());
     let input = Json::from_value(&input)
         .map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
     let context = Arc::new(CellCall {
-        session: session.handle.clone(),
+        session: name_in_records(&session.handle),
         known: session.known.clone(),
         may_model_answer: broker.policy.model_may_answer,
         cell: cell.clone(),
-        call: None,
+        call: Maker::Direct,
     });
     let call = broker.call_directly(entry, &input, context);
     match asking_meanwhile(client, &cell, call).await {
         Some(answer) => Ok(response(answer)),
         None => Err(ErrorData::internal_error("cancelled", None)),
+    }
+}
+
+/// Reads a resource or gets a prompt for a client, whose person is asked where the policy says so.
+/// There is no cell, and so a client of the stateless era cannot answer.
+pub(crate) async fn read<T, F>(
+    client: &Client<'_>,
+    read: impl FnOnce(Arc<dyn CallContext>) -> F,
+) -> Result<T, ErrorData>
+where
+    F: Future<Output = Result<T, ErrorData>>,
+{
+    let cell = Arc::new(Cell::new(can_ask(client)));
+    let context = Arc::new(CellCall {
+        session: String::new(),
+        known: client.reads(),
+        may_model_answer: false,
+        cell: cell.clone(),
+        call: Maker::Read,
+    });
+    let reading = asking_meanwhile(client, &cell, read(context)).await;
+    reading.unwrap_or_else(|| Err(ErrorData::internal_error("cancelled", None)))
+}
+
+fn can_ask(client: &Client<'_>) -> CanAsk {
+    match client.stateless {
+        true => CanAsk::default(),
+        false => client.can_ask,
     }
 }
 

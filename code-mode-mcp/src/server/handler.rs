@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::Shared;
 use super::client::{Connection, is_stateless};
 use super::definitions::{exec_tool, wait_tool};
-use super::direct::direct;
+use super::direct::{direct, read};
 use super::exec::exec;
 use super::wait::wait;
 use crate::broker::Broker;
@@ -203,9 +203,11 @@ impl ServerHandler for Handler {
     async fn get_prompt(
         &self,
         request: GetPromptRequestParams,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<GetPromptResponse, ErrorData> {
-        resources::prompt(self.broker(), request).await
+        let client = self.0.client(&context);
+        let get = |context| resources::prompt(self.broker(), request, context);
+        read(&client, get).await
     }
 
     async fn list_resources(
@@ -229,8 +231,10 @@ impl ServerHandler for Handler {
     async fn read_resource(
         &self,
         request: ReadResourceRequestParams,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        resources::resource(self.broker(), request).await
+        let client = self.0.client(&context);
+        let read_it = |context| resources::resource(self.broker(), request, context);
+        read(&client, read_it).await
     }
 }

@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use code_mode_host::{CellId, Json};
+use sha2::{Digest, Sha256};
 
 use super::cell::{Cell, CellKey};
 use super::store::Store;
 use crate::caller::Approvals;
+use crate::texts::hex;
 
 /// Ended cells that are still known, so that a late `wait` finds their end.
 const ENDED_KEPT: usize = 64;
@@ -21,6 +23,12 @@ pub(crate) struct Session {
     pub(crate) known: Arc<KnownCells>,
     used: Mutex<Instant>,
     store: Option<Arc<Saving>>,
+}
+
+/// The name of a session in records: whoever reads one cannot use the session, as its handle
+/// would allow.
+pub(crate) fn name_in_records(handle: &str) -> String {
+    hex(&Sha256::digest(handle.as_bytes())[..8])
 }
 
 /// What a session and its delegate know of its cells.

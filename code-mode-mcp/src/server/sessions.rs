@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::cell::{Cell, CellKey};
 use super::delegate::SessionDelegate;
-use super::session::{KnownCells, Saving, Session};
+use super::session::{KnownCells, Saving, Session, name_in_records};
 use super::store::Store;
 use crate::broker::Broker;
 
@@ -66,7 +66,7 @@ impl Sessions {
         let (known, closed) = (Arc::<KnownCells>::default(), Arc::new(Notify::new()));
         let delegate = SessionDelegate {
             broker: self.broker.clone(),
-            handle: handle.clone(),
+            session: name_in_records(&handle),
             known: known.clone(),
             closed: closed.clone(),
         };
