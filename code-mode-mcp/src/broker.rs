@@ -109,6 +109,18 @@ impl ToolsNow {
         );
         self.now.send_replace(Arc::new(tools));
     }
+
+    fn unmatched_rules(&self) -> Vec<String> {
+        let tools = self.now.borrow().clone();
+        let names: Vec<_> = (tools.entries.iter())
+            .map(|entry| (entry.upstream.name(), entry.tool.name.as_str()))
+            .collect();
+        let unknown: Vec<_> = (self.upstreams.iter())
+            .filter(|upstream| upstream.status() != Status::Ready)
+            .map(|upstream| upstream.name())
+            .collect();
+        self.policy.unmatched(&names, &unknown)
+    }
 }
 
 /// A call on its way.
@@ -249,6 +261,11 @@ impl Broker {
         let started = self.upstreams.iter().map(|upstream| upstream.started());
         futures::future::join_all(started).await;
         self.tools.refresh();
+    }
+
+    /// The rules of the policy that fit no tool; see [`Policy::unmatched`].
+    pub(crate) fn unmatched_rules(&self) -> Vec<String> {
+        self.tools.unmatched_rules()
     }
 
     /// Ends the servers, side by side: each has two seconds.
@@ -460,11 +477,20 @@ impl Broker {
 
 /// Makes the tools anew when a server has changed.
 async fn follow(events: Arc<UpstreamEvents>, tools: Arc<ToolsNow>) {
+    let mut has_warned = false;
     loop {
         events.changed.notified().await;
         tools.refresh();
         let starting = |upstream: &Arc<Upstream>| upstream.status() == Status::Starting;
         if !tools.upstreams.iter().any(starting) {
+            if !std::mem::replace(&mut has_warned, true) {
+                let rules = tools.unmatched_rules();
+                for rule in rules.iter().filter(|rule| rule.starts_with("deny ")) {
+                    tracing::warn!(
+                        "the rule {rule} of the policy fits no tool: it forbids nothing"
+                    );
+                }
+            }
             // A storm of changes is announced as one.
             tokio::time::sleep(TELL_EVERY).await;
         }

@@ -60,19 +60,12 @@ pub async fn check(broker: &Broker) -> Checked {
             "tokens": cost,
         }));
     }
-    let names: Vec<_> = (listed.entries.iter())
-        .map(|entry| (entry.upstream.name(), entry.tool.name.as_str()))
-        .collect();
-    let unknown: Vec<_> = (broker.upstreams.iter())
-        .filter(|upstream| upstream.status() != Status::Ready)
-        .map(|upstream| upstream.name())
-        .collect();
     let with = tokens(&listed.description) + tokens(WAIT);
     Checked {
         is_well,
         report: json!({
             "servers": servers,
-            "unmatchedRules": broker.policy.unmatched(&names, &unknown),
+            "unmatchedRules": broker.unmatched_rules(),
             "tokensWithout": all,
             "tokensWith": with,
         }),

@@ -15,6 +15,8 @@ use crate::texts::line;
 
 /// How much of a server's message is shown.
 const SHOWN: usize = 1000;
+/// The largest form, in bytes of JSON: nobody fills in more.
+const MAX_FORM: usize = 64 << 10;
 
 /// The answer where no person is available.
 pub(crate) fn nobody() -> ElicitResult {
@@ -111,6 +113,9 @@ impl ElicitationRouter {
             } => {
                 // Cleaned first: an invisible character must not hide a word from the filter.
                 let form = serde_json::to_string(requested_schema).unwrap_or_default();
+                if form.len() > MAX_FORM {
+                    return Checked::Answer(nobody());
+                }
                 let text = clean(&format!("{message} {form}"));
                 if self.policy.asks_for_secret(&text) {
                     return Checked::Answer(ElicitResult::new(ElicitationAction::Decline));
@@ -246,6 +251,12 @@ mod tests {
             .expect("JSON")
             .to_string();
         assert!(shown.contains("A [2Jname"), "{shown}");
+    }
+
+    #[test]
+    fn a_form_that_nobody_could_fill_in_is_kept_from_people() {
+        let huge = form("your name?", &"n".repeat(MAX_FORM));
+        assert_eq!(answer(huge), Some(ElicitationAction::Cancel));
     }
 
     #[test]

@@ -176,6 +176,8 @@ impl Policy {
             .into_iter()
             .flat_map(|(word, patterns)| patterns.iter().map(move |pattern| (word, pattern)));
         rules
+            // What servers list beside tools is not known here.
+            .filter(|(_, pattern)| !pattern.is_of_what_is_read())
             .filter(|(_, pattern)| {
                 let mut tools = tools.iter();
                 !tools.any(|(server, tool)| pattern.fits_whole(server, tool))
@@ -234,6 +236,12 @@ impl std::str::FromStr for Pattern {
 }
 
 impl Pattern {
+    /// Whether it is meant for resources or prompts.
+    fn is_of_what_is_read(&self) -> bool {
+        let text = &self.text;
+        text.contains("/resource:") || text.contains("/prompt:")
+    }
+
     /// Whether it fits these raw names as they are written together.
     fn fits_whole(&self, server: &str, tool: &str) -> bool {
         self.fits(server, tool) || fits(&self.text, &format!("{server}/{tool}"))
@@ -261,7 +269,9 @@ mod tests {
 
     #[test]
     fn a_rule_that_fits_no_tool_is_named_unless_its_server_is_down() {
-        let policy = policy(r#"{"deny": ["filesytem/*", "git/push"], "allow": ["down/*"]}"#);
+        let policy = policy(
+            r#"{"deny": ["filesytem/*", "git/push", "git/resource:*"], "allow": ["down/*"]}"#,
+        );
         let tools = [("filesystem", "write"), ("git", "push")];
         assert_eq!(
             policy.unmatched(&tools, &["down"]),

@@ -9,6 +9,7 @@ mod http_clients;
 mod interrupts;
 mod listener;
 mod name_lookup;
+mod places;
 #[cfg(unix)]
 mod private_socket;
 mod processes;
@@ -21,6 +22,7 @@ pub use http_clients::prepare_http_clients;
 pub use interrupts::{Interrupt, Interrupts};
 pub use listener::{Connection, Incoming, Listener};
 pub use name_lookup::prepare_name_lookup;
+pub use places::Place;
 #[cfg(unix)]
 pub use private_socket::{is_own, listen, listen_again};
 pub use processes::Processes;

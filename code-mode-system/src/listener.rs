@@ -11,25 +11,30 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::places::{Place, Places};
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// How long a client may take for the handshake of TLS.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take until it is let in.
+const GREETING: Duration = Duration::from_secs(10);
 
 /// How long to wait after an error of `accept`: a machine without descriptors left may have
 /// some again after a while.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A listener with a bound on its connections. More clients wait in the kernel's queue.
+/// A listener with bounds on its connections: one for clients that were let in (see
+/// [`Place::admit`]), and one of 512 for strangers, of whom the newest takes the place of the
+/// oldest. A stranger has 10 s to be let in.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
     tls: Option<Tls>,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
 }
 
 #[derive(Clone)]
@@ -52,8 +57,8 @@ enum Socket {
 }
 
 impl Listener {
-    /// Listens at an address, for at most `max_connections` at once. Must be called within a
-    /// tokio runtime.
+    /// Listens at an address, for at most `max_connections` at once that were let in. Must be
+    /// called within a tokio runtime.
     ///
     /// # Errors
     /// What the system says where the address cannot be bound.
@@ -111,7 +116,7 @@ impl Listener {
         Self {
             socket,
             tls: None,
-            places: Arc::new(Semaphore::new(max_connections)),
+            places: Places::new(max_connections),
         }
     }
 
@@ -134,21 +139,16 @@ impl Listener {
         }
     }
 
-    /// The next connection, once there is a place for it. Errors are waited out, and reported
-    /// to `on_error`; a connection of another user is closed.
+    /// The next connection. Errors are waited out, and reported to `on_error`; a connection of
+    /// another user is closed.
     pub async fn accept(&self, on_error: impl Fn(&io::Error)) -> Incoming {
-        let place = match self.places.clone().acquire_owned().await {
-            Ok(place) => place,
-            // The semaphore is never closed.
-            Err(_) => std::future::pending().await,
-        };
         loop {
             match self.socket.accept().await {
                 Ok(stream) => {
                     return Incoming {
                         stream,
                         tls: self.tls.clone(),
-                        place,
+                        place: self.places.stranger(),
                     };
                 }
                 Err(error) => {
@@ -188,7 +188,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 pub struct Incoming {
     stream: Box<dyn Io>,
     tls: Option<Tls>,
-    place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl std::fmt::Debug for Incoming {
@@ -202,26 +202,64 @@ impl Incoming {
     /// slow client must keep nobody else waiting.
     ///
     /// # Errors
-    /// What went wrong in the handshake; [`io::ErrorKind::TimedOut`] after 10 s.
+    /// What went wrong in the handshake; [`io::ErrorKind::TimedOut`] after 10 s, and
+    /// [`io::ErrorKind::ConnectionAborted`] where a newer stranger took the place.
     pub async fn connect(self) -> io::Result<Connection> {
-        let io = match self.tls {
+        let mut greeting = Greeting::new(&self.place);
+        let io: Box<dyn Io> = match self.tls {
             None => self.stream,
-            Some(Tls(acceptor)) => {
-                let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(self.stream));
-                Box::new(handshake.await.map_err(|_| io::ErrorKind::TimedOut)??)
-            }
+            Some(Tls(acceptor)) => tokio::select! {
+                accepted = acceptor.accept(self.stream) => Box::new(accepted?),
+                over = std::future::poll_fn(|context| greeting.poll_over(context)) => {
+                    return Err(over);
+                }
+            },
         };
         Ok(Connection {
             io,
-            _place: self.place,
+            place: self.place,
+            greeting: Some(greeting),
         })
     }
 }
 
-/// A connection of a client. It has its place until it is dropped.
+/// What ends the connection of a stranger.
+struct Greeting {
+    until: Pin<Box<Sleep>>,
+    lost: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Greeting {
+    fn new(place: &Place) -> Self {
+        Self {
+            until: Box::pin(tokio::time::sleep(GREETING)),
+            lost: Box::pin(place.lost().cancelled_owned()),
+        }
+    }
+
+    /// Ready with the reason when the stranger's time is over.
+    fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        if self.until.as_mut().poll(context).is_ready() {
+            return Poll::Ready(io::ErrorKind::TimedOut.into());
+        }
+        let lost = self.lost.as_mut().poll(context);
+        lost.map(|()| io::ErrorKind::ConnectionAborted.into())
+    }
+}
+
+/// A connection of a client. Reading from it fails when the time of a stranger is over.
 pub struct Connection {
     io: Box<dyn Io>,
-    _place: OwnedSemaphorePermit,
+    place: Place,
+    /// `None` once the client was let in.
+    greeting: Option<Greeting>,
+}
+
+impl Connection {
+    /// The connection's place, by which its client is let in.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
 }
 
 impl std::fmt::Debug for Connection {
@@ -236,7 +274,15 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, buffer)
+        let connection = &mut *self;
+        if let Some(greeting) = &mut connection.greeting {
+            if connection.place.is_admitted() {
+                connection.greeting = None;
+            } else if let Poll::Ready(over) = greeting.poll_over(context) {
+                return Poll::Ready(Err(over));
+            }
+        }
+        Pin::new(&mut connection.io).poll_read(context, buffer)
     }
 }
 

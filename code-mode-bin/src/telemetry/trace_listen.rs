@@ -140,6 +140,7 @@ async fn tell(
     let Ok(stream) = incoming.connect().await else {
         return;
     };
+    let place = stream.place().clone();
     let mut config = WebSocketConfig::default();
     config.max_message_size = Some(MAX_SENT);
     config.max_frame_size = Some(MAX_SENT);
@@ -147,6 +148,9 @@ async fn tell(
     let Ok(Ok(socket)) = tokio::time::timeout(GREETING, greeting).await else {
         return;
     };
+    if !place.admit() {
+        return;
+    }
     let (mut sink, mut said) = socket.split();
     loop {
         tokio::select! {

@@ -12,8 +12,10 @@ use crate::audit::{self, AuditRecord};
 use crate::caller::{Approval, ApprovalRequest, Elicitation};
 use crate::texts::line;
 
-/// Notifications kept for a client that does not look.
+/// Notifications kept for a client that does not look, their bytes, and the bytes of one.
 const MAX_NEWS: usize = 256;
+const MAX_NEWS_BYTES: usize = 1 << 20;
+const MAX_NEWS_TEXT: usize = 256 << 10;
 /// Records kept for the end of a cell.
 const MAX_RECORDS: usize = 10_000;
 /// Questions of one cell at the same time.
@@ -168,13 +170,21 @@ impl Cell {
 
     // News.
 
-    /// The cell notifies.
-    pub(crate) fn add_news(&self, text: String) {
+    /// The cell notifies. The oldest notifications make room, and a long one is cut.
+    pub(crate) fn add_news(&self, mut text: String) {
+        let end = text.floor_char_boundary(MAX_NEWS_TEXT);
+        let left_out = text.len() - end;
+        if left_out > 0 {
+            text.truncate(end);
+            text.push_str(&format!(" ({left_out} bytes left out)"));
+            text.shrink_to_fit();
+        }
         self.change(|state| {
-            if state.news.len() >= MAX_NEWS {
+            state.news.push_back(text);
+            let bytes = |news: &VecDeque<String>| news.iter().map(String::len).sum::<usize>();
+            while state.news.len() > MAX_NEWS || bytes(&state.news) > MAX_NEWS_BYTES {
                 state.news.pop_front();
             }
-            state.news.push_back(text);
         });
     }
 
@@ -381,5 +391,24 @@ pub(crate) fn approval(result: &ElicitResult) -> Approval {
         (ElicitationAction::Accept, Some("once")) => Approval::Once,
         (ElicitationAction::Accept, Some("session")) => Approval::ForSession,
         _ => Approval::No,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notifications_that_nobody_reads_stay_within_their_bytes() {
+        let cell = Cell::new(CanAsk::default());
+        for number in 0..1000 {
+            cell.add_news(format!("{number} {}", "x".repeat(16 << 10)));
+        }
+        cell.add_news("y".repeat(16 << 20));
+        let news = cell.take_news();
+        assert!(news.iter().map(String::len).sum::<usize>() <= MAX_NEWS_BYTES);
+        let last = news.last().expect("the newest");
+        assert!(last.ends_with("y (16515072 bytes left out)"));
+        assert!(news[news.len() - 2].starts_with("999 "));
     }
 }

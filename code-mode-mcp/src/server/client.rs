@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rmcp::RoleServer;
 use rmcp::model::{LoggingLevel, ProtocolVersion};
 use rmcp::service::RequestContext;
-use tokio::sync::OnceCell;
 
 use super::Shared;
 use super::cell::CanAsk;
@@ -15,7 +14,7 @@ use super::session::{KnownCells, Session};
 pub(crate) struct Connection {
     pub(crate) server: Arc<Shared>,
     /// The connection's own session.
-    own: OnceCell<Arc<Session>>,
+    own: tokio::sync::Mutex<Option<Arc<Session>>>,
     /// Approvals of what is read for the connection, outside of any session.
     reads: Arc<KnownCells>,
     log_level: Mutex<LoggingLevel>,
@@ -37,7 +36,7 @@ impl Connection {
     pub(crate) fn new(server: Arc<Shared>) -> Self {
         Self {
             server,
-            own: OnceCell::new(),
+            own: tokio::sync::Mutex::default(),
             reads: Arc::default(),
             log_level: Mutex::new(LoggingLevel::Info),
         }
@@ -87,11 +86,24 @@ impl Client<'_> {
         self.connection.reads.clone()
     }
 
-    /// The connection's session; opened with the first request for it.
+    /// The connection's session; opened with the first request for it. A session that was closed
+    /// for others, or has failed, is reported once and then replaced.
     pub(crate) async fn own_session(&self) -> Result<Arc<Session>, String> {
-        let own = &self.connection.own;
-        let opened = own.get_or_try_init(|| self.server.sessions.open()).await;
-        opened.cloned().map_err(|error| error.to_string())
+        let mut own = self.connection.own.lock().await;
+        if let Some(session) = &*own {
+            if session.cells.is_alive() {
+                return Ok(session.clone());
+            }
+            *own = None;
+            return Err(
+                "the session has ended, with its stored values and programs; the next program begins a new one"
+                    .to_owned(),
+            );
+        }
+        let opened = self.server.sessions.open().await;
+        let session = opened.map_err(|error| error.to_string())?;
+        *own = Some(session.clone());
+        Ok(session)
     }
 }
 

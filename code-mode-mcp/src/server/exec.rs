@@ -73,7 +73,10 @@ async fn session(client: &Client<'_>, handle: Option<&str>) -> Result<Arc<Sessio
     let sessions = &client.server.sessions;
     let Some(handle) = handle else {
         return match client.stateless {
-            true => sessions.open_stateless().await,
+            true => {
+                let opened = sessions.open_stateless().await;
+                opened.map_err(|error| error.to_string())
+            }
             false => client.own_session().await,
         };
     };

@@ -12,7 +12,7 @@ use rmcp::model::{
 use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::Shared;
 use super::client::{Connection, is_stateless};
@@ -28,15 +28,28 @@ use crate::tools::Tools;
 const INSTRUCTIONS: &str = "One tool, exec, runs JavaScript programs that call the tools of all connected MCP servers; wait continues a program that takes long. Prefer one program for a whole task over several calls: intermediate data then stays out of the conversation.";
 
 /// What the protocol's library calls for a connection.
-pub(crate) struct Handler(Connection);
+pub(crate) struct Handler {
+    connection: Connection,
+    /// Held for as long as the connection lives.
+    _place: Option<OwnedSemaphorePermit>,
+}
 
 impl Handler {
     pub(crate) fn new(server: Arc<Shared>) -> Self {
-        Self(Connection::new(server))
+        Self {
+            connection: Connection::new(server),
+            _place: None,
+        }
+    }
+
+    /// One of a bounded number, for as long as it lives.
+    pub(super) fn in_place(mut self, place: OwnedSemaphorePermit) -> Self {
+        self._place = Some(place);
+        self
     }
 
     fn broker(&self) -> &Broker {
-        &self.0.server.broker
+        &self.connection.server.broker
     }
 
     fn tools(&self) -> Vec<Tool> {
@@ -44,7 +57,7 @@ impl Handler {
         let mut offered = vec![exec_tool(&tools.description), wait_tool()];
         for entry in &tools.entries {
             let server = entry.upstream.name();
-            let direct = &self.0.server.direct;
+            let direct = &self.connection.server.direct;
             if !direct
                 .iter()
                 .any(|pattern| pattern.fits(server, &entry.tool.name))
@@ -118,7 +131,7 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let client = self.0.client(&context);
+        let client = self.connection.client(&context);
         match &*request.name {
             "exec" => exec(&client, &request).await,
             "wait" => wait(&client, &request).await,
@@ -152,7 +165,7 @@ impl ServerHandler for Handler {
         if is_stateless(&context) {
             return Err(ErrorData::method_not_found::<SetLevelRequestMethod>());
         }
-        self.0.set_log_level(request.level);
+        self.connection.set_log_level(request.level);
         Ok(())
     }
 
@@ -205,7 +218,7 @@ impl ServerHandler for Handler {
         request: GetPromptRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<GetPromptResponse, ErrorData> {
-        let client = self.0.client(&context);
+        let client = self.connection.client(&context);
         let get = |context| resources::prompt(self.broker(), request, context);
         read(&client, get).await
     }
@@ -233,7 +246,7 @@ impl ServerHandler for Handler {
         request: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        let client = self.0.client(&context);
+        let client = self.connection.client(&context);
         let read_it = |context| resources::resource(self.broker(), request, context);
         read(&client, read_it).await
     }

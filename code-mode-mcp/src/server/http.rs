@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use code_mode_system::{Listener, TokenFile};
+use code_mode_system::{Listener, Place, TokenFile};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
@@ -25,6 +26,10 @@ use super::handler::Handler;
 const PATH: &str = "/mcp";
 /// The largest message of a client.
 const MAX_BODY: usize = 64 << 20;
+/// How long the head of a request may take, and how long a connection may have none.
+const HEADERS: std::time::Duration = std::time::Duration::from_secs(60);
+/// Sessions by `initialize` at once; each costs some kilobytes until a program runs in it.
+const MAX_SESSIONS: usize = 4096;
 /// How long the last answers may take at the end.
 const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_secs(1);
 /// A session that nobody uses is closed after so long.
@@ -33,21 +38,25 @@ const IDLE: std::time::Duration = std::time::Duration::from_secs(30 * 60);
 type Body = BoxBody<Bytes, Infallible>;
 type Mcp = StreamableHttpService<Handler, LocalSessionManager>;
 
-/// The most connections at once; more wait.
+/// The most connections at once of clients that were let in; others are refused.
 pub const MAX_CONNECTIONS: usize = 1024;
 
 /// Serves until the gateway shuts down.
 pub(super) async fn serve(server: Arc<Shared>, listener: Listener, tokens: Option<TokenFile>) {
     let shutdown = server.broker.shutdown.clone();
+    // Without a token whatever a browser runs for another page of this machine could run programs.
+    let port = match (&tokens, listener.local_addr()) {
+        (None, Ok(address)) => address.port().to_string(),
+        _ => "*".to_owned(),
+    };
+    let origins = ["localhost", "127.0.0.1", "[::1]"]
+        .into_iter()
+        .flat_map(|host| ["http", "https"].map(|scheme| format!("{scheme}://{host}:{port}")));
     let mut config = StreamableHttpServerConfig::default()
         .enforce_origin_validation()
         .with_max_request_body_bytes(MAX_BODY)
         .with_cancellation_token(shutdown.child_token())
-        .with_allowed_origins(
-            ["localhost", "127.0.0.1", "[::1]"]
-                .iter()
-                .flat_map(|host| [format!("http://{host}"), format!("https://{host}")]),
-        );
+        .with_allowed_origins(origins);
     let is_loopback = listener
         .local_addr()
         .is_ok_and(|address| address.ip().is_loopback());
@@ -57,12 +66,17 @@ pub(super) async fn serve(server: Arc<Shared>, listener: Listener, tokens: Optio
     }
     let mut sessions = LocalSessionManager::default();
     sessions.session_config.keep_alive = Some(IDLE);
+    let places = Arc::new(Semaphore::new(MAX_SESSIONS));
     let mcp = StreamableHttpService::new(
-        move || Ok(Handler::new(server.clone())),
+        move || {
+            let place = places.clone().try_acquire_owned();
+            let place = place.map_err(|_| std::io::Error::other("too many sessions"))?;
+            Ok(Handler::new(server.clone()).in_place(place))
+        },
         Arc::new(sessions),
         config,
     );
-    let auth = AuthLayer {
+    let front = Front {
         mcp,
         tokens: tokens.map(Arc::new),
     };
@@ -72,13 +86,19 @@ pub(super) async fn serve(server: Arc<Shared>, listener: Listener, tokens: Optio
             let warn =
                 |error: &std::io::Error| tracing::warn!("cannot accept a connection: {error}");
             let incoming = listener.accept(warn).await;
-            let service = TowerToHyperService::new(auth.clone());
+            let front = front.clone();
             let shutdown = shutdown.clone();
             tasks.spawn(async move {
                 let Ok(stream) = incoming.connect().await else {
                     return;
                 };
+                let service = TowerToHyperService::new(AuthLayer {
+                    place: stream.place().clone(),
+                    front,
+                });
                 let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEADERS)
                     .serve_connection(TokioIo::new(stream), service);
                 tokio::pin!(connection);
                 tokio::select! {
@@ -96,11 +116,18 @@ pub(super) async fn serve(server: Arc<Shared>, listener: Listener, tokens: Optio
     let _ = tokio::time::timeout(LAST_ANSWERS, tasks.wait()).await;
 }
 
+/// What all connections share.
+#[derive(Clone)]
+struct Front {
+    mcp: Mcp,
+    tokens: Option<Arc<TokenFile>>,
+}
+
 /// Path and token, before anything of the protocol.
 #[derive(Clone)]
 struct AuthLayer {
-    mcp: Mcp,
-    tokens: Option<Arc<TokenFile>>,
+    front: Front,
+    place: Place,
 }
 
 impl AuthLayer {
@@ -109,19 +136,19 @@ impl AuthLayer {
             return Some(answer(StatusCode::NOT_FOUND, "the path is /mcp\n"));
         }
         let given = request.headers().get(header::AUTHORIZATION);
-        if self
-            .tokens
-            .as_ref()?
-            .admits(given.map(|value| value.as_bytes()))
-        {
-            return None;
+        let given = given.map(|value| value.as_bytes());
+        let tokens = self.front.tokens.as_ref();
+        if tokens.is_some_and(|tokens| !tokens.admits(given)) {
+            let mut refused = answer(StatusCode::UNAUTHORIZED, "a bearer token is needed\n");
+            let scheme = header::HeaderValue::from_static("Bearer");
+            refused
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
+            return Some(refused);
         }
-        let mut refused = answer(StatusCode::UNAUTHORIZED, "a bearer token is needed\n");
-        let scheme = header::HeaderValue::from_static("Bearer");
-        refused
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, scheme);
-        Some(refused)
+        // Only who was let in may hold one of the places.
+        let is_full = !self.place.admit();
+        is_full.then(|| answer(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n"))
     }
 }
 
@@ -144,7 +171,7 @@ impl Service<Request<Incoming>> for AuthLayer {
         if let Some(refusal) = self.refusal(&request) {
             return Box::pin(async move { Ok(refusal) });
         }
-        let mcp = self.mcp.clone();
+        let mcp = self.front.mcp.clone();
         Box::pin(async move {
             let mut response = mcp.handle(request).await;
             // A proxy that collects the stream would hold news back.

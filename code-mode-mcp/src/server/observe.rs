@@ -123,6 +123,7 @@ impl Observed<'_> {
         &self,
         mut response: BoxFuture<'static, Result<CellResponse, SessionError>>,
     ) -> Response {
+        let _observing = self.session.observe();
         let mut changes = self.cell.changes();
         changes.mark_changed();
         let mut asking: FuturesUnordered<Asking> = FuturesUnordered::new();

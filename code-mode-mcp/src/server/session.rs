@@ -21,7 +21,7 @@ pub(crate) struct Session {
     pub(crate) handle: String,
     pub(crate) cells: code_mode_host::Session,
     pub(crate) known: Arc<KnownCells>,
-    used: Mutex<Instant>,
+    use_: Mutex<Use>,
     store: Option<Arc<Saving>>,
 }
 
@@ -29,6 +29,25 @@ pub(crate) struct Session {
 /// would allow.
 pub(crate) fn name_in_records(handle: &str) -> String {
     hex(&Sha256::digest(handle.as_bytes())[..8])
+}
+
+/// Who uses a session.
+struct Use {
+    /// Requests that observe a cell of it.
+    observers: usize,
+    /// When the last request came or ended.
+    last: Instant,
+}
+
+/// A request that observes a cell of a session, until it is dropped.
+pub(crate) struct Observing(Arc<Session>);
+
+impl Drop for Observing {
+    fn drop(&mut self) {
+        let mut use_ = self.0.use_();
+        use_.observers -= 1;
+        use_.last = Instant::now();
+    }
 }
 
 /// What a session and its delegate know of its cells.
@@ -78,14 +97,27 @@ impl Session {
             handle,
             cells,
             known,
-            used: Mutex::new(Instant::now()),
+            use_: Mutex::new(Use {
+                observers: 0,
+                last: Instant::now(),
+            }),
             store,
         })
     }
 
+    fn use_(&self) -> MutexGuard<'_, Use> {
+        self.use_.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The session is used.
     pub(crate) fn touch(&self) {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.use_().last = Instant::now();
+    }
+
+    /// A request observes a cell of it.
+    pub(crate) fn observe(self: &Arc<Self>) -> Observing {
+        self.use_().observers += 1;
+        Observing(self.clone())
     }
 
     /// Whether a cell of it runs.
@@ -93,13 +125,10 @@ impl Session {
         !self.cells.live_cells().is_empty()
     }
 
-    pub(crate) fn last_used(&self) -> Instant {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether nobody has used it for so long, and nothing runs in it.
-    pub(crate) fn is_idle_since(&self, now: Instant, time: Duration) -> bool {
-        now.saturating_duration_since(self.last_used()) >= time && !self.is_busy()
+    /// How long nobody has used it; `None` while somebody does.
+    pub(crate) fn unused_for(&self, now: Instant) -> Option<Duration> {
+        let use_ = self.use_();
+        (use_.observers == 0).then(|| now.saturating_duration_since(use_.last))
     }
 
     /// Keeps what the session has stored, where there is a store.

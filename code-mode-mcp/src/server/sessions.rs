@@ -13,11 +13,13 @@ use super::session::{KnownCells, Saving, Session, name_in_records};
 use super::store::Store;
 use crate::broker::Broker;
 
-/// A session of the stateless era that nobody uses is closed after so long.
+/// A session of the stateless era that nobody uses is closed after so long, with what runs in it.
 const IDLE: Duration = Duration::from_secs(30 * 60);
+/// A program that nobody has asked about for so long makes room for another session.
+const ABANDONED: Duration = Duration::from_secs(60);
 /// How often idle sessions are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
-/// Sessions of the stateless era at the same time.
+/// Sessions at the same time: each has a process while a program runs in it.
 const MAX_SESSIONS: usize = 256;
 
 /// Opens sessions, and finds those that clients name by a handle.
@@ -27,7 +29,7 @@ pub(crate) struct Sessions {
     store: Option<Store>,
     /// Sessions of the stateless era, by their handles. Others belong to a connection.
     stateless: Mutex<HashMap<String, Arc<Session>>>,
-    /// Every session, to save its values at the end.
+    /// Every session, to count them and to save their values at the end.
     all: Mutex<Vec<Weak<Session>>>,
 }
 
@@ -59,8 +61,16 @@ impl Sessions {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a session.
-    pub(crate) async fn open(&self) -> Result<Arc<Session>, SessionError> {
+    /// Opens a session. Where there are too many, the one that nobody has used for the longest
+    /// time is closed: one without a running program, or else one that was abandoned.
+    pub(crate) async fn open(&self) -> Result<Arc<Session>, OpenError> {
+        let sessions = self.known();
+        if sessions.len() >= MAX_SESSIONS {
+            let unused = unused(&sessions, Instant::now()).ok_or(OpenError::TooMany)?;
+            self.stateless().remove(&unused.handle);
+            unused.cells.shutdown().await;
+        }
+        drop(sessions);
         let stored = self.store.as_ref().map(Store::read).unwrap_or_default();
         let handle = uuid::Uuid::new_v4().simple().to_string();
         let (known, closed) = (Arc::<KnownCells>::default(), Arc::new(Notify::new()));
@@ -93,20 +103,21 @@ impl Sessions {
                     .run_until_cancelled_owned(saving),
             );
         }
-        let mut all = self.all();
-        all.retain(|known| known.strong_count() > 0);
-        all.push(Arc::downgrade(&session));
+        self.all().push(Arc::downgrade(&session));
         Ok(session)
     }
 
+    /// Every session that is alive.
+    fn known(&self) -> Vec<Arc<Session>> {
+        let mut all = self.all();
+        all.retain(|known| known.strong_count() > 0);
+        let known = all.iter().filter_map(Weak::upgrade);
+        known.filter(|session| session.cells.is_alive()).collect()
+    }
+
     /// Opens a session that a client of the stateless era finds again by its handle.
-    pub(crate) async fn open_stateless(&self) -> Result<Arc<Session>, String> {
-        if self.stateless().len() >= MAX_SESSIONS && !self.close_longest_idle() {
-            return Err(format!(
-                "{MAX_SESSIONS} sessions have running cells: use one by its session_id"
-            ));
-        }
-        let session = self.open().await.map_err(|error| error.to_string())?;
+    pub(crate) async fn open_stateless(&self) -> Result<Arc<Session>, OpenError> {
+        let session = self.open().await?;
         self.stateless()
             .insert(session.handle.clone(), session.clone());
         Ok(session)
@@ -133,25 +144,13 @@ impl Sessions {
         sessions.iter().for_each(|session| session.save());
     }
 
-    /// Closes the session that nobody has used for the longest time; whether there is one.
-    fn close_longest_idle(&self) -> bool {
-        let closed = {
-            let mut sessions = self.stateless();
-            let idle = sessions.values().filter(|session| !session.is_busy());
-            let longest = idle.min_by_key(|session| session.last_used());
-            let handle = longest.map(|session| session.handle.clone());
-            handle.and_then(|handle| sessions.remove(&handle))
-        };
-        closed.is_some()
-    }
-
     fn close_idle(&self) {
         let now = Instant::now();
         let closed: Vec<Arc<Session>> = {
             let mut sessions = self.stateless();
             let idle: Vec<String> = sessions
                 .values()
-                .filter(|session| session.is_idle_since(now, IDLE))
+                .filter(|session| session.unused_for(now).is_some_and(|time| time >= IDLE))
                 .map(|session| session.handle.clone())
                 .collect();
             idle.iter()
@@ -161,6 +160,26 @@ impl Sessions {
         // Dropped outside the lock: their workers end.
         drop(closed);
     }
+}
+
+/// The session that may be closed for another one.
+fn unused(sessions: &[Arc<Session>], now: Instant) -> Option<&Arc<Session>> {
+    let unused = sessions.iter().filter_map(|session| {
+        let time = session.unused_for(now)?;
+        let is_busy = session.is_busy();
+        (!is_busy || time >= ABANDONED).then_some((session, (!is_busy, time)))
+    });
+    let longest = unused.max_by_key(|(_, why)| *why);
+    longest.map(|(session, _)| session)
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("{MAX_SESSIONS} sessions have running programs: use one by its session_id")]
+    TooMany,
+    #[error(transparent)]
+    Session(#[from] SessionError),
 }
 
 async fn sweep(sessions: Weak<Sessions>) {

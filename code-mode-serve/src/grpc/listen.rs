@@ -16,7 +16,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 use tower::layer::layer_fn;
 
-use super::accept::{self, ConnectionLimits};
+use super::accept::connections;
 use super::auth::AuthLayer;
 use super::guard::{Guard, GuardError, GuardOptions};
 use super::ops::{self, OpsError};
@@ -250,8 +250,7 @@ impl Served {
         address: Address,
         health: HealthServer<impl Health>,
     ) -> Result<(), ListenError> {
-        let limits = ConnectionLimits::new(self.options.max_connections, !self.guard.is_open());
-        let accepted = self.options.max_connections + accept::BEYOND;
+        let (most, is_guarded) = (self.options.max_connections, !self.guard.is_open());
         match address {
             Address::StandardStreams => {
                 let connection = StandardStreams::new(self.over.clone());
@@ -262,7 +261,7 @@ impl Served {
             }
             Address::Tcp(address) => {
                 let bind = |source| ListenError::Bind { address, source };
-                let listener = Listener::tcp(address, accepted).map_err(bind)?;
+                let listener = Listener::tcp(address, most).map_err(bind)?;
                 let listener = listener.tls(self.guard.tls.clone());
                 let bound = listener.local_addr().map_err(bind)?;
                 let scheme = match self.guard.tls {
@@ -271,7 +270,7 @@ impl Served {
                 };
                 tracing::info!("listening on {scheme}://{bound}");
                 announce(&format!("{scheme}://{bound}"))?;
-                let connections = accept::connections(listener, limits, self.over.clone());
+                let connections = connections(listener, is_guarded, self.over.clone());
                 self.serve_connections(connections, health, true).await
             }
             Address::Unix(path) => {
@@ -279,10 +278,10 @@ impl Served {
                     path: path.clone(),
                     source,
                 };
-                let listener = Listener::unix(&path, accepted).await.map_err(bind)?;
+                let listener = Listener::unix(&path, most).await.map_err(bind)?;
                 tracing::info!("listening on unix:{}", path.display());
                 announce(&format!("unix:{}", path.display()))?;
-                let connections = accept::connections(listener, limits, self.over.clone());
+                let connections = connections(listener, is_guarded, self.over.clone());
                 self.serve_connections(connections, health, true).await
             }
         }

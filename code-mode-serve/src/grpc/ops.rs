@@ -70,6 +70,10 @@ impl Ops {
                 let Ok(stream) = incoming.connect().await else {
                     return;
                 };
+                // Nobody has a token here.
+                if !stream.place().admit() {
+                    return;
+                }
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .keep_alive(false)

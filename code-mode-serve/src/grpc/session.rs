@@ -15,9 +15,10 @@ use super::wire;
 use super::wire::session_event::Event;
 use crate::core::{Budget, Cells, Observations, PendingCalls, TruncatedBy};
 
-/// Notifications that wait for a client that does not read its lease; more wait in the
-/// cell.
-const UNREAD_NOTIFICATIONS: usize = 1024;
+/// How much of notifications a client may leave unread, in KiB, and what the shortest counts as:
+/// 64 MiB, or 1,024 of them.
+const UNREAD_NOTIFICATIONS: u32 = 64 << 10;
+const LEAST_NOTIFICATION: u32 = 64;
 
 /// Other events that wait; beyond, the session is given up.
 const UNREAD_EVENTS: usize = 8192;
@@ -123,7 +124,7 @@ impl Session {
             cells: std::sync::OnceLock::new(),
             truncated_by,
             lease: Mutex::new(Some(lease)),
-            notifications: Arc::new(Semaphore::new(UNREAD_NOTIFICATIONS)),
+            notifications: Arc::new(Semaphore::new(UNREAD_NOTIFICATIONS as usize)),
             unread: AtomicUsize::new(0),
             given_up: CancellationToken::new(),
             capacities,
@@ -168,7 +169,9 @@ impl Session {
     /// Sends a notification down the lease, when the client has read enough of those
     /// before.
     pub(super) async fn notification(&self, notification: wire::Notification) {
-        let room = self.notifications.clone().acquire_owned().await;
+        let kib = u32::try_from(notification.text.len() >> 10).unwrap_or(u32::MAX);
+        let kib = kib.clamp(LEAST_NOTIFICATION, UNREAD_NOTIFICATIONS);
+        let room = self.notifications.clone().acquire_many_owned(kib).await;
         self.send(Event::Notification(notification), room.ok());
     }
 

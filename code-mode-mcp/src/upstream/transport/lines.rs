@@ -20,6 +20,8 @@ use super::process::{Era, era_of};
 
 /// The largest message.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
+/// The most values in one message: each costs up to sixteen times its text in memory.
+const MAX_VALUES: usize = 4_000_000;
 /// How much of each end of a message that is too large is kept, to find its id.
 const KEPT: usize = 256;
 
@@ -106,6 +108,10 @@ where
 
     /// The message on a line; `None` where the line has no message.
     fn message(&self, line: &[u8]) -> Option<RxJsonRpcMessage<RoleClient>> {
+        if has_more_values(line, MAX_VALUES) {
+            let why = format!("has more than {MAX_VALUES} values");
+            return self.unreadable(line, &why);
+        }
         let Ok(mut message) = serde_json::from_slice::<Value>(line) else {
             return self.unreadable(line, "is not JSON that every parser takes");
         };
@@ -167,6 +173,26 @@ where
         let why = format!("is larger than {} MiB", MAX_MESSAGE >> 20);
         self.unreadable(ends, &why)
     }
+}
+
+/// Whether a text of JSON has more values than this, about.
+fn has_more_values(text: &[u8], most: usize) -> bool {
+    let begins = |byte: &u8| matches!(byte, b',' | b'[' | b'{');
+    // Nearly every message is told by this; texts with many commas are looked at again.
+    if text.iter().filter(|byte| begins(byte)).count() <= most {
+        return false;
+    }
+    let (mut values, mut is_text, mut is_escaped) = (0, false, false);
+    for byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_text,
+            b'"' => is_text = !is_text,
+            byte if !is_text && begins(byte) => values += 1,
+            _ => {}
+        }
+    }
+    values > most
 }
 
 /// The members of an object that need not be JSON as a whole: each name, and the text from its
@@ -385,6 +411,13 @@ mod tests {
         server.write_all(written.as_bytes()).await.expect("written");
         assert_eq!(json_of(&lines.receive().await.expect("a result"))["id"], 1);
         assert_eq!(lines.late_probe().era(), Some(Era::Modern));
+    }
+
+    #[test]
+    fn values_are_counted_and_the_commas_of_texts_are_not() {
+        assert!(has_more_values(b"[[],[],[]]", 3));
+        assert!(!has_more_values(br#"["a,b,c,d,[{\",,,,"]"#, 3));
+        assert!(has_more_values(br#"["\\",1,2,3]"#, 3));
     }
 
     #[tokio::test]
