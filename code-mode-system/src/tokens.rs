@@ -99,6 +99,14 @@ impl TokenFile {
         token.is_some_and(|token| self.has(token))
     }
 
+    /// Completes when whoever was let in with this `Authorization` header no longer would be;
+    /// the file is looked at each second. Must be called within a tokio runtime with time.
+    pub async fn withdrawn(&self, authorization: Option<&[u8]>) {
+        while self.admits(authorization) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     fn has(&self, token: &[u8]) -> bool {
         let hash: [u8; 32] = Sha256::digest(token).into();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -34,6 +34,10 @@ const MESSAGE_BYTES: usize = 1 << 20;
 /// worker reports it as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
+/// How long after it had to stop a cell may run in a worker whose host is not trusted with the
+/// machine: such a host may leave a cell running that V8 cannot interrupt.
+const GONE_AFTER: Duration = Duration::from_secs(5);
+
 /// How much longer an observation lasts that would end within the first turn of its
 /// cell: what a program puts out at once is seen at once, however busy the machine.
 const FIRST_TURN_GRACE: Duration = Duration::from_millis(50);
@@ -173,10 +177,11 @@ impl CellShared {
         }
         // A cell that waits looks when a command comes.
         self.command(Command::Stop);
+        let now = Instant::now();
         if let Stop::Limit(limit) = reason {
-            let at = Instant::now() + STUCK_AFTER;
-            self.due_at(at, Due::Stuck(limit));
+            self.due_at(now + STUCK_AFTER, Due::Stuck(limit));
         }
+        self.due_at(now + GONE_AFTER, Due::Gone);
     }
 
     /// Gives the cell's thread a command. Where the thread is done the command is for
@@ -274,6 +279,11 @@ impl CellShared {
     pub(crate) fn own_cpu_time(&self) -> Duration {
         let started = self.placed.get().map(|placed| placed.cpu_at_start);
         cpu::thread_time().saturating_sub(started.unwrap_or(Duration::MAX))
+    }
+
+    /// Whether the cell has reported its end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.output().ended
     }
 
     /// Reports the cell as stuck, if it still runs.

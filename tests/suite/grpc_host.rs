@@ -212,6 +212,49 @@ fn only_who_knows_a_token_is_let_in_and_tokens_can_be_changed() {
 }
 
 #[test]
+fn the_lease_of_a_token_that_is_withdrawn_ends() {
+    let certificates = Certificates::new();
+    certificates.write("tokens", TOKEN);
+    let tokens = certificates.text("tokens");
+    run(async {
+        let (_child, address) = listening("grpc://127.0.0.1:0", &["--token-file", &tokens]).await;
+        let channel = channel(&address, None).await.expect("connected");
+        let mut request = tonic::Request::new(OpenSessionRequest::default());
+        let value = format!("Bearer {TOKEN}").parse().expect("text");
+        request.metadata_mut().insert("authorization", value);
+        let opened = CodeModeHostClient::new(channel).open_session(request).await;
+        let mut lease = opened.expect("let in").into_inner();
+        lease.message().await.expect("opened");
+        certificates.write("tokens", "a-new-token-of-some-length");
+        let ended = lease.message().await.expect_err("ended");
+        assert_eq!(ended.code(), Code::Unauthenticated);
+    });
+}
+
+#[test]
+fn strangers_who_say_nothing_keep_nobody_waiting() {
+    let certificates = Certificates::new();
+    certificates.write("tokens", TOKEN);
+    let tokens = certificates.text("tokens");
+    run(async {
+        let options = ["--token-file", &tokens, "--max-connections", "1"];
+        let (_child, address) = listening("grpc://127.0.0.1:0", &options).await;
+        let socket = address.trim_start_matches("http://");
+        let mut strangers = Vec::new();
+        for _ in 0..600 {
+            strangers.push(TcpStream::connect(socket).await.expect("connected"));
+        }
+        let known = channel(&address, None).await.expect("connected");
+        opens(known, Some(TOKEN)).await.expect("let in");
+        // The last of them is still there: nobody waited for its time to be over.
+        let last = strangers.last_mut().expect("a stranger");
+        let said = last.try_read(&mut [0; 64]);
+        let open = said.expect_err("nothing was said").kind();
+        assert_eq!(open, std::io::ErrorKind::WouldBlock);
+    });
+}
+
+#[test]
 fn who_is_not_let_in_takes_nobodys_place_and_is_told_no_more_than_health() {
     let certificates = Certificates::new();
     certificates.write("tokens", TOKEN);

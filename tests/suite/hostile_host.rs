@@ -40,6 +40,24 @@ fn execute(cell: u64, source: &str) -> ToWorker {
     }
 }
 
+/// A greeting, and a session of the largest limits.
+fn opening() -> [ToWorker; 3] {
+    [
+        ToWorker::Hello {
+            versions: vec![native::VERSION],
+            required_capabilities: Vec::new(),
+        },
+        ToWorker::Open {
+            limits: Limits::default(),
+            guided: false,
+        },
+        ToWorker::Tools {
+            id: 1,
+            tools: Vec::new(),
+        },
+    ]
+}
+
 /// What becomes of such a worker that is sent these in a session of the largest limits, and
 /// what it says until `enough`.
 fn sent(
@@ -58,19 +76,7 @@ fn sent(
             texts: most,
         };
         let mut inbound = MessageReader::<_, FromWorker>::new(receive, max);
-        let hello = ToWorker::Hello {
-            versions: vec![native::VERSION],
-            required_capabilities: Vec::new(),
-        };
-        let open = ToWorker::Open {
-            limits: Limits::default(),
-            guided: false,
-        };
-        let tools = ToWorker::Tools {
-            id: 1,
-            tools: Vec::new(),
-        };
-        for message in [hello, open, tools].into_iter().chain(messages) {
+        for message in opening().into_iter().chain(messages) {
             outbound.send(message.encode().expect("it fits"));
         }
         let mut said = Vec::new();
@@ -115,4 +121,32 @@ fn a_pause_does_not_stop_the_clock_of_the_machines_owner() {
         |message: &FromWorker| format!("{message:?}").contains(&format!("{:?}", Limit::WallTime));
     let (_, said) = sent(vec![forever, pause], is_over);
     assert!(said.last().is_some_and(is_over), "{said:?}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_cell_that_v8_cannot_interrupt_ends_a_lent_worker_whose_provider_does_nothing() {
+    use tokio::io::AsyncWriteExt;
+
+    use crate::listening::{framed, listening_with};
+
+    crate::support::run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        // A wall time could be over before the loop begins.
+        let most = little()
+            .max_wall_time(None)
+            .max_cpu_time(Some(Duration::from_millis(500)));
+        let most = serde_json::to_string(&most).expect("JSON");
+        let (mut worker, socket) = listening_with(&folder, &["--most", &most]).await;
+        let mut provider = tokio::net::UnixStream::connect(&socket)
+            .await
+            .expect("connected");
+        let endless = "Array.prototype.indexOf.call({length: 2 ** 53 - 1}, 1)";
+        for message in opening().into_iter().chain([execute(1, endless)]) {
+            let message = framed(message);
+            provider.write_all(&message).await.expect("written");
+        }
+        let status = worker.wait().await.expect("it ends");
+        assert_eq!(status.code(), Some(3));
+    });
 }

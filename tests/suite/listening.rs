@@ -12,12 +12,21 @@ use crate::support::{Agent, exec, program, provider_at, run, texts};
 
 /// A worker that listens, and its socket. What it logs is in `worker.log` beside.
 pub async fn listening(folder: &tempfile::TempDir) -> (tokio::process::Child, std::path::PathBuf) {
+    listening_with(folder, &[]).await
+}
+
+/// The same with further arguments.
+pub async fn listening_with(
+    folder: &tempfile::TempDir,
+    arguments: &[&str],
+) -> (tokio::process::Child, std::path::PathBuf) {
     let socket = folder.path().join("worker.sock");
     let log = std::fs::File::create(folder.path().join("worker.log")).expect("created");
     let child = tokio::process::Command::new(program())
         .arg("worker")
         .arg("--listen")
         .arg(&socket)
+        .args(arguments)
         .stderr(log)
         .kill_on_drop(true)
         .spawn()
@@ -36,7 +45,8 @@ async fn connected(folder: &tempfile::TempDir) -> (tokio::process::Child, tokio:
     (child, stream)
 }
 
-fn framed(message: ToWorker) -> Vec<u8> {
+/// The bytes of a message.
+pub fn framed(message: ToWorker) -> Vec<u8> {
     let parts = message.encode().expect("encodes").into_parts();
     parts.flat_map(|part| part.to_vec()).collect()
 }

@@ -24,6 +24,7 @@ mod limits;
 mod listening;
 mod mcp;
 mod mcp_client;
+mod mcp_http;
 mod model_cells;
 mod pauses;
 mod pending;

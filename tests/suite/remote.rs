@@ -117,6 +117,27 @@ fn a_host_that_is_not_there_or_refuses_is_named_and_its_token_is_not() {
 }
 
 #[test]
+fn a_token_that_is_withdrawn_takes_the_workers_it_borrowed_with_it() {
+    run(async {
+        let directory = tempfile::tempdir().expect("a directory");
+        let tokens = directory.path().join("tokens");
+        std::fs::write(&tokens, "a-token-that-nobody-guesses").expect("written");
+        let (_host, url) = host(&["--token-file", tokens.to_str().expect("text")]).await;
+        let remote = RemoteHost::new(&url).bearer_token("a-token-that-nobody-guesses");
+        let provider = Provider::new(options().worker(WorkerSource::Remote(remote)));
+        let provider = provider.expect("nothing to find");
+        let session = session(&provider, &Arc::default()).await;
+        let busy = session.execute(request("while (true) {}")).await;
+        let busy = busy.expect("admitted");
+        std::fs::write(&tokens, "another-token-of-some-length").expect("written");
+        let response = busy.outcome().await.expect("answered");
+        let error = error_text(&response).expect("an error");
+        assert!(error.contains("was lost"), "{error}");
+        provider.shutdown().await;
+    });
+}
+
+#[test]
 fn a_worker_that_dies_there_says_how_here() {
     run(async {
         let (host, url) = host(&[]).await;

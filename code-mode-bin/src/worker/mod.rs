@@ -115,6 +115,11 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     };
     match runtime.block_on(code_mode::serve(stream, engine, locked_in)) {
         Ok(()) => {}
+        // Its thread runs on: only the end of the process ends it.
+        Err(error @ ServeError::DoesNotStop) => {
+            tracing::error!(%error, "this worker ends");
+            sandbox::exit_now(i32::from(CANNOT_SERVE))
+        }
         // The host is gone: nobody is left to report this to.
         Err(ServeError::Connection(error)) => tracing::debug!(%error, "the host is gone"),
         Err(error) => tracing::error!(%error, "this worker ends"),

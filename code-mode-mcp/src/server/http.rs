@@ -7,9 +7,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use code_mode_system::{Listener, Place, TokenFile};
+use futures::StreamExt;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -152,6 +153,12 @@ impl AuthLayer {
     }
 }
 
+/// A body that ends when the token it is for is withdrawn.
+fn until(body: Body, over: impl Future<Output = ()> + Send + Sync + 'static) -> Body {
+    let frames = BodyStream::new(body).take_until(over);
+    BodyExt::boxed(StreamBody::new(frames))
+}
+
 fn answer(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())).boxed());
     *response.status_mut() = status;
@@ -171,9 +178,17 @@ impl Service<Request<Incoming>> for AuthLayer {
         if let Some(refusal) = self.refusal(&request) {
             return Box::pin(async move { Ok(refusal) });
         }
-        let mcp = self.front.mcp.clone();
+        let Front { mcp, tokens } = self.front.clone();
+        let authorization = request.headers().get(header::AUTHORIZATION).cloned();
+        let withdrawn = tokens.map(|tokens| async move {
+            let authorization = authorization.as_ref().map(|value| value.as_bytes());
+            tokens.withdrawn(authorization).await;
+        });
         Box::pin(async move {
             let mut response = mcp.handle(request).await;
+            if let Some(withdrawn) = withdrawn {
+                response = response.map(|body| until(body, withdrawn));
+            }
             // A proxy that collects the stream would hold news back.
             let no_buffering = header::HeaderValue::from_static("no");
             response

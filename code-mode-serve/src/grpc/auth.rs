@@ -1,6 +1,7 @@
 //! Authentication, before a request reaches the service.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::future::Either;
@@ -12,6 +13,7 @@ use tower::Service;
 
 use super::accept::Peer;
 use super::guard::Guard;
+use super::withdrawn::{self, WhileAdmitted};
 
 /// The path of gRPC's health service, open without a token: health checkers have
 /// none.
@@ -77,19 +79,40 @@ impl<S> AuthLayer<S> {
 impl<S> Service<http::Request<Body>> for AuthLayer<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Either<std::future::Ready<Result<http::Response<Body>, Infallible>>, S::Future>;
+    type Future = Answering<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        match self.refusal(&request) {
-            Some(response) => Either::Left(std::future::ready(Ok(response))),
-            None => Either::Right(self.inner.call(request)),
+        if let Some(response) = self.refusal(&request) {
+            return Either::Left(std::future::ready(Ok(response)));
+        }
+        let is_health = request.uri().path() == HEALTH;
+        let withdrawn = self.guard.withdrawn(request.headers());
+        let answering = self.inner.call(request);
+        match withdrawn.filter(|_| !is_health) {
+            None => Either::Right(Either::Left(answering)),
+            Some(withdrawn) => Either::Right(Either::Right(Box::pin(async move {
+                let mut withdrawn = Box::pin(withdrawn);
+                tokio::select! {
+                    answer = answering => {
+                        let answer = answer?;
+                        Ok(answer.map(|body| Body::new(WhileAdmitted::new(body, withdrawn))))
+                    }
+                    () = &mut withdrawn => Ok(withdrawn::status().into_http()),
+                }
+            }))),
         }
     }
 }
+
+type Answer = Result<http::Response<Body>, Infallible>;
+/// A refusal, or the answer of the service; guarded, it ends with its token.
+type Answering<F> =
+    Either<std::future::Ready<Answer>, Either<F, Pin<Box<dyn Future<Output = Answer> + Send>>>>;

@@ -183,4 +183,17 @@ impl Guard {
         let value = headers.get(http::header::AUTHORIZATION);
         tokens.admits(value.map(|value| value.as_bytes()))
     }
+
+    /// Completes when the token of these headers is withdrawn; `None` where none is needed.
+    pub(super) fn withdrawn(
+        &self,
+        headers: &HeaderMap,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let tokens = self.tokens.clone()?;
+        let value = headers.get(http::header::AUTHORIZATION).cloned();
+        Some(async move {
+            let value = value.as_ref().map(|value| value.as_bytes());
+            tokens.withdrawn(value).await;
+        })
+    }
 }

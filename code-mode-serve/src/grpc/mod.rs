@@ -20,6 +20,7 @@ mod service;
 mod session;
 mod standard;
 mod subscriptions;
+mod withdrawn;
 mod workers;
 
 pub use address::{Address, InvalidAddress};

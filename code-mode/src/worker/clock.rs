@@ -23,6 +23,8 @@ pub(crate) enum Due {
     Collect(u64),
     /// A cell that hit this limit should have stopped by now.
     Stuck(LimitExceeded),
+    /// A cell that had to stop, for whatever reason, should have ended long ago.
+    Gone,
 }
 
 /// One entry; the earliest is the greatest.
@@ -88,7 +90,7 @@ impl Clock {
         }
     }
 
-    /// Handles deadlines, for ever.
+    /// Handles deadlines, until a cell that had to stop is found running long after.
     pub(crate) async fn run(&self) {
         loop {
             let next = self.state().entries.peek().map(|entry| entry.at);
@@ -96,14 +98,19 @@ impl Clock {
             match next {
                 None => earlier.await,
                 Some(at) => tokio::select! {
-                    () = tokio::time::sleep_until(at.into()) => self.do_due(),
+                    () = tokio::time::sleep_until(at.into()) => {
+                        if !self.do_due() {
+                            return;
+                        }
+                    }
                     () = earlier => {}
                 },
             }
         }
     }
 
-    fn do_due(&self) {
+    /// False where a cell does not stop.
+    fn do_due(&self) -> bool {
         let now = Instant::now();
         loop {
             let entry = {
@@ -114,16 +121,19 @@ impl Clock {
                 }
             };
             let Some(entry) = entry else {
-                return;
+                return true;
             };
-            if let Some(cell) = entry.cell.upgrade() {
-                self.due(&cell, entry.due);
+            if let Some(cell) = entry.cell.upgrade()
+                && !self.due(&cell, entry.due)
+            {
+                return false;
             }
         }
     }
 
-    fn due(&self, cell: &Arc<CellShared>, due: Due) {
+    fn due(&self, cell: &Arc<CellShared>, due: Due) -> bool {
         match due {
+            Due::Gone => return cell.has_ended(),
             Due::Collect(observation) => cell.collect_due(observation),
             Due::Stuck(limit) => cell.report_stuck(limit),
             Due::WallTime => {
@@ -144,5 +154,6 @@ impl Clock {
                 }
             }
         }
+        true
     }
 }

@@ -59,6 +59,10 @@ pub enum ServeError {
     /// The host sent a message that has no place where it came.
     #[error("the host broke the protocol: {0}")]
     Protocol(&'static str),
+    /// A cell did not stop though it had to, and the host is not trusted with this machine: the
+    /// process must end.
+    #[error("a cell did not stop")]
+    DoesNotStop,
 }
 
 /// A host is trusted with memory: stored values and tool definitions of any size are
@@ -118,7 +122,9 @@ where
         tools: (0, Arc::default()),
     };
     let served = server.run(&mut inbound).await;
-    if let Some(session) = server.session.take() {
+    if let Some(session) = server.session.take()
+        && !matches!(served, Err(ServeError::DoesNotStop))
+    {
         // Cells of a host that is gone run for nobody.
         session.stop().await;
     }
@@ -240,7 +246,11 @@ impl<A: WorkerEnvironment> Server<A> {
             };
             let message = tokio::select! {
                 message = inbound.next() => message?,
-                () = clock => continue,
+                () = clock => match self.environment.most() {
+                    Some(_) => return Err(ServeError::DoesNotStop),
+                    // A trusted host decides.
+                    None => continue,
+                },
             };
             match message {
                 None => return Ok(Done::Disconnected),
