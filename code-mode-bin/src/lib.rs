@@ -139,6 +139,14 @@ pub fn main() -> ExitCode {
     if started_as_codex_host {
         arguments.insert(1, "serve".into());
     }
+    #[cfg(target_os = "linux")]
+    if let Some([command, mark]) = arguments.get(1..3)
+        && command == "guard"
+    {
+        // Started by this program itself, for what it starts.
+        code_mode_system::guard(&mark.to_string_lossy());
+        return ExitCode::SUCCESS;
+    }
     let done = command_line()
         .try_get_matches_from(arguments)
         .and_then(|matches| match matches.subcommand() {
@@ -155,6 +163,20 @@ pub fn main() -> ExitCode {
         let _ = error.print();
         ExitCode::from(if error.use_stderr() { WRONG_USAGE } else { 0 })
     })
+}
+
+/// Has what this program starts guarded, and ends all that is below it after `work`.
+async fn with_children<T>(work: impl Future<Output = T>) -> T {
+    /// How long the last processes may take to end.
+    const TIME: std::time::Duration = std::time::Duration::from_secs(1);
+    #[cfg(target_os = "linux")]
+    if let Ok(program) = std::env::current_exe() {
+        code_mode_system::guard_with(program);
+    }
+    let children = code_mode_system::Children::adopt();
+    let done = work.await;
+    children.end(TIME).await;
+    done
 }
 
 /// Runs a command with its options.

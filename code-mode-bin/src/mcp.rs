@@ -149,13 +149,13 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let done = runtime.block_on(async {
+    let done = runtime.block_on(crate::with_children(async {
         match &args.command {
             Some(Command::Check { servers, json }) => look(servers, Some(*json)).await,
             Some(Command::Policy { servers }) => look(servers, None).await,
             None => serve(&args).await,
         }
-    });
+    }));
     runtime.shutdown_background();
     done
 }
@@ -182,8 +182,18 @@ impl ServerArgs {
 
 /// `check` and `policy`.
 async fn look(servers: &ServerArgs, json: Option<bool>) -> Result<ExitCode, Failure> {
+    let mut interrupts = Interrupts::new()?;
     let broker = broker(servers.options())?;
-    let checked = code_mode_mcp::check(&broker).await;
+    let checked = tokio::select! {
+        checked = code_mode_mcp::check(&broker) => checked,
+        by = interrupts.next() => {
+            tokio::select! {
+                _ = tokio::time::timeout(END, broker.end()) => {}
+                _ = interrupts.next() => {}
+            }
+            return Ok(ExitCode::from(by.exit_status()));
+        }
+    };
     let shown = match json {
         Some(true) => checked.json() + "\n",
         Some(false) => checked.table(),

@@ -3,11 +3,15 @@
 //! Child processes with everything they start, signals, descriptors, standard streams, and
 //! sockets that belong to one user. This crate knows nothing of cells, sessions or wires.
 
+mod children;
 mod descriptors;
 mod environment;
+#[cfg(target_os = "linux")]
+mod guard;
 mod http_clients;
 mod interrupts;
 mod listener;
+mod marks;
 mod name_lookup;
 mod places;
 #[cfg(unix)]
@@ -16,8 +20,11 @@ mod processes;
 mod standard_streams;
 mod tokens;
 
+pub use children::Children;
 pub use descriptors::{allow_many, close_inherited_on_exec};
 pub use environment::inherited_environment;
+#[cfg(target_os = "linux")]
+pub use guard::{guard, guard_with};
 pub use http_clients::prepare_http_clients;
 pub use interrupts::{Interrupt, Interrupts};
 pub use listener::{Connection, Incoming, Listener};

@@ -1,18 +1,23 @@
 //! A command, and everything that it starts.
 //!
 //! A tool's command whose time is over, or an MCP server that is not needed any more,
-//! must end, and so must whatever it has started: the group of processes it leads (a job on Windows), and on
-//! Linux also processes that left the group, which are known by a mark in their
-//! environment.
+//! must end, and so must whatever it has started: the group of processes it leads (a job on
+//! Windows), and on Linux also processes that left the group or outlived its leader, which are
+//! known by a mark in their environment. A process that clears its environment and leaves its
+//! group is found at this program's end only ([`Children`](crate::Children)).
 
 use std::io;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use process_wrap::tokio::{ChildWrapper, CommandWrap};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 
-/// The variable that marks the processes of one call.
-const MARK: &str = "CODE_MODE_TOOL_CALL";
+#[cfg(target_os = "linux")]
+use crate::guard;
+use crate::marks::{MARK, mark};
+#[cfg(target_os = "linux")]
+use crate::marks::{is_anywhere, signal};
 
 /// A command that runs. Dropping it before it has ended ends it and all it started.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub struct Processes {
 impl Processes {
     /// Starts a command as the leader of a new process group.
     pub fn start(mut command: Command) -> io::Result<Self> {
+        #[cfg(target_os = "linux")]
+        guard::start();
         let mark = mark();
         command.env(MARK, &mark).kill_on_drop(true);
         #[cfg(target_os = "linux")]
@@ -50,32 +57,67 @@ impl Processes {
         )
     }
 
-    /// Asks the command, and what it has started, to end.
-    #[cfg(unix)]
-    pub fn ask_to_end(&self) {
-        let _ = self.child.signal(libc::SIGTERM);
-    }
-
-    /// This system cannot tell.
-    #[cfg(not(unix))]
-    pub fn ask_to_end(&self) {}
-
-    /// Waits for the command's end. Processes that it left behind continue.
+    /// Waits for the command's end. Processes that it left behind continue, at most until this
+    /// program's end.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait().await;
         self.has_ended = true;
         status
     }
+
+    /// Ends the command, whose standard input was closed, and all it started: they have a `step`
+    /// of time, are asked to end (SIGTERM on Unix), have a `step` again and are ended.
+    pub async fn end(&mut self, step: Duration) {
+        for is_asked in [false, true] {
+            if is_asked {
+                self.ask_to_end();
+            }
+            if tokio::time::timeout(step, self.all_ended()).await.is_ok() {
+                return;
+            }
+        }
+        self.kill();
+    }
+
+    /// Ends what the command has left behind.
+    pub fn end_rest(&mut self) {
+        self.kill();
+    }
+
+    async fn all_ended(&mut self) {
+        /// How often stragglers are looked for: nobody tells when they end.
+        const LOOK_EVERY: Duration = Duration::from_millis(50);
+        let _ = self.wait().await;
+        #[cfg(target_os = "linux")]
+        while is_anywhere(&self.mark) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = LOOK_EVERY;
+    }
+
+    fn ask_to_end(&self) {
+        #[cfg(target_os = "linux")]
+        signal(&self.mark, rustix::process::Signal::TERM);
+        #[cfg(all(unix, not(target_os = "linux")))]
+        let _ = self.child.signal(libc::SIGTERM);
+    }
+
+    fn kill(&mut self) {
+        // The group's number may be another's once its leader is gone.
+        if !self.has_ended || cfg!(not(target_os = "linux")) {
+            let _ = self.child.start_kill();
+        }
+        #[cfg(target_os = "linux")]
+        signal(&self.mark, rustix::process::Signal::KILL);
+    }
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        if self.has_ended {
-            return;
+        if !self.has_ended {
+            self.kill();
         }
-        let _ = self.child.start_kill();
-        #[cfg(target_os = "linux")]
-        stragglers::kill(&self.mark);
     }
 }
 
@@ -93,55 +135,5 @@ fn die_with_parent(command: &mut Command) {
                 Err(io::Error::last_os_error())
             }
         });
-    }
-}
-
-/// A mark that no other call has.
-fn mark() -> String {
-    format!("{:x}-{}", std::process::id(), uuid::Uuid::new_v4().simple())
-}
-
-#[cfg(target_os = "linux")]
-mod stragglers {
-    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-
-    use super::MARK;
-
-    /// How often processes are looked for: one that is looked at may have just started
-    /// another.
-    const ROUNDS: usize = 8;
-
-    /// Ends every process that has this mark in its environment.
-    pub(super) fn kill(mark: &str) {
-        let wanted = format!("{MARK}={mark}");
-        for _ in 0..ROUNDS {
-            let Ok(processes) = std::fs::read_dir("/proc") else {
-                return;
-            };
-            let mut found = false;
-            for process in processes.flatten() {
-                let name = process.file_name();
-                let pid = name.to_str().and_then(|name| name.parse().ok());
-                if let Some(pid) = pid.and_then(Pid::from_raw) {
-                    found |= kill_if_marked(pid, wanted.as_bytes());
-                }
-            }
-            if !found {
-                return;
-            }
-        }
-    }
-
-    /// Ends a process if it has the mark. The descriptor is taken first, so that the
-    /// process which is looked at is the one which is ended.
-    fn kill_if_marked(pid: Pid, wanted: &[u8]) -> bool {
-        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
-            return false;
-        };
-        let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()));
-        // A process that has ended and that nobody has waited for has none.
-        let is_marked = environment
-            .is_ok_and(|variables| variables.split(|byte| *byte == 0).any(|v| v == wanted));
-        is_marked && pidfd_send_signal(&process, Signal::KILL).is_ok()
     }
 }

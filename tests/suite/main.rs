@@ -41,6 +41,7 @@ mod stdio_wire;
 mod stuck;
 mod support;
 mod telemetry;
+mod terminal;
 mod tool_inputs;
 mod traces;
 mod transcript;

@@ -674,3 +674,142 @@ fn check_says_which_server_on_http_cannot_be_reached_whatever_its_address() {
         assert_eq!(status, "down: the server cannot be reached", "{server}");
     }
 }
+
+/// A launcher whose server ignores everything, and has left its group; it writes its number.
+#[cfg(target_os = "linux")]
+fn stubborn(folder: &tempfile::TempDir, how: &str) -> (String, std::path::PathBuf) {
+    let place = folder.path().join("pid");
+    let script = folder.path().join("stubborn.sh");
+    let text = format!(
+        "#!/bin/sh\ntrap '' TERM HUP INT\n\
+         {how} sh -c 'trap \"\" TERM HUP INT; echo $$ > {0}.new; mv {0}.new {0}; while :; do sleep 100; done' </dev/null >/dev/null 2>&1 &\n\
+         exec {1}\n",
+        place.display(),
+        mad("plain"),
+    );
+    std::fs::write(&script, text).expect("written");
+    (format!("sh {}", script.display()), place)
+}
+
+#[cfg(target_os = "linux")]
+async fn pid_in(place: &std::path::Path) -> u32 {
+    loop {
+        if let Ok(text) = std::fs::read_to_string(place) {
+            return text.trim().parse().expect("a number");
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until a process is gone.
+#[cfg(target_os = "linux")]
+async fn gone(pid: u32) {
+    let state = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let rest = stat
+            .rsplit_once(')')
+            .map(|(_, rest)| rest.trim().to_owned());
+        rest.and_then(|rest| rest.chars().next())
+    };
+    while !matches!(state(), None | Some('Z' | 'X')) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_a_servers_launcher_left_behind_ends_with_the_program() {
+    // The second leaves its group and its environment as well.
+    for how in ["", "setsid env -i PATH=/usr/bin:/bin"] {
+        run(async {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (command, place) = stubborn(&folder, how);
+            let mut client = Client::start(&["--server", &format!("s={command}")]);
+            client.initialize(json!({})).await;
+            client.exec("await tools.s__echo({})").await;
+            let left = pid_in(&place).await;
+            assert_eq!(client.leave().await, Some(0));
+            gone(left).await;
+        });
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_a_server_started_ends_where_the_program_is_killed() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (command, place) = stubborn(&folder, "setsid");
+        let mut client = Client::start(&["--server", &format!("s={command}")]);
+        client.initialize(json!({})).await;
+        client.exec("await tools.s__echo({})").await;
+        let left = pid_in(&place).await;
+        crate::support::send(client.pid(), rustix::process::Signal::KILL);
+        gone(left).await;
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_a_server_left_behind_ends_where_the_server_does() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (command, place) = stubborn(&folder, "setsid");
+        let mut client = Client::start(&["--server", &format!("s={command}")]);
+        client.initialize(json!({})).await;
+        client.exec("await tools.s__echo({})").await;
+        let left = pid_in(&place).await;
+        client.exec("await tools.s__die({})").await;
+        gone(left).await;
+        client.leave().await;
+    });
+}
+
+#[test]
+fn a_signal_ends_a_check_that_waits_for_a_server() {
+    run(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let config = tempfile::NamedTempFile::new().expect("a file");
+        let server =
+            json!({"mcpServers": {"s": {"type": "sse", "url": format!("http://{address}/sse")}}});
+        std::fs::write(config.path(), server.to_string()).expect("written");
+        let mut check = tokio::process::Command::new(crate::support::program())
+            .args(["mcp", "check", "--config", path(&config)])
+            .stdout(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("started");
+        let (_silent, _) = listener.accept().await.expect("it connects");
+        crate::support::send(check.id().expect("it runs"), rustix::process::Signal::TERM);
+        assert_eq!(check.wait().await.expect("ended").code(), Some(143));
+    });
+}
+
+#[test]
+fn a_rule_that_forbids_nothing_is_named_at_the_start() {
+    run(async {
+        use tokio::io::AsyncBufReadExt;
+
+        let policy = allow(&json!({"deny": ["madd/*", "mad/echo", "mad/resource:*"]}));
+        let server = format!("mad={}", mad("plain"));
+        let mut program = tokio::process::Command::new(crate::support::program())
+            .args(["mcp", "--server", &server, "--policy", path(&policy)])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("started");
+        let said = tokio::io::BufReader::new(program.stderr.take().expect("a pipe"));
+        let mut lines = said.lines();
+        loop {
+            let line = lines.next_line().await.expect("read").expect("a warning");
+            if line.contains("fits no tool") {
+                assert!(line.contains("madd/*"), "{line}");
+                return;
+            }
+        }
+    });
+}

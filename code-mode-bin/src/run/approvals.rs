@@ -6,22 +6,22 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use code_mode_host::NestedToolCall;
 use code_mode_mcp::{Approval, ApprovalRequest, Approvals, CallContext, CallIds, NotAsked};
-use tokio::sync::Mutex;
+
+use super::output::Output;
 
 /// The terminal, where somebody may be.
 pub(crate) struct AtTerminal {
     is_there: bool,
     approvals: Approvals,
-    /// Held while a question is on the terminal.
-    asking: Mutex<()>,
+    output: Arc<Output>,
 }
 
 impl AtTerminal {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(output: Arc<Output>) -> Arc<Self> {
         Arc::new(Self {
             is_there: std::io::stdin().is_terminal() && std::io::stderr().is_terminal(),
             approvals: Approvals::default(),
-            asking: Mutex::new(()),
+            output,
         })
     }
 }
@@ -57,9 +57,9 @@ impl CallContext for ScriptCall {
             return Err(NotAsked::CannotAsk);
         }
         let _pause = self.call.pause();
-        let _one = self.terminal.asking.lock().await;
+        let _asking = self.terminal.output.ask().await;
         let question = format!(
-            "The script wants to call {}. May it? [y/N] ",
+            "code-mode: the script wants to call {}. May it? [y/N] ",
             request.words()
         );
         let answer = tokio::task::spawn_blocking(move || ask(&question)).await;
@@ -71,6 +71,9 @@ impl CallContext for ScriptCall {
 }
 
 fn ask(question: &str) -> bool {
+    // What was typed before belongs to something else: perhaps to a question of the script.
+    #[cfg(unix)]
+    let _ = rustix::termios::tcflush(std::io::stdin(), rustix::termios::QueueSelector::IFlush);
     let mut stderr = std::io::stderr();
     let _ = write!(stderr, "{question}");
     let _ = stderr.flush();

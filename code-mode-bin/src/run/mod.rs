@@ -164,7 +164,9 @@ fn run(args: &Args) -> Result<(), Failure> {
             .unwrap_or(Duration::from_millis(args.yield_time_ms)),
         max_output_tokens: asked.max_output_tokens.or(args.max_output_tokens),
     };
-    let ended = runtime.block_on(in_session(args, tools, stored, script));
+    let ended = runtime.block_on(crate::with_children(in_session(
+        args, tools, stored, script,
+    )));
     runtime.shutdown_background();
     ended
 }
@@ -207,14 +209,20 @@ async fn in_session(
             options.config = args.mcp_config.clone();
             options.policy = args.policy.clone();
             let broker = crate::mcp::broker(options)?;
-            broker.all_started().await;
+            tokio::select! {
+                () = broker.all_started() => {}
+                by = interrupts.next() => {
+                    let _ = tokio::time::timeout(crate::mcp::END, broker.end()).await;
+                    return Err(Failure::Interrupted(by));
+                }
+            }
             Some(broker)
         }
     };
     let delegate = Arc::new(RunDelegate {
         tools: tools.clone(),
         servers: servers.clone(),
-        at_terminal: AtTerminal::new(),
+        at_terminal: AtTerminal::new(output.clone()),
         at_once: Semaphore::new(COMMANDS_AT_ONCE),
         output: output.clone(),
     });
@@ -327,9 +335,11 @@ impl Observing<'_> {
                 truncate::truncate(response.content_items_mut(), *budget);
                 *budget = budget.saturating_sub(shown.div_ceil(4) as u64);
             }
+            let quiet = self.output.quiet().await;
             self.output
                 .items(response.content_items())
                 .map_err(Failure::Runtime)?;
+            drop(quiet);
             match response {
                 CellResponse::Yielded { .. } | CellResponse::Pending { .. } => {}
                 CellResponse::Terminated { .. } => {
@@ -425,6 +435,7 @@ impl CodeModeSessionDelegate for RunDelegate {
     }
 
     async fn notify(&self, notification: CellNotification, _: CancellationToken) {
+        let _quiet = self.output.quiet().await;
         self.output.notification(&notification.text);
     }
 

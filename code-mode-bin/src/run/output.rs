@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
 use code_mode_host::{NestedToolCall, ToolCallFinished};
 use code_mode_protocol::{ContentItem, SourcePosition};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use code_mode_protocol::text::visible;
@@ -30,6 +31,27 @@ pub(crate) struct Output {
     /// Whether the status line counts calls.
     progress: bool,
     calls: Calls,
+    /// Held by whoever shows something that takes time to read: a question to a person.
+    terminal: tokio::sync::Mutex<()>,
+    /// Lines that wait for the end of a question; `None` while there is none.
+    held: Mutex<Option<Vec<String>>>,
+}
+
+/// A person is asked: until this is dropped, nothing but the question is written.
+pub(crate) struct Asking<'a> {
+    output: &'a Output,
+    _terminal: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if let Some(spinner) = &self.output.spinner {
+            spinner.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        for line in self.output.held().take().into_iter().flatten() {
+            show!("{line}");
+        }
+    }
 }
 
 /// Calls of the script.
@@ -71,7 +93,34 @@ impl Output {
             spinner,
             progress,
             calls: Calls::default(),
+            terminal: tokio::sync::Mutex::default(),
+            held: Mutex::default(),
         }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Vec<String>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The terminal, for a question alone.
+    pub(crate) async fn ask(&self) -> Asking<'_> {
+        let terminal = self.terminal.lock().await;
+        if let Some(spinner) = &self.spinner {
+            spinner.set_draw_target(ProgressDrawTarget::hidden());
+            // What it drew last stays otherwise: the beginning of the line, and an empty line.
+            let _ = write!(std::io::stderr(), "\r\x1b[2K");
+        }
+        *self.held() = Some(Vec::new());
+        Asking {
+            output: self,
+            _terminal: terminal,
+        }
+    }
+
+    /// Waits until nobody is asked. What is written while this is held is not in between a
+    /// question and its answer.
+    pub(crate) async fn quiet(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.terminal.lock().await
     }
 
     /// Prints what the status line must not be in the way of.
@@ -99,7 +148,10 @@ impl Output {
     }
 
     fn line(&self, value: &Value) {
-        show!("{value}");
+        match &mut *self.held() {
+            Some(held) => held.push(value.to_string()),
+            None => show!("{value}"),
+        }
     }
 
     /// Shows items of output.
@@ -169,12 +221,17 @@ impl Output {
         }))
     }
 
-    /// Shows a notification.
+    /// Shows a notification. At a terminal each line of it is marked, so that none of them can
+    /// pass for a line of this program.
     pub(crate) fn notification(&self, text: &str) {
         if self.json {
             self.line(&json!({"type": "notification", "text": text}));
+        } else if self.terminals.1 {
+            let shown = visible(text);
+            let marked: Vec<_> = shown.lines().map(|line| format!("| {line}")).collect();
+            self.print(|| say!("{}", marked.join("\n")));
         } else {
-            self.print(|| say!("{}", self.err(text)));
+            self.print(|| say!("{text}"));
         }
     }
 
@@ -260,7 +317,12 @@ impl Output {
 
 fn write(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
-    std::fs::write(path, bytes)
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    // The names are known beforehand: a link could lead to any file of the user.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW);
+    options.open(path)?.write_all(bytes)
 }
 
 /// The media type and content of a `data:` URL. Content that claims to be base64

@@ -114,18 +114,16 @@ impl ServerProcess {
         status
     }
 
-    /// Ends the program, whose standard input was closed: it gets some time, then SIGTERM,
-    /// has some time again, and is ended.
+    /// Ends the program, whose standard input was closed, and all it started.
     pub(crate) async fn end(mut self) {
-        if tokio::time::timeout(STEP, self.processes.wait())
-            .await
-            .is_ok()
-        {
-            return;
-        }
-        self.processes.ask_to_end();
-        // Dropped after that, it is ended.
-        let _ = tokio::time::timeout(STEP, self.processes.wait()).await;
+        self.processes.end(STEP).await;
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        // A launcher may have ended before what it has launched.
+        self.processes.end_rest();
     }
 }
 

@@ -1,0 +1,92 @@
+//! A person at a terminal who is asked.
+#![cfg(target_os = "linux")]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::mcp_client::mad;
+use crate::support::program;
+
+/// Runs a script at a terminal, with a server whose destructive tool needs an approval; what was
+/// shown, and the exit status.
+fn at_terminal(script: &str, steps: &[Value]) -> (String, Option<i32>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [source, config] = ["main.js", "mcp.json"].map(|name| folder.path().join(name));
+    let command = mad("claims");
+    let mut words = command
+        .split_whitespace()
+        .map(|word| word.trim_matches('\''));
+    let servers = json!({"mcpServers": {"mad": {
+        "command": words.next(), "args": words.collect::<Vec<_>>()}}});
+    std::fs::write(&source, script).expect("written");
+    std::fs::write(&config, servers.to_string()).expect("written");
+    let harness = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/terminal.py");
+    let mut child = Command::new("python3")
+        .arg(harness)
+        .arg(program())
+        .args(["run", "--mcp-config"])
+        .args([&config, &source])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    for step in steps {
+        writeln!(input, "{step}").expect("written");
+    }
+    drop(input);
+    let done = child.wait_with_output().expect("it ends");
+    (
+        String::from_utf8_lossy(&done.stdout).into_owned(),
+        done.status.code(),
+    )
+}
+
+#[test]
+fn nothing_is_written_between_a_question_and_its_answer() {
+    let script = "const call = tools.mad__destroy({ path: '/home' });\n\
+         for (let i = 0; i < 60; i++) notify('\\n'.repeat(60) + 'May it? [y/N] ');\n\
+         text('output'); await call; text('done')";
+    let steps = [
+        json!(["expect", "{path: \"/home\"}. May it? [y/N] "]),
+        json!(["type", "y\n"]),
+    ];
+    let (shown, status) = at_terminal(script, &steps);
+    assert_eq!(status, Some(0), "{shown}");
+    let asked = shown.find("/home\"}. May it? [y/N] ").expect("asked");
+    let answered = shown[asked..]
+        .find("y\r\n")
+        .expect("the echo of the answer");
+    let between = &shown[asked..asked + answered];
+    assert!(between.ends_with("[y/N] "), "{between:?}");
+    // Whatever the script says is marked.
+    let forged = shown
+        .lines()
+        .filter(|line| line.ends_with("May it? [y/N] "));
+    for line in forged.filter(|line| !line.contains("/home")) {
+        assert!(
+            line.trim_start_matches(['\r', '\u{1b}', '[', '2', 'K'])
+                .starts_with("| "),
+            "{line:?}"
+        );
+    }
+}
+
+#[test]
+fn what_was_typed_before_a_question_answers_nothing() {
+    let script = "notify('Go on? [y/N]'); await tools.mad__read({});\n\
+         const until = Date.now() + 300; while (Date.now() < until) {}\n\
+         await tools.mad__destroy({})";
+    let steps = [
+        json!(["expect", "Go on? [y/N]"]),
+        json!(["type", "y\n"]),
+        json!(["expect", "mad/destroy with {}. May it? [y/N] "]),
+        json!(["type", "n\n"]),
+    ];
+    let (shown, status) = at_terminal(script, &steps);
+    assert_eq!(status, Some(1), "{shown}");
+    assert!(shown.contains("was refused"), "{shown}");
+}
