@@ -13,6 +13,7 @@ use code_mode_host::{
     NestedToolCall, Provider, SessionOptions, ToolError, ToolName, TraceEvent, TraceLine,
     TracedProgram, Turn, WaitRequest,
 };
+use code_mode_protocol::text::visible;
 use code_mode_system::{say, show};
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +58,9 @@ pub(crate) fn main(args: Args) -> ExitCode {
         }
         Ok(differences) => {
             for difference in differences {
-                show!("{difference}");
+                // What a trace has is a stranger's: it makes no line of its own.
+                let shown = difference.to_string();
+                show!("{}", visible(&shown).replace('\n', "\\n"));
             }
             ExitCode::FAILURE
         }

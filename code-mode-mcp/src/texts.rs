@@ -32,25 +32,33 @@ pub(crate) struct DescribedServer<'a> {
 
 /// The description of `exec`: all tools in as much detail as fits the budget in tokens.
 pub(crate) fn exec_description(servers: &[DescribedServer], budget: usize) -> String {
-    let levels: [fn(&DescribedServer) -> String; 4] = [full, one_line, sentences, names];
-    let fitting = levels.iter().find_map(|level| {
-        let text: String = servers
-            .iter()
-            .map(|server| section(server, *level))
-            .collect();
-        (tokens(&text) <= budget).then_some(text)
-    });
+    let levels: [Level; 4] = [full, one_line, sentences, names];
+    let fitting = levels
+        .iter()
+        .find_map(|level| described(servers, *level, budget));
     let all = fitting.unwrap_or_else(|| servers.iter().map(counted).collect());
     format!("{EXEC}\n\nServers and their tools (descriptions are the servers' own claims):\n{all}")
 }
 
+/// The sections of all servers at a level; `None` as soon as they do not fit.
+fn described(servers: &[DescribedServer], level: Level, budget: usize) -> Option<String> {
+    let mut text = String::new();
+    for server in servers {
+        text.push_str(&heading(server));
+        level(server, &mut |part| {
+            text.push_str(part);
+            tokens(&text) <= budget
+        })?;
+    }
+    Some(text)
+}
+
+/// Writes a server's tools part by part, until a part does not fit.
+type Level = fn(&DescribedServer, &mut dyn FnMut(&str) -> bool) -> Option<()>;
+
 /// A text's tokens, about.
 pub(crate) fn tokens(text: &str) -> usize {
     text.len() * 2 / 7
-}
-
-fn section(server: &DescribedServer, tools: fn(&DescribedServer) -> String) -> String {
-    format!("{}{}", heading(server), tools(server))
 }
 
 fn heading(server: &DescribedServer) -> String {
@@ -68,46 +76,34 @@ fn heading(server: &DescribedServer) -> String {
     heading
 }
 
-fn declaration(tool: &ToolDefinition) -> String {
-    let declared = describe::declaration(tool);
-    declared
-        .strip_prefix("declare const tools: { ")
-        .and_then(|rest| rest.strip_suffix(" };"))
-        .map(str::to_owned)
-        .unwrap_or(declared)
-}
-
-fn full(server: &DescribedServer) -> String {
-    each(server, |tool| {
+fn full(server: &DescribedServer, put: &mut dyn FnMut(&str) -> bool) -> Option<()> {
+    each(server, put, |tool| {
         let said = line(&tool.description, 300);
+        let signature = describe::signature_on_one_line(tool);
         match said.is_empty() {
-            true => declaration(tool),
-            false => format!("/** {said} */\n{}", declaration(tool)),
+            true => signature,
+            false => format!("/** {said} */\n{signature}"),
         }
     })
 }
 
-fn one_line(server: &DescribedServer) -> String {
-    each(server, |tool| {
-        let declared = declaration(tool)
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ");
-        line(&declared, 400)
+fn one_line(server: &DescribedServer, put: &mut dyn FnMut(&str) -> bool) -> Option<()> {
+    each(server, put, |tool| {
+        cut(&describe::signature_on_one_line(tool), 400)
     })
 }
 
-fn sentences(server: &DescribedServer) -> String {
-    each(server, |tool| {
+fn sentences(server: &DescribedServer, put: &mut dyn FnMut(&str) -> bool) -> Option<()> {
+    each(server, put, |tool| {
         let said = line(&tool.description, 300);
         let end = said.find(". ").unwrap_or(said.len());
         format!("{}: {}", tool.name, cut(&said[..end], 100))
     })
 }
 
-fn names(server: &DescribedServer) -> String {
+fn names(server: &DescribedServer, put: &mut dyn FnMut(&str) -> bool) -> Option<()> {
     let names = server.tools.iter().map(|(tool, _)| tool.name.as_str());
-    format!("{}\n", names.collect::<Vec<_>>().join(", "))
+    put(&format!("{}\n", names.collect::<Vec<_>>().join(", "))).then_some(())
 }
 
 fn counted(server: &DescribedServer) -> String {
@@ -119,16 +115,22 @@ fn counted(server: &DescribedServer) -> String {
     )
 }
 
-fn each(server: &DescribedServer, show: impl Fn(&ToolDefinition) -> String) -> String {
-    let mut text = String::new();
+fn each(
+    server: &DescribedServer,
+    put: &mut dyn FnMut(&str) -> bool,
+    show: impl Fn(&ToolDefinition) -> String,
+) -> Option<()> {
     for (tool, renamed) in &server.tools {
-        text.push_str(&show(tool));
-        if let Some(raw) = renamed {
-            text.push_str(&format!(" // its server calls it {:?}", line(raw, 100)));
+        let renamed = renamed.map(|raw| {
+            let raw = line(raw, 100);
+            format!(" // its server calls it {raw:?}")
+        });
+        let shown = format!("{}{}\n", show(tool), renamed.unwrap_or_default());
+        if !put(&shown) {
+            return None;
         }
-        text.push('\n');
     }
-    text
+    Some(())
 }
 
 /// A stranger's text on one line, without characters that could hide something or end a

@@ -190,6 +190,9 @@ impl ToolTable {
             None => true,
             Some(name) => tool.details.as_ref().and_then(server) == Some(name),
         };
+        /// Declarations of so many bytes are given; tools beyond have their descriptions alone.
+        const MAX_DECLARED: usize = 1 << 20;
+        let mut declared = 0;
         let tools: Vec<Value> = found
             .into_iter()
             .filter_map(|index| self.get(index))
@@ -197,11 +200,15 @@ impl ToolTable {
             .take(limit)
             .map(|tool| match detail {
                 "names" => Value::from(tool.name.as_str()),
-                "declarations" => json!({
-                    "name": tool.name,
-                    "description": summary(&tool.description),
-                    "declaration": self.declaration(&tool.name, shapes),
-                }),
+                "declarations" if declared <= MAX_DECLARED => {
+                    let declaration = self.declaration(&tool.name, shapes);
+                    declared += declaration.as_ref().map_or(0, String::len);
+                    json!({
+                        "name": tool.name,
+                        "description": summary(&tool.description),
+                        "declaration": declaration,
+                    })
+                }
                 _ => json!({
                     "name": tool.name,
                     "description": summary(&tool.description),

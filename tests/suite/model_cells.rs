@@ -184,6 +184,44 @@ fn a_source_that_takes_too_long_to_read_ends_its_cell() {
 }
 
 #[test]
+fn what_v8_cannot_interrupt_is_refused_before_it_takes_long() {
+    run(async {
+        let provider = provider_in_process();
+        for (source, expected) in [
+            (
+                "new URLSearchParams('a=b&'.repeat(2 ** 20))",
+                "characters at most",
+            ),
+            (
+                "new URL('http://a/' + 'b'.repeat(2 ** 21))",
+                "characters at most",
+            ),
+            (
+                "const p = new URLSearchParams(Array(200_000).fill(['a', ''])); `${p}`",
+                "pairs at most",
+            ),
+            (
+                "const b = new ArrayBuffer(8); structuredClone(b, {transfer: Array(10 ** 6).fill(b)})",
+                "buffers at most",
+            ),
+            (
+                "const b = new ArrayBuffer(8); structuredClone(b, {transfer: [b, b]})",
+                "cannot be moved",
+            ),
+            ("search_tools('word '.repeat(10_000))", "characters at most"),
+        ] {
+            let (_, error) = outcome(&provider, source).await;
+            let error = error.expect("an error");
+            assert!(error.contains(expected), "{source}: {error}");
+        }
+        // A message of megabytes has no help, and costs no more than it is long.
+        let (_, error) = outcome(&provider, "throw new Error('x'.repeat(2 ** 22))").await;
+        assert!(!error.expect("an error").contains("help:"));
+        provider.shutdown().await;
+    });
+}
+
+#[test]
 fn a_plain_session_has_none_of_it() {
     run(async {
         let provider = provider_in_process();

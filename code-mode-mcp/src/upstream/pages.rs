@@ -11,7 +11,7 @@ use super::transport::json_bytes;
 /// Pages, items and bytes of JSON of one listing.
 const MAX_PAGES: usize = 100;
 const MAX_ITEMS: usize = 10_000;
-const MAX_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 /// Why a listing has nothing.
 pub(crate) enum NotListed {

@@ -2,7 +2,9 @@
 //!
 //! No schema may cost a tool: what cannot be understood becomes `unknown`, a
 //! recursive reference is followed a second time and then ends in `unknown`, and
-//! so does everything past a fixed number of nodes or levels.
+//! so does everything past a fixed number of nodes, levels or bytes.
+
+use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
@@ -12,6 +14,11 @@ const REF_REPEATS: usize = 2;
 const MAX_DEPTH: usize = 40;
 /// Nodes of one type before `unknown`; references can multiply without end.
 const MAX_NODES: usize = 4_000;
+/// Bytes of names, values and comments of one type before `unknown`: one node may have
+/// megabytes of them.
+const MAX_BYTES: usize = 256 << 10;
+/// A longer reference leads nowhere.
+const MAX_REFERENCE: usize = 1_000;
 
 /// The TypeScript type of a JSON Schema.
 ///
@@ -29,14 +36,33 @@ const MAX_NODES: usize = 4_000;
 /// assert_eq!(type_of(&schema), r#"{ n?: number | null; tag: "a"; }"#);
 /// ```
 pub fn type_of(schema: &Value) -> String {
-    Renderer {
+    render(schema, Comments::OnLines)
+}
+
+/// The same type on one line, with each comment between `/*` and `*/` behind its property.
+pub(super) fn type_on_one_line(schema: &Value) -> String {
+    render(schema, Comments::Within)
+}
+
+fn render(schema: &Value, comments: Comments) -> String {
+    let mut renderer = Renderer {
         root: schema,
+        comments,
         path: Vec::new(),
         depth: 0,
         nodes: 0,
-    }
-    .schema(schema)
-    .0
+        bytes: 0,
+    };
+    renderer.schema(schema).0
+}
+
+/// Where descriptions of properties stand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Comments {
+    /// Above the property, which has a line of its own.
+    OnLines,
+    /// Behind the property.
+    Within,
 }
 
 /// How tightly a type's text binds, lowest first; what binds less than its
@@ -50,10 +76,12 @@ enum Binding {
 
 struct Renderer<'a> {
     root: &'a Value,
+    comments: Comments,
     /// The references that led here.
     path: Vec<&'a str>,
     depth: usize,
     nodes: usize,
+    bytes: usize,
 }
 
 type Rendered = (String, Binding);
@@ -71,6 +99,7 @@ fn join(mut parts: Vec<Rendered>, binding: Binding, separator: &str) -> Rendered
     if parts.len() == 1 {
         return parts.remove(0);
     }
+    let mut known = HashSet::new();
     let mut texts: Vec<String> = Vec::new();
     for (text, inner) in parts {
         let text = if inner < binding {
@@ -78,7 +107,7 @@ fn join(mut parts: Vec<Rendered>, binding: Binding, separator: &str) -> Rendered
         } else {
             text
         };
-        if !texts.contains(&text) {
+        if known.insert(text.clone()) {
             texts.push(text);
         }
     }
@@ -97,6 +126,24 @@ fn union(parts: Vec<Rendered>) -> Rendered {
 }
 
 impl<'a> Renderer<'a> {
+    /// Whether so many more bytes fit.
+    fn takes(&mut self, bytes: usize) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.bytes <= MAX_BYTES
+    }
+
+    /// A value of the schema as the type of itself.
+    fn literal(&mut self, value: &Value) -> Option<Rendered> {
+        // A text is no longer than its JSON, and this is known without writing that.
+        let text = value.as_str().map_or(0, str::len);
+        if !self.takes(text) {
+            return None;
+        }
+        let literal = value.to_string();
+        self.takes(literal.len() - text.min(literal.len()))
+            .then(|| single(literal))
+    }
+
     fn schema(&mut self, schema: &'a Value) -> Rendered {
         self.nodes += 1;
         if self.depth >= MAX_DEPTH || self.nodes > MAX_NODES {
@@ -117,10 +164,11 @@ impl<'a> Renderer<'a> {
             return self.reference(reference);
         }
         if let Some(value) = map.get("const") {
-            return single(value.to_string());
+            return self.literal(value).unwrap_or_else(unknown);
         }
         if let Some(Value::Array(values)) = map.get("enum") {
-            return union(values.iter().map(|v| single(v.to_string())).collect());
+            let literals: Option<Vec<_>> = values.iter().map(|v| self.literal(v)).collect();
+            return literals.map_or_else(unknown, union);
         }
         let mut parts = Vec::new();
         for key in ["anyOf", "oneOf"] {
@@ -199,9 +247,9 @@ impl<'a> Renderer<'a> {
             Some(Value::Object(properties)) => Some(properties),
             _ => None,
         };
-        let required: Vec<&str> = match map.get("required") {
+        let required: HashSet<&str> = match map.get("required") {
             Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
-            _ => Vec::new(),
+            _ => HashSet::new(),
         };
         let mut names: Vec<&String> = properties.unwrap_or(&no_properties).keys().collect();
         names.sort();
@@ -212,8 +260,12 @@ impl<'a> Renderer<'a> {
                 continue;
             };
             let comment = comment_lines(property);
+            let bytes = comment.iter().map(|line| line.len()).sum::<usize>() + name.len();
+            if !self.takes(bytes) {
+                break;
+            }
             commented |= !comment.is_empty();
-            let optional = if required.contains(&name.as_str()) {
+            let optional = if required.contains(name.as_str()) {
                 ""
             } else {
                 "?"
@@ -235,8 +287,14 @@ impl<'a> Renderer<'a> {
         if members.is_empty() {
             return single("{}");
         }
-        if !commented {
-            let members: Vec<String> = members.into_iter().map(|(_, m)| m).collect();
+        if !commented || self.comments == Comments::Within {
+            let members: Vec<String> = members
+                .into_iter()
+                .map(|(comment, member)| match comment.is_empty() {
+                    true => member,
+                    false => format!("{member} /* {} */", comment.join(" ").replace("*/", "* /")),
+                })
+                .collect();
             return single(format!("{{ {} }}", members.join(" ")));
         }
         let mut text = String::from("{\n");
@@ -252,8 +310,8 @@ impl<'a> Renderer<'a> {
 
     fn reference(&mut self, reference: &'a str) -> Rendered {
         let target = match reference.strip_prefix('#') {
-            Some(pointer) => self.root.pointer(pointer),
-            None => None,
+            Some(pointer) if pointer.len() <= MAX_REFERENCE => self.root.pointer(pointer),
+            _ => None,
         };
         let repeats = self.path.iter().filter(|r| **r == reference).count();
         match target {
@@ -383,6 +441,33 @@ mod tests {
         }
         let schema = json!({"$defs": defs, "$ref": "#/$defs/d0"});
         assert!(type_of(&schema).len() < 100_000);
+    }
+
+    #[test]
+    fn megabytes_in_a_few_nodes_give_little_output() {
+        let many: Vec<_> = (0..200_000).map(|n| json!(format!("value {n}"))).collect();
+        assert_eq!(type_of(&json!({"enum": many})), "unknown");
+        assert_eq!(type_of(&json!({"const": "x".repeat(1 << 20)})), "unknown");
+        let long = "x".repeat(100 << 10);
+        let described = json!({"properties": {
+            "a": {"description": long}, "b": {"description": long}, "c": {"description": long}}});
+        assert!(type_of(&described).len() <= MAX_BYTES);
+        // One definition that is long, and is referred to many times.
+        let wide: Map<_, _> = (0..2000)
+            .map(|n| (format!("p{n}"), json!({"$ref": "#/$defs/d"})))
+            .collect();
+        let schema = json!({"$defs": {"d": {"const": long}}, "properties": wide});
+        assert!(type_of(&schema).len() <= 2 * MAX_BYTES);
+    }
+
+    #[test]
+    fn on_one_line_no_comment_swallows_what_follows() {
+        let schema = json!({"type": "object", "required": ["a"], "properties": {
+            "a": {"type": "string", "description": "one\n// two */ three"}, "b": {}}});
+        assert_eq!(
+            type_on_one_line(&schema),
+            "{ a: string; /* one // two * / three */ b?: unknown; }"
+        );
     }
 
     #[test]

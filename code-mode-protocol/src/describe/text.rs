@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::schema::type_on_one_line;
 use super::{MCP_TYPES, type_of};
 use crate::{ToolAnswer, ToolDefinition, ToolKind, normalize_tool_name};
 
@@ -94,7 +95,29 @@ pub fn tool_section(tool: &ToolDefinition) -> String {
 /// is that of an MCP `CallToolResult`, or that belongs to an `mcp__` namespace,
 /// returns `CallToolResult`, with the type of its structured content if known.
 pub fn declaration(tool: &ToolDefinition) -> String {
-    let name = normalize_tool_name(&tool.name);
+    let (name, signature) = signature(tool, type_of);
+    format!("declare const tools: {{ {name}{signature}; }};")
+}
+
+/// A tool's name and signature on one line, as a method of `tools`: comments are between `/*` and
+/// `*/`, so that what follows one is still code.
+///
+/// ```
+/// # use code_mode_protocol::{ToolDefinition, Json, describe::signature_on_one_line};
+/// let schema = Json::parse(r#"{"properties": {"n": {"description": "how many"}}}"#.to_owned());
+/// let tool = ToolDefinition::function("take", "").input_schema(schema.ok());
+/// assert_eq!(
+///     signature_on_one_line(&tool),
+///     "take(args: { n?: unknown; /* how many */ }): Promise<unknown>;",
+/// );
+/// ```
+pub fn signature_on_one_line(tool: &ToolDefinition) -> String {
+    let (name, signature) = signature(tool, type_on_one_line);
+    format!("{name}{signature};")
+}
+
+/// The name of a tool, and what it takes and gives.
+fn signature(tool: &ToolDefinition, type_of: fn(&Value) -> String) -> (String, String) {
     let parameters = match tool.kind {
         ToolKind::Freeform => "input: string".to_owned(),
         ToolKind::Function => match schema(&tool.input_schema) {
@@ -107,7 +130,8 @@ pub fn declaration(tool: &ToolDefinition) -> String {
         Some(None) => "CallToolResult".to_owned(),
         None => schema(&tool.output_schema).map_or_else(|| "unknown".to_owned(), |s| type_of(&s)),
     };
-    format!("declare const tools: {{ {name}({parameters}): Promise<{result}>; }};")
+    let signature = format!("({parameters}): Promise<{result}>");
+    (normalize_tool_name(&tool.name), signature)
 }
 
 fn schema(json: &Option<crate::Json>) -> Option<Value> {

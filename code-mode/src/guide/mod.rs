@@ -45,11 +45,13 @@ impl Guide<'_> {
                 position.line, position.column
             ));
         }
-        let message = text
-            .split("\n    at ")
-            .next()
-            .unwrap_or_default()
-            .to_owned();
+        /// Longer messages are not V8's own, and help has nothing to say of them.
+        const LONGEST: usize = 10_000;
+        let message = text.split("\n    at ").next().unwrap_or_default();
+        let message = match message.len() > LONGEST {
+            true => String::new(),
+            false => message.to_owned(),
+        };
         if let Some(excerpt) = position.and_then(|position| excerpt(self.source, position)) {
             text.push('\n');
             text.push_str(&excerpt);

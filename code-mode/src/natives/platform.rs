@@ -164,12 +164,21 @@ pub(super) fn clone<'s>(
         .map_err(|_| Refusal::from("structuredClone has lost its helper"))?;
     let refuser = Refuser(v8::Global::new(scope, refuse));
     let context = scope.get_current_context();
-    let mut moved = Vec::new();
+    let mut moved: Vec<v8::Local<v8::ArrayBuffer>> = Vec::new();
     if let Ok(transfer) = v8::Local::<v8::Array>::try_from(args.get(1)) {
+        /// V8 cannot be interrupted while this looks at them.
+        const MAX_MOVED: u32 = 1_000;
+        if transfer.length() > MAX_MOVED {
+            return Err(Refusal::from("transfer has 1,000 buffers at most"));
+        }
         for index in 0..transfer.length() {
             let value = thrown(transfer.get_index(scope, index))?;
             match v8::Local::<v8::ArrayBuffer>::try_from(value) {
-                Ok(buffer) if buffer.is_detachable() && !buffer.was_detached() => {
+                Ok(buffer)
+                    if buffer.is_detachable()
+                        && !buffer.was_detached()
+                        && !moved.contains(&buffer) =>
+                {
                     moved.push(buffer);
                 }
                 _ => {

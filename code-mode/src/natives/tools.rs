@@ -99,6 +99,15 @@ pub(super) fn search<'s>(
     state: &CellState,
     args: &v8::FunctionCallbackArguments<'s>,
 ) -> Answer<Value<'s>> {
+    /// Nobody asks with more, and V8 cannot be interrupted in the search.
+    const LONGEST_QUERY: usize = 10_000;
+    if v8::Local::<v8::String>::try_from(args.get(0))
+        .is_ok_and(|query| query.length() > LONGEST_QUERY)
+    {
+        return Err(Refusal::from(
+            "search_tools takes 10,000 characters at most",
+        ));
+    }
     let query = text_argument(scope, args, 0);
     let limit = args.get(1).uint32_value(scope).unwrap_or(u32::MAX);
     let server = match args.get(2) {
