@@ -210,6 +210,19 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
+    fn a_new_log_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log.jsonl");
+        let log = AuditLog::open(&path).expect("opened");
+        log.write(&record("log", Outcome::Ran));
+        let mode = path.metadata().expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
     fn calls_that_all_ran_are_counted_and_others_are_listed() {
         let ran = [record("log", Outcome::Ran), record("log", Outcome::Ran)];
         assert_eq!(in_words(&ran, 0).as_deref(), Some("calls: 2 ran (git/log)"));

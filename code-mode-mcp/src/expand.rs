@@ -128,13 +128,21 @@ pub(crate) fn env_file(path: &Path) -> Result<BTreeMap<String, String>, String> 
     Ok(variables)
 }
 
-/// A URL's password and query are secrets.
+/// A URL's password and query are secrets, and so is what looks like a token in its path: many
+/// servers are reached by an address that alone lets in.
 pub(crate) fn add_secrets_of_url(url: &str, secrets: &Secrets) {
     let Ok(url) = url::Url::parse(url) else {
         return;
     };
     secrets.add(url.username());
     secrets.add(url.password().unwrap_or_default());
+    /// Names of paths are shorter, or have no digits.
+    const TOKEN: usize = 16;
+    for part in url.path_segments().into_iter().flatten() {
+        if part.len() >= TOKEN && part.bytes().any(|byte| byte.is_ascii_digit()) {
+            secrets.add(part);
+        }
+    }
     for (_, value) in url.query_pairs() {
         secrets.add(&value);
     }
@@ -147,6 +155,17 @@ pub(crate) fn add_secrets_of_url(url: &str, secrets: &Secrets) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_looks_like_a_token_in_an_address_is_a_secret() {
+        let secrets = Secrets::default();
+        add_secrets_of_url(
+            "https://h/api/streamable-http-server/a1b2c3d4e5f6a7b8/mcp",
+            &secrets,
+        );
+        let shown = secrets.hide("/api/streamable-http-server/a1b2c3d4e5f6a7b8/mcp");
+        assert_eq!(shown, "/api/streamable-http-server/[secret]/mcp");
+    }
 
     #[test]
     fn variables_are_expanded_once_and_oddities_stay() {

@@ -54,7 +54,7 @@ fn present(response: &mut CellResponse, tokens: u64) {
         })
         .collect();
     let Some(texts) = texts else {
-        return truncate::truncate(items, tokens);
+        return present_mixed(items, tokens);
     };
     let joined = texts.join("\n");
     let budget = usize::try_from(tokens).unwrap_or(usize::MAX);
@@ -75,10 +75,55 @@ fn present(response: &mut CellResponse, tokens: u64) {
     }
 }
 
+/// Cuts texts between which something else stands: the first that does not fit what is left of
+/// the budget is cut by itself, and a line at the end counts those behind it.
+fn present_mixed(items: &mut Vec<ContentItem>, tokens: u64) {
+    let mut remaining = tokens;
+    let mut omitted = 0;
+    items.retain_mut(|item| {
+        let ContentItem::Text { text } = item else {
+            return true;
+        };
+        if remaining == 0 {
+            omitted += 1;
+            return false;
+        }
+        let cost = text.len().div_ceil(BYTES_PER_TOKEN) as u64;
+        if cost > remaining {
+            let mut cut = vec![ContentItem::text(std::mem::take(text))];
+            truncate::truncate(&mut cut, remaining);
+            if let Some(ContentItem::Text { text: cut }) = cut.pop() {
+                *text = cut;
+            }
+        }
+        remaining = remaining.saturating_sub(cost);
+        true
+    });
+    if omitted > 0 {
+        items.push(ContentItem::text(format!(
+            "[omitted {omitted} text items ...]"
+        )));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use code_mode_host::CellId;
+
+    #[test]
+    fn beside_an_image_each_text_is_cut_by_itself_and_later_ones_are_counted() {
+        let image = ContentItem::Image {
+            image_url: "data:image/png;base64,AAAA".to_owned(),
+            detail: code_mode_host::ImageDetail::High,
+        };
+        let text = |letter: &str| ContentItem::text(letter.repeat(40));
+        let mut items = vec![text("a"), image.clone(), text("b"), text("c"), text("d")];
+        present_mixed(&mut items, 12);
+        let cut = ContentItem::text("bbbb…8 tokens truncated…bbbb");
+        let counted = ContentItem::text("[omitted 2 text items ...]");
+        assert_eq!(items, [text("a"), image, cut, counted]);
+    }
 
     #[test]
     fn an_error_is_part_of_the_output_and_what_is_cut_says_so_first() {
