@@ -60,7 +60,7 @@ pub use options::{InMemory, ProviderOptions, Sandbox, WorkerSource};
 pub use process::{ExitReason, SpawnError};
 pub use provider::Provider;
 pub use remote::{RemoteError, RemoteHost};
-pub use session::Session;
+pub use session::{Session, input_fits};
 pub use trace::{Recorder, TRACE_VERSION, TraceEvent, TraceLine, TracedProgram, TracedUse};
 pub use worker::{ConnectionError, WorkerStats};
 

@@ -46,3 +46,4 @@ pub use check::{Checked, check};
 pub use config::{ConfigError, MARKER};
 pub use policy::{Pattern, Policy, PolicyError};
 pub use server::{Gateway, MAX_HTTP_CONNECTIONS, Store};
+pub use upstream::{read_events, read_lines, read_listing};

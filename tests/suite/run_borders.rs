@@ -217,3 +217,25 @@ fn sleeping(numbers: std::ops::RangeInclusive<u32>) -> Vec<String> {
         })
         .collect()
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_an_error_and_never_success() {
+    let full = || std::fs::File::create("/dev/full").expect("opened");
+    for (options, said) in [
+        (&[][..], "cannot write the output"),
+        (&["--json"][..], "cannot write the output"),
+        (&["--store", "/dev/full"][..], "it is not a file"),
+    ] {
+        let done = std::process::Command::new(program())
+            .arg("run")
+            .args(options)
+            .arg("-")
+            .stdin(input("text('output')"))
+            .stdout(full())
+            .output()
+            .expect("it runs");
+        let error = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && error.contains(said), "{error}");
+    }
+}

@@ -172,11 +172,19 @@ fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn read_source(path: &Path) -> Result<String, Failure> {
-    let read = if path == Path::new("-") {
+    /// No cell takes a longer source.
+    const LONGEST: u64 = 256 << 20;
+    let read = |file: &mut dyn Read| {
         let mut source = String::new();
-        std::io::stdin().read_to_string(&mut source).map(|_| source)
-    } else {
-        std::fs::read_to_string(path)
+        let read = file.take(LONGEST + 1).read_to_string(&mut source)?;
+        match read as u64 > LONGEST {
+            true => Err(std::io::Error::other("it is larger than 256 MiB")),
+            false => Ok(source),
+        }
+    };
+    let read = match path == Path::new("-") {
+        true => read(&mut std::io::stdin()),
+        false => std::fs::File::open(path).and_then(|mut file| read(&mut file)),
     };
     read.map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))
 }
@@ -275,7 +283,9 @@ async fn in_session(
     if let Some(servers) = servers {
         let _ = tokio::time::timeout(crate::mcp::END, servers.end()).await;
     }
-    observed.and(saved)
+    observed.and(saved).and(output.written().map_err(|error| {
+        Failure::Runtime(format!("cannot write the output: {error}"))
+    }))
 }
 
 /// What a script may use besides the globals.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use code_mode_protocol::text::visible;
-use code_mode_system::{say, show};
+use code_mode_system::say;
 
 /// How V8 names a cell's module in stack frames.
 const MODULE_NAME: &str = "exec_main.mjs";
@@ -35,6 +35,8 @@ pub(crate) struct Output {
     terminal: tokio::sync::Mutex<()>,
     /// Lines that wait for the end of a question; `None` while there is none.
     held: Mutex<Option<Vec<String>>>,
+    /// Why output could not be written.
+    lost: OnceLock<std::io::Error>,
 }
 
 /// A person is asked: until this is dropped, nothing but the question is written.
@@ -49,7 +51,7 @@ impl Drop for Asking<'_> {
             spinner.set_draw_target(ProgressDrawTarget::stderr());
         }
         for line in self.output.held().take().into_iter().flatten() {
-            show!("{line}");
+            self.output.put(format_args!("{line}\n"));
         }
     }
 }
@@ -95,6 +97,7 @@ impl Output {
             calls: Calls::default(),
             terminal: tokio::sync::Mutex::default(),
             held: Mutex::default(),
+            lost: OnceLock::new(),
         }
     }
 
@@ -147,10 +150,27 @@ impl Output {
         }
     }
 
+    /// Writes to standard output.
+    fn put(&self, text: std::fmt::Arguments) {
+        let mut stdout = std::io::stdout().lock();
+        let written = stdout.write_fmt(text).and_then(|()| stdout.flush());
+        if let Err(error) = written {
+            // A reader that went away has seen enough.
+            if error.kind() != std::io::ErrorKind::BrokenPipe {
+                let _ = self.lost.set(error);
+            }
+        }
+    }
+
+    /// Whether all output was written, to whoever still reads it.
+    pub(crate) fn written(&self) -> Result<(), &std::io::Error> {
+        self.lost.get().map_or(Ok(()), Err)
+    }
+
     fn line(&self, value: &Value) {
         match &mut *self.held() {
             Some(held) => held.push(value.to_string()),
-            None => show!("{value}"),
+            None => self.put(format_args!("{value}\n")),
         }
     }
 
@@ -160,13 +180,8 @@ impl Output {
             let shown = match item {
                 ContentItem::Text { text } if self.json => json!({"type": "text", "text": text}),
                 ContentItem::Text { text } => {
-                    self.print(|| {
-                        let mut stdout = std::io::stdout().lock();
-                        let end = if text.ends_with('\n') { "" } else { "\n" };
-                        // A reader that went away has seen enough.
-                        let _ = write!(stdout, "{}{end}", self.out(text));
-                        let _ = stdout.flush();
-                    });
+                    let end = if text.ends_with('\n') { "" } else { "\n" };
+                    self.print(|| self.put(format_args!("{}{end}", self.out(text))));
                     continue;
                 }
                 ContentItem::Image { image_url, detail } => {
@@ -190,7 +205,7 @@ impl Output {
                         shown["bytes"]
                     ),
                 };
-                self.print(|| show!("{}", self.out(&line)));
+                self.print(|| self.put(format_args!("{}\n", self.out(&line))));
             }
         }
         Ok(())

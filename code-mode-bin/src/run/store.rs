@@ -20,7 +20,13 @@ pub(crate) enum StoreError {
 
 /// The values in a file; empty while the file does not exist.
 pub(crate) fn read(path: &Path) -> Result<Vec<(String, Json)>, StoreError> {
-    let text = match std::fs::read_to_string(path) {
+    // A device could be read for ever.
+    let is_odd = std::fs::metadata(path).is_ok_and(|file| !file.is_file());
+    let text = match is_odd {
+        true => Err(io::Error::other("it is not a file")),
+        false => std::fs::read_to_string(path),
+    };
+    let text = match text {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {

@@ -22,4 +22,5 @@ mod model;
 pub(crate) use core::Settings;
 pub(crate) use driver::{Opening, Shared};
 pub use handle::Session;
+pub use inputs::input_fits;
 pub(crate) use messages::Received;

@@ -65,7 +65,7 @@ pub(crate) async fn list(
 }
 
 /// A tool of a listing; `None` where it has no name.
-fn tool_of(definition: Value) -> Option<UpstreamTool> {
+pub(super) fn tool_of(definition: Value) -> Option<UpstreamTool> {
     let text = |key: &str| definition.get(key).and_then(Value::as_str);
     let hint = |key: &str| {
         definition

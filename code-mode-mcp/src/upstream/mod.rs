@@ -7,6 +7,7 @@ mod call;
 mod claims;
 mod connect;
 mod error;
+mod fuzzed;
 mod listing;
 mod pages;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use claims::StrictestClaims;
 pub(crate) use call::ElicitInCall;
 pub(crate) use error::CallError;
 use error::ConnectError;
+pub use fuzzed::{read_events, read_lines, read_listing};
 pub(crate) use listing::UpstreamTool;
 pub(crate) use pages::pages;
 

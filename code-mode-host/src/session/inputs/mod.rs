@@ -5,6 +5,7 @@
 //! at a time for a session. An input that would cost more goes to its tool unchecked.
 
 mod bounded;
+mod fuzzed;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -14,6 +15,8 @@ use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
 use bounded::{Bounded, Cost};
+
+pub use fuzzed::input_fits;
 
 /// How much of a rule's own text is shown.
 const SHOWN: usize = 300;

@@ -67,6 +67,11 @@ where
         }
     }
 
+    /// Calls with these ids have been sent.
+    pub(crate) fn await_answers(&self, ids: impl Iterator<Item = RequestId>) {
+        self.calls().extend(ids);
+    }
+
     /// The place of a late answer to a probe.
     pub(crate) fn late_probe(&self) -> LateProbe {
         self.late_probe.clone()
@@ -258,7 +263,7 @@ where
         if let JsonRpcMessage::Request(request) = &item
             && matches!(request.request, ClientRequest::CallToolRequest(_))
         {
-            self.calls().insert(request.id.clone());
+            self.await_answers(std::iter::once(request.id.clone()));
         }
         let line = serde_json::to_vec(&item).map(|mut line| {
             line.push(b'\n');

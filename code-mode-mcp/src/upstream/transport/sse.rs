@@ -78,7 +78,7 @@ pub(crate) async fn connect(
 }
 
 /// Ends the stream at an event of more than `most` bytes, which a reader would keep in memory.
-fn without_endless_events<E>(
+pub(crate) fn without_endless_events<E>(
     bytes: impl Stream<Item = Result<Bytes, E>>,
     most: usize,
 ) -> impl Stream<Item = Result<Bytes, E>> {
