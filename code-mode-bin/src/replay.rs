@@ -58,7 +58,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
         }
         Ok(differences) => {
             for difference in differences {
-                // What a trace has is a stranger's: it makes no line of its own.
+                // A trace is a stranger's text: it must not add lines.
                 let shown = difference.to_string();
                 show!("{}", visible(&shown).replace('\n', "\\n"));
             }

@@ -12,7 +12,7 @@ use crate::texts::line;
 /// How much of a name is shown.
 const SHOWN: usize = 100;
 
-/// What is decided about: a call of a tool, a resource that is read, or a prompt that is got.
+/// The subject of a decision: a call of a tool, the reading of a resource or of a prompt.
 pub(crate) struct Subject<'a> {
     pub(crate) server: &'a str,
     /// The tool's own name; `resource:ADDRESS` or `prompt:NAME` for the others.
@@ -24,7 +24,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) arguments: &'a Map<String, Value>,
 }
 
-/// What the policy, and a person, said of a call.
+/// The decision of the policy, and of a person, about a call.
 pub(crate) struct Decided {
     pub(crate) in_words: String,
     /// Why the call must not run.

@@ -1,7 +1,7 @@
 //! The arguments of a call as a person sees them before it runs.
 //!
 //! A program chooses its arguments, so a long one must not hide another: every key is shown, and
-//! each value is shortened by itself. What is left out is counted outside of quotation marks,
+//! each value is shortened by itself. Omissions are counted outside of quotation marks,
 //! where no value can write.
 
 use code_mode_protocol::text::clean_line;
@@ -47,7 +47,7 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    /// Adds a text; `None` where there is no room for it.
+    /// Adds a text; `None` where it does not fit.
     fn add(&mut self, text: &str) -> Option<()> {
         self.text.push_str(text);
         (self.text.len() <= MOST).then_some(())

@@ -23,8 +23,7 @@ static PROGRAM_FILE: OnceLock<PathBuf> = OnceLock::new();
 static PIPE: Mutex<Option<ChildStdin>> = Mutex::new(None);
 
 /// Names the program that becomes a guard when it is started with the argument `guard` and a mark:
-/// it must call [`guard`]. The guard is started with the first command; without this call there
-/// is none.
+/// it must call [`guard`]. The guard is started with the first command, and only after this call.
 pub fn guard_with(program: PathBuf) {
     let _ = PROGRAM_FILE.set(program);
 }
@@ -38,7 +37,7 @@ pub(crate) fn start() {
     if pipe.is_some() {
         return;
     }
-    // Without a mark of its own, and out of reach of the terminal's signals.
+    // It has no mark itself, and the terminal's signals do not reach it.
     let started = Command::new(program)
         .args([GUARD, &PROGRAM])
         .env_clear()

@@ -38,7 +38,7 @@ mod linux {
     pub(crate) fn signal(mark: &str, signal: Signal) {
         for _ in 0..ROUNDS {
             let sent = marked(mark).filter(|process| pidfd_send_signal(process, signal).is_ok());
-            // One that was asked to end may take its time, one that was ended is gone.
+            // After SIGTERM a process may take its time; after SIGKILL it is gone.
             if sent.count() == 0 || signal != Signal::KILL {
                 return;
             }

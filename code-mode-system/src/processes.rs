@@ -66,7 +66,7 @@ impl Processes {
     }
 
     /// Ends the command, whose standard input was closed, and all it started: they have a `step`
-    /// of time, are asked to end (SIGTERM on Unix), have a `step` again and are ended.
+    /// of time, get SIGTERM (on Unix), have a `step` again and are killed.
     pub async fn end(&mut self, step: Duration) {
         for is_asked in [false, true] {
             if is_asked {

@@ -99,8 +99,8 @@ impl TokenFile {
         token.is_some_and(|token| self.has(token))
     }
 
-    /// Completes when whoever was let in with this `Authorization` header no longer would be;
-    /// the file is looked at each second. Must be called within a tokio runtime with time.
+    /// Completes when this `Authorization` header no longer admits its client; the file is looked
+    /// at each second. Must be called within a tokio runtime with time.
     pub async fn withdrawn(&self, authorization: Option<&[u8]>) {
         while self.admits(authorization) {
             tokio::time::sleep(LOOK_EVERY).await;

@@ -214,7 +214,7 @@ fn what_v8_cannot_interrupt_is_refused_before_it_takes_long() {
             let error = error.expect("an error");
             assert!(error.contains(expected), "{source}: {error}");
         }
-        // A message of megabytes has no help, and costs no more than it is long.
+        // A message of megabytes has no help.
         let (_, error) = outcome(&provider, "throw new Error('x'.repeat(2 ** 22))").await;
         assert!(!error.expect("an error").contains("help:"));
         provider.shutdown().await;

@@ -1,4 +1,4 @@
-//! A person at a terminal who is asked.
+//! Questions to a person at a terminal.
 #![cfg(target_os = "linux")]
 
 use std::io::Write;
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::mcp_client::mad;
 use crate::support::program;
 
-/// Runs a script at a terminal, with a server whose destructive tool needs an approval; what was
-/// shown, and the exit status.
+/// Runs a script at a terminal, with a server whose destructive tool needs an approval. Returns
+/// the contents of the terminal, and the exit status.
 fn at_terminal(script: &str, steps: &[Value]) -> (String, Option<i32>) {
     let folder = tempfile::tempdir().expect("a folder");
     let [source, config] = ["main.js", "mcp.json"].map(|name| folder.path().join(name));

@@ -71,7 +71,7 @@ impl CallContext for ScriptCall {
 }
 
 fn ask(question: &str) -> bool {
-    // What was typed before belongs to something else: perhaps to a question of the script.
+    // Earlier keystrokes belong to something else, perhaps to a question that the script forged.
     #[cfg(unix)]
     let _ = rustix::termios::tcflush(std::io::stdin(), rustix::termios::QueueSelector::IFlush);
     let mut stderr = std::io::stderr();

@@ -283,9 +283,11 @@ async fn in_session(
     if let Some(servers) = servers {
         let _ = tokio::time::timeout(crate::mcp::END, servers.end()).await;
     }
-    observed.and(saved).and(output.written().map_err(|error| {
-        Failure::Runtime(format!("cannot write the output: {error}"))
-    }))
+    observed.and(saved).and(
+        output
+            .written()
+            .map_err(|error| Failure::Runtime(format!("cannot write the output: {error}"))),
+    )
 }
 
 /// What a script may use besides the globals.

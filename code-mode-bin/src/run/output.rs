@@ -33,13 +33,13 @@ pub(crate) struct Output {
     calls: Calls,
     /// Held by whoever shows something that takes time to read: a question to a person.
     terminal: tokio::sync::Mutex<()>,
-    /// Lines that wait for the end of a question; `None` while there is none.
+    /// Lines that wait for the end of a question; `None` while no question is open.
     held: Mutex<Option<Vec<String>>>,
     /// Why output could not be written.
     lost: OnceLock<std::io::Error>,
 }
 
-/// A person is asked: until this is dropped, nothing but the question is written.
+/// A question is on the terminal: until this is dropped, nothing else is written.
 pub(crate) struct Asking<'a> {
     output: &'a Output,
     _terminal: tokio::sync::MutexGuard<'a, ()>,
@@ -120,8 +120,8 @@ impl Output {
         }
     }
 
-    /// Waits until nobody is asked. What is written while this is held is not in between a
-    /// question and its answer.
+    /// Waits until no question is on the terminal, and keeps questions off it while the returned
+    /// guard is held.
     pub(crate) async fn quiet(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.terminal.lock().await
     }

@@ -15,7 +15,7 @@ pub(crate) struct Connection {
     pub(crate) server: Arc<Shared>,
     /// The connection's own session.
     own: tokio::sync::Mutex<Option<Arc<Session>>>,
-    /// Approvals of what is read for the connection, outside of any session.
+    /// Approvals of the connection's reads, which belong to no session.
     reads: Arc<KnownCells>,
     log_level: Mutex<LoggingLevel>,
 }
@@ -81,7 +81,7 @@ impl Connection {
 }
 
 impl Client<'_> {
-    /// What is approved for the connection's reads.
+    /// The approvals of the connection's reads.
     pub(crate) fn reads(&self) -> Arc<KnownCells> {
         self.connection.reads.clone()
     }

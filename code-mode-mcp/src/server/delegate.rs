@@ -81,7 +81,7 @@ pub(crate) struct CellCall {
     pub(crate) call: Maker,
 }
 
-/// What makes a call.
+/// The maker of a call.
 pub(crate) enum Maker {
     /// A program.
     Cell(NestedToolCall),

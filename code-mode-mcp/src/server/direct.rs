@@ -49,8 +49,8 @@ pub(crate) async fn direct(client: &Client<'_>, request: &CallToolRequestParams)
     }
 }
 
-/// Reads a resource or gets a prompt for a client, whose person is asked where the policy says so.
-/// There is no cell, and so a client of the stateless era cannot answer.
+/// Reads a resource or gets a prompt for a client, and asks its person where the policy wants an
+/// approval. Without a cell a client of the stateless era cannot answer.
 pub(crate) async fn read<T, F>(
     client: &Client<'_>,
     read: impl FnOnce(Arc<dyn CallContext>) -> F,

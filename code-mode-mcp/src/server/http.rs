@@ -147,7 +147,7 @@ impl AuthLayer {
                 .insert(header::WWW_AUTHENTICATE, scheme);
             return Some(refused);
         }
-        // Only who was let in may hold one of the places.
+        // Only an admitted client holds one of the places.
         let is_full = !self.place.admit();
         is_full.then(|| answer(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n"))
     }

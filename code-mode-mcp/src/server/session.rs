@@ -25,8 +25,7 @@ pub(crate) struct Session {
     store: Option<Arc<Saving>>,
 }
 
-/// The name of a session in records: whoever reads one cannot use the session, as its handle
-/// would allow.
+/// The name of a session in records. Its handle would let a reader of the records use it.
 pub(crate) fn name_in_records(handle: &str) -> String {
     hex(&Sha256::digest(handle.as_bytes())[..8])
 }

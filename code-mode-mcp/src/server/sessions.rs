@@ -173,7 +173,7 @@ fn unused(sessions: &[Arc<Session>], now: Instant) -> Option<&Arc<Session>> {
     longest.map(|(session, _)| session)
 }
 
-/// Why there is no session.
+/// Why a session cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error("{MAX_SESSIONS} sessions have running programs: use one by its session_id")]

@@ -50,7 +50,7 @@ pub fn read_events(bytes: &[u8], chunk: usize) {
     }
 }
 
-/// Reads JSON as the items of a listing; what is shown of them has no line end of a stranger.
+/// Reads JSON as the items of a listing; each of them gets a distinct identifier.
 pub fn read_listing(items: Vec<Value>) {
     let mut tools = Vec::new();
     for mut item in items {

@@ -59,7 +59,7 @@ fn render(schema: &Value, comments: Comments) -> String {
 /// Where descriptions of properties stand.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Comments {
-    /// Above the property, which has a line of its own.
+    /// Above the property, which then has a separate line.
     OnLines,
     /// Behind the property.
     Within,

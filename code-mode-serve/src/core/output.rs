@@ -75,8 +75,8 @@ fn present(response: &mut CellResponse, tokens: u64) {
     }
 }
 
-/// Cuts texts between which something else stands: the first that does not fit what is left of
-/// the budget is cut by itself, and a line at the end counts those behind it.
+/// Cuts texts that have other items between them: the first that exceeds the rest of the budget is
+/// cut by itself, and a line at the end counts the texts behind it.
 fn present_mixed(items: &mut Vec<ContentItem>, tokens: u64) {
     let mut remaining = tokens;
     let mut omitted = 0;

@@ -25,7 +25,7 @@ impl WhileAdmitted {
     }
 }
 
-/// What a client with such a token is told.
+/// The status that a client with such a token gets.
 pub(super) fn status() -> Status {
     Status::unauthenticated("code-mode host does not know the bearer token any more")
 }

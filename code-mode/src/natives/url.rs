@@ -7,8 +7,8 @@ use super::{Answer, Refusal, thrown};
 
 type Value<'s> = v8::Local<'s, v8::Value>;
 
-/// The longest URL or query, in UTF-16 units, and the most pairs of one: V8 cannot be interrupted
-/// in what is done with them here.
+/// The longest URL or query, in UTF-16 units, and the most pairs of one: V8 cannot interrupt this
+/// code.
 const LONGEST: usize = 1 << 20;
 const MAX_PAIRS: u32 = 100_000;
 

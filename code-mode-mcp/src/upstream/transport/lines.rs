@@ -183,7 +183,7 @@ where
 /// Whether a text of JSON has more values than this, about.
 fn has_more_values(text: &[u8], most: usize) -> bool {
     let begins = |byte: &u8| matches!(byte, b',' | b'[' | b'{');
-    // Nearly every message is told by this; texts with many commas are looked at again.
+    // This is enough for nearly every message; texts with many commas need the slower look.
     if text.iter().filter(|byte| begins(byte)).count() <= most {
         return false;
     }
