@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use code_mode_host::{Provider, ProviderError};
 use code_mode_mcp::{
-    AuditLog, Broker, BrokerError, BrokerOptions, Gateway, MARKER, MAX_HTTP_CONNECTIONS, Pattern,
-    Store,
+    AuditLog, Broker, BrokerError, BrokerOptions, Gateway, GatewayOptions, MARKER,
+    MAX_HTTP_CONNECTIONS, Pattern, Store,
 };
 use code_mode_system::{Interrupts, Listener, TokenFile, TokenFileError, say};
 
@@ -46,6 +46,10 @@ pub(crate) struct Args {
     /// Tokens that exec's description may spend on the servers' tools
     #[arg(long, value_name = "N", default_value_t = 4000)]
     describe_tokens: usize,
+    /// The longest time until an answer to a client that shows no progress; a program that takes
+    /// longer is left running
+    #[arg(long, value_name = "MS", default_value_t = 4000)]
+    patience_ms: u64,
     /// Keep stored values in this folder from one session to the next
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
@@ -234,7 +238,11 @@ async fn serve(args: &Args) -> Result<ExitCode, Failure> {
     };
     let broker = broker(options)?;
     let provider = watched(Provider::new(args.runtime.provider_options().prewarmed(1))?);
-    let gateway = Gateway::new(broker, provider, args.direct.clone(), store);
+    let mut options = GatewayOptions::default();
+    options.direct = args.direct.clone();
+    options.store = store;
+    options.patience = Duration::from_millis(args.patience_ms);
+    let gateway = Gateway::new(broker, provider, options);
     let served = async {
         match listener {
             Some((listener, bound)) => {

@@ -32,9 +32,9 @@ pub enum Outcome {
     Failed,
     /// The policy or a person said no: it never reached its server.
     Denied,
-    /// It was cancelled, before it was sent or with a notice to its server.
+    /// It was cancelled before it was sent.
     Cancelled,
-    /// It was sent, and no answer came.
+    /// It was sent, and no answer came: its server was lost, or nobody waited any longer.
     Unknown,
 }
 

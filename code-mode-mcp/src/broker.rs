@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use code_mode_host::{Json, NestedToolCall, ToolDefinition, ToolError, ToolName};
+use code_mode_protocol::normalize_tool_name;
 use rmcp::ErrorData;
 use rmcp::model::{ElicitRequestParams, ElicitResult};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,8 +28,8 @@ use crate::upstream::{CallError, ElicitInCall, Status, Upstream, UpstreamEvents}
 
 /// The least time between two notices about changed lists.
 const TELL_EVERY: Duration = Duration::from_secs(1);
-/// How long the first listing of tools waits for the servers.
-const FIRST_LISTING: Duration = Duration::from_secs(4);
+/// How long the first program waits for the servers.
+const FIRST_WAIT: Duration = Duration::from_secs(4);
 
 /// Which servers, which of their calls may run, and where calls are recorded.
 #[derive(Debug, Default)]
@@ -236,7 +237,18 @@ impl Broker {
 
     /// Globals that cells should have: `ALL_SERVERS`.
     pub fn constants(&self) -> Vec<(String, Json)> {
-        vec![("ALL_SERVERS".to_owned(), self.tools().servers.clone())]
+        let servers = self.upstreams.iter().map(|upstream| {
+            let state = upstream.state();
+            json!({
+                "server": upstream.name(),
+                "status": state.status.words(),
+                "toolCount": state.tools.len(),
+            })
+        });
+        let mut servers: Vec<Value> = servers.collect();
+        servers.sort_by(|a, b| a["server"].as_str().cmp(&b["server"].as_str()));
+        let servers = Json::from_value(&servers).unwrap_or_else(|_| Json::null());
+        vec![("ALL_SERVERS".to_owned(), servers)]
     }
 
     /// Whether a tool of this name is offered now.
@@ -247,13 +259,42 @@ impl Broker {
     /// Waits, for a while, until every server has started or failed. Only the first client
     /// waits: later changes are announced.
     pub(crate) async fn servers_started(&self) {
-        let is_starting = |upstream: &Arc<Upstream>| upstream.status() == Status::Starting;
-        if self.has_waited.load(Ordering::Relaxed) || !self.upstreams.iter().any(is_starting) {
+        self.started_within(FIRST_WAIT).await;
+    }
+
+    async fn started_within(&self, limit: Duration) {
+        if self.has_waited.load(Ordering::Relaxed) || !self.is_starting() {
             return;
         }
-        let _ = tokio::time::timeout(FIRST_LISTING, self.all_started()).await;
+        let _ = tokio::time::timeout(limit.min(FIRST_WAIT), self.all_started()).await;
         self.has_waited.store(true, Ordering::Relaxed);
         self.tools.refresh();
+    }
+
+    /// Waits until `limit` for the servers that a program needs: those that it names and that have
+    /// listed nothing yet; or for a while for all, where it names none.
+    pub(crate) async fn ready_for(&self, program: &str, limit: Duration) {
+        let names = |upstream: &&Arc<Upstream>| {
+            program.contains(&normalize_tool_name(&format!("{}__", upstream.name())))
+        };
+        let named: Vec<_> = self.upstreams.iter().filter(names).collect();
+        if named.is_empty() {
+            return self.started_within(limit).await;
+        }
+        let missing = named.into_iter().filter(|upstream| {
+            let state = upstream.state();
+            state.status.is_starting() && state.tools.is_empty()
+        });
+        let missing: Vec<_> = missing.map(|upstream| upstream.started()).collect();
+        if !missing.is_empty() {
+            let _ = tokio::time::timeout(limit, futures::future::join_all(missing)).await;
+            self.tools.refresh();
+        }
+    }
+
+    fn is_starting(&self) -> bool {
+        let mut all = self.upstreams.iter();
+        all.any(|upstream| upstream.status().is_starting())
     }
 
     /// Waits until every server has started or failed, however long that takes.
@@ -290,6 +331,14 @@ impl Broker {
         let Some(entry) = tools.entry(&call.tool_name) else {
             let server = call.tool_name.namespace.as_deref().unwrap_or_default();
             let gone = line(&call.tool_name.name, 100);
+            let upstream = self.upstreams.iter().find(|one| one.name() == server);
+            let status = upstream.map(|upstream| upstream.status());
+            if let Some(status) = status.filter(|status| *status != Status::Ready) {
+                let status = status.words();
+                return Err(
+                    format!("{gone} cannot be called: the server {server} is {status}").into(),
+                );
+            }
             let near = tools.near(&gone);
             let near = match near.is_empty() {
                 true => String::new(),
@@ -347,6 +396,8 @@ impl Broker {
             recording.outcome = Outcome::Denied;
             return Err(why.into());
         }
+        // From here on it may have run, also where nobody waits for the answer any more.
+        recording.outcome = Outcome::Unknown;
         let done = self.send(&call, arguments).await;
         recording.outcome = done.outcome;
         done.answer
@@ -481,7 +532,7 @@ async fn follow(events: Arc<UpstreamEvents>, tools: Arc<ToolsNow>) {
     loop {
         events.changed.notified().await;
         tools.refresh();
-        let starting = |upstream: &Arc<Upstream>| upstream.status() == Status::Starting;
+        let starting = |upstream: &Arc<Upstream>| upstream.status().is_starting();
         if !tools.upstreams.iter().any(starting) {
             if !std::mem::replace(&mut has_warned, true) {
                 let rules = tools.unmatched_rules();

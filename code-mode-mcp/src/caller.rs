@@ -81,6 +81,9 @@ pub enum NotAsked {
     /// The client has no way to ask a person.
     #[error("this client cannot ask one; allow it in a policy file (--policy)")]
     CannotAsk,
+    /// The client declined at once, so that no person can have seen the question.
+    #[error("this client declined without asking one; allow it in a policy file (--policy)")]
+    NobodyThere,
     /// Too many calls wait for a person already.
     #[error("too many calls wait for one")]
     TooMany,

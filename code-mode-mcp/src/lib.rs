@@ -45,5 +45,5 @@ pub use caller::{Approval, ApprovalRequest, Approvals, CallContext, Elicitation,
 pub use check::{Checked, check};
 pub use config::{ConfigError, MARKER};
 pub use policy::{Pattern, Policy, PolicyError};
-pub use server::{Gateway, MAX_HTTP_CONNECTIONS, Store};
+pub use server::{Gateway, GatewayOptions, MAX_HTTP_CONNECTIONS, Store};
 pub use upstream::{read_events, read_lines, read_listing};

@@ -24,7 +24,8 @@ pub(crate) const WAIT: &str = "Waits for a program that `exec` left running: ret
 /// One server, for the description.
 pub(crate) struct DescribedServer<'a> {
     pub(crate) name: &'a str,
-    pub(crate) is_down: bool,
+    /// Where it is not ready: what to expect of it.
+    pub(crate) remark: Option<&'static str>,
     pub(crate) instructions: Option<&'a str>,
     /// Its tools: definition, and the raw name where it differs from the identifier's.
     pub(crate) tools: Vec<(&'a ToolDefinition, Option<&'a str>)>,
@@ -63,8 +64,8 @@ pub(crate) fn tokens(text: &str) -> usize {
 
 fn heading(server: &DescribedServer) -> String {
     let mut heading = format!("\n## {}", line(server.name, 100));
-    if server.is_down {
-        heading.push_str(" (down now: its tools may fail)");
+    if let Some(remark) = server.remark {
+        heading.push_str(&format!(" ({remark})"));
     }
     heading.push('\n');
     if let Some(instructions) = server.instructions {
@@ -107,11 +108,12 @@ fn names(server: &DescribedServer, put: &mut dyn FnMut(&str) -> bool) -> Option<
 }
 
 fn counted(server: &DescribedServer) -> String {
-    let down = if server.is_down { ", down now" } else { "" };
+    let remark = server.remark.map(|remark| format!(" ({remark})"));
     format!(
-        "\n{}: {} tools{down}",
+        "\n{}: {} tools{}",
         line(server.name, 100),
-        server.tools.len()
+        server.tools.len(),
+        remark.unwrap_or_default()
     )
 }
 
@@ -216,7 +218,7 @@ mod tests {
         let describe = |budget| {
             let server = DescribedServer {
                 name: "s",
-                is_down: false,
+                remark: None,
                 instructions: Some("call me first"),
                 tools: tools.iter().map(|tool| (tool, None)).collect(),
             };

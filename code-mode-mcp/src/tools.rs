@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use code_mode_protocol::{Json, ToolAnswer, ToolDefinition, ToolName, ToolSet};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::names::identifiers;
 use crate::policy::{Decision, Policy};
@@ -19,8 +19,6 @@ pub(crate) struct Tools {
     pub(crate) entries: Vec<ToolEntry>,
     /// What a client is shown of `exec`.
     pub(crate) description: String,
-    /// `ALL_SERVERS`.
-    pub(crate) servers: Json,
 }
 
 /// One tool and its server.
@@ -65,16 +63,6 @@ impl Tools {
             .map(|((upstream, tool), identifier)| definition(upstream, tool, identifier, policy))
             .collect();
         let description = description(&states, &definitions, describe_tokens);
-        let servers: Vec<Value> = states
-            .iter()
-            .map(|(upstream, state)| {
-                json!({
-                    "server": upstream.name(),
-                    "status": state.status.words(),
-                    "toolCount": state.tools.len(),
-                })
-            })
-            .collect();
         let entries = listed
             .into_iter()
             .zip(identifiers)
@@ -92,7 +80,6 @@ impl Tools {
             definitions,
             entries,
             description,
-            servers: Json::from_value(&servers).unwrap_or_else(|_| Json::null()),
         }
     }
 
@@ -159,7 +146,11 @@ fn description(
                 .filter(|tool| tool.tool_name.namespace.as_deref() == Some(name));
             DescribedServer {
                 name,
-                is_down: matches!(state.status, Status::Down(_)),
+                remark: match state.status {
+                    Status::Ready => None,
+                    Status::Starting(_) => Some("starting: a program that uses it waits for it"),
+                    Status::Down(_) => Some("down now: its tools may fail"),
+                },
                 instructions: state.instructions.as_deref(),
                 tools: own.map(|tool| (tool, renamed(tool))).collect(),
             }

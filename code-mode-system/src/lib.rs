@@ -22,7 +22,7 @@ mod tokens;
 
 pub use children::Children;
 pub use descriptors::{allow_many, close_inherited_on_exec};
-pub use environment::inherited_environment;
+pub use environment::{inherited_environment, inherited_with_network};
 #[cfg(target_os = "linux")]
 pub use guard::{guard, guard_with};
 pub use http_clients::prepare_http_clients;

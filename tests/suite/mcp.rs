@@ -34,6 +34,7 @@ fn a_program_calls_tools_and_only_its_output_comes_back() {
 fn there_are_two_tools_whatever_is_behind() {
     run(async {
         let mut client = Client::before("plain", &[], json!({})).await;
+        client.exec("await tools.mad__echo({})").await;
         let tools = client.request("tools/list", json!({})).await["result"]["tools"].clone();
         let names: Vec<_> = tools
             .as_array()
@@ -85,6 +86,8 @@ fn servers_that_are_down_silent_or_noisy_cost_their_own_tools() {
         }
         let mut client = Client::start(&arguments);
         client.initialize(json!({})).await;
+        // A program that names no server waits for all of them.
+        client.exec("").await;
         let said = client
             .exec("text(ALL_SERVERS.map((s) => [s.server, s.status.split(':')[0]])); text((await tools.noisy__echo({})).called); text((await tools.plain__echo({})).called)")
             .await;
@@ -162,6 +165,7 @@ fn names_that_collide_or_are_reserved_are_told_apart() {
 fn what_a_server_says_cannot_pose_as_this_programs_words() {
     run(async {
         let mut client = Client::before("texts", &[], json!({})).await;
+        client.exec("await tools.mad__t({})").await;
         let answer = client.request("tools/list", json!({})).await;
         let description = answer["result"]["tools"][0]["description"]
             .as_str()
@@ -241,6 +245,12 @@ fn no_answer_and_no_one_to_ask_are_a_denial_with_its_reason() {
     run(async {
         let mut client = Client::before("claims", &[], json!({"elicitation": {}})).await;
         let refused = "try { await tools.mad__destroy({}) } catch (e) { text(e.message) }";
+        // No person can have declined as fast as this client does.
+        let said = client.exec(refused).await;
+        assert!(said[0].contains("declined without asking one"), "{said:?}");
+        client.leave().await;
+        let mut client = Client::before("claims", &[], json!({"elicitation": {}})).await;
+        client.answers = vec![json!({"action": "accept", "content": {"answer": "no"}})];
         assert_eq!(
             client.exec(refused).await[0],
             "not approved: mad/destroy was refused"
@@ -325,19 +335,15 @@ fn a_changed_list_is_followed() {
         let mark = folder.path().join("changed");
         let kind = format!("changing '{}'", mark.display());
         let mut client = Client::before(&kind, &[], json!({})).await;
+        client.exec("").await;
         client.request("tools/list", json!({})).await;
         std::fs::write(&mark, "").expect("written");
         client.exec("await tools.mad__t({})").await;
         // The client gets a notice, and its next list is new.
-        loop {
-            let answer = client.request("tools/list", json!({})).await;
-            let tools = answer["result"]["tools"].to_string();
-            if tools.contains("/** changed */") {
-                break;
-            }
-        }
-        let told = |n: &Value| n["method"] == "notifications/tools/list_changed";
-        assert!(client.notifications.iter().any(told));
+        client.notified("notifications/tools/list_changed").await;
+        let answer = client.request("tools/list", json!({})).await;
+        let tools = answer["result"]["tools"].to_string();
+        assert!(tools.contains("/** changed */"), "{tools}");
         client.leave().await;
     });
 }
@@ -350,8 +356,11 @@ fn a_cell_goes_on_and_is_waited_for_and_terminated() {
         let first = client
             .call("exec", json!({"code": code, "yield_time_ms": 50}))
             .await;
+        let status = first["content"][0]["text"]
+            .as_str()
+            .expect("a status first");
+        assert!(status.contains("cell_id: 1"), "{first}");
         assert_eq!(texts(&first)[0], "a");
-        assert!(texts(&first)[1].contains("cell_id: 1"));
         let second = client.call("wait", json!({"cell_id": "1"})).await;
         assert_eq!(texts(&second), ["b", "status: completed"]);
         client
@@ -419,7 +428,7 @@ fn a_servers_question_reaches_the_person_under_its_name() {
 }
 
 #[test]
-fn a_client_of_the_stateless_era_gets_its_state_by_handles() {
+fn over_standard_streams_one_process_is_one_session_in_the_stateless_era_too() {
     run(async {
         let server = format!("mad={}", mad("claims"));
         let mut client = Client::start(&["--server", &server]).modern();
@@ -428,15 +437,14 @@ fn a_client_of_the_stateless_era_gets_its_state_by_handles() {
             discovered["result"]["supportedVersions"].is_array(),
             "{discovered}"
         );
-        let said = client.exec("store('k', 7)").await;
-        let handle = said[0]
-            .split("session: ")
-            .nth(1)
-            .expect("a handle")
-            .to_owned();
-        let code = json!({"code": "text(load('k'))", "session_id": handle});
-        let said = texts(&client.call("exec", code).await);
+        client.exec("store('k', 7)").await;
+        let said = client.exec("text(load('k'))").await;
         assert_eq!(said[0], "7");
+        let code = "await new Promise((r) => setTimeout(r, 300)); text('end')";
+        let running = json!({"code": code, "yield_time_ms": 1});
+        client.call("exec", running).await;
+        let said = texts(&client.call("wait", json!({"cell_id": "3"})).await);
+        assert_eq!(said[0], "end");
         let unknown = json!({"code": "1", "session_id": "nope"});
         let said = texts(&client.call("exec", unknown).await);
         assert!(said[0].contains("no session"), "{said:?}");
@@ -488,6 +496,7 @@ fn direct_tools_pass_the_policy_too() {
             path(&policy),
         ];
         let mut client = Client::before("plain", &options, json!({})).await;
+        client.exec("await tools.mad__echo({})").await;
         let tools = client.request("tools/list", json!({})).await["result"]["tools"].clone();
         assert_eq!(tools[2]["name"], "mad__die");
         assert_eq!(tools[3]["name"], "mad__echo");
@@ -811,5 +820,83 @@ fn a_rule_that_forbids_nothing_is_named_at_the_start() {
                 return;
             }
         }
+    });
+}
+
+#[test]
+fn the_tools_of_the_last_start_are_listed_before_a_server_has_started() {
+    run(async {
+        let caches = tempfile::tempdir().expect("a folder");
+        let gate = caches.path().join("gate");
+        // A server that starts when the gate is open.
+        let server = format!(
+            "mad=sh -c 'while [ ! -e {} ]; do sleep 0.05; done; exec {}'",
+            gate.display(),
+            mad("plain").replace('\'', "")
+        );
+        let start = || Client::start_with_caches(&["--server", &server], caches.path());
+        std::fs::write(&gate, "").expect("written");
+        let mut client = start();
+        client.initialize(json!({})).await;
+        client.exec("await tools.mad__echo({})").await;
+        client.leave().await;
+        std::fs::remove_file(&gate).expect("removed");
+        let mut client = start();
+        client.initialize(json!({})).await;
+        let tools = client.request("tools/list", json!({})).await;
+        assert!(tools.to_string().contains("mad__echo(args"), "{tools}");
+        assert!(tools.to_string().contains("## mad (starting"), "{tools}");
+        // A call waits for the server.
+        let code = "text((await tools.mad__echo({ a: 1 })).called)";
+        let id = client
+            .begin(
+                "tools/call",
+                json!({"name": "exec", "arguments": {"code": code}}),
+            )
+            .await;
+        std::fs::write(&gate, "").expect("written");
+        let answer = client.answer(id).await;
+        assert_eq!(texts(&answer["result"])[0], "echo", "{answer}");
+        client.leave().await;
+    });
+}
+
+#[test]
+fn the_state_of_a_server_that_starts_is_named_where_its_tools_are_missed() {
+    run(async {
+        let server = "slow=sh -c 'echo fetching parts >&2; sleep 1000'";
+        let mut client = Client::start(&["--server", server, "--patience-ms", "1000"]);
+        client.initialize(json!({})).await;
+        let said = client
+            .exec("text(ALL_SERVERS[0].status); await tools.slow__thing({})")
+            .await;
+        for said in &said {
+            assert!(said.contains("starting since"), "{said}");
+            assert!(said.contains("fetching parts"), "{said}");
+        }
+        client.leave().await;
+    });
+}
+
+#[test]
+fn a_client_that_shows_no_progress_gets_an_answer_before_its_patience_ends() {
+    run(async {
+        let mut client = Client::before("plain", &["--patience-ms", "100"], json!({})).await;
+        let forever = json!({"code": "await new Promise(() => {})", "yield_time_ms": 600_000});
+        let said = texts(&client.call("exec", forever.clone()).await);
+        assert!(said[0].starts_with("status: running"), "{said:?}");
+        client.leave().await;
+    });
+}
+
+#[test]
+fn both_tools_are_loaded_where_a_client_defers_tools() {
+    run(async {
+        let mut client = Client::before("plain", &[], json!({})).await;
+        let listed = client.request("tools/list", json!({})).await;
+        for tool in listed["result"]["tools"].as_array().expect("tools") {
+            assert_eq!(tool["_meta"]["anthropic/alwaysLoad"], true, "{tool}");
+        }
+        client.leave().await;
     });
 }

@@ -13,6 +13,8 @@ use crate::support::program;
 pub const MODERN: &str = "2026-07-28";
 
 pub struct Client {
+    /// What the program keeps from one start to the next.
+    caches: Option<tempfile::TempDir>,
     child: Child,
     input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
@@ -34,10 +36,19 @@ pub fn mad(kind: &str) -> String {
 impl Client {
     /// Starts the program with these options.
     pub fn start(arguments: &[&str]) -> Self {
+        let caches = tempfile::tempdir().expect("a folder");
+        let mut client = Self::start_with_caches(arguments, caches.path());
+        client.caches = Some(caches);
+        client
+    }
+
+    /// Starts the program, which keeps what it keeps in this folder.
+    pub fn start_with_caches(arguments: &[&str], caches: &std::path::Path) -> Self {
         let mut command = Command::new(program());
         command
             .arg("mcp")
             .args(arguments)
+            .env("XDG_CACHE_HOME", caches)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -45,6 +56,7 @@ impl Client {
         let mut child = command.spawn().expect("the program starts");
         let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         Self {
+            caches: None,
             input: child.stdin.take(),
             child,
             lines,
@@ -190,9 +202,16 @@ impl Client {
     }
 }
 
-/// The texts of a result's blocks.
+/// The texts of a result's blocks; the status, which comes first, is last.
 pub fn texts(result: &Value) -> Vec<String> {
     let blocks = result["content"].as_array().expect("blocks");
     let texts = blocks.iter().filter_map(|block| block["text"].as_str());
-    texts.map(str::to_owned).collect()
+    let mut texts: Vec<_> = texts.map(str::to_owned).collect();
+    if texts
+        .first()
+        .is_some_and(|text| text.starts_with("status: "))
+    {
+        texts.rotate_left(1);
+    }
+    texts
 }

@@ -67,6 +67,8 @@ struct State {
     next_question: u64,
     news: VecDeque<String>,
     has_ended: bool,
+    /// The client answers questions without asking anybody.
+    is_nobody_there: bool,
     /// The last answer about it, for a request that comes too late.
     last_words: Option<String>,
 }
@@ -130,6 +132,15 @@ impl Cell {
 
     pub(crate) fn can_ask(&self) -> CanAsk {
         self.state().can_ask
+    }
+
+    /// The client answers questions without asking anybody.
+    pub(crate) fn set_nobody_there(&self) {
+        self.state().is_nobody_there = true;
+    }
+
+    pub(crate) fn is_nobody_there(&self) -> bool {
+        self.state().is_nobody_there
     }
 
     // Calls.

@@ -1,22 +1,28 @@
 //! A request, and what its client can do.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rmcp::RoleServer;
 use rmcp::model::{LoggingLevel, ProtocolVersion};
 use rmcp::service::RequestContext;
 
 use super::Shared;
-use super::cell::CanAsk;
+use super::cell::{CanAsk, Cell, CellKey};
+use super::changes::Shown;
 use super::session::{KnownCells, Session};
 
 /// One connection of the era of sessions, or one request of the stateless one.
 pub(crate) struct Connection {
     pub(crate) server: Arc<Shared>,
+    /// The process serves this connection alone: its session is that of stateless requests, too.
+    is_alone: bool,
     /// The connection's own session.
     own: tokio::sync::Mutex<Option<Arc<Session>>>,
     /// Approvals of the connection's reads, which belong to no session.
     reads: Arc<KnownCells>,
+    /// The tools that the client has seen.
+    pub(super) shown: Arc<Shown>,
     log_level: Mutex<LoggingLevel>,
 }
 
@@ -25,7 +31,7 @@ pub(crate) struct Client<'a> {
     pub(crate) server: &'a Arc<Shared>,
     pub(crate) context: &'a RequestContext<RoleServer>,
     connection: &'a Connection,
-    /// The request is stateless: it refers to state by handles only.
+    /// The request is stateless: a question to the person is an answer, and not a request.
     pub(crate) stateless: bool,
     pub(crate) can_ask: CanAsk,
     /// Whether the client wants notifications of cells as messages of a log.
@@ -33,11 +39,13 @@ pub(crate) struct Client<'a> {
 }
 
 impl Connection {
-    pub(crate) fn new(server: Arc<Shared>) -> Self {
+    pub(crate) fn new(server: Arc<Shared>, is_alone: bool) -> Self {
         Self {
             server,
+            is_alone,
             own: tokio::sync::Mutex::default(),
             reads: Arc::default(),
+            shown: Arc::default(),
             log_level: Mutex::new(LoggingLevel::Info),
         }
     }
@@ -81,6 +89,27 @@ impl Connection {
 }
 
 impl Client<'_> {
+    /// Whether requests of the client belong to one session without naming it.
+    pub(crate) fn has_own_session(&self) -> bool {
+        !self.stateless || self.connection.is_alone
+    }
+
+    /// The cell of a key in the connection's own session, where that was opened.
+    pub(crate) async fn own_cell(&self, key: &CellKey) -> Option<(Arc<Session>, Arc<Cell>)> {
+        let own = self.connection.own.lock().await.clone()?;
+        let cell = own.known.by_key(key)?;
+        Some((own, cell))
+    }
+
+    /// How long an answer to a request that came at `began` may still take: a client that shows no
+    /// progress may have little patience, and does not say when that ends.
+    pub(crate) fn patience(&self, began: Instant, asked: Duration) -> Duration {
+        match self.context.meta.get_progress_token() {
+            Some(_) => asked,
+            None => asked.min(self.server.patience.saturating_sub(began.elapsed())),
+        }
+    }
+
     /// The approvals of the connection's reads.
     pub(crate) fn reads(&self) -> Arc<KnownCells> {
         self.connection.reads.clone()

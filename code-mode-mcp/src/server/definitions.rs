@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rmcp::model::{Tool, ToolAnnotations};
+use rmcp::model::{MetaObject, Tool, ToolAnnotations};
 use serde_json::{Value, json};
 
 use crate::texts::WAIT;
@@ -19,6 +19,13 @@ fn tool(name: &'static str, description: String, properties: Value, required: &s
     Tool::new(name, description, Arc::new(schema))
 }
 
+/// A client that gives its model tools by their names alone gives it these at once.
+fn always_loaded() -> MetaObject {
+    let mut meta = MetaObject::default();
+    meta.insert("anthropic/alwaysLoad".to_owned(), Value::Bool(true));
+    meta
+}
+
 pub(crate) fn exec_tool(description: &str) -> Tool {
     let properties = json!({
         "code": {"type": "string", "description": "The program: JavaScript or TypeScript, no code fence."},
@@ -27,7 +34,8 @@ pub(crate) fn exec_tool(description: &str) -> Tool {
         "session_id": {"type": "string", "description": "The session of an earlier answer, for its stored values. Without one the connection's session is used, or a new one is opened."},
     });
     tool("exec", description.to_owned(), properties, "code")
-        .with_title("Run a program over all tools")
+        .with_title("Run a JavaScript program over the tools of all MCP servers")
+        .with_meta(always_loaded())
         // What a program does is what its calls do.
         .with_annotations(
             ToolAnnotations::new()
@@ -47,7 +55,8 @@ pub(crate) fn wait_tool() -> Tool {
         "decision": {"type": "string", "description": "The user's decision on calls that wait for approval, where the policy lets you pass it on: allow, session or deny."},
     });
     tool("wait", WAIT.to_owned(), properties, "cell_id")
-        .with_title("Wait for a running program")
+        .with_title("Wait for a running JavaScript program")
+        .with_meta(always_loaded())
         .with_annotations(
             ToolAnnotations::new()
                 .read_only(false)

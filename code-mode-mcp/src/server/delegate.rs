@@ -1,17 +1,17 @@
 //! The delegate of a session: the calls and notifications of its cells.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use code_mode_host::{
     CellId, CellNotification, CellStarted, CodeModeSessionDelegate, Json, NestedToolCall, ToolError,
 };
-use rmcp::model::ElicitResult;
+use rmcp::model::{ElicitResult, ElicitationAction};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::cell::{Cell, CellKey};
+use super::cell::{Cell, CellKey, approval};
 use super::session::KnownCells;
 use crate::audit::{AuditRecord, CallIds};
 use crate::broker::Broker;
@@ -19,6 +19,9 @@ use crate::caller::{Approval, ApprovalRequest, Approvals, CallContext, Elicitati
 
 /// How long a call waits until a person can answer.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// A question that is declined sooner was declined by a program: clients without a person at hand
+/// answer at once.
+const NO_PERSON: Duration = Duration::from_millis(400);
 
 pub(crate) struct SessionDelegate {
     pub(crate) broker: Arc<Broker>,
@@ -91,6 +94,17 @@ pub(crate) enum Maker {
     Read,
 }
 
+impl CellCall {
+    /// The answer to the question whether a call may run.
+    async fn answer(&self, request: &ApprovalRequest) -> Result<ElicitResult, NotAsked> {
+        let answered = self.cell.ask(request).ok_or(NotAsked::TooMany)?;
+        match tokio::time::timeout(PATIENCE, answered).await {
+            Ok(answer) => answer.map_err(|_| NotAsked::Ended),
+            Err(_) => Err(NotAsked::TimedOut),
+        }
+    }
+}
+
 impl Maker {
     /// Stops the deadlines of the program, where there is one.
     fn pause(&self) -> Option<code_mode_host::Pause> {
@@ -128,12 +142,20 @@ impl CallContext for CellCall {
             return Err(NotAsked::CannotAsk);
         }
         let _pause = self.call.pause();
-        let answered = self.cell.ask(request).ok_or(NotAsked::TooMany)?;
-        match tokio::time::timeout(PATIENCE, answered).await {
-            Ok(Ok(answer)) => Ok(super::cell::approval(&answer)),
-            Ok(Err(_)) => Err(NotAsked::Ended),
-            Err(_) => Err(NotAsked::TimedOut),
+        let asked = Instant::now();
+        let answer = self.answer(request).await?;
+        if approval(&answer) != Approval::No || answer.action == ElicitationAction::Accept {
+            return Ok(approval(&answer));
         }
+        if asked.elapsed() >= NO_PERSON {
+            return Ok(Approval::No);
+        }
+        if !self.may_model_answer {
+            return Err(NotAsked::NobodyThere);
+        }
+        // The model passes the user's decision on instead.
+        self.cell.set_nobody_there();
+        Ok(approval(&self.answer(request).await?))
     }
 
     async fn elicit(&self, question: Elicitation) -> Option<ElicitResult> {

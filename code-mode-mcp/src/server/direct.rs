@@ -19,9 +19,9 @@ use crate::caller::CallContext;
 /// no cell, and so a client of the stateless era cannot answer for it.
 pub(crate) async fn direct(client: &Client<'_>, request: &CallToolRequestParams) -> Response {
     let (sessions, broker) = (&client.server.sessions, &client.server.broker);
-    let session = match client.stateless {
-        true => sessions.open().await.map_err(|error| error.to_string()),
-        false => client.own_session().await,
+    let session = match client.has_own_session() {
+        true => client.own_session().await,
+        false => sessions.open().await.map_err(|error| error.to_string()),
     };
     let session = match session {
         Ok(session) => session,

@@ -1,6 +1,7 @@
 //! `exec`: a program becomes a cell.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use code_mode_host::ExecuteRequest;
 use rmcp::model::CallToolRequestParams;
@@ -16,6 +17,8 @@ use super::{Response, failure};
 
 /// Programs of one session that run at the same time.
 const MAX_CELLS: usize = 64;
+/// How long a program waits for servers that start and that it names.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 /// Runs a program.
 pub(crate) async fn exec(client: &Client<'_>, request: &CallToolRequestParams) -> Response {
@@ -37,15 +40,18 @@ pub(crate) async fn exec(client: &Client<'_>, request: &CallToolRequestParams) -
         )));
     }
     let broker = &client.server.broker;
-    broker.servers_started().await;
+    let began = Instant::now();
+    // The program needs some of the time as well.
+    let limit = client.patience(began, LONGEST_WAIT) * 3 / 4;
+    broker.ready_for(&exec.code, limit).await;
     let tools = broker.tools();
     let cell = Arc::new(Cell::new(client.can_ask));
     session.known.add(&cell);
     let yield_now = CancellationToken::new();
     let execute = ExecuteRequest::new(cell.key.as_str(), exec.code)
         .tools(tools.definitions.clone())
-        .constants(vec![("ALL_SERVERS".to_owned(), tools.servers.clone())])
-        .yield_time(exec.yield_time)
+        .constants(broker.constants())
+        .yield_time(client.patience(began, exec.yield_time))
         .max_output_tokens(exec.max_output_tokens)
         .yield_now(yield_now.clone());
     let running = match session.cells.execute(execute).await {
@@ -72,18 +78,18 @@ pub(crate) async fn exec(client: &Client<'_>, request: &CallToolRequestParams) -
 async fn session(client: &Client<'_>, handle: Option<&str>) -> Result<Arc<Session>, String> {
     let sessions = &client.server.sessions;
     let Some(handle) = handle else {
-        return match client.stateless {
-            true => {
+        return match client.has_own_session() {
+            true => client.own_session().await,
+            false => {
                 let opened = sessions.open_stateless().await;
                 opened.map_err(|error| error.to_string())
             }
-            false => client.own_session().await,
         };
     };
     if let Some(session) = sessions.by_handle(handle) {
         return Ok(session);
     }
-    if !client.stateless
+    if client.has_own_session()
         && let Ok(own) = client.own_session().await
         && own.handle == handle
     {

@@ -12,9 +12,10 @@ use rmcp::model::{
 use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
+use super::changes::Changes;
 use super::client::{Connection, is_stateless};
 use super::definitions::{exec_tool, wait_tool};
 use super::direct::{direct, read};
@@ -37,7 +38,15 @@ pub(crate) struct Handler {
 impl Handler {
     pub(crate) fn new(server: Arc<Shared>) -> Self {
         Self {
-            connection: Connection::new(server),
+            connection: Connection::new(server, false),
+            _place: None,
+        }
+    }
+
+    /// The handler of a process's only connection.
+    pub(super) fn alone(server: Arc<Shared>) -> Self {
+        Self {
+            connection: Connection::new(server, true),
             _place: None,
         }
     }
@@ -52,8 +61,7 @@ impl Handler {
         &self.connection.server.broker
     }
 
-    fn tools(&self) -> Vec<Tool> {
-        let tools = self.broker().tools();
+    fn offered(&self, tools: &Tools) -> Vec<Tool> {
         let mut offered = vec![exec_tool(&tools.description), wait_tool()];
         for entry in &tools.entries {
             let server = entry.upstream.name();
@@ -71,33 +79,6 @@ impl Handler {
             }
         }
         offered
-    }
-}
-
-/// Changes of what a client is shown.
-struct Changes {
-    now: watch::Receiver<Arc<Tools>>,
-    shown: Arc<Tools>,
-}
-
-impl Changes {
-    fn of(broker: &Broker) -> Self {
-        let mut now = broker.tools_changes();
-        let shown = now.borrow_and_update().clone();
-        Self { now, shown }
-    }
-
-    /// Waits for the next change; false where there will be none.
-    async fn next(&mut self) -> bool {
-        while self.now.changed().await.is_ok() {
-            let now = self.now.borrow_and_update().clone();
-            let is_same = now.shows_the_same_as(&self.shown);
-            self.shown = now;
-            if !is_same {
-                return true;
-            }
-        }
-        false
     }
 }
 
@@ -122,8 +103,11 @@ impl ServerHandler for Handler {
         _: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        self.broker().servers_started().await;
-        Ok(ListToolsResult::with_all_items(self.tools()))
+        // Some clients wait for a second, and never ask again.
+        let shown = self.broker().tools();
+        let offered = self.offered(&shown);
+        self.connection.shown.set(shown);
+        Ok(ListToolsResult::with_all_items(offered))
     }
 
     async fn call_tool(
@@ -136,7 +120,7 @@ impl ServerHandler for Handler {
             "exec" => exec(&client, &request).await,
             "wait" => wait(&client, &request).await,
             name => {
-                let tools = self.tools();
+                let tools = self.offered(&self.broker().tools());
                 if tools.iter().skip(2).any(|tool| tool.name == name) {
                     return direct(&client, &request).await;
                 }
@@ -170,7 +154,7 @@ impl ServerHandler for Handler {
     }
 
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
-        let mut changes = Changes::of(self.broker());
+        let mut changes = Changes::of(self.broker(), self.connection.shown.clone());
         let shutdown = self.broker().shutdown.clone();
         tokio::spawn(shutdown.run_until_cancelled_owned(async move {
             while changes.next().await {
@@ -191,7 +175,7 @@ impl ServerHandler for Handler {
     }
 
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
-        let mut changes = Changes::of(self.broker());
+        let mut changes = Changes::from_now_on(self.broker());
         loop {
             tokio::select! {
                 changed = changes.next() => if !changed { return Ok(()) },

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod cell;
+mod changes;
 mod client;
 mod definitions;
 mod delegate;
@@ -27,6 +28,7 @@ use code_mode_system::{Listener, TokenFile};
 use rmcp::ErrorData;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 use rmcp::service::serve_server;
+use tokio_util::sync::CancellationToken;
 
 pub use http::MAX_CONNECTIONS as MAX_HTTP_CONNECTIONS;
 pub use store::Store;
@@ -49,7 +51,31 @@ struct Shared {
     broker: Arc<Broker>,
     sessions: Arc<Sessions>,
     direct: Vec<Pattern>,
+    patience: Duration,
     seal: Seal,
+}
+
+/// How a gateway serves its clients.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct GatewayOptions {
+    /// Tools that are offered beside `exec`. Default none.
+    pub direct: Vec<Pattern>,
+    /// Keeps stored values from one session to the next. Default nowhere.
+    pub store: Option<Store>,
+    /// The longest time until an answer to a client that shows no progress: then the program is
+    /// left running. Default 4 s.
+    pub patience: Duration,
+}
+
+impl Default for GatewayOptions {
+    fn default() -> Self {
+        Self {
+            direct: Vec::new(),
+            store: None,
+            patience: Duration::from_secs(4),
+        }
+    }
 }
 
 /// A gateway: clients in front, a [`Broker`] with its servers behind, and a session of cells
@@ -63,19 +89,14 @@ impl std::fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// A gateway over a broker, whose programs run as cells of the provider. `direct` are
-    /// tools that are offered beside `exec`; `store` keeps stored values from one session to
-    /// the next. Must be called within a tokio runtime.
-    pub fn new(
-        broker: Arc<Broker>,
-        provider: Arc<Provider>,
-        direct: Vec<Pattern>,
-        store: Option<Store>,
-    ) -> Self {
+    /// A gateway over a broker, whose programs run as cells of the provider. Must be called within
+    /// a tokio runtime.
+    pub fn new(broker: Arc<Broker>, provider: Arc<Provider>, options: GatewayOptions) -> Self {
         Self(Arc::new(Shared {
-            sessions: Sessions::new(broker.clone(), provider, store),
+            sessions: Sessions::new(broker.clone(), provider, options.store),
             broker,
-            direct,
+            direct: options.direct,
+            patience: options.patience,
             seal: Seal::new(),
         }))
     }
@@ -84,7 +105,9 @@ impl Gateway {
     /// [`shut_down`](Self::shut_down) is called.
     pub async fn serve_stdio(&self) {
         let shutdown = &self.0.broker.shutdown;
-        let serving = serve_server(Handler::new(self.0.clone()), stdio::transport());
+        let input_ended = CancellationToken::new();
+        let transport = stdio::transport(input_ended.clone());
+        let serving = serve_server(Handler::alone(self.0.clone()), transport);
         let running = tokio::select! {
             serving = serving => match serving {
                 Ok(running) => running,
@@ -104,6 +127,12 @@ impl Gateway {
             () = shutdown.cancelled() => {
                 cancel.cancel();
                 let _ = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+            }
+            () = input_ended.cancelled() => {
+                /// A request that was piped in may be answered until then.
+                const LAST_ANSWERS: Duration = Duration::from_millis(250);
+                let _ = tokio::time::timeout(LAST_ANSWERS, waiting).await;
+                cancel.cancel();
             }
         }
     }

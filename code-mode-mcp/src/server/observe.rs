@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use code_mode_host::{CellId, CellResponse, ContentItem, SessionError, WaitRequest};
+use code_mode_protocol::normalize_tool_name;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -26,6 +27,8 @@ use super::seal::{Asked, request_digest};
 use super::session::Session;
 use super::{Response, failure};
 use crate::elicitation::nobody;
+use crate::texts::line;
+use crate::upstream::Status;
 
 /// A client that shows progress gets a message at least so often.
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
@@ -57,13 +60,14 @@ pub(crate) async fn observe(
         yield_now: yield_now.clone(),
         ends_with_request: false,
     };
+    let yield_time = client.patience(Instant::now(), how.yield_time);
     let cells = session.cells.clone();
     let id = cell_id.clone();
     let response: BoxFuture<'static, Result<CellResponse, SessionError>> = match how.terminate {
         true => Box::pin(async move { cells.terminate(id).await }),
         false => Box::pin(async move {
             let wait = WaitRequest::new(id)
-                .yield_time(how.yield_time)
+                .yield_time(yield_time)
                 .max_output_tokens(how.max_output_tokens)
                 .yield_now(yield_now);
             cells.wait(wait).await
@@ -87,7 +91,12 @@ pub(crate) async fn repeated(
         ));
     };
     let key = CellKey::from(asked.cell.as_str());
-    let Some((session, cell)) = client.server.sessions.cell(&key) else {
+    let found = client.server.sessions.cell(&key);
+    let found = match found {
+        None => client.own_cell(&key).await,
+        found => found,
+    };
+    let Some((session, cell)) = found else {
         return Ok(failure("this cell does not exist (any more)"));
     };
     let answers = request.input_responses.clone().unwrap_or_default();
@@ -169,7 +178,7 @@ impl Observed<'_> {
     /// answer that asks for input in the stateless one. Where neither works, the cell
     /// yields.
     async fn ask<'s>(&'s self, asking: &mut FuturesUnordered<Asking<'s>>) -> Option<Response> {
-        if !self.client.can_ask.forms {
+        if !self.client.can_ask.forms || self.cell.is_nobody_there() {
             if self.cell.is_waiting() {
                 self.yield_now.cancel();
             }
@@ -242,11 +251,11 @@ impl Observed<'_> {
         }
         let mut blocks: Vec<ContentBlock> = response.content_items().iter().map(block).collect();
         let mut failed = false;
-        let mut last = match &response {
+        let mut status = match &response {
             CellResponse::Yielded { .. } | CellResponse::Pending { .. } => {
-                let name = match self.client.stateless {
-                    true => self.cell.key.as_str().to_owned(),
-                    false => self.cell_id.to_string(),
+                let name = match self.client.has_own_session() {
+                    true => self.cell_id.to_string(),
+                    false => self.cell.key.as_str().to_owned(),
                 };
                 let mut text = format!("status: running\ncell_id: {name} (call wait to continue)");
                 for waiting in self.cell.waits_for() {
@@ -275,21 +284,46 @@ impl Observed<'_> {
                 )
             }
         };
-        if self.client.stateless {
-            last.push_str(&format!("\nsession: {}", self.session.handle));
+        if !self.client.has_own_session() {
+            status.push_str(&format!("\nsession: {}", self.session.handle));
+        }
+        if failed {
+            status.push_str(&self.missing_servers(&status));
         }
         if let Some(calls) = self.cell.calls_in_words() {
-            last.push('\n');
-            last.push_str(&calls);
+            status.push('\n');
+            status.push_str(&calls);
         }
         if response.is_final() {
-            self.cell.set_last_words(last.clone());
+            self.cell.set_last_words(status.clone());
         }
-        blocks.push(ContentBlock::text(last));
+        // First, because clients cut at the end; and words, because one client takes a first text
+        // that is JSON for structured content.
+        blocks.insert(0, ContentBlock::text(status));
         match failed {
             true => CallToolResult::error(blocks).into(),
             false => CallToolResult::success(blocks).into(),
         }
+    }
+}
+
+impl Observed<'_> {
+    /// The states of servers that are not ready, and whose tools an error names: they may be
+    /// missing for this alone.
+    fn missing_servers(&self, error: &str) -> String {
+        if !error.contains("no tool is called") {
+            return String::new();
+        }
+        let upstreams = self.client.server.broker.upstreams.iter();
+        let missing = upstreams.filter_map(|upstream| {
+            let status = upstream.status();
+            let prefix = normalize_tool_name(&format!("{}__", upstream.name()));
+            (status != Status::Ready && error.contains(&prefix)).then(|| {
+                let name = line(upstream.name(), 100);
+                format!("\nthe server {name} is {}", status.words())
+            })
+        });
+        missing.collect()
     }
 }
 

@@ -5,15 +5,20 @@ use rmcp::transport::async_rw::AsyncRwTransport;
 use tokio::io::{
     AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader, Stdin, Stdout, stdin, stdout,
 };
+use tokio_util::sync::CancellationToken;
 
 /// The largest message of a client.
 const MAX_MESSAGE: usize = 64 << 20;
 
-/// Messages at the standard streams.
-pub(super) fn transport()
--> AsyncRwTransport<RoleServer, impl AsyncRead + Send + Unpin + 'static, Stdout> {
+/// Messages at the standard streams; `ended` is cancelled when the client has closed its side.
+pub(super) fn transport(
+    ended: CancellationToken,
+) -> AsyncRwTransport<RoleServer, impl AsyncRead + Send + Unpin + 'static, Stdout> {
     let (read, write) = tokio::io::duplex(1 << 20);
-    tokio::spawn(only_messages(BufReader::new(stdin()), write));
+    tokio::spawn(async move {
+        only_messages(BufReader::new(stdin()), write).await;
+        ended.cancel();
+    });
     AsyncRwTransport::new(read, stdout()).with_max_line_length(MAX_MESSAGE)
 }
 

@@ -52,7 +52,7 @@ async fn find(
     if let Some(found) = client.server.sessions.cell(&key) {
         return Ok(Some(found));
     }
-    if client.stateless {
+    if !client.has_own_session() {
         return Ok(None);
     }
     let session = client.own_session().await?;

@@ -15,13 +15,15 @@ use rmcp::{ClientHandler, ErrorData, RoleClient};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::UpstreamEvents;
 use super::error::{ConnectError, HttpFailure};
+use super::start::Start;
 use super::transport::{
     Bounded, Era, Lines, Probed, ServerProcess, connect_sse, probe, streamable_http,
 };
-use crate::config::{ServerConfig, Transport};
+use crate::config::{STARTUP, ServerConfig, Transport};
 use crate::texts::short;
 
 /// The client's side of a connection to a server.
@@ -30,6 +32,7 @@ pub(crate) struct Client {
     pub(crate) name: String,
     pub(crate) relist: Arc<Notify>,
     pub(crate) events: Arc<UpstreamEvents>,
+    pub(super) start: Start,
 }
 
 impl ClientHandler for Client {
@@ -121,15 +124,16 @@ async fn connect_stdio(
     config: &ServerConfig,
     client: Client,
 ) -> Result<(Running, Option<ServerProcess>), ConnectError> {
+    let began = Instant::now();
     let limit = config.startup_timeout;
     let mut way = None;
     for attempt in 0..3 {
-        let until = tokio::time::Instant::now() + limit;
         let (process, mut stdin, mut stdout) =
             ServerProcess::start(config, &client.events.secrets)?;
+        client.start.hears(process.last_words());
         let (era, read_already) = match way {
             Some(era) => (era, Vec::new()),
-            None => match probe(&mut stdin, &mut stdout, until).await {
+            None => match probe(&mut stdin, &mut stdout, began + limit).await {
                 Probed::Speaks(era) => (era, Vec::new()),
                 Probed::Silent(read) => (Era::Legacy, read),
                 Probed::Ended if attempt == 0 => {
@@ -150,7 +154,13 @@ async fn connect_stdio(
         let late_probe = transport.late_probe();
         let greeting =
             serve_client_with_lifecycle(client.clone(), Bounded::new(transport), lifecycle);
-        match tokio::time::timeout_at(until, greeting).await {
+        let in_time = async {
+            tokio::select! {
+                greeted = greeting => Ok(greeted),
+                limit = too_late(config, &process, began) => Err(limit),
+            }
+        };
+        match in_time.await {
             Ok(Ok(running)) => return Ok((running, Some(process))),
             // A slow server of the stateless era: it answered the probe after the greeting.
             Ok(Err(_)) | Err(_) if way.is_none() && late_probe.era() == Some(Era::Modern) => {
@@ -172,13 +182,33 @@ async fn connect_stdio(
                 let why = with_last_words(short(&error.to_string()), &process);
                 return Err(ConnectError::Greeting(why));
             }
-            Err(_) => {
+            Err(limit) => {
                 let last_words = with_last_words(String::new(), &process);
                 return Err(ConnectError::Silent { limit, last_words });
             }
         }
     }
     Err(ConnectError::NoWay)
+}
+
+/// Waits until a program has had its time to start; returns that time. Launchers download for a
+/// minute at their first start, and say so: a program that has written to its standard error has
+/// two minutes, where the configuration does not name a time.
+async fn too_late(config: &ServerConfig, process: &ServerProcess, began: Instant) -> Duration {
+    const BUSY: Duration = Duration::from_secs(120);
+    const LOOK_EVERY: Duration = Duration::from_millis(500);
+    loop {
+        let is_silent = process.last_words().text().is_empty();
+        let limit = match is_silent || config.startup_timeout != STARTUP {
+            true => config.startup_timeout,
+            false => BUSY,
+        };
+        let left = limit.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return limit;
+        }
+        tokio::time::sleep(left.min(LOOK_EVERY)).await;
+    }
 }
 
 /// Ends a server that was greeted and is not wanted.
@@ -199,7 +229,7 @@ pub(crate) async fn ended_how(mut process: ServerProcess) -> String {
 }
 
 fn with_last_words(what: String, process: &ServerProcess) -> String {
-    match process.last_words() {
+    match process.last_words().text() {
         words if words.is_empty() => what,
         words => format!("{what}: {words}"),
     }

@@ -8,10 +8,12 @@ mod claims;
 mod connect;
 mod error;
 mod fuzzed;
+mod known;
 mod listing;
 mod pages;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod start;
 mod supervisor;
 mod transport;
 
@@ -27,6 +29,8 @@ use crate::elicitation::ElicitationRouter;
 use crate::secrets::Secrets;
 
 use claims::StrictestClaims;
+use known::known_tools;
+use start::Start;
 
 pub(crate) use call::ElicitInCall;
 pub(crate) use error::CallError;
@@ -38,17 +42,21 @@ pub(crate) use pages::pages;
 /// How a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// It is being started, for the first time or again.
-    Starting,
+    /// It is being started for the first time.
+    Starting(Start),
     Ready,
     /// It does not run; why.
     Down(String),
 }
 
 impl Status {
+    pub(crate) fn is_starting(&self) -> bool {
+        matches!(self, Self::Starting(_))
+    }
+
     pub(crate) fn words(&self) -> String {
         match self {
-            Self::Starting => "starting".to_owned(),
+            Self::Starting(start) => start.words(),
             Self::Ready => "ready".to_owned(),
             Self::Down(why) => format!("down: {why}"),
         }
@@ -85,6 +93,8 @@ pub(crate) struct Upstream {
     relist: Arc<Notify>,
     /// Rung when the server must be started again.
     restart: Notify,
+    /// How its latest start goes on.
+    start: Start,
     claims: Mutex<StrictestClaims>,
     /// Calls in a row that timed out.
     timeouts: AtomicU32,
@@ -93,19 +103,22 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) fn new(config: ServerConfig, events: Arc<UpstreamEvents>) -> Arc<Self> {
+        let start = Start::default();
         let status = match &config.unusable {
             Some(why) => Status::Down(why.clone()),
-            None => Status::Starting,
+            None => Status::Starting(start.clone()),
         };
+        let tools = Arc::new(known_tools(&config));
         Arc::new(Self {
             config,
             state: watch::Sender::new(State {
                 status,
                 peer: None,
-                tools: Arc::default(),
+                tools,
                 instructions: None,
                 lost: None,
             }),
+            start,
             wanted: Notify::new(),
             relist: Arc::new(Notify::new()),
             restart: Notify::new(),
@@ -147,7 +160,7 @@ impl Upstream {
 
     /// Completes when the server is no longer starting.
     pub(crate) async fn started(&self) {
-        self.until(|state| state.status != Status::Starting).await;
+        self.until(|state| !state.status.is_starting()).await;
     }
 
     /// Waits until the state is as wanted.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
+use tokio::sync::Notify;
 
 use crate::audit::AuditLog;
 use crate::broker::Broker;
@@ -32,6 +33,7 @@ type Calls = dyn Fn(&str, &Value) -> Reply + Send + Sync;
 pub(crate) struct Script {
     tools: Arc<Mutex<Value>>,
     calls: Arc<Calls>,
+    announced: Arc<Notify>,
     /// The results of other methods.
     results: HashMap<String, Value>,
     /// Every message that came, in order.
@@ -57,6 +59,7 @@ impl Script {
         Self {
             tools: Arc::new(Mutex::new(tools)),
             calls: Arc::new(calls),
+            announced: Arc::default(),
             results: HashMap::new(),
             received: Arc::default(),
         }
@@ -99,10 +102,27 @@ impl Script {
         client
     }
 
+    /// The server says that its tools have changed.
+    pub(crate) fn announce(&self) {
+        self.announced.notify_one();
+    }
+
     async fn live(self, stream: DuplexStream) {
         let (read, mut write) = tokio::io::split(stream);
         let mut lines = BufReader::new(read).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
+        loop {
+            let line = tokio::select! {
+                line = lines.next_line() => line,
+                () = self.announced.notified() => {
+                    let method = "notifications/tools/list_changed";
+                    let message = json!({"jsonrpc": "2.0", "method": method});
+                    let _ = write.write_all(format!("{message}\n").as_bytes()).await;
+                    continue;
+                }
+            };
+            let Ok(Some(line)) = line else {
+                return;
+            };
             let message: Value = serde_json::from_str(&line).expect("the client sends JSON");
             let reply = self.reply(&message);
             self.received

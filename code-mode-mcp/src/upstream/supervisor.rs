@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rmcp::RoleClient;
 use rmcp::model::{ProtocolVersion, SubscriptionFilter};
 use rmcp::service::{Peer, RunningServiceCancellationToken};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{Client, connect, end, ended_how};
 use super::error::Retry;
 use super::transport::ServerProcess;
-use super::{Status, Upstream};
+use super::{Status, Upstream, UpstreamTool, known};
 
 /// The least time between two requests for lists.
 const LIST_EVERY: Duration = Duration::from_secs(1);
@@ -103,7 +104,9 @@ impl Upstream {
             name: self.config.name.clone(),
             relist: self.relist.clone(),
             events: self.events.clone(),
+            start: self.start.clone(),
         };
+        self.start.begin();
         let connected = tokio::select! {
             connected = connect(&self.config, client) => connected,
             () = shutdown.cancelled() => return Ended::for_good(),
@@ -126,17 +129,20 @@ impl Upstream {
                 return Ended::soon(error.to_string());
             }
         };
+        let tools = Arc::new(tools);
         self.set(|state| {
             state.status = Status::Ready;
             state.peer = Some(peer.clone());
-            state.tools = Arc::new(tools);
+            state.tools = tools.clone();
             state.instructions = instructions;
         });
+        self.keep(tools);
         self.timeouts.store(0, Ordering::Relaxed);
         let stop = running.cancellation_token();
         let waiting = running.waiting();
         tokio::pin!(waiting);
         let mut changes = self.listen(&peer);
+        let mut next_listing = Instant::now();
         loop {
             tokio::select! {
                 _ = &mut waiting => {
@@ -157,14 +163,26 @@ impl Upstream {
                 () = self.relist.notified() => {}
                 Some(()) = changes.recv() => {}
             }
-            tokio::time::sleep(LIST_EVERY).await;
+            // A change is followed at once, and a storm of them at intervals.
+            tokio::time::sleep_until(next_listing).await;
+            next_listing = Instant::now() + LIST_EVERY;
             match self.list(&peer).await {
-                Ok(tools) => self.set(|state| state.tools = Arc::new(tools)),
+                Ok(tools) => {
+                    let tools = Arc::new(tools);
+                    self.set(|state| state.tools = tools.clone());
+                    self.keep(tools);
+                }
                 Err(error) => {
                     tracing::warn!(server = %self.config.name, "its tools cannot be listed again: {error}")
                 }
             }
         }
+    }
+
+    /// Keeps the tools for the program's next start.
+    fn keep(&self, tools: Arc<Vec<UpstreamTool>>) {
+        let config = self.config.clone();
+        tokio::task::spawn_blocking(move || known::keep(&config, &tools));
     }
 
     /// Subscribes to changes of the list of tools, where the server has subscriptions.

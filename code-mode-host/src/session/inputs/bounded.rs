@@ -20,15 +20,19 @@ const BYTES_A_NODE: usize = 64;
 const MAX_DEPTH: usize = 48;
 /// How often a reference is followed while it is on the path.
 const MAX_REPEATS: usize = 2;
-/// The most regular expressions.
+/// The most regular expressions, and their bytes: a class of Unicode is a thousand times as large
+/// as its name.
 const MAX_PATTERNS: usize = 64;
+const MAX_PATTERN_BYTES: usize = 4_000;
 
 /// The most pairs of a subschema and a value in one check: some 50 ms.
 const MAX_PAIRS: usize = 500_000;
 /// The most bytes of texts and names that regular expressions and copies may read.
 const MAX_READ: usize = 1 << 20;
-/// The most bytes of names that errors may copy.
+/// The most bytes of names that errors may copy, and of texts that are only counted.
 const MAX_NAMES: usize = 64 << 20;
+/// An error may have a copy of the input for each subschema; beyond so many bytes it says less.
+const MAX_COPIED: usize = 16 << 20;
 /// Fewer pairs and bytes are checked by the calling task.
 const SHORT: usize = 5_000;
 
@@ -48,6 +52,8 @@ pub(super) struct Bounded {
     pub(super) schema: Value,
     nodes: usize,
     patterns: usize,
+    /// Subschemas that count the characters of texts.
+    counters: usize,
 }
 
 /// What a check costs.
@@ -70,12 +76,14 @@ impl Bounded {
             replaces_siblings: has_old_references(&root),
             nodes: 0,
             patterns: 0,
+            pattern_bytes: 0,
+            counters: 0,
             is_cut: false,
             path: HashMap::new(),
         };
         let mut schema = tree.subschema(&root, 0);
-        let (nodes, patterns) = (tree.nodes, tree.patterns);
-        if patterns > MAX_PATTERNS {
+        let (nodes, patterns, counters) = (tree.nodes, tree.patterns, tree.counters);
+        if patterns > MAX_PATTERNS || tree.pattern_bytes > MAX_PATTERN_BYTES {
             return None;
         }
         if tree.is_cut {
@@ -88,7 +96,15 @@ impl Bounded {
             schema,
             nodes,
             patterns,
+            counters,
         })
+    }
+
+    /// Whether an error about this input may have its parts.
+    pub(super) fn may_be_told_apart(&self, input: &Value) -> bool {
+        let mut size = Size::default();
+        size.add(input);
+        size.bytes.saturating_mul(self.nodes) <= MAX_COPIED
     }
 
     /// What the check of an input costs at most.
@@ -98,9 +114,10 @@ impl Bounded {
         let pairs = size.values.saturating_mul(self.nodes);
         let read = size.bytes.saturating_mul(self.patterns);
         let names = size.names.saturating_mul(self.nodes);
-        if pairs > MAX_PAIRS || read > MAX_READ || names > MAX_NAMES {
+        let counted = size.bytes.saturating_mul(self.counters);
+        if pairs > MAX_PAIRS || read > MAX_READ || names.max(counted) > MAX_NAMES {
             Cost::TooMuch
-        } else if pairs + read <= SHORT {
+        } else if pairs + read + counted / 100 <= SHORT {
             Cost::Short
         } else {
             Cost::Long
@@ -150,6 +167,8 @@ struct Tree<'a> {
     replaces_siblings: bool,
     nodes: usize,
     patterns: usize,
+    pattern_bytes: usize,
+    counters: usize,
     /// Something of the schema is not in the tree.
     is_cut: bool,
     /// How often each reference is on the present path.
@@ -206,6 +225,16 @@ impl<'a> Tree<'a> {
                 _,
             ) => None,
             (
+                // Up to draft 7 the library checks formats and contents; later it does not.
+                "format" | "contentMediaType" | "contentEncoding",
+                _,
+            ) => {
+                self.is_cut |= self.replaces_siblings;
+                None
+            }
+            // It is no keyword any more.
+            ("dependencies", _) if !self.replaces_siblings => None,
+            (
                 "$dynamicRef" | "$recursiveRef" | "$dynamicAnchor" | "$recursiveAnchor"
                 | "contentSchema",
                 _,
@@ -222,6 +251,7 @@ impl<'a> Tree<'a> {
             (name, Value::Object(schemas)) if MAPS.contains(&name) => {
                 if name == "patternProperties" {
                     self.patterns += schemas.len();
+                    self.pattern_bytes += schemas.keys().map(String::len).sum::<usize>();
                 }
                 self.nodes += schemas
                     .keys()
@@ -248,6 +278,7 @@ impl<'a> Tree<'a> {
             ) => Some(self.subschema(value, depth)),
             ("pattern", Value::String(pattern)) => {
                 self.patterns += 1;
+                self.pattern_bytes += pattern.len();
                 self.nodes += pattern.len() / BYTES_A_NODE;
                 Some(value.clone())
             }
@@ -255,6 +286,10 @@ impl<'a> Tree<'a> {
                 let mut size = Size::default();
                 size.add(value);
                 self.nodes += size.values + size.bytes / BYTES_A_NODE;
+                Some(value.clone())
+            }
+            ("minLength" | "maxLength", Value::Number(_)) => {
+                self.counters += 1;
                 Some(value.clone())
             }
             ("type", _) | (_, Value::Bool(_) | Value::Number(_)) => Some(value.clone()),
@@ -277,7 +312,7 @@ impl<'a> Tree<'a> {
                 .decode_utf8()
                 .ok()
         });
-        let Some(target) = pointer.and_then(|pointer| self.root.pointer(&pointer)) else {
+        let Some(target) = pointer.and_then(|pointer| self.at(&pointer)) else {
             return self.cut();
         };
         let repeats = self.path.entry(reference).or_default();
@@ -290,6 +325,21 @@ impl<'a> Tree<'a> {
             *repeats -= 1;
         }
         tree
+    }
+
+    /// The value that a pointer names. Below a subschema with an address, references begin at that
+    /// address, so such a value is not known here.
+    fn at(&self, pointer: &str) -> Option<&'a Value> {
+        let steps = pointer.match_indices('/').map(|(at, _)| at).skip(1);
+        let mut above = steps.filter_map(|at| self.root.pointer(&pointer[..at]));
+        let has_address = |value: &Value| {
+            let is_text = |name| value.get(name).is_some_and(Value::is_string);
+            is_text("$id") || is_text("id")
+        };
+        match above.any(has_address) {
+            true => None,
+            false => self.root.pointer(pointer),
+        }
     }
 
     /// What stands for a part that is not in the tree: everything is accepted.

@@ -118,9 +118,15 @@ impl Compiled {
     /// Why an input does not fit the schema of the tool at `index`.
     fn refusal(&self, index: usize, input: &Value) -> Option<String> {
         let tool = self.tools.get(index)?;
-        let (_, validator) = self.schema(index)?;
-        let error = validator.validate(input).err()?;
+        let (schema, validator) = self.schema(index)?;
+        if validator.is_valid(input) {
+            return None;
+        }
         let name = normalize_tool_name(&tool.name);
+        if !schema.may_be_told_apart(input) {
+            return Some(format!("the input of tools.{name} does not fit its schema"));
+        }
+        let error = validator.validate(input).err()?;
         Some(sentence(&name, tool.input_schema.as_ref()?, input, &error))
     }
 }
@@ -385,6 +391,36 @@ mod tests {
         assert_eq!(refusal(&states, Some("\"aaaa\"")), None);
         let large = json!({"properties": {"x".repeat(300_000): {}}}).to_string();
         assert_eq!(refusal(&large, Some("1")), None);
+        let classes = json!({"pattern": format!("(?i:{})", r"\pL".repeat(10_000))}).to_string();
+        assert_eq!(refusal(&classes, Some("\"a\"")), None);
+        let long = Value::from("x".repeat(4 << 20)).to_string();
+        let counted = json!({"allOf": vec![json!({"minLength": 5 << 20}); 1_900]}).to_string();
+        assert_eq!(refusal(&counted, Some(&long)), None);
+        // An error would have a copy of the text for each branch.
+        let copied = json!({"anyOf": vec![json!({"type": "integer"}); 1_900]}).to_string();
+        let said = refusal(&copied, Some(&long)).expect("refused");
+        assert!(said.ends_with("does not fit its schema"), "{said}");
+    }
+
+    #[test]
+    fn formats_addresses_and_old_keywords_refuse_nothing() {
+        let old = "http://json-schema.org/draft-07/schema#";
+        let format = json!({"$schema": old, "format": "email"}).to_string();
+        assert_eq!(refusal(&format, Some("\"nobody\"")), None);
+        let elsewhere = json!({
+            "$ref": "#/$defs/a/$defs/b",
+            "$defs": {
+                "a": {"$id": "https://x/a", "$defs": {
+                    "b": {"properties": {"c": {"$ref": "#/$defs/c"}}}, "c": {"type": "string"}}},
+                "c": {"type": "number"},
+            },
+        });
+        assert_eq!(
+            refusal(&elsewhere.to_string(), Some(r#"{"c": "text"}"#)),
+            None
+        );
+        let gone = json!({"dependencies": {"a": ["b"]}}).to_string();
+        assert_eq!(refusal(&gone, Some(r#"{"a": 1}"#)), None);
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::upstream::error::{ConnectError, HeaderError};
 
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// The largest answer that is no stream: the library makes values of it before anybody can count
+/// them.
+const MAX_JSON: usize = 16 << 20;
 /// Requests that run at once.
 const MAX_REQUESTS: usize = 256;
 
@@ -42,7 +45,7 @@ pub(crate) fn streamable_http(
 ) -> Result<StreamableHttp, ConnectError> {
     let config = StreamableHttpClientTransportConfig::with_uri(url)
         .max_sse_event_size(MAX_MESSAGE)
-        .max_json_response_size(MAX_MESSAGE)
+        .max_json_response_size(MAX_JSON)
         .max_concurrent_requests(MAX_REQUESTS)
         // A call is not sent again on a new session: it may have run.
         .reinit_on_expired_session(false)

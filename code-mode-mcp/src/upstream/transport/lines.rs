@@ -21,7 +21,7 @@ use super::process::{Era, era_of};
 /// The largest message.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 /// The most values in one message: each costs up to sixteen times its text in memory.
-const MAX_VALUES: usize = 4_000_000;
+pub(super) const MAX_VALUES: usize = 4_000_000;
 /// How much of each end of a message that is too large is kept, to find its id.
 const KEPT: usize = 256;
 
@@ -133,10 +133,14 @@ where
         };
         if let Some(result) = message.get_mut("result") {
             let result = result.take();
-            let asked = serde_json::from_value::<InputRequiredResult>(result.clone());
+            let asks = ["inputRequests", "requestState"]
+                .iter()
+                .any(|key| result.get(key).is_some());
+            // The copy is only made of what may be a question.
+            let asked = asks.then(|| serde_json::from_value::<InputRequiredResult>(result.clone()));
             let result = match asked {
-                Ok(asked) => ServerResult::InputRequiredResult(asked),
-                Err(_) => ServerResult::CustomResult(CustomResult::new(result)),
+                Some(Ok(asked)) => ServerResult::InputRequiredResult(asked),
+                Some(Err(_)) | None => ServerResult::CustomResult(CustomResult::new(result)),
             };
             return Some(JsonRpcMessage::response(result, id));
         }
@@ -180,11 +184,16 @@ where
     }
 }
 
-/// Whether a text of JSON has more values than this, about.
-fn has_more_values(text: &[u8], most: usize) -> bool {
-    let begins = |byte: &u8| matches!(byte, b',' | b'[' | b'{');
+/// Whether a text of JSON has more values than this, about. An object counts as eight of them, as
+/// it takes so much more memory.
+pub(super) fn has_more_values(text: &[u8], most: usize) -> bool {
+    let weight = |byte: &u8| match byte {
+        b'{' => 8,
+        b',' | b'[' => 1,
+        _ => 0,
+    };
     // This is enough for nearly every message; texts with many commas need the slower look.
-    if text.iter().filter(|byte| begins(byte)).count() <= most {
+    if text.iter().map(weight).sum::<usize>() <= most {
         return false;
     }
     let (mut values, mut is_text, mut is_escaped) = (0, false, false);
@@ -193,7 +202,7 @@ fn has_more_values(text: &[u8], most: usize) -> bool {
             _ if is_escaped => is_escaped = false,
             b'\\' => is_escaped = is_text,
             b'"' => is_text = !is_text,
-            byte if !is_text && begins(byte) => values += 1,
+            byte if !is_text => values += weight(byte),
             _ => {}
         }
     }
@@ -421,6 +430,7 @@ mod tests {
     #[test]
     fn values_are_counted_and_the_commas_of_texts_are_not() {
         assert!(has_more_values(b"[[],[],[]]", 3));
+        assert!(has_more_values(b"[{},{}]", 10));
         assert!(!has_more_values(br#"["a,b,c,d,[{\",,,,"]"#, 3));
         assert!(has_more_values(br#"["\\",1,2,3]"#, 3));
     }

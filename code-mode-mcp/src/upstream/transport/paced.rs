@@ -9,12 +9,14 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::{HeaderName, HeaderValue};
-use rmcp::model::ClientJsonRpcMessage;
+use rmcp::model::{ClientJsonRpcMessage, JsonRpcMessage, RequestId};
 use rmcp::transport::streamable_http_client::{
     StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
     StreamableHttpResponseLimits,
 };
 use sse_stream::Sse;
+
+use super::lines::{MAX_VALUES, has_more_values};
 
 /// The shortest and the longest pause that a server may name, in milliseconds.
 const RETRY: std::ops::RangeInclusive<u64> = 1_000..=60_000;
@@ -32,10 +34,29 @@ fn paced(events: Events) -> Events {
         event.map(|mut event| {
             let pause = event.retry;
             event.retry = pause.map(|pause| pause.clamp(*RETRY.start(), *RETRY.end()));
+            let data = event.data.as_deref().unwrap_or_default();
+            if has_more_values(data.as_bytes(), MAX_VALUES) {
+                tracing::debug!("an event with too many values was emptied");
+                event.data = None;
+            }
             event
         })
     });
     paced.boxed()
+}
+
+/// Whether an answer is one to this request: a server that answers with another's, or with none,
+/// would be waited for.
+fn is_answer_to(answer: &StreamableHttpPostResponse, request: Option<&RequestId>) -> bool {
+    match (answer, request) {
+        (StreamableHttpPostResponse::Accepted, Some(_)) => false,
+        (StreamableHttpPostResponse::Json(message, _), Some(id)) => match message {
+            JsonRpcMessage::Response(answer) => answer.id == *id,
+            JsonRpcMessage::Error(error) => error.id.as_ref().is_none_or(|of| of == id),
+            JsonRpcMessage::Request(_) | JsonRpcMessage::Notification(_) => false,
+        },
+        _ => true,
+    }
 }
 
 impl StreamableHttpClient for Paced {
@@ -70,6 +91,10 @@ impl StreamableHttpClient for Paced {
         custom_headers: Headers,
         limits: StreamableHttpResponseLimits,
     ) -> Result<StreamableHttpPostResponse, Error> {
+        let request = match &message {
+            JsonRpcMessage::Request(request) => Some(request.id.clone()),
+            _ => None,
+        };
         let posted = self.0.post_message_with_response_limits(
             uri,
             message,
@@ -78,7 +103,12 @@ impl StreamableHttpClient for Paced {
             custom_headers,
             limits,
         );
-        Ok(match posted.await? {
+        let answer = posted.await?;
+        if !is_answer_to(&answer, request.as_ref()) {
+            let what = "the answer is not one to the request";
+            return Err(StreamableHttpError::UnexpectedServerResponse(what.into()));
+        }
+        Ok(match answer {
             StreamableHttpPostResponse::Sse(events, session) => {
                 StreamableHttpPostResponse::Sse(paced(events), session)
             }

@@ -4,7 +4,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use code_mode_system::{Processes, inherited_environment};
+use code_mode_system::{Processes, inherited_with_network};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout, Command};
@@ -64,7 +64,7 @@ impl ServerProcess {
         program
             .args(args)
             .env_clear()
-            .envs(inherited_environment())
+            .envs(inherited_with_network())
             .envs(env)
             .env(MARKER, "1")
             .stdin(Stdio::piped())
@@ -92,15 +92,12 @@ impl ServerProcess {
         Ok((process, stdin, BufReader::new(stdout)))
     }
 
-    /// What the server last wrote to its standard error, on one line.
-    pub(crate) fn last_words(&self) -> String {
-        let kept = self.stderr.lock().unwrap_or_else(|e| e.into_inner());
-        // Hidden before it is cut, so that no half of a secret is left.
-        let text = self.secrets.hide(&String::from_utf8_lossy(&kept));
-        let from = text.ceil_char_boundary(text.len().saturating_sub(STDERR));
-        let lines = text[from..].lines().map(|line| texts::line(line, STDERR));
-        let lines = lines.filter(|line| !line.is_empty());
-        lines.collect::<Vec<_>>().join(" | ")
+    /// The standard error of the process.
+    pub(crate) fn last_words(&self) -> LastWords {
+        LastWords {
+            stderr: self.stderr.clone(),
+            secrets: self.secrets.clone(),
+        }
     }
 
     /// Waits for the program's end, and for what it last said.
@@ -124,6 +121,26 @@ impl Drop for ServerProcess {
     fn drop(&mut self) {
         // A launcher may have ended before what it has launched.
         self.processes.end_rest();
+    }
+}
+
+/// The end of a server's standard error.
+#[derive(Clone, Debug)]
+pub(crate) struct LastWords {
+    stderr: Arc<Mutex<Vec<u8>>>,
+    secrets: Secrets,
+}
+
+impl LastWords {
+    /// The last lines on one line, without secrets.
+    pub(crate) fn text(&self) -> String {
+        let kept = self.stderr.lock().unwrap_or_else(|e| e.into_inner());
+        // Hidden before it is cut, so that no half of a secret is left.
+        let text = self.secrets.hide(&String::from_utf8_lossy(&kept));
+        let from = text.ceil_char_boundary(text.len().saturating_sub(STDERR));
+        let lines = text[from..].lines().map(|line| texts::line(line, STDERR));
+        let lines = lines.filter(|line| !line.is_empty());
+        lines.collect::<Vec<_>>().join(" | ")
     }
 }
 

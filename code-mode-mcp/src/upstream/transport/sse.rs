@@ -14,6 +14,7 @@ use sse_stream::{Sse, SseStream};
 
 use super::MAX_MESSAGE;
 use super::http::{header_map, http_client};
+use super::lines::{MAX_VALUES, has_more_values};
 use crate::upstream::error::{ConnectError, HttpFailure, SseError};
 
 /// How long the stream may take to name its second address.
@@ -77,19 +78,36 @@ pub(crate) async fn connect(
     })
 }
 
-/// Ends the stream at an event of more than `most` bytes, which a reader would keep in memory.
+/// Ends the stream at an event of more than `most` bytes, which a reader would keep in memory. Each
+/// chunk that comes out is a line or a part of one: the reader drops the rest of a chunk behind a
+/// line that it does not understand, and must not drop the end of an event with it.
 pub(crate) fn without_endless_events<E>(
     bytes: impl Stream<Item = Result<Bytes, E>>,
     most: usize,
 ) -> impl Stream<Item = Result<Bytes, E>> {
     let mut event = 0_usize;
     let mut is_line_empty = true;
-    bytes.take_while(move |chunk| {
-        for byte in chunk.iter().flat_map(|chunk| chunk.iter()) {
+    let lines = bytes.flat_map(|chunk| {
+        let mut parts = Vec::new();
+        match chunk {
+            Err(error) => parts.push(Err(error)),
+            Ok(mut rest) => {
+                while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                    parts.push(Ok(rest.split_to(end + 1)));
+                }
+                if !rest.is_empty() {
+                    parts.push(Ok(rest));
+                }
+            }
+        }
+        futures::stream::iter(parts)
+    });
+    lines.take_while(move |part| {
+        for byte in part.iter().flat_map(|part| part.iter()) {
             event += 1;
             match byte {
                 // An empty line ends an event.
-                b'\n' | b'\r' if is_line_empty => event = 0,
+                b'\n' if is_line_empty => event = 0,
                 b'\n' => is_line_empty = true,
                 b'\r' => {}
                 _ => is_line_empty = false,
@@ -128,6 +146,10 @@ impl Transport<RoleClient> for SseTransport {
         loop {
             let event = self.events.next().await?;
             let data = event.data.unwrap_or_default();
+            if has_more_values(data.as_bytes(), MAX_VALUES) {
+                tracing::debug!("an event with too many values was skipped");
+                continue;
+            }
             // Other events are skipped, as on the other transports.
             if let Ok(message) = serde_json::from_str(&data) {
                 return Some(message);
@@ -152,12 +174,26 @@ mod tests {
                 futures::stream::repeat_with(move || Ok::<_, ()>(Bytes::from_static(chunk)));
             without_endless_events(chunks.take(100), 64).count().await
         };
-        assert_eq!(count(b"data: 12\n\n").await, 100);
-        assert_eq!(count(b"data: 12\r\n\r\n").await, 100);
+        assert_eq!(count(b"data: 12\n\n").await, 200);
+        assert_eq!(count(b"data: 12\r\n\r\n").await, 200);
         assert_eq!(count(b"data: 12\n").await, 7);
         let halves =
             ["data: 12\n", "\n"].map(|half| Ok::<_, ()>(Bytes::from_static(half.as_bytes())));
         let chunks = futures::stream::iter(halves).cycle().take(100);
         assert_eq!(without_endless_events(chunks, 64).count().await, 100);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_not_understood_hides_no_end_of_an_event() {
+        let chunk = Bytes::from_static(b"data: 12345678\nx\n\n");
+        let chunks =
+            futures::stream::iter((0..100).map(|_| Ok::<_, std::io::Error>(chunk.clone())));
+        let bounded = without_endless_events(chunks, 64);
+        let events = SseStream::from_bytes_stream(bounded.boxed());
+        let longest = events
+            .filter_map(async |event| event.ok()?.data)
+            .map(|data| data.len())
+            .fold(0, |longest, length| async move { longest.max(length) });
+        assert!(longest.await <= 64);
     }
 }
