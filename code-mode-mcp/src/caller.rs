@@ -44,8 +44,9 @@ pub trait CallContext: Send + Sync + 'static {
     }
 }
 
-/// The question to a person before a call runs. The texts are on one line each, without secrets
-/// and without characters that a terminal obeys.
+/// The question to a person before a call runs. The texts are on one line each, without secrets;
+/// characters that a terminal obeys or nobody sees are escapes, and names that are no plain words
+/// stand between quotation marks.
 #[derive(Clone, Debug)]
 pub struct ApprovalRequest {
     /// The server.

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::caller::{Approval, ApprovalRequest, ApprovedTool, CallContext};
 use crate::policy::{Claims, Decision, Policy};
 use crate::secrets::Secrets;
-use crate::shown::arguments_shown;
+use crate::shown::{arguments_shown, name_shown};
 use crate::texts::line;
 
 /// How much of a name is shown.
@@ -75,17 +75,19 @@ pub(crate) async fn decide(
     if approvals.has(&approved) {
         return Decided::may_run(format!("{rule}, allowed for the session"));
     }
-    let Some(arguments) = arguments_shown(subject.arguments, subject.input_schema, secrets) else {
+    let names = name_shown(subject.server, secrets).zip(name_shown(subject.name, secrets));
+    let arguments = arguments_shown(subject.arguments, subject.input_schema, secrets);
+    let Some(((server, tool), arguments)) = names.zip(arguments) else {
         return Decided::refused(
-            format!("{rule}, its arguments cannot be shown"),
+            format!("{rule}, it cannot be shown"),
             format!(
-                "not approved: {shown} needs a person's approval (rule {rule} of {place}), and its arguments have too many or too long keys to be shown to one"
+                "not approved: {shown} needs a person's approval (rule {rule} of {place}), and its name or the keys of its arguments are too long or too many to be shown to one"
             ),
         );
     };
     let request = ApprovalRequest {
         server,
-        tool: name,
+        tool,
         arguments,
     };
     match context.approve(&request).await {

@@ -144,11 +144,19 @@ impl Policy {
             (Decision::Ask, &self.ask),
             (Decision::Allow, &self.allow),
         ];
+        let plain = tool.strip_prefix("resource:").map(plain_address);
         for (decision, patterns) in lists {
-            // A tool's own name may have a slash: what forbids holds however it is split.
+            // A tool's own name may have a slash, and an address may be written in several ways:
+            // what forbids holds for each of them, and what allows must hold for all.
             let fits = |pattern: &&Pattern| match decision {
-                Decision::Allow => pattern.fits(server, tool),
-                Decision::Ask | Decision::Deny => pattern.fits_whole(server, tool),
+                Decision::Allow => {
+                    let fits = |name: &str| pattern.fits(server, name);
+                    fits(tool) && plain.as_deref().is_none_or(fits)
+                }
+                Decision::Ask | Decision::Deny => {
+                    let fits = |name: &str| pattern.fits_whole(server, name);
+                    fits(tool) || plain.as_deref().is_some_and(fits)
+                }
             };
             if let Some(pattern) = patterns.iter().find(fits) {
                 return (decision, format!("{} {:?}", decision.word(), pattern.text));
@@ -201,6 +209,25 @@ impl Policy {
             None => "the default policy (--policy FILE has another)".to_owned(),
         }
     }
+}
+
+/// The name of a resource at a plain address: percent signs decoded, slashes in a row as one, and
+/// no step up or nowhere. Servers differ in what of this they do.
+fn plain_address(address: &str) -> String {
+    let decoded = percent_encoding::percent_decode_str(address).decode_utf8_lossy();
+    let (scheme, path) = decoded.split_once("://").unwrap_or(("", &decoded));
+    let mut steps: Vec<&str> = Vec::new();
+    for step in path.split('/') {
+        match step {
+            "" | "." => {}
+            ".." => drop(steps.pop()),
+            step => steps.push(step),
+        }
+    }
+    // An address without a host begins with a third slash.
+    let begin = if path.starts_with('/') { "/" } else { "" };
+    let between = if scheme.is_empty() { "" } else { "://" };
+    format!("resource:{scheme}{between}{begin}{}", steps.join("/"))
 }
 
 /// `SERVER/TOOL`, where `*` stands for any run of characters. Split at the last `/`.
@@ -317,6 +344,28 @@ mod tests {
         assert!(!fits("a/b", "A", "b"));
         assert!(!fits("a*/b", "b", "b"));
         assert!("nothing".parse::<Pattern>().is_err());
+    }
+
+    #[test]
+    fn an_address_is_denied_however_it_is_written() {
+        let policy = policy(
+            r#"{"deny": ["s/resource:file:///etc/*"], "allow": ["s/resource:file:///home/*"],
+                "default": {"other": "ask"}}"#,
+        );
+        let decide = |address: &str| {
+            let name = format!("resource:{address}");
+            policy.decide("s", &name, Claims::default()).0
+        };
+        for address in [
+            "file:///etc/shadow",
+            "file:///./etc/shadow",
+            "file:////etc/shadow",
+            "file:///%65tc/shadow",
+            "file:///home/../etc/shadow",
+        ] {
+            assert_eq!(decide(address), Decision::Deny, "{address}");
+        }
+        assert_eq!(decide("file:///tmp/../home/x"), Decision::Ask);
     }
 
     #[test]

@@ -30,6 +30,7 @@ use crate::upstream::pages;
 
 /// How long a server may take to list what it has.
 const LISTING: Duration = Duration::from_secs(5);
+const LISTING_AGAIN: Duration = Duration::from_millis(500);
 const READING: Duration = Duration::from_secs(60);
 /// Between a server's name and what it calls its own.
 const BETWEEN: &str = "__";
@@ -121,9 +122,20 @@ async fn listed(broker: &Broker, kind: Kind) -> Vec<Listed> {
     let until = Instant::now() + LISTING;
     let lists = broker.upstreams.iter().filter_map(|upstream| {
         let peer = upstream.peer()?;
-        Some(async move {
+        let capabilities = peer.peer_info()?.capabilities.clone();
+        let has_any = match kind {
+            Kind::Prompts => capabilities.prompts.is_some(),
+            Kind::Resources | Kind::Templates => capabilities.resources.is_some(),
+        };
+        has_any.then(|| async move {
             let request = |params| kind.request(params);
+            // A server that was too slow once keeps the others waiting for less.
+            let until = match upstream.listed_late(kind.key()) {
+                true => until - LISTING + LISTING_AGAIN,
+                false => until,
+            };
             let items = pages(&peer, kind.key(), until, request).await;
+            upstream.set_listed_late(kind.key(), Instant::now() >= until);
             let items = items.unwrap_or_default().into_iter();
             let listed = items.filter_map(|item| of_server(broker, kind, upstream.name(), item));
             let listed = listed.map(|(name, shown, item)| Listed {
@@ -153,6 +165,8 @@ fn of_server(
     }
     broker.secrets.hide_json(&mut item);
     clean_texts(&mut item, false);
+    // Cleaning may have joined what an invisible character parted.
+    broker.secrets.hide_json(&mut item);
     let hidden = broker.secrets.hide(&name);
     let shown = match kind {
         Kind::Prompts => format!("{server}{BETWEEN}{hidden}"),

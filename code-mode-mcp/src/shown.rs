@@ -4,7 +4,7 @@
 //! each value is shortened by itself. Omissions are counted outside of quotation marks,
 //! where no value can write.
 
-use code_mode_protocol::text::clean_line;
+use code_mode_protocol::text::quoted;
 use serde_json::{Map, Value};
 
 use crate::secrets::Secrets;
@@ -37,6 +37,21 @@ pub(crate) fn arguments_shown(
         shown.object(arguments, schema, 0)?;
         Some(shown.text)
     })
+}
+
+/// A stranger's name in a question: as it is where it is made of plain words, else between
+/// quotation marks. `None` where a person could not see it whole.
+pub(crate) fn name_shown(name: &str, secrets: &Secrets) -> Option<String> {
+    /// The longest name.
+    const LONGEST: usize = 1000;
+    let name = secrets.hide(name);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.:/@".contains(c);
+    match name.len() {
+        0 => Some("\"\"".to_owned()),
+        1..=LONGEST if name.chars().all(is_plain) => Some(name),
+        1..=LONGEST => Some(quoted(&name)),
+        _ => None,
+    }
 }
 
 struct Shown<'a> {
@@ -90,11 +105,11 @@ impl Shown<'_> {
         if key.len() > LONGEST_KEY {
             return None;
         }
-        let is_plain = clean_line(&key) == key && !key.contains(['"', '\\']) && !key.is_empty();
-        match is_plain {
+        let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '$' | '.');
+        match !key.is_empty() && key.chars().all(is_word) {
             true => self.add(&key),
-            // Two keys that look alike must not pass for one.
-            false => self.add(&format!("\"{}\"", key.escape_debug())),
+            // With anything else in it, a key could pass for several.
+            false => self.add(&quoted(&key)),
         }
     }
 
@@ -127,19 +142,18 @@ impl Shown<'_> {
 
     /// A text with both of its ends, because either may be what matters.
     fn string(&mut self, text: &str) -> Option<()> {
-        let clean = |text: &str| clean_line(&self.secrets.hide(text));
-        let quoted = |text: &str| Value::from(text).to_string();
+        let hidden = |text: &str| self.secrets.hide(text);
         let end = self.characters / 3;
         let begin = self.characters - end;
         let all = text.chars().count();
         if all <= self.characters {
-            return self.add(&quoted(&clean(text)));
+            return self.add(&quoted(&hidden(text)));
         }
         // Secrets are hidden before the text is cut, in as much of it as a shown one could be in.
         let near = text.floor_char_boundary(text.len().min(NEAR));
         let far = text.ceil_char_boundary(text.len().saturating_sub(NEAR));
-        let head: String = clean(&text[..near]).chars().take(begin).collect();
-        let tail = clean(&text[far..]);
+        let head: String = hidden(&text[..near]).chars().take(begin).collect();
+        let tail = hidden(&text[far..]);
         let skipped = tail.chars().count().saturating_sub(end);
         let tail: String = tail.chars().skip(skipped).collect();
         self.add(&format!(
@@ -192,7 +206,12 @@ mod tests {
         );
         assert_eq!(
             text.as_deref(),
-            Some(r#"{a: "\", path: \"/tmp", "b\n": "c d"}"#)
+            Some(r#"{a: "\", path: \"/tmp", "b\n": "\u{202e}c\nd"}"#)
+        );
+        let text = shown(json!({"a: 1, b": true, "x": "rm # \nls"}), json!({}));
+        assert_eq!(
+            text.as_deref(),
+            Some(r#"{"a: 1, b": true, x: "rm # \nls"}"#)
         );
     }
 

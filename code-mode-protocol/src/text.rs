@@ -38,6 +38,26 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// The text between quotation marks, character by character: quotation marks, line ends and
+/// whatever a reader would not see are escapes, so that no two texts look alike for these alone.
+pub fn quoted(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len() + 2);
+    shown.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => shown.push_str("\\\""),
+            '\\' => shown.push_str("\\\\"),
+            '\n' => shown.push_str("\\n"),
+            '\t' => shown.push_str("\\t"),
+            '\u{2028}' | '\u{2029}' => shown.extend(character.escape_unicode()),
+            other if is_obeyed(other) || is_hidden(other) => shown.extend(other.escape_unicode()),
+            other => shown.push(other),
+        }
+    }
+    shown.push('"');
+    shown
+}
+
 /// The text without invisible characters; control characters become spaces, and every kind
 /// of line end a line feed.
 pub fn clean(text: &str) -> String {
@@ -69,6 +89,14 @@ mod tests {
         assert_eq!(visible("x\ry"), "x\\u{d}y");
         assert_eq!(visible("\u{202e}evil"), "\\u{202e}evil");
         assert_eq!(visible("\u{1b}]52;c;eA==\u{7}"), "\\u{1b}]52;c;eA==\\u{7}");
+    }
+
+    #[test]
+    fn what_a_reader_would_not_see_is_quoted_as_an_escape() {
+        assert_eq!(
+            quoted("a\" \\ \n\u{200b}\u{0}é"),
+            r#""a\" \\ \n\u{200b}\u{0}é""#
+        );
     }
 
     #[test]

@@ -32,6 +32,9 @@ impl Children {
 }
 
 #[cfg(target_os = "linux")]
+pub(crate) use linux::descendants;
+
+#[cfg(target_os = "linux")]
 mod linux {
     use std::collections::HashSet;
     use std::time::Duration;
@@ -85,6 +88,18 @@ mod linux {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Every process below another one.
+    pub(crate) fn descendants(of: Pid) -> Vec<Pid> {
+        let mut found = Vec::new();
+        let mut parents = vec![of];
+        while let Some(parent) = parents.pop() {
+            let children = children(parent);
+            found.extend(&children);
+            parents.extend(children);
+        }
+        found
     }
 
     fn children(of: Pid) -> Vec<Pid> {

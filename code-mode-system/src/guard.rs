@@ -3,8 +3,11 @@
 //!
 //! A child that this program started directly ends with it, by its own wish (`PR_SET_PDEATHSIG`);
 //! what that child started does not. The guard waits for the end of a pipe whose other end this
-//! program alone has, and ends every process with this program's mark.
+//! program alone has. Then it ends every process with this program's mark, and every process that
+//! it has seen below this program: it looks once a second, for those that clear their environment.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -12,8 +15,11 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::children::descendants;
 use crate::marks::{PROGRAM, is_anywhere, signal};
 
 /// The argument that makes the program a guard.
@@ -53,13 +59,15 @@ pub(crate) fn start() {
 }
 
 /// Waits until the program that has started this one is gone, and ends every process with its
-/// mark.
+/// mark, or that was seen below it.
 pub fn guard(mark: &str) {
     /// How long it looks for processes that start others meanwhile.
     const TIME: Duration = Duration::from_secs(5);
     const LOOK_EVERY: Duration = Duration::from_millis(20);
-    let mut nothing = [0; 64];
-    while let Ok(1..) = std::io::stdin().read(&mut nothing) {}
+    let below = watch_until_the_end();
+    for process in below.values() {
+        let _ = pidfd_send_signal(process, Signal::KILL);
+    }
     if mark.is_empty() {
         return;
     }
@@ -67,5 +75,43 @@ pub fn guard(mark: &str) {
     while began.elapsed() < TIME && is_anywhere(mark) {
         signal(mark, Signal::KILL);
         std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// The processes below the program at its end, as far as they were there a second before. Each is
+/// known by a descriptor, so that none is taken for another with its number.
+fn watch_until_the_end() -> HashMap<Pid, OwnedFd> {
+    const LOOK_EVERY: Timespec = Timespec {
+        tv_sec: 1,
+        tv_nsec: 0,
+    };
+    let program = rustix::process::getppid();
+    let mut below = HashMap::new();
+    let mut nothing = [0; 64];
+    let input = std::io::stdin();
+    loop {
+        let mut waiting = [PollFd::new(&input, PollFlags::IN)];
+        match rustix::event::poll(&mut waiting, Some(&LOOK_EVERY)) {
+            Ok(0) => {}
+            Ok(_) => match (&input).read(&mut nothing) {
+                Ok(1..) => continue,
+                _ => return below,
+            },
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return below,
+        }
+        let Some(program) = program else {
+            continue;
+        };
+        let now = descendants(program);
+        below.retain(|pid, _| now.contains(pid));
+        for pid in now {
+            if pid != rustix::process::getpid()
+                && let Entry::Vacant(place) = below.entry(pid)
+                && let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
+            {
+                place.insert(process);
+            }
+        }
     }
 }

@@ -28,7 +28,7 @@ const GREETING: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A listener with bounds on its connections: one for clients that were let in (see
-/// [`Place::admit`]), and one of 512 for strangers, of whom the newest takes the place of the
+/// [`Place::admit`]), and one of 4,096 (512 where there are few descriptors) for strangers, of whom the newest takes the place of the
 /// oldest. A stranger has 10 s to be let in.
 #[derive(Debug)]
 pub struct Listener {

@@ -10,13 +10,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// Connections of strangers at once.
-pub(crate) const MAX_STRANGERS: usize = 512;
+/// Connections of strangers at once: the more there are, the longer a flood of new ones takes to
+/// push out a client that is about to show its token.
+const MAX_STRANGERS: usize = 4096;
+/// The same where the program may have few descriptors.
+const FEW_STRANGERS: usize = 512;
+
+/// How many strangers the descriptors of the program allow.
+fn max_strangers() -> usize {
+    #[cfg(target_os = "linux")]
+    let enough = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .is_none_or(|most| most >= 4 * MAX_STRANGERS as u64);
+    #[cfg(not(target_os = "linux"))]
+    let enough = cfg!(windows);
+    match enough {
+        true => MAX_STRANGERS,
+        false => FEW_STRANGERS,
+    }
+}
 
 /// The places of a listener.
 #[derive(Debug)]
 pub(crate) struct Places {
     admitted: Arc<Semaphore>,
+    max_strangers: usize,
     strangers: Mutex<Strangers>,
 }
 
@@ -31,6 +49,7 @@ impl Places {
     pub(crate) fn new(admitted: usize) -> Arc<Self> {
         Arc::new(Self {
             admitted: Arc::new(Semaphore::new(admitted)),
+            max_strangers: max_strangers(),
             strangers: Mutex::default(),
         })
     }
@@ -48,7 +67,7 @@ impl Places {
         strangers.last += 1;
         let number = strangers.last;
         strangers.waiting.insert(number, lost.clone());
-        if strangers.waiting.len() > MAX_STRANGERS
+        if strangers.waiting.len() > self.max_strangers
             && let Some((_, oldest)) = strangers.waiting.pop_first()
         {
             oldest.cancel();
@@ -118,7 +137,9 @@ mod tests {
         let places = Places::new(1);
         let owner = places.stranger();
         assert!(owner.admit());
-        let strangers: Vec<_> = (0..=MAX_STRANGERS).map(|_| places.stranger()).collect();
+        let strangers: Vec<_> = (0..=places.max_strangers)
+            .map(|_| places.stranger())
+            .collect();
         assert!(!owner.lost().is_cancelled());
         assert!(strangers[0].lost().is_cancelled());
         assert!(!strangers[1].lost().is_cancelled());

@@ -12,7 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write;
-        let _ = writeln!(std::io::stderr(), $($text)*);
+        // One write, so that two lines do not mix.
+        let line = format!("{}\n", format_args!($($text)*));
+        let _ = $crate::StandardError.write_all(line.as_bytes());
     }};
 }
 

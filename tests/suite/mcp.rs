@@ -87,7 +87,7 @@ fn servers_that_are_down_silent_or_noisy_cost_their_own_tools() {
         let mut client = Client::start(&arguments);
         client.initialize(json!({})).await;
         // A program that names no server waits for all of them.
-        client.exec("").await;
+        client.exec("1").await;
         let said = client
             .exec("text(ALL_SERVERS.map((s) => [s.server, s.status.split(':')[0]])); text((await tools.noisy__echo({})).called); text((await tools.plain__echo({})).called)")
             .await;
@@ -335,7 +335,7 @@ fn a_changed_list_is_followed() {
         let mark = folder.path().join("changed");
         let kind = format!("changing '{}'", mark.display());
         let mut client = Client::before(&kind, &[], json!({})).await;
-        client.exec("").await;
+        client.exec("1").await;
         client.request("tools/list", json!({})).await;
         std::fs::write(&mark, "").expect("written");
         client.exec("await tools.mad__t({})").await;
@@ -710,6 +710,22 @@ async fn pid_in(place: &std::path::Path) -> u32 {
     }
 }
 
+/// Whether the guard of a program has a descriptor of a process.
+#[cfg(target_os = "linux")]
+fn is_seen_by_guard(program: u32, process: u32) -> bool {
+    let line = format!("Pid:\t{process}\n");
+    crate::processes::descendants(program).iter().any(|child| {
+        let command = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        let is_guard = command.split(|byte| *byte == 0).nth(1) == Some(b"guard");
+        let descriptors = std::fs::read_dir(format!("/proc/{child}/fdinfo"));
+        let mut descriptors = descriptors.into_iter().flatten().flatten();
+        is_guard
+            && descriptors.any(|one| {
+                std::fs::read_to_string(one.path()).is_ok_and(|info| info.contains(&line))
+            })
+    })
+}
+
 /// Waits until a process is gone.
 #[cfg(target_os = "linux")]
 async fn gone(pid: u32) {
@@ -746,16 +762,22 @@ fn what_a_servers_launcher_left_behind_ends_with_the_program() {
 #[test]
 #[cfg(target_os = "linux")]
 fn what_a_server_started_ends_where_the_program_is_killed() {
-    run(async {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (command, place) = stubborn(&folder, "setsid");
-        let mut client = Client::start(&["--server", &format!("s={command}")]);
-        client.initialize(json!({})).await;
-        client.exec("await tools.s__echo({})").await;
-        let left = pid_in(&place).await;
-        crate::support::send(client.pid(), rustix::process::Signal::KILL);
-        gone(left).await;
-    });
+    for how in ["setsid", "setsid env -i PATH=/usr/bin:/bin"] {
+        run(async {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (command, place) = stubborn(&folder, how);
+            let mut client = Client::start(&["--server", &format!("s={command}")]);
+            client.initialize(json!({})).await;
+            client.exec("await tools.s__echo({})").await;
+            let left = pid_in(&place).await;
+            // Without a mark it is known once the guard has looked.
+            while !is_seen_by_guard(client.pid(), left) {
+                tokio::task::yield_now().await;
+            }
+            crate::support::send(client.pid(), rustix::process::Signal::KILL);
+            gone(left).await;
+        });
+    }
 }
 
 #[test]

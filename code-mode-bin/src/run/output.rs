@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use code_mode_protocol::text::visible;
-use code_mode_system::say;
+use code_mode_system::{HeldStandardError, say};
 
 /// How V8 names a cell's module in stack frames.
 const MODULE_NAME: &str = "exec_main.mjs";
@@ -43,6 +43,7 @@ pub(crate) struct Output {
 pub(crate) struct Asking<'a> {
     output: &'a Output,
     _terminal: tokio::sync::MutexGuard<'a, ()>,
+    _stderr: HeldStandardError,
 }
 
 impl Drop for Asking<'_> {
@@ -117,6 +118,7 @@ impl Output {
         Asking {
             output: self,
             _terminal: terminal,
+            _stderr: HeldStandardError::hold(),
         }
     }
 

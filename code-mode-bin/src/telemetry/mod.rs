@@ -19,6 +19,7 @@ pub(crate) use off::{TelemetryArgs, metered, watched};
 #[cfg(feature = "otel")]
 pub(crate) use otel::{ServeTelemetry, TelemetryArgs};
 
+use code_mode_system::StandardError;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -54,10 +55,10 @@ fn subscribe(
         true => {
             let builder = NonBlockingBuilder::default();
             let builder = builder.buffered_lines_limit(UNREAD_LINES).lossy(true);
-            let (writer, guard) = builder.finish(std::io::stderr());
+            let (writer, guard) = builder.finish(StandardError);
             (BoxMakeWriter::new(writer), Some(guard))
         }
-        false => (BoxMakeWriter::new(std::io::stderr), None),
+        false => (BoxMakeWriter::new(|| StandardError), None),
     };
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("warn,rmcp=off,opentelemetry=error"));

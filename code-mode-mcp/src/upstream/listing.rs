@@ -53,6 +53,8 @@ pub(crate) async fn list(
     for mut definition in listed {
         secrets.hide_json(&mut definition);
         clean_definition(&mut definition);
+        // Cleaning may have joined what an invisible character parted.
+        secrets.hide_json(&mut definition);
         if let Some(tool) = tool_of(definition)
             && config.wants(&tool.name)
             && names.insert(tool.name.clone())

@@ -17,6 +17,7 @@ mod start;
 mod supervisor;
 mod transport;
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -96,6 +97,8 @@ pub(crate) struct Upstream {
     /// How its latest start goes on.
     start: Start,
     claims: Mutex<StrictestClaims>,
+    /// What it did not list in time when it was last asked.
+    late: Mutex<HashSet<&'static str>>,
     /// Calls in a row that timed out.
     timeouts: AtomicU32,
     events: Arc<UpstreamEvents>,
@@ -123,6 +126,7 @@ impl Upstream {
             relist: Arc::new(Notify::new()),
             restart: Notify::new(),
             claims: Mutex::default(),
+            late: Mutex::default(),
             timeouts: AtomicU32::new(0),
             events,
         })
@@ -148,6 +152,20 @@ impl Upstream {
     fn set(&self, change: impl FnOnce(&mut State)) {
         self.state.send_modify(change);
         self.events.changed.notify_one();
+    }
+
+    /// Whether the server did not list this in time when it was last asked.
+    pub(crate) fn listed_late(&self, what: &str) -> bool {
+        let late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        late.contains(what)
+    }
+
+    pub(crate) fn set_listed_late(&self, what: &'static str, is_late: bool) {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        match is_late {
+            true => late.insert(what),
+            false => late.remove(what),
+        };
     }
 
     /// What the server lists now, with claims that only get stricter.

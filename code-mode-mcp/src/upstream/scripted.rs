@@ -144,7 +144,7 @@ impl Script {
         match message["method"].as_str() {
             Some("initialize") => Reply::Result(json!({
                 "protocolVersion": "2025-06-18",
-                "capabilities": {"tools": {"listChanged": true}},
+                "capabilities": {"tools": {"listChanged": true}, "resources": {}, "prompts": {}},
                 "serverInfo": {"name": "scripted", "version": "1"},
             })),
             Some("tools/list") => Reply::Result(json!({"tools": *self.tools()})),
