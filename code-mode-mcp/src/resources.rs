@@ -127,7 +127,7 @@ async fn listed(broker: &Broker, kind: Kind) -> Vec<Listed> {
             Kind::Prompts => capabilities.prompts.is_some(),
             Kind::Resources | Kind::Templates => capabilities.resources.is_some(),
         };
-        has_any.then(|| async move {
+        has_any.then_some(async move {
             let request = |params| kind.request(params);
             // A server that was too slow once keeps the others waiting for less.
             let until = match upstream.listed_late(kind.key()) {
