@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use code_mode_host::{Json, NestedToolCall, ToolDefinition, ToolError, ToolName};
-use code_mode_protocol::normalize_tool_name;
 use rmcp::ErrorData;
 use rmcp::model::{ElicitRequestParams, ElicitResult};
 use serde_json::{Map, Value, json};
@@ -20,6 +19,7 @@ use crate::caller::CallContext;
 use crate::config::{self, ConfigError};
 use crate::decide::{Subject, decide};
 use crate::elicitation::ElicitationRouter;
+use crate::names;
 use crate::policy::{Claims, Policy, PolicyError};
 use crate::secrets::Secrets;
 use crate::texts::line;
@@ -96,6 +96,12 @@ struct ToolsNow {
 }
 
 impl ToolsNow {
+    /// Whether any server has neither started nor failed.
+    fn is_starting(&self) -> bool {
+        let mut all = self.upstreams.iter();
+        all.any(|upstream| upstream.status().is_starting())
+    }
+
     fn refresh(&self) {
         let _one = self
             .refreshing
@@ -263,7 +269,7 @@ impl Broker {
     }
 
     async fn started_within(&self, limit: Duration) {
-        if self.has_waited.load(Ordering::Relaxed) || !self.is_starting() {
+        if self.has_waited.load(Ordering::Relaxed) || !self.tools.is_starting() {
             return;
         }
         let _ = tokio::time::timeout(limit.min(FIRST_WAIT), self.all_started()).await;
@@ -274,9 +280,7 @@ impl Broker {
     /// Waits until `limit` for the servers that a program needs: those that it names and that have
     /// listed nothing yet; or for a while for all, where it names none.
     pub(crate) async fn ready_for(&self, program: &str, limit: Duration) {
-        let names = |upstream: &&Arc<Upstream>| {
-            program.contains(&normalize_tool_name(&format!("{}__", upstream.name())))
-        };
+        let names = |upstream: &&Arc<Upstream>| program.contains(&names::prefix(upstream.name()));
         let named: Vec<_> = self.upstreams.iter().filter(names).collect();
         if named.is_empty() {
             return self.started_within(limit).await;
@@ -290,11 +294,6 @@ impl Broker {
             let _ = tokio::time::timeout(limit, futures::future::join_all(missing)).await;
             self.tools.refresh();
         }
-    }
-
-    fn is_starting(&self) -> bool {
-        let mut all = self.upstreams.iter();
-        all.any(|upstream| upstream.status().is_starting())
     }
 
     /// Waits until every server has started or failed, however long that takes.
@@ -414,15 +413,10 @@ impl Broker {
         reading: impl Future<Output = Result<T, ErrorData>>,
     ) -> Result<T, ErrorData> {
         let text = Value::from(arguments.clone()).to_string();
-        // Reading changes nothing, so what the policy says of such tools holds.
-        let claims = Claims {
-            read_only: true,
-            destructive: false,
-        };
         let subject = Subject {
             server,
             name,
-            claims,
+            claims: Claims::READING,
             definition: &Value::Null,
             input_schema: None,
             arguments,
@@ -532,8 +526,7 @@ async fn follow(events: Arc<UpstreamEvents>, tools: Arc<ToolsNow>) {
     loop {
         events.changed.notified().await;
         tools.refresh();
-        let starting = |upstream: &Arc<Upstream>| upstream.status().is_starting();
-        if !tools.upstreams.iter().any(starting) {
+        if !tools.is_starting() {
             if !std::mem::replace(&mut has_warned, true) {
                 let rules = tools.unmatched_rules();
                 for rule in rules.iter().filter(|rule| rule.starts_with("deny ")) {

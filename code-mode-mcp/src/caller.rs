@@ -45,7 +45,7 @@ pub trait CallContext: Send + Sync + 'static {
 }
 
 /// The question to a person before a call runs. The texts are on one line each, without secrets;
-/// characters that a terminal obeys or nobody sees are escapes, and names that are no plain words
+/// characters that a terminal obeys or nobody sees are escapes, and names that are not plain words
 /// stand between quotation marks.
 #[derive(Clone, Debug)]
 pub struct ApprovalRequest {

@@ -45,6 +45,11 @@ pub(crate) fn identifiers(pairs: &[(&str, &str)]) -> Vec<String> {
         .collect()
 }
 
+/// How the identifiers of a server's tools begin.
+pub(crate) fn prefix(server: &str) -> String {
+    normalize_tool_name(&format!("{server}__"))
+}
+
 /// The first eight hexadecimal digits of SHA-256 over both names.
 fn hash(server: &str, tool: &str) -> String {
     let digest = Sha256::new()

@@ -95,6 +95,14 @@ pub(crate) struct Claims {
     pub(crate) destructive: bool,
 }
 
+impl Claims {
+    /// What holds for reading a resource or a prompt, which changes nothing.
+    pub(crate) const READING: Self = Self {
+        read_only: true,
+        destructive: false,
+    };
+}
+
 /// Why a policy file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

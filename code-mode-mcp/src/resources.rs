@@ -181,13 +181,9 @@ fn of_server(
 }
 
 fn is_denied(broker: &Broker, kind: Kind, server: &str, name: &str) -> bool {
-    let claims = Claims {
-        read_only: true,
-        destructive: false,
-    };
     let (decision, _) = broker
         .policy
-        .decide(server, &kind.policy_name(name), claims);
+        .decide(server, &kind.policy_name(name), Claims::READING);
     decision == Decision::Deny
 }
 

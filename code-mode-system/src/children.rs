@@ -72,16 +72,12 @@ mod linux {
     pub(super) async fn end_all() {
         loop {
             let mut found = false;
-            let mut parents = vec![getpid()];
-            while let Some(parent) = parents.pop() {
-                for child in children(parent) {
-                    parents.push(child);
-                    let process = pidfd_open(child, PidfdFlags::empty());
-                    // One that has ended has a name until it is waited for.
-                    found |= !has_ended(child)
-                        && process
-                            .is_ok_and(|process| pidfd_send_signal(&process, Signal::KILL).is_ok());
-                }
+            for child in descendants(getpid()) {
+                let process = pidfd_open(child, PidfdFlags::empty());
+                // One that has ended has a name until it is waited for.
+                found |= !has_ended(child)
+                    && process
+                        .is_ok_and(|process| pidfd_send_signal(&process, Signal::KILL).is_ok());
             }
             if !found {
                 return;

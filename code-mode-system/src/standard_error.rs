@@ -1,9 +1,9 @@
-//! Standard error, which can be held while something on it must stand alone.
+//! Standard error. A program that asks a person a question holds it back until the answer.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What is kept while standard error is held; more is dropped.
+/// How many bytes are kept while standard error is held; more are dropped.
 const MAX_HELD: usize = 256 << 10;
 
 /// Text that waits; `None` while standard error is not held.

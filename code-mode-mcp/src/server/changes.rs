@@ -35,7 +35,7 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Changes from what is shown at any time. A client that was shown nothing yet will ask.
+    /// Changes against what the client was shown last. A client that has not listed yet will ask.
     pub(super) fn of(broker: &Broker, shown: Arc<Shown>) -> Self {
         let now = broker.tools_changes();
         Self { now, shown }

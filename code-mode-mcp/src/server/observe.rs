@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use code_mode_host::{CellId, CellResponse, ContentItem, SessionError, WaitRequest};
-use code_mode_protocol::normalize_tool_name;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -27,6 +26,7 @@ use super::seal::{Asked, request_digest};
 use super::session::Session;
 use super::{Response, failure};
 use crate::elicitation::nobody;
+use crate::names;
 use crate::texts::line;
 use crate::upstream::Status;
 
@@ -317,7 +317,7 @@ impl Observed<'_> {
         let upstreams = self.client.server.broker.upstreams.iter();
         let missing = upstreams.filter_map(|upstream| {
             let status = upstream.status();
-            let prefix = normalize_tool_name(&format!("{}__", upstream.name()));
+            let prefix = names::prefix(upstream.name());
             (status != Status::Ready && error.contains(&prefix)).then(|| {
                 let name = line(upstream.name(), 100);
                 format!("\nthe server {name} is {}", status.words())

@@ -11,6 +11,7 @@ use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, NotificationContext, RequestContext,
     RunningService, serve_client_with_lifecycle,
 };
+use rmcp::transport::Transport as Connection;
 use rmcp::{ClientHandler, ErrorData, RoleClient};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -78,7 +79,7 @@ pub(crate) async fn connect(
                 preferred_versions: vec![ProtocolVersion::V_2026_07_28],
                 legacy_version: Some(ProtocolVersion::V_2025_11_25),
             };
-            let running = serve_client_with_lifecycle(client, Bounded::new(transport), lifecycle);
+            let running = greet(client, transport, lifecycle);
             match tokio::time::timeout(limit, running).await {
                 Ok(Ok(running)) => Ok((running, None)),
                 Ok(Err(error)) => Err(match HttpFailure::of_greeting(&error) {
@@ -93,11 +94,7 @@ pub(crate) async fn connect(
             let transport = tokio::time::timeout_at(until, connect_sse(url, headers))
                 .await
                 .map_err(|_| ConnectError::TimedOut(limit))??;
-            let running = serve_client_with_lifecycle(
-                client,
-                Bounded::new(transport),
-                ClientLifecycleMode::Initialize,
-            );
+            let running = greet(client, transport, ClientLifecycleMode::Initialize);
             match tokio::time::timeout_at(until, running).await {
                 Ok(Ok(running)) => Ok((running, None)),
                 Ok(Err(error)) => Err(HttpFailure::of_greeting(&error).into()),
@@ -108,14 +105,21 @@ pub(crate) async fn connect(
         Transport::Memory(script) => {
             let (read, write) = tokio::io::split(script.start());
             let transport = Lines::new(tokio::io::BufReader::new(read), write);
-            let lifecycle = ClientLifecycleMode::Initialize;
-            let running =
-                serve_client_with_lifecycle(client, Bounded::new(transport), lifecycle).await;
+            let running = greet(client, transport, ClientLifecycleMode::Initialize).await;
             running
                 .map(|running| (running, None))
                 .map_err(|error| ConnectError::Greeting(error.to_string()))
         }
     }
+}
+
+/// Greets a server over a connection whose messages are bounded.
+async fn greet<T: Connection<RoleClient> + 'static>(
+    client: Client,
+    transport: T,
+    lifecycle: ClientLifecycleMode,
+) -> Result<Running, ClientInitializeError> {
+    serve_client_with_lifecycle(client, Bounded::new(transport), lifecycle).await
 }
 
 /// Starts the program and greets it: in the way it answers a probe, and without one
@@ -152,8 +156,7 @@ async fn connect_stdio(
         let stdout = std::io::Cursor::new(read_already).chain(stdout);
         let transport = Lines::new(tokio::io::BufReader::new(stdout), stdin);
         let late_probe = transport.late_probe();
-        let greeting =
-            serve_client_with_lifecycle(client.clone(), Bounded::new(transport), lifecycle);
+        let greeting = greet(client.clone(), transport, lifecycle);
         let in_time = async {
             tokio::select! {
                 greeted = greeting => Ok(greeted),

@@ -94,7 +94,7 @@ pub(crate) struct Upstream {
     relist: Arc<Notify>,
     /// Rung when the server must be started again.
     restart: Notify,
-    /// How its latest start goes on.
+    /// The progress of its latest start.
     start: Start,
     claims: Mutex<StrictestClaims>,
     /// What it did not list in time when it was last asked.

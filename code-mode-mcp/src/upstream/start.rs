@@ -1,4 +1,4 @@
-//! How the start of a server goes on, for those who wait for it.
+//! The progress of a server's start, for those who wait for it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;

@@ -33,8 +33,8 @@ pub(super) struct Connection {
     preface: Option<Preface>,
 }
 
-/// What a client has said of the preface: `None` where it was something else. One that speaks
-/// HTTP/1 asks for its health, and goes.
+/// How much of the preface a client has said, and whether it said something else. A client that
+/// speaks HTTP/1 asks for its health, and goes.
 #[derive(Default)]
 struct Preface {
     heard: usize,

@@ -232,7 +232,7 @@ impl<'a> Tree<'a> {
                 self.is_cut |= self.replaces_siblings;
                 None
             }
-            // It is no keyword any more.
+            // A later version of JSON Schema has dropped it.
             ("dependencies", _) if !self.replaces_siblings => None,
             (
                 "$dynamicRef" | "$recursiveRef" | "$dynamicAnchor" | "$recursiveAnchor"

@@ -13,8 +13,8 @@ use crate::upstream::error::{ConnectError, HeaderError};
 
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// The largest answer that is no stream: the library makes values of it before anybody can count
-/// them.
+/// The largest answer that comes as one JSON text: the library makes values of it before anybody
+/// can count them.
 const MAX_JSON: usize = 16 << 20;
 /// Requests that run at once.
 const MAX_REQUESTS: usize = 256;
