@@ -6,7 +6,7 @@ use code_mode_protocol::{ContentItem, SourcePosition};
 
 use super::{Answer, CellState, Refusal, strings, thrown, tools};
 use crate::cell::ScriptError;
-use crate::runtime::MODULE_NAME;
+use crate::module::MODULE_NAME;
 
 /// `text(value)`
 pub(super) fn text(

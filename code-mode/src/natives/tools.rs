@@ -9,7 +9,7 @@ use super::display::{self, internal_function};
 use super::{Answer, CellState, FIRST_TOOL, PendingCall, Refusal, control, input, native, thrown};
 
 use super::platform::text_argument;
-use crate::runtime::MODULE_NAME;
+use crate::module::MODULE_NAME;
 use crate::shapes::Shapes;
 
 type Value<'s> = v8::Local<'s, v8::Value>;

@@ -1,0 +1,113 @@
+//! What a program in a guided session seems to have done and has not: promises that were
+//! rejected, and calls without an answer, that nobody waited for.
+
+use std::rc::Rc;
+
+use code_mode_protocol::ContentItem;
+
+use crate::natives::{self, CellState};
+use crate::runtime::explained;
+
+/// A promise was rejected and nobody looks. Whoever looks later is seen at the end.
+pub(crate) extern "C" fn rejected(message: v8::PromiseRejectMessage) {
+    const KEPT: usize = 64;
+    if message.get_event() != v8::PromiseRejectEvent::PromiseRejectWithNoHandler {
+        return;
+    }
+    // SAFETY: V8 calls this on the isolate's thread while it runs the cell's code, and
+    // the message is alive until this returns.
+    v8::callback_scope!(unsafe scope, &message);
+    let Some(state) = scope.get_slot::<Rc<CellState>>().cloned() else {
+        return;
+    };
+    let mut rejected = state.rejected.borrow_mut();
+    if rejected.len() < KEPT
+        && let Some(reason) = message.get_value()
+    {
+        let promise = v8::Global::new(scope, message.get_promise());
+        rejected.push((promise, v8::Global::new(scope, reason)));
+    }
+}
+
+/// Says at the end of a cell that completed what it seems to have done and has not.
+pub(crate) fn say_what_was_forgotten(scope: &mut v8::PinScope, state: &CellState, source: &str) {
+    say_what_was_rejected(scope, state, source);
+    say_what_was_not_awaited(state, source);
+}
+
+fn say_what_was_rejected(scope: &mut v8::PinScope, state: &CellState, source: &str) {
+    const SHOWN: usize = 3;
+    let rejected = std::mem::take(&mut *state.rejected.borrow_mut());
+    let mut shown = 0;
+    for (promise, reason) in rejected {
+        if shown == SHOWN || v8::Local::new(scope, promise).has_handler() {
+            continue;
+        }
+        shown += 1;
+        let reason = v8::Local::new(scope, reason);
+        let error = natives::error_text(scope, reason);
+        let error = explained(state, source, error);
+        say(
+            state,
+            format!(
+                "[warning] a promise was rejected, and nobody waited for it: {}",
+                error.text
+            ),
+        );
+    }
+}
+
+/// Adds a line to the output. Where it has no room left, the cell has more to say.
+fn say(state: &CellState, text: String) {
+    let _ = state.shared.put_out(vec![ContentItem::Text { text }]);
+}
+
+/// Puts out that calls were cancelled because nobody waited for them: most such calls
+/// miss an `await`, and their cell seems to have done what it has not.
+fn say_what_was_not_awaited(state: &CellState, source: &str) {
+    const SHOWN: usize = 5;
+    let calls = state.calls.borrow();
+    let line_of = |line: u32| source.lines().nth(line.saturating_sub(1) as usize);
+    // Whoever races calls means to leave some behind.
+    let is_raced = |line: &str| line.contains("Promise.race") || line.contains("Promise.any");
+    let mut calls: Vec<_> = calls
+        .iter()
+        .filter(|(_, call)| {
+            let line = call.site.and_then(|at| line_of(at.line));
+            !line.is_some_and(is_raced)
+        })
+        .collect();
+    if calls.is_empty() {
+        return;
+    }
+    calls.sort_by_key(|(id, _)| **id);
+    let has_await = calls.iter().any(|(_, call)| {
+        let line = call.site.and_then(|at| line_of(at.line));
+        line.is_some_and(|line| line.contains("await "))
+    });
+    let names = calls.iter().take(SHOWN).map(|(_, call)| {
+        let tool = state.tools.get(call.tool);
+        let name = tool.map_or("", |tool| tool.name.as_str());
+        match call.site {
+            Some(at) => format!("tools.{name} (line {})", at.line),
+            None => format!("tools.{name}"),
+        }
+    });
+    let names = names.collect::<Vec<_>>().join(", ");
+    let more = match calls.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let hint = match has_await {
+        true => {
+            "the function around them was not awaited: write `await main()`, and `for (const x of xs)` or `await Promise.all(xs.map(...))` instead of forEach"
+        }
+        false => "write `await` before a call whose work must be done",
+    };
+    say(
+        state,
+        format!(
+            "[warning] the cell ended while these calls had no answer, so they were cancelled: {names}{more}; {hint}"
+        ),
+    );
+}
