@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::broker::Broker;
-use crate::texts::{WAIT, line, tokens};
+use crate::exec_text::{WAIT, tokens};
+use crate::texts::line;
 use crate::upstream::Status;
 
 /// How much of a tool's name is shown.

@@ -26,6 +26,7 @@ mod check;
 mod config;
 mod decide;
 mod elicitation;
+mod exec_text;
 mod expand;
 mod names;
 mod policy;

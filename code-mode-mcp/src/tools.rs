@@ -5,9 +5,9 @@ use std::sync::Arc;
 use code_mode_protocol::{Json, ToolAnswer, ToolDefinition, ToolName, ToolSet};
 use serde_json::Value;
 
+use crate::exec_text::{DescribedServer, exec_description};
 use crate::names::identifiers;
 use crate::policy::{Decision, Policy};
-use crate::texts::{DescribedServer, exec_description};
 use crate::upstream::{State, Status, Upstream, UpstreamTool};
 
 /// The tools at one moment, with their texts. It never changes.

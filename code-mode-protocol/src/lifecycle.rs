@@ -68,7 +68,8 @@ pub struct CellStats {
     pub calls: u32,
     /// Calls that failed.
     pub calls_failed: u32,
-    /// Calls that had no answer when it ended.
+    /// Calls that had no answer when it ended. They were cancelled; those that had reached their
+    /// tool may have run.
     pub calls_cancelled: u32,
 }
 

@@ -62,19 +62,27 @@ fn say(state: &CellState, text: String) {
     let _ = state.shared.put_out(vec![ContentItem::Text { text }]);
 }
 
-/// Puts out that calls were cancelled because nobody waited for them: most such calls
-/// miss an `await`, and their cell seems to have done what it has not.
+/// Whether a program that has ended has calls in flight that it meant to wait for. Whoever races
+/// calls means to leave some behind.
+pub(crate) fn waits_for_forgotten(state: &CellState, source: &str) -> bool {
+    !state.calls.borrow().is_empty() && !is_race(source)
+}
+
+fn is_race(text: &str) -> bool {
+    text.contains("Promise.race") || text.contains("Promise.any")
+}
+
+/// Puts out that calls were given up because nobody waited for them: most such calls
+/// miss an `await`, and their cell seems to have done what it may not have.
 fn say_what_was_not_awaited(state: &CellState, source: &str) {
     const SHOWN: usize = 5;
     let calls = state.calls.borrow();
     let line_of = |line: u32| source.lines().nth(line.saturating_sub(1) as usize);
-    // Whoever races calls means to leave some behind.
-    let is_raced = |line: &str| line.contains("Promise.race") || line.contains("Promise.any");
     let mut calls: Vec<_> = calls
         .iter()
         .filter(|(_, call)| {
             let line = call.site.and_then(|at| line_of(at.line));
-            !line.is_some_and(is_raced)
+            !line.is_some_and(is_race)
         })
         .collect();
     if calls.is_empty() {
@@ -107,7 +115,7 @@ fn say_what_was_not_awaited(state: &CellState, source: &str) {
     say(
         state,
         format!(
-            "[warning] the cell ended while these calls had no answer, so they were cancelled: {names}{more}; {hint}"
+            "[warning] the program ended and these calls still have no answer; they may have run: {names}{more}; {hint}"
         ),
     );
 }

@@ -13,7 +13,7 @@ use crate::bootstrap;
 use crate::cell::{Command, Job, ScriptError, Stop, answer_bytes};
 use crate::determinism::Source;
 use crate::engine::ReadyIsolate;
-use crate::forgotten::{rejected, say_what_was_forgotten};
+use crate::forgotten::{self, rejected, say_what_was_forgotten};
 use crate::guide::Guide;
 use crate::heap_guard::HeapGuard;
 use crate::module::{evaluate, import_dynamically};
@@ -62,6 +62,7 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
             freezing: job.to_pending,
             held: VecDeque::new(),
             waits: Some(waits),
+            lingers_until: None,
         }
         .run_to_end(scope, &job.source)
         .inspect(|()| {
@@ -148,7 +149,13 @@ struct Run<'a> {
     held: VecDeque<Command>,
     /// To be called at the first wait.
     waits: Option<&'a dyn Fn()>,
+    /// The module has ended, and calls that it did not wait for have until then.
+    lingers_until: Option<Instant>,
 }
+
+/// How long calls that a program forgot to wait for may go on after its end: as long as the
+/// first observation of a cell takes by default.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// What to do after waiting.
 enum Next {
@@ -175,6 +182,7 @@ impl Run<'_> {
                 return Ok(());
             }
             match promise.state() {
+                v8::PromiseState::Fulfilled if self.lingers(source) => {}
                 v8::PromiseState::Fulfilled => return Ok(()),
                 v8::PromiseState::Rejected => {
                     let reason = promise.result(scope);
@@ -187,6 +195,23 @@ impl Run<'_> {
                 Next::Over => return Ok(()),
             }
         }
+    }
+
+    /// Whether a module that has ended continues for the calls that it forgot to wait for: a
+    /// payment that was sent is not taken back by the end of the program. Only in guided sessions;
+    /// the wires of the Codex host end a cell with its module.
+    fn lingers(&mut self, source: &str) -> bool {
+        if self.state.guided.is_none() || self.freezing {
+            return false;
+        }
+        if let Some(recorded) = self.state.source.as_ref().filter(|one| one.is_replayed()) {
+            return recorded.next_turn().is_some();
+        }
+        if !forgotten::waits_for_forgotten(self.state, source) {
+            return false;
+        }
+        let now = Instant::now();
+        now < *self.lingers_until.get_or_insert(now + LINGER)
     }
 
     /// Waits for something to happen, and lets it in.
@@ -324,6 +349,10 @@ impl Run<'_> {
         }
         let now = Instant::now();
         let timer = self.state.timers.borrow_mut().next_deadline();
+        let timer = match self.lingers_until {
+            Some(until) => Some(timer.map_or(until, |timer| timer.min(until))),
+            None => timer,
+        };
         let shrink_at = now + SHRINK_AFTER;
         if timer.is_none_or(|deadline| deadline > shrink_at) {
             match self.commands.recv_timeout(SHRINK_AFTER) {

@@ -137,7 +137,7 @@ impl ToolTable {
             .input_schema(schema(details.input_schema.as_ref()))
             .output_schema(schema(details.output_schema.as_ref()))
             .answer(tool.answer);
-        let declaration = describe::declaration(&definition);
+        let declaration = describe::guided_declaration(&definition);
         let observed = match definition.output_schema {
             Some(_) => None,
             None => shapes.of(name),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rmcp::model::{MetaObject, Tool, ToolAnnotations};
 use serde_json::{Value, json};
 
-use crate::texts::WAIT;
+use crate::exec_text::WAIT;
 
 /// A schema of ours. Some providers refuse anything but a plain object at the top.
 fn tool(name: &'static str, description: String, properties: Value, required: &str) -> Tool {

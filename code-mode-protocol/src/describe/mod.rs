@@ -8,7 +8,9 @@ mod schema;
 mod text;
 
 pub use schema::type_of;
-pub use text::{declaration, exec_tool, signature_on_one_line, tool_section, wait_tool};
+pub use text::{
+    Detail, declaration, exec_tool, guided_declaration, guided_signature, tool_section, wait_tool,
+};
 
 /// The MCP types that [`declaration`] names, as TypeScript. A prompt has them
 /// once, before the first declaration that needs them.

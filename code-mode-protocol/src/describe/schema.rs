@@ -4,6 +4,7 @@
 //! recursive reference is followed a second time and then ends in `unknown`, and
 //! so does everything past a fixed number of nodes, levels or bytes.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
@@ -36,18 +37,14 @@ const MAX_REFERENCE: usize = 1_000;
 /// assert_eq!(type_of(&schema), r#"{ n?: number | null; tag: "a"; }"#);
 /// ```
 pub fn type_of(schema: &Value) -> String {
-    render(schema, Comments::OnLines)
+    render(schema, Style::Recorded)
 }
 
-/// The same type on one line, with each comment between `/*` and `*/` behind its property.
-pub(super) fn type_on_one_line(schema: &Value) -> String {
-    render(schema, Comments::Within)
-}
-
-fn render(schema: &Value, comments: Comments) -> String {
+/// The type of a schema in a style.
+pub(super) fn render(schema: &Value, style: Style) -> String {
     let mut renderer = Renderer {
         root: schema,
-        comments,
+        style,
         path: Vec::new(),
         depth: 0,
         nodes: 0,
@@ -56,13 +53,31 @@ fn render(schema: &Value, comments: Comments) -> String {
     renderer.schema(schema).0
 }
 
-/// Where descriptions of properties stand.
+/// How a type is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Comments {
-    /// Above the property, which then has a separate line.
-    OnLines,
-    /// Behind the property.
-    Within,
+pub(super) enum Style {
+    /// As the Codex host writes it: properties by name, comments above them.
+    Recorded,
+    /// For guided sessions, with comments above the properties.
+    Guided,
+    /// The same on one line, with each comment between `/*` and `*/` behind its property.
+    GuidedOnOneLine,
+    /// The same without comments.
+    GuidedWithoutComments,
+    /// The same without the optional properties of the outermost object, whose number is said.
+    GuidedRequired,
+}
+
+impl Style {
+    /// Required properties come first, and either kind in the schema's own order. A property
+    /// with a default is optional.
+    pub(super) fn is_guided(self) -> bool {
+        self != Self::Recorded
+    }
+
+    fn has_comments(self) -> bool {
+        !matches!(self, Self::GuidedWithoutComments | Self::GuidedRequired)
+    }
 }
 
 /// How tightly a type's text binds, lowest first; what binds less than its
@@ -76,7 +91,7 @@ enum Binding {
 
 struct Renderer<'a> {
     root: &'a Value,
-    comments: Comments,
+    style: Style,
     /// The references that led here.
     path: Vec<&'a str>,
     depth: usize,
@@ -242,7 +257,6 @@ impl<'a> Renderer<'a> {
     }
 
     fn object(&mut self, map: &'a Map<String, Value>) -> Rendered {
-        let no_properties = Map::new();
         let properties = match map.get("properties") {
             Some(Value::Object(properties)) => Some(properties),
             _ => None,
@@ -251,30 +265,49 @@ impl<'a> Renderer<'a> {
             Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
             _ => HashSet::new(),
         };
-        let mut names: Vec<&String> = properties.unwrap_or(&no_properties).keys().collect();
-        names.sort();
+        // Servers take calls without a property that has a default, also where they list it as
+        // required.
+        let style = self.style;
+        let is_required = |name: &str, property: &Value| {
+            let has_default = style.is_guided() && property.get("default").is_some();
+            required.contains(name) && !has_default
+        };
+        let mut sorted: Vec<(&String, &'a Value)> = properties.into_iter().flatten().collect();
+        match self.style.is_guided() {
+            true => sorted.sort_by_key(|(name, property)| !is_required(name, property)),
+            false => sorted.sort_by_key(|(name, _)| *name),
+        }
+        let mut left_out = 0;
+        if self.style == Style::GuidedRequired && self.depth == 1 {
+            let all = sorted.len();
+            sorted.retain(|(name, property)| is_required(name, property));
+            left_out = all - sorted.len();
+        }
+        let sorted: Vec<_> = sorted
+            .into_iter()
+            .map(|(name, property)| (name, property, is_required(name, property)))
+            .collect();
         let mut members = Vec::new();
         let mut commented = false;
-        for name in names {
-            let Some(property) = properties.and_then(|p| p.get(name)) else {
-                continue;
-            };
-            let comment = comment_lines(property);
+        for (name, property, is_required) in sorted {
+            let comment = self.comment(property);
             let bytes = comment.iter().map(|line| line.len()).sum::<usize>() + name.len();
             if !self.takes(bytes) {
                 break;
             }
             commented |= !comment.is_empty();
-            let optional = if required.contains(name.as_str()) {
-                ""
-            } else {
-                "?"
+            let optional = match is_required {
+                true => "",
+                false => "?",
             };
             let (text, _) = self.schema(property);
             members.push((
                 comment,
                 format!("{}{optional}: {text};", property_name(name)),
             ));
+        }
+        if left_out > 0 {
+            members.push((vec![], format!("/* {left_out} optional */")));
         }
         match map.get("additionalProperties") {
             None if members.is_empty() => members.push((vec![], index_of("unknown"))),
@@ -287,7 +320,7 @@ impl<'a> Renderer<'a> {
         if members.is_empty() {
             return single("{}");
         }
-        if !commented || self.comments == Comments::Within {
+        if !commented || self.style == Style::GuidedOnOneLine {
             let members: Vec<String> = members
                 .into_iter()
                 .map(|(comment, member)| match comment.is_empty() {
@@ -308,6 +341,21 @@ impl<'a> Renderer<'a> {
         single(text)
     }
 
+    /// What is said of a property, in lines.
+    fn comment(&self, property: &'a Value) -> Vec<Cow<'a, str>> {
+        if !self.style.has_comments() {
+            return Vec::new();
+        }
+        let mut lines: Vec<_> = comment_lines(property).into_iter().map(Cow::from).collect();
+        let default = property.get("default").filter(|_| self.style.is_guided());
+        if let Some(default) = default
+            && let Some(default) = shown_default(default)
+        {
+            lines.push(format!("Default {default}.").into());
+        }
+        lines
+    }
+
     fn reference(&mut self, reference: &'a str) -> Rendered {
         let target = match reference.strip_prefix('#') {
             Some(pointer) if pointer.len() <= MAX_REFERENCE => self.root.pointer(pointer),
@@ -324,6 +372,18 @@ impl<'a> Renderer<'a> {
             _ => unknown(),
         }
     }
+}
+
+/// A default as JSON; `None` for one that is long, or says that there is nothing.
+fn shown_default(default: &Value) -> Option<String> {
+    const LONGEST: usize = 60;
+    let is_long = default.as_str().is_some_and(|text| text.len() > LONGEST)
+        || default.as_array().is_some_and(|all| all.len() > LONGEST)
+        || default.as_object().is_some_and(|all| all.len() > LONGEST);
+    if is_long || default.is_null() {
+        return None;
+    }
+    Some(default.to_string()).filter(|text| text.len() <= LONGEST)
 }
 
 fn index_of(text: &str) -> String {
@@ -465,8 +525,30 @@ mod tests {
         let schema = json!({"type": "object", "required": ["a"], "properties": {
             "a": {"type": "string", "description": "one\n// two */ three"}, "b": {}}});
         assert_eq!(
-            type_on_one_line(&schema),
+            render(&schema, Style::GuidedOnOneLine),
             "{ a: string; /* one // two * / three */ b?: unknown; }"
+        );
+    }
+
+    #[test]
+    fn guided_types_have_what_is_required_first_and_defaults() {
+        let schema = json!({"type": "object", "required": ["to", "scale", "from"], "properties": {
+            "note": {"type": "string", "description": "For the record."},
+            "to": {"type": "string"},
+            "scale": {"enum": ["css", "device"], "default": "css"},
+            "from": {"type": "object", "properties": {"z": {}, "a": {}}}}});
+        assert_eq!(
+            render(&schema, Style::GuidedOnOneLine),
+            "{ to: string; from: { z?: unknown; a?: unknown; }; note?: string; /* For the record. */ \
+             scale?: \"css\" | \"device\"; /* Default \"css\". */ }"
+        );
+        assert_eq!(
+            render(&schema, Style::GuidedWithoutComments),
+            "{ to: string; from: { z?: unknown; a?: unknown; }; note?: string; scale?: \"css\" | \"device\"; }"
+        );
+        assert_eq!(
+            render(&schema, Style::GuidedRequired),
+            "{ to: string; from: { z?: unknown; a?: unknown; }; /* 2 optional */ }"
         );
     }
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::schema::type_on_one_line;
+use super::schema::{Style, render};
 use super::{MCP_TYPES, type_of};
 use crate::{ToolAnswer, ToolDefinition, ToolKind, normalize_tool_name};
 
@@ -95,43 +95,103 @@ pub fn tool_section(tool: &ToolDefinition) -> String {
 /// is that of an MCP `CallToolResult`, or that belongs to an `mcp__` namespace,
 /// returns `CallToolResult`, with the type of its structured content if known.
 pub fn declaration(tool: &ToolDefinition) -> String {
-    let (name, signature) = signature(tool, type_of);
+    let (name, signature) = signature(tool, Style::Recorded, true);
     format!("declare const tools: {{ {name}{signature}; }};")
 }
 
-/// A tool's name and signature on one line, as a method of `tools`: comments are between `/*` and
-/// `*/`, so that what follows one is still code.
+/// One nested tool as a TypeScript declaration for guided sessions: what is required comes first,
+/// either kind in the schema's own order; a property with a default is optional and shows it; and
+/// where nothing is required the argument is optional, or absent where there is none to give.
+pub fn guided_declaration(tool: &ToolDefinition) -> String {
+    let (name, signature) = signature(tool, Style::Guided, true);
+    format!("declare const tools: {{ {name}{signature}; }};")
+}
+
+/// How much a signature says, from the most to the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Arguments and result, with comments between `/*` and `*/`.
+    Everything,
+    /// Arguments and result without comments.
+    Types,
+    /// Arguments alone.
+    Arguments,
+    /// Required arguments alone, and how many others there are.
+    Required,
+}
+
+/// A tool's name and signature on one line, as a method of `tools`, for guided sessions; see
+/// [`guided_declaration`]. What follows a comment is still code.
 ///
 /// ```
-/// # use code_mode_protocol::{ToolDefinition, Json, describe::signature_on_one_line};
-/// let schema = Json::parse(r#"{"properties": {"n": {"description": "how many"}}}"#.to_owned());
-/// let tool = ToolDefinition::function("take", "").input_schema(schema.ok());
+/// # use code_mode_protocol::{ToolDefinition, Json, describe::{Detail, guided_signature}};
+/// let schema = r#"{"required": ["to"], "properties": {"n": {"description": "how many"}, "to": {}}}"#;
+/// let tool = ToolDefinition::function("take", "").input_schema(Json::parse(schema.to_owned()).ok());
+/// let signature = |detail| guided_signature(&tool, detail);
 /// assert_eq!(
-///     signature_on_one_line(&tool),
-///     "take(args: { n?: unknown; /* how many */ }): Promise<unknown>;",
+///     signature(Detail::Everything),
+///     "take(args: { to: unknown; n?: unknown; /* how many */ }): Promise<unknown>;",
 /// );
+/// assert_eq!(signature(Detail::Arguments), "take(args: { to: unknown; n?: unknown; });");
+/// assert_eq!(signature(Detail::Required), "take(args: { to: unknown; /* 1 optional */ });");
 /// ```
-pub fn signature_on_one_line(tool: &ToolDefinition) -> String {
-    let (name, signature) = signature(tool, type_on_one_line);
+pub fn guided_signature(tool: &ToolDefinition, detail: Detail) -> String {
+    let (style, has_result) = match detail {
+        Detail::Everything => (Style::GuidedOnOneLine, true),
+        Detail::Types => (Style::GuidedWithoutComments, true),
+        Detail::Arguments => (Style::GuidedWithoutComments, false),
+        Detail::Required => (Style::GuidedRequired, false),
+    };
+    let (name, signature) = signature(tool, style, has_result);
     format!("{name}{signature};")
 }
 
 /// The name of a tool, and what it takes and gives.
-fn signature(tool: &ToolDefinition, type_of: fn(&Value) -> String) -> (String, String) {
+fn signature(tool: &ToolDefinition, style: Style, has_result: bool) -> (String, String) {
+    let type_of = |schema: &Value| render(schema, style);
     let parameters = match tool.kind {
         ToolKind::Freeform => "input: string".to_owned(),
         ToolKind::Function => match schema(&tool.input_schema) {
+            Some(schema) if style.is_guided() => guided_parameters(&schema, style),
             Some(schema) => format!("args: {}", type_of(&schema)),
             None => "args?: unknown".to_owned(),
         },
     };
+    let name = normalize_tool_name(&tool.name);
+    if !has_result {
+        return (name, format!("({parameters})"));
+    }
     let result = match mcp_result(tool) {
         Some(Some(structured)) => format!("CallToolResult<{}>", type_of(&structured)),
         Some(None) => "CallToolResult".to_owned(),
         None => schema(&tool.output_schema).map_or_else(|| "unknown".to_owned(), |s| type_of(&s)),
     };
-    let signature = format!("({parameters}): Promise<{result}>");
-    (normalize_tool_name(&tool.name), signature)
+    (name, format!("({parameters}): Promise<{result}>"))
+}
+
+fn guided_parameters(schema: &Value, style: Style) -> String {
+    let is_combined = ["$ref", "anyOf", "oneOf", "allOf", "const", "enum"]
+        .iter()
+        .any(|key| schema.get(key).is_some());
+    let is_object = schema.get("type").is_none_or(|kind| kind == "object");
+    if is_combined || !is_object {
+        return format!("args: {}", render(schema, style));
+    }
+    let properties = schema.get("properties").and_then(Value::as_object);
+    let required = schema.get("required").and_then(Value::as_array);
+    let needs = |name: &Value| {
+        let name = name.as_str().unwrap_or_default();
+        let property = properties.and_then(|properties| properties.get(name));
+        property.is_none_or(|property| property.get("default").is_none())
+    };
+    let takes_more = schema
+        .get("additionalProperties")
+        .is_some_and(|more| *more != false);
+    match required.is_some_and(|required| required.iter().any(needs)) {
+        true => format!("args: {}", render(schema, style)),
+        false if properties.is_none_or(Map::is_empty) && !takes_more => String::new(),
+        false => format!("args?: {}", render(schema, style)),
+    }
 }
 
 fn schema(json: &Option<crate::Json>) -> Option<Value> {
