@@ -7,8 +7,16 @@
 // object literals need no such care; method calls on built-ins do.
 (function (hooks, web) {
   "use strict";
-  const { refuse, toolNames, hasTool, toolFunction, parse, unknownTool, declarationOf } =
-    hooks;
+  const {
+    refuse,
+    toolNames,
+    hasTool,
+    toolFunction,
+    parse,
+    unknownTool,
+    serverTools,
+    declarationOf,
+  } = hooks;
   const PromiseCtor = Promise;
   const MapCtor = Map;
   const ProxyCtor = Proxy;
@@ -71,13 +79,15 @@
   // of them when the object is looked at in any other way, so that from the
   // outside it is an ordinary object with a property for each tool.
   // In a guided session (`guided`) the name of an unknown tool gives a function that throws
-  // an error with the nearest names.
+  // an error with the nearest names, and the name of a server an object with its tools:
+  // `tools.git.log` is `tools.git__log`.
   function makeTools(guided) {
     // Only tools are on it where a wrong name must be distinguished from a tool.
     const target = guided ? { __proto__: null } : {};
     // Functions made so far; `null` once `target` has them all.
     let made = { __proto__: null };
     const one = (name) => {
+      if (made === null) return target[name];
       let tool = made[name];
       if (tool === undefined) {
         tool = toolFunction(name);
@@ -95,6 +105,25 @@
       }
       return target;
     };
+    const missing = (name) => (argument) => refuse(unknownTool(name, argument));
+    const servers = { __proto__: null };
+    const server = (name) => {
+      if (servers[name] !== undefined) return servers[name];
+      const names = serverTools(name);
+      if (names === undefined) return undefined;
+      const own = { __proto__: null };
+      for (let i = 0; i < names.length; i += 2) {
+        if (own[names[i]] === undefined) define(own, names[i], one(names[i + 1]), true);
+      }
+      return (servers[name] = new ProxyCtor(own, {
+        __proto__: null,
+        get(_, key, receiver) {
+          const tool = get(own, key, receiver);
+          if (tool !== undefined || typeof key !== "string" || !asksForTool(key)) return tool;
+          return missing(`${name}__${key}`);
+        },
+      }));
+    };
     return new ProxyCtor(target, {
       __proto__: null,
       get(_, key, receiver) {
@@ -104,7 +133,7 @@
         }
         const value = get(target, key, receiver);
         if (value === undefined && guided && typeof key === "string" && asksForTool(key)) {
-          return () => refuse(unknownTool(key));
+          return server(key) ?? missing(key);
         }
         return value;
       },

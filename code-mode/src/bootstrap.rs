@@ -62,6 +62,7 @@ pub(crate) enum Native {
     LeaveOut,
     /// `(name)`: the error about an unknown tool.
     UnknownTool,
+    ServerTools,
     /// `(message)`: a tool's error, not thrown.
     ToolError,
     /// `(name)`: the declaration of a tool that there is.
@@ -139,7 +140,8 @@ const WEB_HOOKS: &[(&str, Native, i32)] = &[
     ("putOut", Native::Text, 1),
     ("setTimer", Native::SetTimeout, 2),
     ("clearTimer", Native::ClearTimeout, 1),
-    ("unknownTool", Native::UnknownTool, 1),
+    ("unknownTool", Native::UnknownTool, 2),
+    ("serverTools", Native::ServerTools, 1),
     ("toolError", Native::ToolError, 1),
     ("declarationOf", Native::Declaration, 1),
     ("describeTool", Native::DescribeTool, 1),
@@ -197,7 +199,7 @@ pub(crate) const LAZY_GLOBALS: [&str; 2] = ["tools", "ALL_TOOLS"];
 impl Native {
     /// Every function, by its number.
     #[allow(dead_code, reason = "the build script has no use for it")]
-    pub(crate) const ALL: [Self; 39] = [
+    pub(crate) const ALL: [Self; 40] = [
         Self::Text,
         Self::Image,
         Self::Audio,
@@ -217,6 +219,7 @@ impl Native {
         Self::JsonParse,
         Self::LeaveOut,
         Self::UnknownTool,
+        Self::ServerTools,
         Self::ToolError,
         Self::Declaration,
         Self::DescribeTool,

@@ -308,6 +308,11 @@ impl CellShared {
         Ok(())
     }
 
+    /// Whether anything was put out so far.
+    pub(crate) fn has_output(&self) -> bool {
+        self.output().bytes > 0
+    }
+
     /// Whether `bytes` more could be put out; asked before they are copied.
     pub(crate) fn may_put_out(&self, bytes: usize) -> Result<(), LimitExceeded> {
         self.check_output(self.output().bytes, bytes)

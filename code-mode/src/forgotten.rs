@@ -33,6 +33,51 @@ pub(crate) extern "C" fn rejected(message: v8::PromiseRejectMessage) {
 pub(crate) fn say_what_was_forgotten(scope: &mut v8::PinScope, state: &CellState, source: &str) {
     say_what_was_rejected(scope, state, source);
     say_what_was_not_awaited(state, source);
+    say_what_was_not_called(state, source);
+}
+
+/// A program that did nothing, and that nothing calls a function of, was meant to run that.
+fn say_what_was_not_called(state: &CellState, source: &str) {
+    if state.last_call.get() != 0 || state.shared.has_output() {
+        return;
+    }
+    let Some(name) = uncalled_function(source) else {
+        return;
+    };
+    let text = match name {
+        "" => "[warning] nothing calls the function that is exported: call it, for example (async () => { ... })()".to_owned(),
+        name => format!("[warning] nothing calls the function `{name}`: write `await {name}()` at the end"),
+    };
+    say(state, text);
+}
+
+/// A function that the source defines at the start of a line and names nowhere else; an empty name
+/// for one that is exported without any.
+fn uncalled_function(source: &str) -> Option<&str> {
+    for line in source.lines() {
+        let exported = line.strip_prefix("export ");
+        let line = exported.unwrap_or(line);
+        let default = line.strip_prefix("default ");
+        let line = default.unwrap_or(line);
+        let line = line.strip_prefix("async ").unwrap_or(line);
+        let name = match line.strip_prefix("function") {
+            Some(rest) => rest.trim_start_matches(['*', ' ']),
+            None => match line.strip_prefix("const ") {
+                Some(rest) if rest.contains("=> {") || rest.contains("= async") => rest,
+                _ if default.is_some() && line.starts_with('(') => return Some(""),
+                _ => continue,
+            },
+        };
+        let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+        let name = &name[..name.find(|c| !is_name(c)).unwrap_or(name.len())];
+        if name.is_empty() && default.is_some() {
+            return Some("");
+        }
+        if !name.is_empty() && source.matches(name).count() == 1 {
+            return Some(name);
+        }
+    }
+    None
 }
 
 fn say_what_was_rejected(scope: &mut v8::PinScope, state: &CellState, source: &str) {

@@ -70,8 +70,15 @@ impl Index {
     /// The tools that have a word of the query, the best first; of equals the first by
     /// name.
     pub(crate) fn search(&self, tools: &[WireTool], query: &str) -> Vec<u32> {
-        let mut scores: BTreeMap<u32, f64> = BTreeMap::new();
-        for word in words_of(query) {
+        let mut scores: BTreeMap<u32, (f64, u32)> = BTreeMap::new();
+        let mut words = words_of(query);
+        words.sort();
+        words.dedup();
+        if words.iter().any(|word| !is_small(word)) {
+            words.retain(|word| !is_small(word));
+        }
+        let asked = words.len().max(1) as f64;
+        for word in words {
             let mut best: BTreeMap<u32, f64> = BTreeMap::new();
             let begins = self.words.range(word.clone()..);
             for (known, having) in begins.take_while(|(known, _)| known.starts_with(&word)) {
@@ -84,11 +91,18 @@ impl Index {
                 }
             }
             for (tool, score) in best {
-                *scores.entry(tool).or_default() += score;
+                let (sum, words) = scores.entry(tool).or_default();
+                *sum += score;
+                *words += 1;
             }
         }
         let name = |tool: &u32| tools.get(*tool as usize).map(|tool| tool.name.as_str());
-        let mut found: Vec<_> = scores.into_iter().collect();
+        // A tool with all words of the query is nearer than one that has one of them often.
+        let nearness = |(sum, words): (f64, u32)| sum * f64::from(words) / asked;
+        let mut found: Vec<(u32, f64)> = scores
+            .into_iter()
+            .map(|(tool, score)| (tool, nearness(score)))
+            .collect();
         found.sort_by(|(a, by_a), (b, by_b)| {
             by_b.total_cmp(by_a).then_with(|| name(a).cmp(&name(b)))
         });
@@ -104,6 +118,15 @@ impl Index {
         let length = self.lengths.get(tool as usize).copied().unwrap_or(1.0);
         weight * (K1 + 1.0) / (weight + K1 * (1.0 - B + B * length / self.average))
     }
+}
+
+/// Words that stand in every question.
+fn is_small(word: &str) -> bool {
+    const SMALL: [&str; 18] = [
+        "a", "an", "the", "of", "to", "for", "in", "on", "at", "with", "and", "or", "by", "from",
+        "my", "is", "it", "me",
+    ];
+    SMALL.contains(&word)
 }
 
 /// The words of a text, in small letters: camelCase, `_` and `-` part words too.
@@ -224,6 +247,23 @@ mod tests {
         assert_eq!(found(&tools, "create issues")[0], "createIssue");
         assert_eq!(found(&tools, "repo"), ["list_repos"]);
         assert_eq!(found(&tools, "zebra"), [""; 0]);
+    }
+
+    #[test]
+    fn a_tool_with_all_words_comes_before_those_with_one() {
+        let tools = tools(&[
+            ("book_list", "Lists every book, and books of a shelf."),
+            ("book_read", "Reads a book. A book has pages."),
+            ("book_return", "Returns a book."),
+            ("booking_cancel", "Cancels what was booked."),
+            ("reserve_seat", "Books a seat on a flight."),
+            ("order_ticket", "Lets one book a flight."),
+        ]);
+        assert_eq!(
+            found(&tools, "book a flight")[..2],
+            ["order_ticket", "reserve_seat"]
+        );
+        assert!(found(&tools, "a").contains(&"book_read"));
     }
 
     #[test]

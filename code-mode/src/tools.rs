@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::OnceLock;
 
 use code_mode_protocol::wire::native::{ToolDetails, WireTool};
-use code_mode_protocol::{ToolDefinition, describe};
+use code_mode_protocol::{ToolDefinition, describe, normalize_tool_name};
 use serde_json::{Value, json};
 
 use crate::shapes::Shapes;
@@ -98,33 +98,54 @@ impl ToolTable {
         })
     }
 
-    /// What to say of a name that no tool has.
-    pub(crate) fn unknown(&self, name: &str) -> String {
-        let near = near(name, self.names());
-        let help = if !near.is_empty() {
-            let near: Vec<_> = near.iter().map(|name| format!("tools.{name}")).collect();
-            format!("did you mean {}?", near.join(", "))
-        } else if self.tools.is_empty() {
-            "this cell has no tools".to_owned()
-        } else if matches!(
-            name,
-            "call"
-                | "invoke"
-                | "execute"
-                | "run"
-                | "callTool"
-                | "call_tool"
-                | "get"
-                | "find"
-                | "filter"
-                | "map"
-                | "forEach"
-        ) {
-            "a tool is called by its name: await tools.NAME(input)".to_owned()
-        } else {
-            "search_tools(\"words\") finds one, ALL_TOOLS has them all (\"NAME\" in tools tests for one)".to_owned()
-        };
+    /// The tools of a server, each with its own name and the name that it is called by; a server
+    /// may be named as an identifier writes it.
+    pub(crate) fn of_server(&self, server: &str) -> impl Iterator<Item = (String, &str)> {
+        self.tools.iter().filter_map(move |tool| {
+            let full = &tool.details.as_ref()?.tool_name;
+            let namespace = full.namespace.as_deref()?;
+            (namespace == server || normalize_tool_name(namespace) == server)
+                .then(|| (normalize_tool_name(&full.name), tool.name.as_str()))
+        })
+    }
+
+    /// What to say of a name that no tool has, and that was called with this text.
+    pub(crate) fn unknown(&self, name: &str, argument: &str) -> String {
+        let help = self.instead_of(name, argument);
         format!("no tool is called `{name}`: {help}")
+    }
+
+    fn instead_of(&self, name: &str, argument: &str) -> String {
+        const CALLS: [&str; 11] = [
+            "call",
+            "invoke",
+            "execute",
+            "run",
+            "callTool",
+            "call_tool",
+            "get",
+            "find",
+            "filter",
+            "map",
+            "forEach",
+        ];
+        if self.tools.is_empty() {
+            return "this cell has no tools".to_owned();
+        }
+        if CALLS.contains(&name) {
+            let near = near(argument, self.names());
+            let called = match near.first() {
+                Some(tool) if !argument.is_empty() => tool,
+                _ => "NAME",
+            };
+            return format!("a tool is called by its name: await tools.{called}(input)");
+        }
+        let near = near(name, self.names());
+        if near.is_empty() {
+            return "search_tools(\"words\") finds one, ALL_TOOLS has them all (\"NAME\" in tools tests for one)".to_owned();
+        }
+        let near: Vec<_> = near.iter().map(|name| format!("tools.{name}")).collect();
+        format!("did you mean {}?", near.join(", "))
     }
 
     /// How a tool is called, as TypeScript.

@@ -1,13 +1,13 @@
 //! Cells as models write them: each runs, or fails with an error that says how to fix it.
 
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode_host::{
     CellResponse, CodeModeSessionDelegate, ContentItem, ExecuteRequest, Json, NestedToolCall,
-    Provider, SessionOptions, ToolDefinition, ToolError, ToolSet,
+    Provider, SessionOptions, ToolAnswer, ToolDefinition, ToolError, ToolName, ToolSet,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,20 @@ impl CodeModeSessionDelegate for Tools {
             "list" => json!({"items": [{"id": 1}, {"id": 2}], "next": null}),
             "search_code" => json!([{"path": "a.rs", "line": 3}]),
             "add" => json!(input["a"].as_i64().unwrap_or(0) + input["b"].as_i64().unwrap_or(0)),
+            "stat" => json!({"bytes": 7, "given": input}),
+            "slow" => {
+                // Longer than the rest of any program takes.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                json!({"paid": input["amount"]})
+            }
+            "shot" => {
+                let image = json!({"type": "image", "data": "AAAA", "mimeType": "image/png"});
+                let resource =
+                    json!({"type": "resource", "resource": {"uri": "a:b", "text": "embedded"}});
+                json!({"content": [{"type": "text", "text": "Taken."}, image, image, resource]})
+            }
+            "nothing" => json!({"content": []}),
+            "never" => std::future::pending().await,
             _ => match input["path"].as_str() {
                 Some("missing") => return Err("no such file: missing".into()),
                 path => json!(format!("content of {}", path.unwrap_or_default())),
@@ -46,7 +60,28 @@ fn tools() -> ToolSet {
         tool
     };
     let object = |properties: Value, required: Value| json!({"type": "object", "properties": properties, "required": required});
+    let of_server = |server: &str, name: &str, schema: Value| {
+        tool(&format!("{server}__{name}"), "Of a server.", schema)
+            .tool_name(ToolName::namespaced(server, name))
+    };
+    let number = json!({"type": "number"});
     ToolSet::from([
+        of_server(
+            "files",
+            "stat",
+            object(
+                json!({"path": {"type": "string"}, "deep": {"type": "boolean", "default": false}}),
+                json!(["deep"]),
+            ),
+        ),
+        of_server(
+            "bank",
+            "slow",
+            object(json!({"amount": number}), json!(["amount"])),
+        ),
+        of_server("bank", "never", Value::Null),
+        of_server("browser", "shot", Value::Null).answer(ToolAnswer::McpResult),
+        of_server("browser", "nothing", Value::Null).answer(ToolAnswer::McpResult),
         tool("list", "Lists items.", Value::Null),
         tool(
             "read_file",
@@ -114,8 +149,12 @@ async fn outcome(provider: &Provider, source: &str) -> (String, Option<String>) 
     session.shutdown().await;
     let mut output = String::new();
     for item in response.content_items() {
-        if let ContentItem::Text { text } = item {
-            writeln!(output, "{text}").expect("a string");
+        match item {
+            ContentItem::Text { text } => writeln!(output, "{text}").expect("a string"),
+            ContentItem::Image { image_url, .. } => {
+                writeln!(output, "<{image_url}>").expect("a string");
+            }
+            other => panic!("{other:?}"),
         }
     }
     match response {
@@ -148,6 +187,68 @@ fn cells_as_models_write_them_run_or_name_the_mend() {
         }
         provider.shutdown().await;
         assert!(wrong.is_empty(), "{wrong}");
+    });
+}
+
+#[test]
+fn calls_that_a_program_forgot_are_named_when_their_time_is_over() {
+    run(async {
+        let provider = provider_in_process();
+        let (output, error) = outcome(&provider, "text(1);\ntools.bank__never();").await;
+        assert_eq!(error, None);
+        assert_eq!(
+            output,
+            "1\n[warning] the program ended and these calls still have no answer; they may have run: \
+             tools.bank__never (line 2); write `await` before a call whose work must be done\n"
+        );
+        provider.shutdown().await;
+    });
+}
+
+#[test]
+fn calls_of_one_turn_reach_the_agent_in_the_order_they_were_made() {
+    #[derive(Default)]
+    struct Ordered(Mutex<Vec<u64>>);
+
+    #[async_trait]
+    impl CodeModeSessionDelegate for Ordered {
+        async fn invoke_tool(
+            &self,
+            call: NestedToolCall,
+            _: CancellationToken,
+        ) -> Result<Json, ToolError> {
+            let number = call
+                .input
+                .ok_or("an input")?
+                .to()
+                .map_err(|e| e.to_string())?;
+            self.0.lock().expect("not poisoned").push(number);
+            tokio::task::yield_now().await;
+            Ok(Json::null())
+        }
+    }
+
+    run(async {
+        let provider = provider_in_process();
+        let agent = Arc::new(Ordered::default());
+        let session = provider
+            .open_session(agent.clone(), SessionOptions::default().guided(true))
+            .await
+            .expect("a session");
+        let source = "await Promise.all(Array.from({ length: 1000 }, (_, n) => tools.list(n)));";
+        let request = ExecuteRequest::new("call-1", source).tools(tools());
+        let started = session.execute(request).await.expect("admitted");
+        started.outcome().await.expect("observed");
+        assert!(
+            agent
+                .0
+                .lock()
+                .expect("not poisoned")
+                .iter()
+                .copied()
+                .eq(0..1000)
+        );
+        provider.shutdown().await;
     });
 }
 
@@ -308,7 +409,7 @@ fn an_mcp_result_is_the_value_in_it() {
                 r#""a\nb""#,
                 r#"[{"type":"text","text":"a"},{"type":"odd"}]"#,
                 "null",
-                "undefined",
+                "[]",
                 "true",
                 r#"["bad\nworse",null,null,true]"#,
                 r#"["t failed without a message",null,null,true]"#,

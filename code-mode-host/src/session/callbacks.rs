@@ -5,6 +5,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use code_mode_protocol::{
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::driver::Shared;
+use super::order::Place;
 use super::spans;
 use crate::worker::WorkerHandle;
 
@@ -35,7 +37,7 @@ pub(super) fn invoke(
     shared: &Arc<Shared>,
     call: NestedToolCall,
     tools: ToolSet,
-    (cancelled, worker): (CancellationToken, WorkerHandle),
+    (cancelled, worker, place): (CancellationToken, WorkerHandle, Option<Place>),
 ) {
     let span = shared.spans.call(&call);
     let told = span.clone();
@@ -66,9 +68,12 @@ pub(super) fn invoke(
         });
         let result = match refusal {
             Some(refusal) => Err(refusal.into()),
-            None => guarded(session.delegate.invoke_tool(call, cancelled.clone()))
-                .await
-                .unwrap_or_else(|| Err("the agent's code for this tool panicked".into())),
+            None => in_order(
+                guarded(session.delegate.invoke_tool(call, cancelled.clone())),
+                place,
+            )
+            .await
+            .unwrap_or_else(|| Err("the agent's code for this tool panicked".into())),
         };
         finished.outcome = match &result {
             _ if cancelled.is_cancelled() => CallOutcome::Cancelled,
@@ -85,6 +90,22 @@ pub(super) fn invoke(
         session.event(|core, now| core.call_finished(&cell_id, id, result, now));
     };
     shared.runtime.spawn(task.instrument(span));
+}
+
+/// Runs a call that begins when the one before it has: what it does before its first wait happens
+/// in the order of calls.
+async fn in_order<T>(call: impl Future<Output = T>, place: Option<Place>) -> T {
+    let Some(mut place) = place else {
+        return call.await;
+    };
+    place.comes().await;
+    let mut call = std::pin::pin!(call);
+    let begun = futures::poll!(call.as_mut());
+    drop(place);
+    match begun {
+        Poll::Ready(ended) => ended,
+        Poll::Pending => call.await,
+    }
 }
 
 /// Tells of a call's end; also where its task is dropped with its runtime.

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::core::Reply;
 use super::ended::ITEM_OVERHEAD;
 use super::held::Callbacks;
+use super::order::CallOrder;
 
 /// One cell.
 pub(super) struct Cell<R> {
@@ -43,6 +44,7 @@ pub(super) struct Cell<R> {
     /// When its wall time is over by the host's clock.
     pub(super) wall_by: Option<Instant>,
     pub(super) callbacks: Callbacks,
+    pub(super) order: CallOrder,
     /// The place of the last tool call.
     pub(super) last_call: u32,
     /// Output that no observer has had.
@@ -263,6 +265,7 @@ impl<R> Cell<R> {
             paused_at: None,
             wall_by: admission.wall_by,
             callbacks: Callbacks::default(),
+            order: CallOrder::default(),
             last_call: 0,
             output: Vec::new(),
             output_bytes: 0,

@@ -30,6 +30,7 @@ use super::cell::{Admission, Cell, Observer, Phase, StopReason, Stopping};
 use super::ended::Ended;
 use super::held::Held;
 use super::number::CellNumber;
+use super::order::Place;
 use super::stored::Stored;
 use crate::backoff::Backoff;
 
@@ -67,8 +68,13 @@ pub(crate) enum Effect<P: Ports> {
     Cancel(CancellationToken),
     /// Run a tool.
     ///
-    /// Its answer goes to this worker, and waits while that does not read.
-    Invoke(NestedToolCall, ToolSet, (CancellationToken, P::Worker)),
+    /// Its answer goes to this worker, and waits while that does not read. In a guided session
+    /// it begins at its place among the calls of its cell.
+    Invoke(
+        NestedToolCall,
+        ToolSet,
+        (CancellationToken, P::Worker, Option<Place>),
+    ),
     /// Deliver a notification.
     Notify(CellNotification, CancellationToken),
     /// Tell the delegate that a cell was admitted.

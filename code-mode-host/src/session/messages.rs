@@ -127,6 +127,7 @@ impl<P: Ports> Core<P> {
         let bytes = input.as_ref().map_or(0, |json| json.as_str().len());
         self.count_call(number, bytes)?;
         let may_hold = self.held.has_room(bytes);
+        let is_guided = self.guided;
         let cell = self.running(number)?;
         if call.0 != cell.last_call + 1 {
             return Err(Violation::WrongCallName(number.get()));
@@ -164,10 +165,11 @@ impl<P: Ports> Core<P> {
         let token = cell.token.child_token();
         let tools = cell.tools.clone();
         let worker = cell.worker;
+        let place = is_guided.then(|| cell.order.next());
         let more = cell.callbacks.call(call, bytes);
         self.held.add(more);
         if let Some(way) = self.way(worker) {
-            self.push(Effect::Invoke(invocation, tools, (token, way)));
+            self.push(Effect::Invoke(invocation, tools, (token, way, place)));
         }
         Ok(())
     }

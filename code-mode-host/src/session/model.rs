@@ -548,7 +548,7 @@ impl World {
                     }
                 }
                 Effect::Cancel(token) => token.cancel(),
-                Effect::Invoke(call, _, (token, worker)) => {
+                Effect::Invoke(call, _, (token, worker, _)) => {
                     assert_eq!(worker, self.last_worker);
                     self.may_be_called_back(&call.cell_id);
                     let id = call.runtime_tool_call_id;

@@ -20,7 +20,7 @@ use self::messages::{of_helper, of_range, of_syntax, of_type_text};
 use self::names::{ABSENT, GLOBAL_NAMES, METHODS_ELSEWHERE};
 use self::source::{
     DESTRUCTURED, excerpt, first_frame, is_assigned, line_of, of_another_language, place_of_import,
-    property_after, root_before, root_of, shown, tool_not_awaited, up_to,
+    property_after, root_before, root_of, shown, tool_not_awaited, tool_with_named_argument, up_to,
 };
 
 /// What help may draw on.
@@ -87,7 +87,7 @@ impl Guide<'_> {
             ));
         }
         match kind {
-            "ReferenceError" => self.of_reference(what),
+            "ReferenceError" => self.of_reference(what, line),
             "TypeError" => self.of_type(what, before),
             "SyntaxError" => of_syntax(what, line).map(str::to_owned),
             "RangeError" => of_range(what).map(str::to_owned),
@@ -96,7 +96,7 @@ impl Guide<'_> {
     }
 
     /// `x is not defined`, and its like.
-    fn of_reference(&self, what: &str) -> Option<String> {
+    fn of_reference(&self, what: &str, line: &str) -> Option<String> {
         if let Some(name) = what.strip_suffix(" before initialization") {
             let name = name.strip_prefix("Cannot access ")?;
             return Some(format!("declare {name} above the line that first uses it"));
@@ -109,6 +109,11 @@ impl Guide<'_> {
         }
         if let Some((_, help)) = ABSENT.iter().find(|(absent, _)| *absent == name) {
             return Some((*help).to_owned());
+        }
+        if let Some(tool) = tool_with_named_argument(line, name) {
+            return Some(format!(
+                "the arguments of a tool are one object: await tools.{tool}({{ {name}: ... }})"
+            ));
         }
         if is_assigned(self.source, name) {
             return Some(format!("declare it: `let {name} = ...`"));
@@ -190,15 +195,27 @@ impl Guide<'_> {
         if called.starts_with("\"\"") || called.starts_with('`') {
             return Some("leave the code fence out: the source is plain JavaScript".to_owned());
         }
+        if let Some(server) = called.strip_prefix("tools.")
+            && let Some((_, tool)) = self.tools.of_server(server).next()
+        {
+            return Some(format!(
+                "`{called}` has the tools of a server: await tools.{tool}(...) for one"
+            ));
+        }
         if let Some((receiver, method)) = called.rsplit_once('.') {
             let root = root_of(receiver);
             if let Some(name) = receiver.strip_prefix("tools.")
                 && !name.contains('(')
             {
-                return Some(match self.tools.index_of(method).is_some() {
-                    true => format!("a tool is on `tools` itself: await tools.{method}(...)"),
-                    false => format!("a tool is called itself: await tools.{name}(...)"),
-                });
+                if self.tools.index_of(method).is_some() {
+                    return Some(format!(
+                        "a tool is on `tools` itself: await tools.{method}(...)"
+                    ));
+                }
+                if self.tools.index_of(name).is_some() {
+                    return Some(format!("a tool is called itself: await tools.{name}(...)"));
+                }
+                return None;
             }
             if receiver.starts_with("tools.") && receiver.ends_with("(...)") {
                 return Some(format!(

@@ -74,6 +74,15 @@ pub(super) fn tool_not_awaited(line: &str) -> Option<&str> {
     (reads || line.contains("of tools.") || line.contains("...tools.")).then_some(tool)
 }
 
+/// The tool that is called on a line with arguments as Python writes them: `tools.pay(amount=50)`.
+pub(super) fn tool_with_named_argument<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let call = CALL.captures(line)?;
+    let arguments = &line[call.get(0)?.end()..];
+    let named = Regex::new(&format!(r"(?:^|,)\s*{}\s*=[^=>]", regex::escape(name))).ok()?;
+    let is_named = named.is_match(arguments);
+    is_named.then(|| call.get(1).map(|tool| tool.as_str()))?
+}
+
 /// Whether a name is only assigned to, never declared.
 pub(super) fn is_assigned(source: &str, name: &str) -> bool {
     let name = regex::escape(name);

@@ -8,15 +8,28 @@ use super::{Answer, CellState, Refusal, strings, thrown, tools};
 use crate::cell::ScriptError;
 use crate::module::MODULE_NAME;
 
-/// `text(value)`
+/// `text(value)`; in guided sessions `text(...values)`, with a space between them.
 pub(super) fn text(
     scope: &mut v8::PinScope,
     state: &CellState,
     args: &v8::FunctionCallbackArguments,
 ) -> Answer {
-    let text = display(scope, state, args.get(0))?;
+    let mut text = display(scope, state, args.get(0))?;
+    if state.guided.is_some() && !is_of_iteration(args) {
+        for index in 1..args.length() {
+            let more = display(scope, state, args.get(index))?;
+            state.shared.may_put_out(text.len() + more.len())?;
+            text.push(' ');
+            text.push_str(&more);
+        }
+    }
     state.shared.put_out(vec![ContentItem::Text { text }])?;
     Ok(())
+}
+
+/// Whether `forEach` and its like called: they give the place and the array beside the element.
+fn is_of_iteration(args: &v8::FunctionCallbackArguments) -> bool {
+    args.length() == 3 && args.get(1).is_uint32() && args.get(2).is_array()
 }
 
 /// A value as `text` and `notify` show it.

@@ -8,6 +8,8 @@ use super::{Answer, CellState, Refusal, thrown};
 const IMAGE_EXPECTS: &str = "image expects a non-empty image URL string, an object with image_url and optional detail, or a raw MCP image block";
 const AUDIO_EXPECTS: &str = "audio expects a non-empty audio URL string, an object with audio_url, or a raw MCP audio block";
 const CONTENT_EXPECTS: &str = "content expects one MCP ContentBlock";
+const GUIDED_CONTENT_EXPECTS: &str = "content expects an MCP content block (text, image, audio, resource or resource_link), an array of them, or the whole result of a call";
+const NO_IMAGE: &str = "image found no image block in what it was given: put out its texts with content(...) or text(...)";
 const GENERATED_EXPECTS: &str = "generatedImage expects an image generation result object";
 const DETAIL_STRING: &str = "image detail must be a string when provided";
 const DETAIL_NAMES: &str = "image detail must be one of: auto, low, high, original";
@@ -21,14 +23,67 @@ const DETAIL_META: &str = "codex/imageDetail";
 type Value<'s> = v8::Local<'s, v8::Value>;
 type Object<'s> = v8::Local<'s, v8::Object>;
 
-/// `image(value, detail?)`
-pub(super) fn image(
-    scope: &mut v8::PinScope,
+/// `image(value, detail?)`; in guided sessions also a result with images in it: an array of blocks,
+/// or the whole result of a call.
+pub(super) fn image<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
     state: &CellState,
-    args: &v8::FunctionCallbackArguments,
+    args: &v8::FunctionCallbackArguments<'s>,
 ) -> Answer {
-    let item = image_item(scope, args.get(0), args.get(1))?;
+    let (value, detail) = (args.get(0), args.get(1));
+    if state.guided.is_some()
+        && let Some(blocks) = blocks_of(scope, value)?
+    {
+        let mut images = Vec::new();
+        for i in 0..blocks.length() {
+            let block = thrown(blocks.get_index(scope, i))?;
+            if block.is_string() || is_image(scope, block)? {
+                images.push(image_item(scope, block, detail)?);
+                may_put_out(state, &images)?;
+            }
+        }
+        if images.is_empty() {
+            return Err(NO_IMAGE.into());
+        }
+        return Ok(state.shared.put_out(images)?);
+    }
+    let item = image_item(scope, value, detail)?;
     Ok(state.shared.put_out(vec![item])?)
+}
+
+/// The blocks of an array, or of the whole result of a call.
+fn blocks_of<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    value: Value<'s>,
+) -> Answer<Option<v8::Local<'s, v8::Array>>> {
+    if let Ok(blocks) = v8::Local::<v8::Array>::try_from(value) {
+        return Ok(Some(blocks));
+    }
+    let Some(object) = object(value) else {
+        return Ok(None);
+    };
+    let kind = thrown(property(scope, object, "type"))?;
+    if !kind.is_undefined() {
+        return Ok(None);
+    }
+    let content = thrown(property(scope, object, "content"))?;
+    Ok(v8::Local::<v8::Array>::try_from(content).ok())
+}
+
+fn is_image(scope: &mut v8::PinScope, block: Value) -> Answer<bool> {
+    let Some(object) = object(block) else {
+        return Ok(false);
+    };
+    let kind = thrown(property(scope, object, "type"))?;
+    if kind.is_string() {
+        return Ok(kind.to_rust_string_lossy(scope) == "image");
+    }
+    Ok(!thrown(property(scope, object, "image_url"))?.is_undefined())
+}
+
+fn may_put_out(state: &CellState, items: &[ContentItem]) -> Answer {
+    let bytes = items.iter().map(ContentItem::bytes).sum();
+    Ok(state.shared.may_put_out(bytes)?)
 }
 
 /// `audio(value)`
@@ -42,23 +97,29 @@ pub(super) fn audio(
 }
 
 /// `content(value)`: one block, or an array of them, all or none of which are
-/// put out.
-pub(super) fn content(
-    scope: &mut v8::PinScope,
+/// put out; in guided sessions also the whole result of a call, and every block of MCP.
+pub(super) fn content<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
     state: &CellState,
-    args: &v8::FunctionCallbackArguments,
+    args: &v8::FunctionCallbackArguments<'s>,
 ) -> Answer {
     let mut items = Vec::new();
-    if let Ok(blocks) = v8::Local::<v8::Array>::try_from(args.get(0)) {
-        for i in 0..blocks.length() {
-            let block = thrown(blocks.get_index(scope, i))?;
-            items.push(block_item(scope, block)?);
-            state
-                .shared
-                .may_put_out(items.iter().map(ContentItem::bytes).sum())?;
+    let value = args.get(0);
+    let is_guided = state.guided.is_some();
+    let blocks = match v8::Local::<v8::Array>::try_from(value) {
+        Ok(blocks) => Some(blocks),
+        Err(_) if is_guided => blocks_of(scope, value)?,
+        Err(_) => None,
+    };
+    match blocks {
+        Some(blocks) => {
+            for i in 0..blocks.length() {
+                let block = thrown(blocks.get_index(scope, i))?;
+                items.push(block_item(scope, block, is_guided)?);
+                may_put_out(state, &items)?;
+            }
         }
-    } else {
-        items.push(block_item(scope, args.get(0))?);
+        None => items.push(block_item(scope, value, is_guided)?),
     }
     Ok(state.shared.put_out(items)?)
 }
@@ -83,14 +144,21 @@ pub(super) fn generated_image(
     Ok(state.shared.put_out(items)?)
 }
 
-fn block_item(scope: &mut v8::PinScope, block: Value) -> Answer<ContentItem> {
-    let object = object(block).ok_or(CONTENT_EXPECTS)?;
+fn block_item(scope: &mut v8::PinScope, block: Value, is_guided: bool) -> Answer<ContentItem> {
+    let expects = match is_guided {
+        true => GUIDED_CONTENT_EXPECTS,
+        false => CONTENT_EXPECTS,
+    };
+    if is_guided && block.is_string() {
+        return Ok(ContentItem::text(block.to_rust_string_lossy(scope)));
+    }
+    let object = object(block).ok_or(expects)?;
     let kind = thrown(property(scope, object, "type"))?;
     match non_empty_string(scope, kind).as_deref() {
         Some("text") => {
             let text = thrown(property(scope, object, "text"))?;
             if !text.is_string() {
-                return Err(CONTENT_EXPECTS.into());
+                return Err(expects.into());
             }
             Ok(ContentItem::text(text.to_rust_string_lossy(scope)))
         }
@@ -99,8 +167,45 @@ fn block_item(scope: &mut v8::PinScope, block: Value) -> Answer<ContentItem> {
             image_item(scope, block, undefined)
         }
         Some("audio") => audio_item(scope, block),
-        _ => Err(CONTENT_EXPECTS.into()),
+        Some("resource") if is_guided => resource_item(scope, object),
+        Some("resource_link") if is_guided => {
+            let uri = string_of(scope, object, "uri")?.ok_or(expects)?;
+            let name = string_of(scope, object, "name")?;
+            let name = name.map(|name| format!("{name}: ")).unwrap_or_default();
+            Ok(ContentItem::text(format!("[resource {name}{uri}]")))
+        }
+        _ => Err(expects.into()),
     }
+}
+
+/// An embedded resource: its text, its image or sound, or a line that says what it is.
+fn resource_item(scope: &mut v8::PinScope, block: Object) -> Answer<ContentItem> {
+    let resource = thrown(property(scope, block, "resource"))?;
+    let resource = object(resource).ok_or(GUIDED_CONTENT_EXPECTS)?;
+    if let Some(text) = string_of(scope, resource, "text")? {
+        return Ok(ContentItem::text(text));
+    }
+    let mime = string_of(scope, resource, "mimeType")?.unwrap_or_default();
+    let blob = string_of(scope, resource, "blob")?;
+    match blob {
+        Some(blob) if mime.starts_with("image/") => {
+            image_of(format!("data:{mime};base64,{blob}"), ImageDetail::default())
+        }
+        Some(blob) if mime.starts_with("audio/") => audio_of(format!("data:{mime};base64,{blob}")),
+        blob => {
+            let uri = string_of(scope, resource, "uri")?.unwrap_or_default();
+            let bytes = blob.map_or(0, |blob| blob.len() / 4 * 3);
+            Ok(ContentItem::text(format!(
+                "[resource {uri} {mime}, about {bytes} bytes]"
+            )))
+        }
+    }
+}
+
+/// A property that is a text and not empty.
+fn string_of(scope: &mut v8::PinScope, object: Object, name: &str) -> Answer<Option<String>> {
+    let value = thrown(property(scope, object, name))?;
+    Ok(non_empty_string(scope, value))
 }
 
 fn image_item(scope: &mut v8::PinScope, value: Value, detail: Value) -> Answer<ContentItem> {

@@ -230,6 +230,7 @@ fn call<'s>(
         Native::JsonParse => return json::parse(scope, state, args).map(Some),
         Native::LeaveOut => return input::leave_out(scope, state, args).map(Some),
         Native::UnknownTool => return tools::unknown(scope, state, args).map(Some),
+        Native::ServerTools => return tools::of_server(scope, state, args),
         Native::ToolError => return Ok(tools::error(scope, state, args)),
         Native::Declaration => return tools::declaration(scope, state, args),
         Native::DescribeTool => return tools::describe(scope, state, args),

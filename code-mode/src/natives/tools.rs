@@ -2,8 +2,8 @@
 
 use std::sync::PoisonError;
 
-use code_mode_protocol::wire::native::{FromWorker, JsonText, ToolFailure};
-use code_mode_protocol::{RuntimeToolCallId, SourcePosition, ToolAnswer};
+use code_mode_protocol::wire::native::{FromWorker, JsonText, ToolFailure, WireTool};
+use code_mode_protocol::{RuntimeToolCallId, SourcePosition, ToolAnswer, ToolKind};
 
 use super::display::{self, internal_function};
 use super::{Answer, CellState, FIRST_TOOL, PendingCall, Refusal, control, input, native, thrown};
@@ -39,14 +39,18 @@ pub(super) fn listing<'s>(
     declared.call(scope, receiver.into(), &[list])
 }
 
-/// `(name)`: the error for an unknown tool.
+/// `(name, argument)`: the error for an unknown tool that was called with this first argument.
 pub(super) fn unknown<'s>(
     scope: &mut v8::PinScope<'s, '_>,
     state: &CellState,
     args: &v8::FunctionCallbackArguments<'s>,
 ) -> Answer<Value<'s>> {
     let name = text_argument(scope, args, 0);
-    let text = state.tools.unknown(&name);
+    let argument = match args.get(1) {
+        argument if argument.is_string() => text_argument(scope, args, 1),
+        _ => String::new(),
+    };
+    let text = state.tools.unknown(&name, &argument);
     Ok(thrown(v8::String::new(scope, &text))?.into())
 }
 
@@ -89,7 +93,7 @@ pub(super) fn describe<'s>(
     let name = name.strip_prefix("tools.").unwrap_or(&name);
     match with_shapes(state, |shapes| state.tools.description(name, shapes)) {
         Some(text) => Ok(Some(thrown(v8::String::new(scope, &text))?.into())),
-        None => Err(Refusal::Error(state.tools.unknown(name))),
+        None => Err(Refusal::Error(state.tools.unknown(name, ""))),
     }
 }
 
@@ -154,6 +158,22 @@ pub(super) fn names<'s>(scope: &mut v8::PinScope<'s, '_>, state: &CellState) -> 
     Ok(v8::Array::new_with_elements(scope, &names).into())
 }
 
+/// `(server)`: each tool of a server, as its own name and the name it is called by, one behind the
+/// other; nothing where no server is called so.
+pub(super) fn of_server<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments<'s>,
+) -> Answer<Option<Value<'s>>> {
+    let server = text_argument(scope, args, 0);
+    let mut names: Vec<Value> = Vec::new();
+    for (own, name) in state.tools.of_server(&server) {
+        names.push(thrown(v8::String::new(scope, &own))?.into());
+        names.push(thrown(v8::String::new(scope, name))?.into());
+    }
+    Ok((!names.is_empty()).then(|| v8::Array::new_with_elements(scope, &names).into()))
+}
+
 /// Whether there is a tool of this name.
 pub(super) fn has<'s>(
     scope: &mut v8::PinScope<'s, '_>,
@@ -194,6 +214,11 @@ pub(super) fn function<'s>(
     Ok(Some(function.into()))
 }
 
+fn has_input_schema(tool: &WireTool) -> bool {
+    let details = tool.details.as_ref();
+    tool.kind == ToolKind::Function && details.is_some_and(|d| d.input_schema.is_some())
+}
+
 /// `tools.NAME(input?)`
 pub(super) fn invoke<'s>(
     scope: &mut v8::PinScope<'s, '_>,
@@ -202,7 +227,11 @@ pub(super) fn invoke<'s>(
     args: &v8::FunctionCallbackArguments<'s>,
 ) -> Answer<Value<'s>> {
     let input = match args.get(0) {
-        value if value.is_undefined() => None,
+        // A call without an argument gives none of those that the schema lists.
+        value if value.is_undefined() => {
+            let takes_object = state.tools.get(tool).is_some_and(has_input_schema);
+            (state.guided.is_some() && takes_object).then(|| "{}".to_owned())
+        }
         value => {
             let Some(json) = input::json(scope, state, value)? else {
                 let name = state.tools.get(tool).map_or("", |t| t.name.as_str());

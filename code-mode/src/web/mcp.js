@@ -42,7 +42,7 @@
       throw thrown;
     }
     if (result.structuredContent !== undefined) return result.structuredContent;
-    if (blocks.length === 0) return undefined;
+    if (blocks.length === 0) return blocks;
     const text = textOf(blocks, true);
     if (text === null) return content;
     if (blocks.length === 1 && apply(test, startsAsJson, [text])) {

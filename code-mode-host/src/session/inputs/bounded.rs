@@ -200,6 +200,9 @@ impl<'a> Tree<'a> {
                 tree.insert(name.clone(), value);
             }
         }
+        if let Some(required) = tree.get_mut("required") {
+            self.is_cut |= leave_out_defaults(required, members);
+        }
         if let Some(reference) = reference {
             let target = self.target(reference, depth);
             if tree.is_empty() {
@@ -347,6 +350,20 @@ impl<'a> Tree<'a> {
         self.is_cut = true;
         Value::Bool(true)
     }
+}
+
+/// Takes properties that have a default out of what a schema requires: servers take calls without
+/// them. Whether there are such.
+fn leave_out_defaults(required: &mut Value, schema: &Map<String, Value>) -> bool {
+    let (Value::Array(required), Some(properties)) = (required, schema.get("properties")) else {
+        return false;
+    };
+    let all = required.len();
+    required.retain(|name| {
+        let property = name.as_str().and_then(|name| properties.get(name));
+        property.is_none_or(|property| property.get("default").is_none())
+    });
+    required.len() < all
 }
 
 /// Takes what refuses more where a part accepts more out of a tree that was cut: with `oneOf`, a

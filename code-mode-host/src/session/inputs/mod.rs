@@ -238,12 +238,9 @@ fn takes(name: &str, schema: &Json, input: &Value) -> String {
         .and_then(Value::as_array)
         .map(|names| names.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
-    let shown = properties.keys().take(12).map(|key| {
-        let optional = if required.contains(&key.as_str()) {
-            ""
-        } else {
-            "?"
-        };
+    let shown = properties.iter().take(12).map(|(key, property)| {
+        let is_required = required.contains(&key.as_str()) && property.get("default").is_none();
+        let optional = if is_required { "" } else { "?" };
         format!("{key}{optional}")
     });
     let shown = shown.collect::<Vec<_>>().join(", ");
@@ -323,6 +320,27 @@ mod tests {
         );
         assert!(said(Some(r#""a.txt""#)).contains("call tools.read({ "));
         assert!(said(None).contains("not null"));
+    }
+
+    #[test]
+    fn what_has_a_default_may_be_left_out_at_any_depth() {
+        let schema = r#"{"type":"object","required":["to","scale","more"],"properties":{
+            "to":{"type":"string"},"scale":{"enum":["css","device"],"default":"css"},
+            "more":{"oneOf":[
+                {"type":"object","required":["kind","a"],"properties":{"kind":{"const":"x","default":"x"},"a":{}}},
+                {"type":"object","required":["kind","b"],"properties":{"kind":{"const":"y","default":"y"},"b":{}}}]}}}"#;
+        let refused = |input| refusal(schema, Some(input));
+        assert_eq!(refused(r#"{"to":"a","more":{"a":1}}"#), None);
+        assert_eq!(
+            refused(r#"{"to":"a","more":{"kind":"y","b":1},"scale":"device"}"#),
+            None
+        );
+        assert!(refused(r#"{"to":"a","more":{"a":1},"scale":"none"}"#).is_some());
+        let missing = refused(r#"{"more":{"a":1}}"#).expect("refused");
+        assert!(
+            missing.ends_with("it takes { to, scale?, more }"),
+            "{missing}"
+        );
     }
 
     /// A filter language: each operator has the whole language on both sides.

@@ -3,7 +3,7 @@
 //! The answer to a call is passed on as it came: the protocol's types would take a result
 //! with an odd key for another kind of answer, and drop what they do not know.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rmcp::RoleClient;
@@ -27,7 +27,11 @@ const KEPT: usize = 256;
 
 pub(crate) struct Lines<R, W> {
     read: R,
-    write: Arc<tokio::sync::Mutex<Option<W>>>,
+    write: Arc<tokio::sync::Mutex<Pipe<W>>>,
+    /// Lines that are not written yet.
+    unwritten: Arc<Mutex<VecDeque<Vec<u8>>>>,
+    /// Lines that were given to be written.
+    given: u64,
     /// The present line so far; kept here because reading may be cancelled.
     line: Vec<u8>,
     /// The line is too large: its rest is skipped.
@@ -36,6 +40,37 @@ pub(crate) struct Lines<R, W> {
     calls: Arc<Mutex<HashSet<RequestId>>>,
     skipped: u64,
     late_probe: LateProbe,
+}
+
+/// The side of a pipe that is written to.
+struct Pipe<W> {
+    /// `None` once it is closed.
+    open: Option<W>,
+    /// Lines that were written.
+    written: u64,
+}
+
+impl<W: AsyncWrite + Unpin> Pipe<W> {
+    /// Writes lines in the order in which they were given, up to this one.
+    async fn write_until(
+        &mut self,
+        number: u64,
+        unwritten: &Mutex<VecDeque<Vec<u8>>>,
+    ) -> Result<(), std::io::Error> {
+        let next = || {
+            let mut unwritten = unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+            unwritten.pop_front()
+        };
+        while self.written < number {
+            let closed = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+            let pipe = self.open.as_mut().ok_or_else(closed)?;
+            let line = next().ok_or_else(closed)?;
+            self.written += 1;
+            pipe.write_all(&line).await?;
+            pipe.flush().await?;
+        }
+        Ok(())
+    }
 }
 
 /// The answer to a probe that came after the greeting had begun. It belongs to no request of
@@ -58,7 +93,12 @@ where
     pub(crate) fn new(read: R, write: W) -> Self {
         Self {
             read,
-            write: Arc::new(tokio::sync::Mutex::new(Some(write))),
+            write: Arc::new(tokio::sync::Mutex::new(Pipe {
+                open: Some(write),
+                written: 0,
+            })),
+            unwritten: Arc::default(),
+            given: 0,
             line: Vec::new(),
             skipping: false,
             calls: Arc::default(),
@@ -278,14 +318,20 @@ where
             line.push(b'\n');
             line
         });
-        let write = self.write.clone();
+        // The order of lines is that of sending, whichever of their tasks runs first.
+        let line = line.map(|line| {
+            let mut unwritten = self
+                .unwritten
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            unwritten.push_back(line);
+            self.given += 1;
+            self.given
+        });
+        let (write, unwritten) = (self.write.clone(), self.unwritten.clone());
         async move {
-            let line = line?;
-            let mut write = write.lock().await;
-            let closed = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-            let pipe = write.as_mut().ok_or_else(closed)?;
-            pipe.write_all(&line).await?;
-            pipe.flush().await
+            let number = line?;
+            write.lock().await.write_until(number, &unwritten).await
         }
     }
 
@@ -306,7 +352,7 @@ where
     }
 
     async fn close(&mut self) -> Result<(), std::io::Error> {
-        *self.write.lock().await = None;
+        self.write.lock().await.open = None;
         Ok(())
     }
 }
@@ -351,6 +397,27 @@ mod tests {
         server.write_all(written.as_bytes()).await.expect("written");
         let message = lines.receive().await.expect("a message");
         assert_eq!(json_of(&message)["result"], result);
+    }
+
+    #[tokio::test]
+    async fn messages_are_written_in_the_order_in_which_they_were_sent() {
+        let (mut lines, server) = calling(&[]).await;
+        let mut sending = Vec::new();
+        for id in 0..10 {
+            let ping = ClientRequest::PingRequest(Default::default());
+            sending.push(lines.send(JsonRpcMessage::request(ping, RequestId::Number(id))));
+        }
+        // Their tasks may run in any order.
+        for sending in sending.into_iter().rev() {
+            sending.await.expect("sent");
+        }
+        drop(lines);
+        let mut written = BufReader::new(server).lines();
+        for id in 0..10 {
+            let line = written.next_line().await.expect("read").expect("a line");
+            let message: Value = serde_json::from_str(&line).expect("JSON");
+            assert_eq!(message["id"], id);
+        }
     }
 
     #[tokio::test]
