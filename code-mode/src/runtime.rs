@@ -204,11 +204,11 @@ impl Run<'_> {
         if self.state.guided.is_none() || self.freezing {
             return false;
         }
-        if let Some(recorded) = self.state.source.as_ref().filter(|one| one.is_replayed()) {
-            return recorded.next_turn().is_some();
-        }
         if !forgotten::waits_for_forgotten(self.state, source) {
             return false;
+        }
+        if let Some(recorded) = self.state.source.as_ref().filter(|one| one.is_replayed()) {
+            return recorded.next_turn().is_some();
         }
         let now = Instant::now();
         now < *self.lingers_until.get_or_insert(now + LINGER)

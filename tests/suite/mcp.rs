@@ -44,9 +44,7 @@ fn there_are_two_tools_whatever_is_behind() {
             .collect();
         assert_eq!(names, ["exec", "wait"]);
         let description = tools[0]["description"].as_str().expect("text");
-        assert!(
-            description.contains("mad__echo(args: { [key: string]: unknown; }): Promise<unknown>")
-        );
+        assert!(description.contains("mad__echo(): Promise<unknown>"));
         assert!(description.contains("> mad says: Be mad."));
         for tool in tools.as_array().expect("tools") {
             let schema = &tool["inputSchema"];
@@ -866,7 +864,7 @@ fn the_tools_of_the_last_start_are_listed_before_a_server_has_started() {
         let mut client = start();
         client.initialize(json!({})).await;
         let tools = client.request("tools/list", json!({})).await;
-        assert!(tools.to_string().contains("mad__echo(args"), "{tools}");
+        assert!(tools.to_string().contains("mad__echo()"), "{tools}");
         assert!(tools.to_string().contains("## mad (starting"), "{tools}");
         // A call waits for the server.
         let code = "text((await tools.mad__echo({ a: 1 })).called)";

@@ -106,7 +106,8 @@ impl Gateway {
     pub async fn serve_stdio(&self) {
         let shutdown = &self.0.broker.shutdown;
         let input_ended = CancellationToken::new();
-        let transport = stdio::transport(input_ended.clone());
+        let silence = stdio::Silence::default();
+        let transport = stdio::transport(input_ended.clone(), silence.clone());
         let serving = serve_server(Handler::alone(self.0.clone()), transport);
         let running = tokio::select! {
             serving = serving => match serving {
@@ -131,7 +132,9 @@ impl Gateway {
             () = input_ended.cancelled() => {
                 /// A request that was piped in may be answered until then.
                 const LAST_ANSWERS: Duration = Duration::from_millis(250);
-                let _ = tokio::time::timeout(LAST_ANSWERS, waiting).await;
+                if tokio::time::timeout(LAST_ANSWERS, waiting).await.is_err() {
+                    silence.begin();
+                }
                 cancel.cancel();
             }
         }

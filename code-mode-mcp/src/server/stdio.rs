@@ -1,25 +1,75 @@
 //! The front door at standard input and output.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
 use rmcp::RoleServer;
 use rmcp::transport::async_rw::AsyncRwTransport;
 use tokio::io::{
-    AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader, Stdin, Stdout, stdin, stdout,
+    AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, Stdin, Stdout, stdin, stdout,
 };
 use tokio_util::sync::CancellationToken;
 
 /// The largest message of a client.
 const MAX_MESSAGE: usize = 64 << 20;
 
+/// Whether anything more is written to the client. One that has closed its side and still reads may
+/// fail at the answer to a request that it has given up: the Python SDK 1.x does.
+#[derive(Clone, Default)]
+pub(super) struct Silence(Arc<AtomicBool>);
+
+impl Silence {
+    /// From now on nothing is written.
+    pub(super) fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Standard output until silence begins; what is written after that is lost.
+pub(super) struct Output {
+    stdout: Stdout,
+    silence: Silence,
+}
+
+impl AsyncWrite for Output {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.silence.0.load(Ordering::Relaxed) {
+            true => Poll::Ready(Ok(bytes.len())),
+            false => Pin::new(&mut self.stdout).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stdout).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stdout).poll_shutdown(context)
+    }
+}
+
 /// Messages at the standard streams; `ended` is cancelled when the client has closed its side.
 pub(super) fn transport(
     ended: CancellationToken,
-) -> AsyncRwTransport<RoleServer, impl AsyncRead + Send + Unpin + 'static, Stdout> {
+    silence: Silence,
+) -> AsyncRwTransport<RoleServer, impl AsyncRead + Send + Unpin + 'static, Output> {
     let (read, write) = tokio::io::duplex(1 << 20);
     tokio::spawn(async move {
         only_messages(BufReader::new(stdin()), write).await;
         ended.cancel();
     });
-    AsyncRwTransport::new(read, stdout()).with_max_line_length(MAX_MESSAGE)
+    let output = Output {
+        stdout: stdout(),
+        silence,
+    };
+    AsyncRwTransport::new(read, output).with_max_line_length(MAX_MESSAGE)
 }
 
 /// Passes lines on. Until the first request, a line without a message is left out: it would

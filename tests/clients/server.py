@@ -1,0 +1,63 @@
+"""An honest MCP server at the standard streams, with the tools that the scenario of clients needs."""
+
+import base64
+import json
+import sys
+import threading
+import time
+
+PIXEL = base64.b64encode(bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360f8cf"
+    "c0f01f00050001ff56c7f2ae0000000049454e44ae426082")).decode()
+OBJECT = {"type": "object"}
+NUMBERS = {**OBJECT, "properties": {"a": {"type": "number"}, "b": {"type": "number"}}, "required": ["a", "b"]}
+TOOLS = [
+    {"name": "add", "description": "Adds two numbers.", "inputSchema": NUMBERS, "annotations": {"readOnlyHint": True}},
+    {"name": "fail", "description": "Fails.", "inputSchema": OBJECT, "annotations": {"readOnlyHint": True}},
+    {"name": "shot", "description": "Takes a picture.", "inputSchema": OBJECT, "annotations": {"readOnlyHint": True}},
+    {"name": "slow", "description": "Takes its time.", "annotations": {"readOnlyHint": True},
+     "inputSchema": {**OBJECT, "properties": {"seconds": {"type": "number"}}, "required": ["seconds"]}},
+    {"name": "pay", "description": "Pays.", "inputSchema": OBJECT, "annotations": {"destructiveHint": True}},
+]
+writing = threading.Lock()
+
+
+def send(message):
+    with writing:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+
+
+def called(name, arguments):
+    if name == "add":
+        return {"content": [{"type": "text", "text": json.dumps(arguments["a"] + arguments["b"])}]}
+    if name == "fail":
+        return {"content": [{"type": "text", "text": "it failed deliberately"}], "isError": True}
+    if name == "shot":
+        return {"content": [{"type": "text", "text": "Taken."}, {"type": "image", "data": PIXEL, "mimeType": "image/png"}]}
+    if name == "slow":
+        time.sleep(arguments["seconds"])
+    return {"content": [{"type": "text", "text": f"{name} done"}]}
+
+
+def answer(message):
+    method, id = message["method"], message["id"]
+    if method == "initialize":
+        result = {
+            "protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}},
+            "serverInfo": {"name": "scenario", "version": "1"}}
+    elif method == "tools/list":
+        result = {"tools": TOOLS}
+    elif method == "tools/call":
+        result = called(message["params"]["name"], message["params"].get("arguments") or {})
+    elif method == "ping":
+        result = {}
+    else:
+        return send({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "unknown"}})
+    send({"jsonrpc": "2.0", "id": id, "result": result})
+
+
+for line in sys.stdin:
+    message = json.loads(line)
+    if "id" in message and "method" in message:
+        threading.Thread(target=answer, args=(message,), daemon=True).start()
