@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -94,11 +95,18 @@ class Client:
         raise RuntimeError(f"no answer: {text[:200]}")
 
     def exec(self, code):
-        answer = self.request("tools/call", {"name": "exec", "arguments": {"code": code, "yield_time_ms": 60000}})
-        status, *said = [block.get("text", "") for block in answer["result"]["content"]]
-        if not status.startswith("status: "):
-            raise RuntimeError(f"no status first: {status[:200]}")
-        return said
+        """What a program puts out, however often it must be waited for."""
+        tool, arguments, said = "exec", {"code": code}, []
+        while True:
+            answer = self.request("tools/call", {"name": tool, "arguments": arguments})
+            status, *more = [block.get("text", "") for block in answer["result"]["content"]]
+            if not status.startswith("status: "):
+                raise RuntimeError(f"no status first: {status[:200]}")
+            said += more
+            running = re.search(r"^cell_id: (\S+)", status, re.MULTILINE)
+            if not running:
+                return said
+            tool, arguments = "wait", {"cell_id": running.group(1)}
 
 
 def main():

@@ -1,6 +1,7 @@
 //! The description of `exec` that a model reads: how programs are written, and all tools in as
 //! much detail as fits a budget.
 
+use code_mode_protocol::describe::common_start;
 use code_mode_protocol::describe::{self, Detail};
 use code_mode_protocol::{Json, ToolDefinition};
 use serde_json::Value;
@@ -79,8 +80,13 @@ fn described(servers: &[DescribedServer], level: Level, budget: usize) -> Option
     let mut text = String::new();
     for server in servers {
         text.push_str(&heading(server));
+        let descriptions = server
+            .tools
+            .iter()
+            .map(|(tool, _)| tool.description.as_str());
+        let common = common_start(&descriptions.collect::<Vec<_>>());
         for (at, (tool, renamed)) in server.tools.iter().enumerate() {
-            text.push_str(&level.show(tool));
+            text.push_str(&level.show(tool, common));
             if let Some(raw) = renamed {
                 let raw = line(raw, 100);
                 text.push_str(&format!(" /* its server calls it {raw:?} */"));
@@ -99,7 +105,9 @@ fn described(servers: &[DescribedServer], level: Level, budget: usize) -> Option
 }
 
 impl Level {
-    fn show(self, tool: &ToolDefinition) -> String {
+    /// `common` bytes of the description are those of all of the server's.
+    fn show(self, tool: &ToolDefinition, common: usize) -> String {
+        let sentence = || sentence(tool.description.get(common..).unwrap_or_default());
         match self {
             Self::Full => {
                 let said = line(&tool.description, 300);
@@ -111,12 +119,12 @@ impl Level {
             }
             Self::Signature(detail) => {
                 let signature = signature(tool, detail, 600);
-                match sentence(tool) {
+                match sentence() {
                     said if said.is_empty() => signature,
                     said => format!("{signature} /* {said} */"),
                 }
             }
-            Self::Sentence => format!("{}: {}", tool.name, sentence(tool)),
+            Self::Sentence => format!("{}: {}", tool.name, sentence()),
             Self::Name => tool.name.clone(),
         }
     }
@@ -137,9 +145,9 @@ fn signature(tool: &ToolDefinition, detail: Detail, max: usize) -> String {
     fitting.unwrap_or_else(|| format!("{}(args: {{ /* see describe_tool */ }});", tool.name))
 }
 
-/// The first sentence of a tool's description.
-fn sentence(tool: &ToolDefinition) -> String {
-    first_sentence(&line(&tool.description, 400), 100)
+/// The first sentence of a description.
+fn sentence(description: &str) -> String {
+    first_sentence(&line(description, 400), 100)
 }
 
 fn first_sentence(text: &str, max: usize) -> String {

@@ -161,7 +161,7 @@ fn end_word(words: &mut Vec<String>, word: &mut String) {
 }
 
 /// The names of an input's properties.
-fn parameters(schema: Option<&str>) -> Vec<String> {
+pub(crate) fn parameters(schema: Option<&str>) -> Vec<String> {
     let schema: Option<Value> = schema.and_then(|text| serde_json::from_str(text).ok());
     let properties = schema.as_ref().and_then(|schema| schema.get("properties"));
     match properties.and_then(Value::as_object) {
@@ -180,6 +180,17 @@ pub(crate) fn summary(description: &str) -> String {
         true => format!("{}…", &sentence[..sentence.floor_char_boundary(MAX)]),
         false => sentence.to_owned(),
     }
+}
+
+/// The name that was meant by one that is written otherwise: `booking_id` by `bookingId`.
+pub(crate) fn meant<'a>(written: &str, names: &'a [String]) -> Option<&'a str> {
+    let plain = |name: &str| words_of(name).concat();
+    let wrong = plain(written);
+    let is_near = |name: &&String| {
+        let right = plain(name);
+        right == wrong || (wrong.len() > 4 && strsim::damerau_levenshtein(&right, &wrong) <= 1)
+    };
+    names.iter().find(is_near).map(String::as_str)
 }
 
 /// Names near a wrong one: the nearest first, none where nothing is near.

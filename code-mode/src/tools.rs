@@ -1,14 +1,15 @@
 //! A session's tools, in the form isolates use.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use code_mode_protocol::describe::common_start;
 use code_mode_protocol::wire::native::{ToolDetails, WireTool};
 use code_mode_protocol::{ToolDefinition, describe, normalize_tool_name};
 use serde_json::{Value, json};
 
 use crate::shapes::Shapes;
-use crate::tool_search::{Index, near, schema, summary};
+use crate::tool_search::{Index, near, parameters, schema, summary};
 
 /// A set of tools, made once and shared by every cell that has them, so that an
 /// unchanged set costs nothing for each cell.
@@ -20,6 +21,10 @@ pub(crate) struct ToolTable {
     /// `ALL_TOOLS` as JSON text.
     listing: OnceLock<String>,
     index: OnceLock<Index>,
+    /// For each server: how much of its tools' descriptions says the same.
+    common: OnceLock<HashMap<String, usize>>,
+    /// For each tool that was called in this set: the names of its parameters.
+    parameters: Mutex<HashMap<u32, Arc<[String]>>>,
 }
 
 impl ToolTable {
@@ -30,6 +35,8 @@ impl ToolTable {
             by_name: OnceLock::new(),
             listing: OnceLock::new(),
             index: OnceLock::new(),
+            common: OnceLock::new(),
+            parameters: Mutex::default(),
         }
     }
 
@@ -52,6 +59,40 @@ impl ToolTable {
             })
             .get(name)
             .copied()
+    }
+
+    /// The names of a tool's parameters, where its schema lists them.
+    pub(crate) fn parameters(&self, index: u32) -> Arc<[String]> {
+        let mut known = self
+            .parameters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let read = || {
+            let details = self.get(index).and_then(|tool| tool.details.as_ref());
+            parameters(details.and_then(|details| details.input_schema.as_deref())).into()
+        };
+        known.entry(index).or_insert_with(read).clone()
+    }
+
+    /// A tool's description without what all of its server's begin with.
+    fn own_description<'a>(&self, tool: &'a WireTool) -> &'a str {
+        let Some(server) = tool.details.as_ref().and_then(server) else {
+            return &tool.description;
+        };
+        let common = self.common.get_or_init(|| {
+            let mut by_server: HashMap<&str, Vec<&str>> = HashMap::new();
+            for tool in &self.tools {
+                if let Some(server) = tool.details.as_ref().and_then(crate::tools::server) {
+                    by_server.entry(server).or_default().push(&tool.description);
+                }
+            }
+            let by_server = by_server.into_iter();
+            by_server
+                .map(|(server, all)| (server.to_owned(), common_start(&all)))
+                .collect()
+        });
+        let common = common.get(server).copied().unwrap_or_default();
+        tool.description.get(common..).unwrap_or(&tool.description)
     }
 
     /// Every name, in definition order; a name defined twice stands where it was
@@ -226,13 +267,13 @@ impl ToolTable {
                     declared += declaration.as_ref().map_or(0, String::len);
                     json!({
                         "name": tool.name,
-                        "description": summary(&tool.description),
+                        "description": summary(self.own_description(tool)),
                         "declaration": declaration,
                     })
                 }
                 _ => json!({
                     "name": tool.name,
-                    "description": summary(&tool.description),
+                    "description": summary(self.own_description(tool)),
                 }),
             })
             .collect();

@@ -191,6 +191,38 @@ fn cells_as_models_write_them_run_or_name_the_mend() {
 }
 
 #[test]
+fn arrays_of_blocks_without_end_are_left_when_their_cell_is_terminated() {
+    run(async {
+        let provider = Provider::new(options()).expect("the program is there");
+        let session = provider
+            .open_session(Arc::new(Tools), SessionOptions::default().guided(true))
+            .await
+            .expect("a session");
+        let start = async |source: &str| {
+            let request = ExecuteRequest::new("call-1", source)
+                .tools(tools())
+                .yield_time(Duration::from_millis(1));
+            let started = session.execute(request).await.expect("admitted");
+            let id = started.id().clone();
+            started.outcome().await.expect("observed");
+            id
+        };
+        let other = start("await tools.bank__never()").await;
+        for endless in [
+            "image(new Array(4294967295))",
+            "const blocks = new Array(4294967295); blocks[0] = { type: 'text' }; image(blocks)",
+            "content(Array(3e6).fill(''))",
+        ] {
+            let id = start(endless).await;
+            session.terminate(id).await.expect("terminated");
+        }
+        // Nothing had to be killed for it.
+        assert_eq!(session.live_cells(), [other]);
+        provider.shutdown().await;
+    });
+}
+
+#[test]
 fn calls_that_a_program_forgot_are_named_when_their_time_is_over() {
     run(async {
         let provider = provider_in_process();

@@ -4,9 +4,11 @@
 //! All text is a function of the definitions alone, so that an unchanged set of
 //! tools gives an unchanged prompt.
 
+mod common;
 mod schema;
 mod text;
 
+pub use common::common_start;
 pub use schema::type_of;
 pub use text::{
     Detail, declaration, exec_tool, guided_declaration, guided_signature, tool_section, wait_tool,

@@ -34,18 +34,17 @@ pub(super) fn image<'s>(
     if state.guided.is_some()
         && let Some(blocks) = blocks_of(scope, value)?
     {
-        let mut images = Vec::new();
+        let mut images = Items::new(state);
         for i in 0..blocks.length() {
-            let block = thrown(blocks.get_index(scope, i))?;
+            let block = images.next_block(scope, blocks, i)?;
             if block.is_string() || is_image(scope, block)? {
-                images.push(image_item(scope, block, detail)?);
-                may_put_out(state, &images)?;
+                images.add(image_item(scope, block, detail)?)?;
             }
         }
-        if images.is_empty() {
+        if images.items.is_empty() {
             return Err(NO_IMAGE.into());
         }
-        return Ok(state.shared.put_out(images)?);
+        return Ok(state.shared.put_out(images.items)?);
     }
     let item = image_item(scope, value, detail)?;
     Ok(state.shared.put_out(vec![item])?)
@@ -81,9 +80,41 @@ fn is_image(scope: &mut v8::PinScope, block: Value) -> Answer<bool> {
     Ok(!thrown(property(scope, object, "image_url"))?.is_undefined())
 }
 
-fn may_put_out(state: &CellState, items: &[ContentItem]) -> Answer {
-    let bytes = items.iter().map(ContentItem::bytes).sum();
-    Ok(state.shared.may_put_out(bytes)?)
+/// Items that are put out together.
+struct Items<'a> {
+    state: &'a CellState,
+    items: Vec<ContentItem>,
+    bytes: usize,
+}
+
+impl<'a> Items<'a> {
+    fn new(state: &'a CellState) -> Self {
+        Self {
+            state,
+            items: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// The block at a place. V8 cannot interrupt a loop over blocks that runs nothing of the cell,
+    /// so this sees that the cell was stopped.
+    fn next_block<'s>(
+        &self,
+        scope: &mut v8::PinScope<'s, '_>,
+        blocks: v8::Local<'s, v8::Array>,
+        index: u32,
+    ) -> Answer<Value<'s>> {
+        if let Some(stop) = self.state.shared.stopped() {
+            return Err(Refusal::Stop(stop));
+        }
+        thrown(blocks.get_index(scope, index))
+    }
+
+    fn add(&mut self, item: ContentItem) -> Answer {
+        self.bytes += item.bytes();
+        self.items.push(item);
+        Ok(self.state.shared.may_put_out(self.bytes)?)
+    }
 }
 
 /// `audio(value)`
@@ -103,7 +134,7 @@ pub(super) fn content<'s>(
     state: &CellState,
     args: &v8::FunctionCallbackArguments<'s>,
 ) -> Answer {
-    let mut items = Vec::new();
+    let mut items = Items::new(state);
     let value = args.get(0);
     let is_guided = state.guided.is_some();
     let blocks = match v8::Local::<v8::Array>::try_from(value) {
@@ -114,14 +145,13 @@ pub(super) fn content<'s>(
     match blocks {
         Some(blocks) => {
             for i in 0..blocks.length() {
-                let block = thrown(blocks.get_index(scope, i))?;
-                items.push(block_item(scope, block, is_guided)?);
-                may_put_out(state, &items)?;
+                let block = items.next_block(scope, blocks, i)?;
+                items.add(block_item(scope, block, is_guided)?)?;
             }
         }
-        None => items.push(block_item(scope, value, is_guided)?),
+        None => items.add(block_item(scope, value, is_guided)?)?,
     }
-    Ok(state.shared.put_out(items)?)
+    Ok(state.shared.put_out(items.items)?)
 }
 
 /// `generatedImage(result)`

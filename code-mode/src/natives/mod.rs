@@ -58,6 +58,8 @@ pub(crate) struct CellState {
     pub(crate) began: Began,
     /// Decoders that wait for the rest of a character.
     pub(crate) decoders: RefCell<BTreeMap<u32, encoding_rs::Decoder>>,
+    /// What was said of inputs, once each.
+    pub(crate) warned: RefCell<HashSet<String>>,
     /// While a tool's input is made JSON: the texts it has stand-ins for.
     pub(crate) left_out: RefCell<Option<LeftOut>>,
 }
@@ -111,6 +113,7 @@ impl CellState {
             source,
             began: Began::now(),
             decoders: RefCell::default(),
+            warned: RefCell::default(),
             left_out: RefCell::default(),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use code_mode_protocol::wire::native::{FromWorker, JsonText, ToolFailure, WireTool};
-use code_mode_protocol::{RuntimeToolCallId, SourcePosition, ToolAnswer, ToolKind};
+use code_mode_protocol::{ContentItem, RuntimeToolCallId, SourcePosition, ToolAnswer, ToolKind};
 
 use super::display::{self, internal_function};
 use super::{Answer, CellState, FIRST_TOOL, PendingCall, Refusal, control, input, native, thrown};
@@ -11,6 +11,7 @@ use super::{Answer, CellState, FIRST_TOOL, PendingCall, Refusal, control, input,
 use super::platform::text_argument;
 use crate::module::MODULE_NAME;
 use crate::shapes::Shapes;
+use crate::tool_search::meant;
 
 type Value<'s> = v8::Local<'s, v8::Value>;
 
@@ -219,6 +220,43 @@ fn has_input_schema(tool: &WireTool) -> bool {
     tool.kind == ToolKind::Function && details.is_some_and(|d| d.input_schema.is_some())
 }
 
+/// Says that an input has a property that its tool does not list, beside one that was meant and is
+/// not given. Servers take such inputs and leave the property out.
+fn say_what_was_meant<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    state: &CellState,
+    tool: u32,
+    input: Value<'s>,
+) -> Option<()> {
+    const LOOKED_AT: u32 = 32;
+    let object = v8::Local::<v8::Object>::try_from(input).ok()?;
+    if object.is_proxy() || object.is_array() {
+        return None;
+    }
+    let listed = state.tools.parameters(tool);
+    if listed.is_empty() {
+        return None;
+    }
+    let names = object.get_own_property_names(scope, Default::default())?;
+    let mut given = Vec::new();
+    for index in 0..names.length().min(LOOKED_AT) {
+        given.push(names.get_index(scope, index)?.to_rust_string_lossy(scope));
+    }
+    let unknown = given.iter().filter(|name| !listed.contains(name));
+    let name = &state.tools.get(tool)?.name;
+    for unknown in unknown {
+        let Some(meant) = meant(unknown, &listed).filter(|meant| !given.iter().any(|g| g == meant))
+        else {
+            continue;
+        };
+        let text = format!("[warning] tools.{name} lists no `{unknown}`: it takes `{meant}`");
+        if state.warned.borrow_mut().insert(text.clone()) {
+            let _ = state.shared.put_out(vec![ContentItem::text(text)]);
+        }
+    }
+    Some(())
+}
+
 /// `tools.NAME(input?)`
 pub(super) fn invoke<'s>(
     scope: &mut v8::PinScope<'s, '_>,
@@ -243,6 +281,9 @@ pub(super) fn invoke<'s>(
             Some(json)
         }
     };
+    if state.guided.is_some() && input.is_some() {
+        say_what_was_meant(scope, state, tool, args.get(0));
+    }
     let bytes = input.as_ref().map_or(0, String::len);
     control::pending_call(state, bytes)?;
     let resolver = thrown(v8::PromiseResolver::new(scope))?;
