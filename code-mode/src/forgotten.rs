@@ -3,8 +3,9 @@
 
 use std::rc::Rc;
 
-use code_mode_protocol::ContentItem;
+use code_mode_protocol::{ContentItem, SourcePosition};
 
+use crate::cell::ScriptError;
 use crate::natives::{self, CellState};
 use crate::runtime::explained;
 
@@ -105,6 +106,24 @@ fn say_what_was_rejected(scope: &mut v8::PinScope, state: &CellState, source: &s
 /// Adds a line to the output. Where it has no room left, the cell has more to say.
 fn say(state: &CellState, text: String) {
     let _ = state.shared.put_out(vec![ContentItem::Text { text }]);
+}
+
+/// The error of a program that waits for what nothing can bring.
+pub(crate) fn never_continues(source: &str) -> ScriptError {
+    let mut made = (1..).zip(source.lines());
+    let mut made = made.by_ref().filter_map(|(line, text)| {
+        let column = text.find("new Promise(")?;
+        Some(SourcePosition {
+            line,
+            column: u32::try_from(column + 1).unwrap_or(1),
+        })
+    });
+    // With several such promises nobody can say which one is meant.
+    let position = made.next().filter(|_| made.next().is_none());
+    ScriptError {
+        text: "Error: the program waits for a promise that nothing can settle: no tool call and no timer is left".to_owned(),
+        position,
+    }
 }
 
 /// Whether a program that has ended has calls in flight that it meant to wait for. Whoever races

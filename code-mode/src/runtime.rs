@@ -190,11 +190,24 @@ impl Run<'_> {
                 }
                 v8::PromiseState::Pending => {}
             }
+            if self.can_never_continue() {
+                return Err(forgotten::never_continues(source));
+            }
             match self.wait(scope)? {
                 Next::Work => {}
                 Next::Over => return Ok(()),
             }
         }
+    }
+
+    /// Whether nothing is left that could settle what the module waits for: no call and no timer.
+    /// Only in guided sessions; on the wires of the Codex host such a cell waits to be terminated.
+    fn can_never_continue(&self) -> bool {
+        self.state.guided.is_some()
+            && !self.freezing
+            && self.held.is_empty()
+            && self.state.calls.borrow().is_empty()
+            && self.state.timers.borrow_mut().next_deadline().is_none()
     }
 
     /// Whether a module that has ended continues for the calls that it forgot to wait for: a
