@@ -216,41 +216,44 @@ impl Answers {
 
 #[async_trait]
 impl CodeModeSessionDelegate for Answers {
+    /// Compares a call with the recorded one. Calls that are cancelled before they reach their tool
+    /// count too: a program may end at once after them.
+    fn tool_call_started(&self, call: &NestedToolCall) {
+        let id = call.runtime_tool_call_id.to_string();
+        let input = |json: &Option<Json>| json.as_ref().map_or("no input", Json::as_str).to_owned();
+        let mut seen = self.seen();
+        seen.made.push(id.clone());
+        match self.calls.get(&id) {
+            None => seen.differences.push(format!(
+                "another call: {id} {} with {}",
+                call.tool_name.name,
+                input(&call.input)
+            )),
+            Some(known) if known.tool != call.tool_name => seen.differences.push(format!(
+                "another tool: {id} was {}, is {}",
+                known.tool.name, call.tool_name.name
+            )),
+            Some(known) if input(&known.input) != input(&call.input) => {
+                seen.differences.push(format!(
+                    "another input: {id} {} was {}, is {}",
+                    call.tool_name.name,
+                    input(&known.input),
+                    input(&call.input)
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+
     async fn invoke_tool(
         &self,
         call: NestedToolCall,
         cancelled: CancellationToken,
     ) -> Result<Json, ToolError> {
-        let id = call.runtime_tool_call_id.to_string();
-        let input = |json: &Option<Json>| json.as_ref().map_or("no input", Json::as_str).to_owned();
-        let known = self.calls.get(&id);
-        {
-            let mut seen = self.seen();
-            seen.made.push(id.clone());
-            match known {
-                None => seen.differences.push(format!(
-                    "another call: {id} {} with {}",
-                    call.tool_name.name,
-                    input(&call.input)
-                )),
-                Some(known) if known.tool != call.tool_name => seen.differences.push(format!(
-                    "another tool: {id} was {}, is {}",
-                    known.tool.name, call.tool_name.name
-                )),
-                Some(known) if input(&known.input) != input(&call.input) => {
-                    seen.differences.push(format!(
-                        "another input: {id} {} was {}, is {}",
-                        call.tool_name.name,
-                        input(&known.input),
-                        input(&call.input)
-                    ));
-                }
-                Some(_) => {}
-            }
-        }
-        match known.and_then(|known| known.answer.clone()) {
-            Some(answer) => answer,
-            None if known.is_some() => {
+        let known = self.calls.get(&call.runtime_tool_call_id.to_string());
+        match known.map(|known| known.answer.clone()) {
+            Some(Some(answer)) => answer,
+            Some(None) => {
                 // It was never answered: its cell ended before.
                 cancelled.cancelled().await;
                 Err(ToolError::cancelled())

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use code_mode_protocol::describe::{guided_wait_tool, tokens};
+
 use crate::broker::Broker;
-use crate::exec_text::{WAIT, tokens};
 use crate::texts::line;
 use crate::upstream::Status;
 
@@ -61,7 +62,7 @@ pub async fn check(broker: &Broker) -> Checked {
             "tokens": cost,
         }));
     }
-    let with = tokens(&listed.description) + tokens(WAIT);
+    let with = tokens(&listed.description) + tokens(guided_wait_tool());
     Checked {
         is_well,
         report: json!({

@@ -26,7 +26,6 @@ mod check;
 mod config;
 mod decide;
 mod elicitation;
-mod exec_text;
 mod expand;
 mod names;
 mod policy;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use code_mode_protocol::describe::{ToolGroup, ToolsFrom, guided_exec_tool};
 use code_mode_protocol::{Json, ToolAnswer, ToolDefinition, ToolName, ToolSet};
 use serde_json::Value;
 
-use crate::exec_text::{DescribedServer, exec_description};
 use crate::names::identifiers;
 use crate::policy::{Decision, Policy};
 use crate::upstream::{State, Status, Upstream, UpstreamTool};
@@ -137,14 +137,14 @@ fn description(
     tools: &[ToolDefinition],
     budget: usize,
 ) -> String {
-    let servers: Vec<DescribedServer> = states
+    let servers: Vec<ToolGroup> = states
         .iter()
         .map(|(upstream, state)| {
             let name = upstream.name();
             let own = tools
                 .iter()
                 .filter(|tool| tool.tool_name.namespace.as_deref() == Some(name));
-            DescribedServer {
+            ToolGroup {
                 name,
                 remark: match state.status {
                     Status::Ready => None,
@@ -152,15 +152,9 @@ fn description(
                     Status::Down(_) => Some("down now: its tools may fail"),
                 },
                 instructions: state.instructions.as_deref(),
-                tools: own.map(|tool| (tool, renamed(tool))).collect(),
+                tools: own.collect(),
             }
         })
         .collect();
-    exec_description(&servers, budget)
-}
-
-/// The raw name of a tool whose identifier does not end in it.
-fn renamed(tool: &ToolDefinition) -> Option<&str> {
-    let raw = tool.tool_name.name.as_str();
-    (!tool.name.ends_with(raw)).then_some(raw)
+    guided_exec_tool(ToolsFrom::Servers, &servers, budget)
 }

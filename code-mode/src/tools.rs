@@ -145,8 +145,9 @@ impl ToolTable {
         self.tools.iter().filter_map(move |tool| {
             let full = &tool.details.as_ref()?.tool_name;
             let namespace = full.namespace.as_deref()?;
-            (namespace == server || normalize_tool_name(namespace) == server)
-                .then(|| (normalize_tool_name(&full.name), tool.name.as_str()))
+            let normal = normalize_tool_name(namespace);
+            let own = tool.name.strip_prefix(&normal)?.strip_prefix("__")?;
+            (namespace == server || normal == server).then(|| (own.to_owned(), tool.name.as_str()))
         })
     }
 

@@ -364,7 +364,7 @@ fn a_cell_goes_on_and_is_waited_for_and_terminated() {
         client
             .call(
                 "exec",
-                json!({"code": "await new Promise(() => {})", "yield_time_ms": 1}),
+                json!({"code": "await new Promise((f) => setTimeout(f, 1e9))", "yield_time_ms": 1}),
             )
             .await;
         let stopped = client
@@ -382,7 +382,7 @@ fn a_cancelled_exec_ends_its_cell() {
     run(async {
         let mut client = Client::before("plain", &[], json!({})).await;
         client.exec("text(1)").await;
-        let code = "notify('up'); await new Promise(() => {})";
+        let code = "notify('up'); await new Promise((f) => setTimeout(f, 1e9))";
         let endless = json!({"name": "exec", "arguments": {"code": code}});
         let id = client.begin("tools/call", endless).await;
         client.notified("notifications/message").await;
@@ -902,7 +902,7 @@ fn the_state_of_a_server_that_starts_is_named_where_its_tools_are_missed() {
 fn a_client_that_shows_no_progress_gets_an_answer_before_its_patience_ends() {
     run(async {
         let mut client = Client::before("plain", &["--patience-ms", "100"], json!({})).await;
-        let forever = json!({"code": "await new Promise(() => {})", "yield_time_ms": 600_000});
+        let forever = json!({"code": "await new Promise((f) => setTimeout(f, 1e9))", "yield_time_ms": 600_000});
         let said = texts(&client.call("exec", forever.clone()).await);
         assert!(said[0].starts_with("status: running"), "{said:?}");
         client.leave().await;

@@ -127,6 +127,20 @@ fn each_kind_of_change_is_found() {
 }
 
 #[test]
+fn a_cell_that_ended_with_a_call_in_flight_is_replayed_as_it_was() {
+    let files = Files::new();
+    for source in [
+        "Promise.race([tools.say({ what: 'a' }), 1]); text('end')",
+        "tools.say({ what: 'a' }); throw new Error('first')",
+    ] {
+        let (_, trace) = files.record(source, &["--trace-contents"]);
+        let replayed = code_mode(&["replay", text(&trace)]);
+        let said = String::from_utf8_lossy(&replayed.stdout).into_owned();
+        assert_eq!(replayed.status.code(), Some(0), "{source}: {said}");
+    }
+}
+
+#[test]
 fn without_contents_a_trace_has_sizes_only() {
     let files = Files::new();
     let (_, trace) = files.record(

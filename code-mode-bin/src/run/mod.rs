@@ -135,11 +135,13 @@ fn run(args: &Args) -> Result<(), Failure> {
         None => Tools::default(),
     };
     if args.list_tools {
+        let definitions = tools.definitions();
+        let groups = describe::ToolGroup::by_namespace(&definitions);
         show!(
             "# exec\n\n{}",
-            describe::exec_tool(&tools.definitions(), false)
+            describe::guided_exec_tool(describe::ToolsFrom::Agent, &groups, usize::MAX)
         );
-        show!("\n# wait\n\n{}", describe::wait_tool());
+        show!("\n# wait\n\n{}", describe::guided_wait_tool());
         return Ok(());
     }
     let path = args.script.as_deref().unwrap_or(Path::new("-"));

@@ -1,11 +1,10 @@
 //! The tools `exec` and `wait` as a client lists them.
 
+use code_mode_protocol::describe::guided_wait_tool;
 use std::sync::Arc;
 
 use rmcp::model::{MetaObject, Tool, ToolAnnotations};
 use serde_json::{Value, json};
-
-use crate::exec_text::WAIT;
 
 /// A schema of ours. Some providers refuse anything but a plain object at the top.
 fn tool(name: &'static str, description: String, properties: Value, required: &str) -> Tool {
@@ -54,7 +53,7 @@ pub(crate) fn wait_tool() -> Tool {
         "terminate": {"type": "boolean", "description": "true stops the program."},
         "decision": {"type": "string", "description": "The user's decision on calls that wait for approval, where the policy lets you pass it on: allow, session or deny."},
     });
-    tool("wait", WAIT.to_owned(), properties, "cell_id")
+    tool("wait", guided_wait_tool().to_owned(), properties, "cell_id")
         .with_title("Wait for a running JavaScript program")
         .with_meta(always_loaded())
         .with_annotations(

@@ -44,17 +44,22 @@ pub(crate) async fn pages(
             Ok(Err(error)) => return Err(NotListed::Failed(error)),
             Err(_) => return Err(NotListed::TimedOut),
         };
+        let mut answer = serde_json::to_value(&answer).unwrap_or_default();
+        let listed = answer.get_mut(key).map(Value::take);
         bytes += json_bytes(&answer);
+        if let Some(Value::Array(listed)) = listed {
+            let fitting = listed.into_iter().take_while(|item| {
+                bytes += json_bytes(item);
+                bytes <= MAX_BYTES
+            });
+            items.extend(fitting);
+        }
         if bytes > MAX_BYTES {
             tracing::warn!(
                 "a server lists more than {} MiB of {key}: the rest is left out",
                 MAX_BYTES >> 20
             );
             break;
-        }
-        let mut answer = serde_json::to_value(&answer).unwrap_or_default();
-        if let Some(Value::Array(listed)) = answer.get_mut(key).map(Value::take) {
-            items.extend(listed);
         }
         let next = answer.get("nextCursor").and_then(Value::as_str);
         if next.is_none() || next == cursor.as_deref() || items.len() >= MAX_ITEMS {

@@ -5,10 +5,12 @@
 //! tools gives an unchanged prompt.
 
 mod common;
+mod guided;
 mod schema;
 mod text;
 
 pub use common::common_start;
+pub use guided::{ToolGroup, ToolsFrom, guided_exec_tool, guided_wait_tool, tokens};
 pub use schema::type_of;
 pub use text::{
     Detail, declaration, exec_tool, guided_declaration, guided_signature, tool_section, wait_tool,

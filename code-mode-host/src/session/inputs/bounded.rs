@@ -236,7 +236,15 @@ impl<'a> Tree<'a> {
                 None
             }
             // A later version of JSON Schema has dropped it.
-            ("dependencies", _) if !self.replaces_siblings => None,
+            ("dependencies", _) if !self.replaces_siblings => {
+                self.is_cut = true;
+                None
+            }
+            // The library looks at everything below it twice, which nested ones multiply.
+            ("unevaluatedItems" | "unevaluatedProperties", _) if depth > 1 => {
+                self.is_cut = true;
+                None
+            }
             (
                 "$dynamicRef" | "$recursiveRef" | "$dynamicAnchor" | "$recursiveAnchor"
                 | "contentSchema",

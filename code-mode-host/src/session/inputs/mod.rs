@@ -323,6 +323,16 @@ mod tests {
     }
 
     #[test]
+    fn nested_unevaluated_properties_cost_no_more_than_one() {
+        let mut schema = r#"{"type":"object","properties":{"a":{"type":"number"}}}"#.to_owned();
+        for _ in 0..40 {
+            schema = format!(r#"{{"anyOf":[{schema}],"unevaluatedProperties":false}}"#);
+        }
+        assert_eq!(refusal(&schema, Some(r#"{"a":1}"#)), None);
+        assert!(refusal(&schema, Some(r#"{"a":"x"}"#)).is_some());
+    }
+
+    #[test]
     fn what_has_a_default_may_be_left_out_at_any_depth() {
         let schema = r#"{"type":"object","required":["to","scale","more"],"properties":{
             "to":{"type":"string"},"scale":{"enum":["css","device"],"default":"css"},

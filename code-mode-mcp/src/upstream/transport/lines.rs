@@ -38,6 +38,8 @@ pub(crate) struct Lines<R, W> {
     skipping: bool,
     /// Calls without an answer.
     calls: Arc<Mutex<HashSet<RequestId>>>,
+    /// Other requests without an answer: listings for one.
+    others: Mutex<HashSet<RequestId>>,
     skipped: u64,
     late_probe: LateProbe,
 }
@@ -102,6 +104,7 @@ where
             line: Vec::new(),
             skipping: false,
             calls: Arc::default(),
+            others: Mutex::default(),
             skipped: 0,
             late_probe: LateProbe::default(),
         }
@@ -168,6 +171,11 @@ where
             .get("id")
             .and_then(|id| serde_json::from_value(id.clone()).ok());
         let is_answer = message.get("method").is_none_or(Value::is_null);
+        if let Some(id) = &id
+            && is_answer
+        {
+            self.others().remove(id);
+        }
         let Some(id) = id.filter(|id| is_answer && self.calls().remove(id)) else {
             return serde_json::from_value(message).ok();
         };
@@ -194,7 +202,11 @@ where
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The substitute for an answer that cannot be read: an error for the call whose id it has.
+    fn others(&self) -> std::sync::MutexGuard<'_, HashSet<RequestId>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The substitute for an answer that cannot be read: an error for the request whose id it has.
     /// Without an id only a single call can be meant.
     fn unreadable(&self, text: &[u8], why: &str) -> Option<RxJsonRpcMessage<RoleClient>> {
         // Servers write logs between their messages.
@@ -206,12 +218,18 @@ where
         if has("method") || !has("jsonrpc") {
             return None;
         }
-        let mut calls = self.calls();
+        let (mut calls, mut others) = (self.calls(), self.others());
+        let other = others.iter().find(|id| is_id(&members, text, id)).cloned();
+        if let Some(id) = other {
+            others.remove(&id);
+            let error = ErrorData::internal_error(format!("the answer {why}"), None);
+            return Some(JsonRpcMessage::error(error, Some(id)));
+        }
         let meant = calls.iter().find(|id| is_id(&members, text, id)).cloned();
         let single = calls
             .iter()
             .next()
-            .filter(|_| calls.len() == 1 && !has("id"));
+            .filter(|_| calls.len() == 1 && others.is_empty() && !has("id"));
         let id = meant.or_else(|| single.cloned())?;
         calls.remove(&id);
         let error = ErrorData::internal_error(format!("the answer {why}"), None);
@@ -309,10 +327,13 @@ where
         &mut self,
         item: TxJsonRpcMessage<RoleClient>,
     ) -> impl Future<Output = Result<(), std::io::Error>> + Send + 'static {
-        if let JsonRpcMessage::Request(request) = &item
-            && matches!(request.request, ClientRequest::CallToolRequest(_))
-        {
-            self.await_answers(std::iter::once(request.id.clone()));
+        if let JsonRpcMessage::Request(request) = &item {
+            match request.request {
+                ClientRequest::CallToolRequest(_) => {
+                    self.await_answers(std::iter::once(request.id.clone()));
+                }
+                _ => drop(self.others().insert(request.id.clone())),
+            }
         }
         let line = serde_json::to_vec(&item).map(|mut line| {
             line.push(b'\n');
@@ -433,6 +454,21 @@ mod tests {
                 "{odd}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_listing_that_cannot_be_read_fails_at_once() {
+        let (mut lines, mut server) = calling(&[1]).await;
+        let listing = ClientRequest::ListToolsRequest(Default::default());
+        let listing = JsonRpcMessage::request(listing, RequestId::Number(2));
+        lines.send(listing).await.expect("sent");
+        let nested = "[".repeat(200) + &"]".repeat(200);
+        let written =
+            format!("{{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{{\"tools\":{nested}}}}}\n");
+        server.write_all(written.as_bytes()).await.expect("written");
+        let message = json_of(&lines.receive().await.expect("an error"));
+        assert_eq!(message["id"], 2);
+        assert!(message["error"]["message"].is_string(), "{message}");
     }
 
     #[tokio::test]

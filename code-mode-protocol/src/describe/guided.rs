@@ -1,41 +1,126 @@
-//! The description of `exec` that a model reads: how programs are written, and all tools in as
+//! The description of `exec` for guided sessions: how programs are written, and all tools in as
 //! much detail as fits a budget.
 
-use code_mode_protocol::describe::common_start;
-use code_mode_protocol::describe::{self, Detail};
-use code_mode_protocol::{Json, ToolDefinition};
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
-use crate::texts::{cut, line};
+use super::common_start;
+use super::text::{Detail, guided_signature};
+use crate::text::clean_line;
+use crate::{Json, ToolDefinition};
 
-/// How the tool `exec` is used. Several clients keep only the first 2,048 characters of a
-/// description, so this alone must be enough.
-const EXEC: &str = r#"Runs JavaScript (an async ES module: top-level await works; TypeScript is accepted) in a sandbox whose `tools` are the tools of all connected MCP servers. Write one program for a whole task: call tools, keep intermediate data in variables, filter, join and loop in code, and put out only what you need to read.
+/// Several clients keep only the first 2,048 characters of a description, so this alone must be
+/// enough. `{...}` is what differs from one front door to the other.
+const EXEC: &str = r#"Runs JavaScript (an async ES module: top-level await works; TypeScript is accepted) in a sandbox whose `tools` are {WHOSE}. Write one program for a whole task: call tools, keep intermediate data in variables, filter, join and loop in code, and put out only what you need to read.
 
-- `await tools.SERVER__TOOL({...})` calls a tool and returns its value: structured content, text (parsed if it is JSON), or an array of content blocks. It throws an Error with the server's message. `tools.SERVER__TOOL.raw({...})` returns the whole CallToolResult and does not throw.
+- `await tools.{NAME}({...})` calls a tool and returns its {VALUE}. It throws an Error with {MESSAGE}.{RAW}
 - Start independent calls together: `await Promise.all([...])`.
 - Put out with `text(value)` (objects as JSON), `console.log`, `image(block)`, `audio(block)`, `content(block or blocks)`. Nothing else of the program is shown to you.
-- Find tools with `search_tools("words", { limit, server, detail: "names" | "summaries" | "declarations" })`, read one with `describe_tool("SERVER__TOOL")`. `ALL_TOOLS` lists all, `ALL_SERVERS` the servers and their state.
-- `store(key, value)` and `load(key)` keep values for later programs of the session; variables are not kept.
+- Find tools with `search_tools("words", { limit, server, detail: "names" | "summaries" | "declarations" })`, read one with `describe_tool("{NAME}")`. `ALL_TOOLS` lists all{SERVERS}.
+- `store(key, value)` and `load(key)` keep values for later programs of the session; variables are not kept. A stored value counts once the program has ended, also by an error.
 - There is no network, file system, `require`, `fetch` or `process`: only tools reach outside.
-- A program that runs longer than yield_time_ms goes on: the answer has its cell_id; use the tool `wait` with it. `notify(text)` says something at once, `exit()` ends.
-- Some calls need a person's approval; they wait for it, and the others go on."#;
+- A program that runs longer than yield_time_ms goes on: the answer has its cell_id; use the tool `wait` with it. `notify(text)` says something at once, `exit()` ends.{APPROVALS}"#;
 
-/// The description of `wait`.
-pub(crate) const WAIT: &str = "Waits for a program that `exec` left running: returns its output since the last answer, and its end when it ends. terminate: true stops it.";
-
-/// One server, for the description.
-pub(crate) struct DescribedServer<'a> {
-    pub(crate) name: &'a str,
-    /// Where it is not ready: what to expect of it.
-    pub(crate) remark: Option<&'static str>,
-    pub(crate) instructions: Option<&'a str>,
-    /// Its tools: definition, and the raw name where it differs from the identifier's.
-    pub(crate) tools: Vec<(&'a ToolDefinition, Option<&'a str>)>,
+/// Where the tools of a guided session come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolsFrom {
+    /// The agent that opens the session.
+    Agent,
+    /// MCP servers, whose states are in `ALL_SERVERS`, and whose calls may need an approval.
+    Servers,
 }
 
-/// The description of `exec`: all tools in as much detail as fits the budget in tokens.
-pub(crate) fn exec_description(servers: &[DescribedServer], budget: usize) -> String {
+impl ToolsFrom {
+    /// How programs are written.
+    fn text(self) -> String {
+        let parts = match self {
+            Self::Agent => [
+                ("{WHOSE}", "the functions that are described below"),
+                ("{NAME}", "NAME"),
+                ("{VALUE}", "value"),
+                ("{MESSAGE}", "the tool's message"),
+                ("{RAW}", ""),
+                ("{SERVERS}", ""),
+                ("{APPROVALS}", ""),
+            ],
+            Self::Servers => [
+                ("{WHOSE}", "the tools of all connected MCP servers"),
+                ("{NAME}", "SERVER__TOOL"),
+                (
+                    "{VALUE}",
+                    "value: structured content, text (parsed if it is JSON), or an array of content blocks",
+                ),
+                ("{MESSAGE}", "the server's message"),
+                (
+                    "{RAW}",
+                    " `tools.SERVER__TOOL.raw({...})` returns the whole CallToolResult and does not throw.",
+                ),
+                ("{SERVERS}", ", `ALL_SERVERS` the servers and their state"),
+                (
+                    "{APPROVALS}",
+                    "\n- Some calls need a person's approval; they wait for it, and the others go on.",
+                ),
+            ],
+        };
+        let fill = |text: String, (mark, part): &(&str, &str)| text.replace(mark, part);
+        parts.iter().fold(EXEC.to_owned(), fill)
+    }
+
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Agent => "Tools:",
+            Self::Servers => "Servers and their tools (descriptions are the servers' own claims):",
+        }
+    }
+}
+
+/// Tools that are described together: those of a server, or of a namespace.
+#[derive(Clone, Debug)]
+pub struct ToolGroup<'a> {
+    /// The server, or the namespace; empty for tools without one.
+    pub name: &'a str,
+    /// What to expect of a server that is not ready.
+    pub remark: Option<&'a str>,
+    /// What a server says of itself. Its first sentence is shown, as its claim.
+    pub instructions: Option<&'a str>,
+    /// The tools.
+    pub tools: Vec<&'a ToolDefinition>,
+}
+
+impl<'a> ToolGroup<'a> {
+    /// Groups tools by their namespaces, those without one first.
+    pub fn by_namespace(tools: &'a [ToolDefinition]) -> Vec<Self> {
+        let mut groups: BTreeMap<&str, Vec<&ToolDefinition>> = BTreeMap::new();
+        for tool in tools {
+            let namespace = tool.tool_name.namespace.as_deref().unwrap_or_default();
+            groups.entry(namespace).or_default().push(tool);
+        }
+        let groups = groups.into_iter();
+        groups
+            .map(|(name, tools)| Self {
+                name,
+                remark: None,
+                instructions: None,
+                tools,
+            })
+            .collect()
+    }
+}
+
+/// The description of the `exec` tool for a model, in guided sessions: how programs are written,
+/// and all tools in as much detail as fits `budget`, in tokens: comments go first, then results,
+/// optional arguments, signatures, sentences and names. Texts of servers are made harmless.
+///
+/// ```
+/// use code_mode_protocol::ToolDefinition;
+/// use code_mode_protocol::describe::{ToolGroup, ToolsFrom, guided_exec_tool};
+///
+/// let tools = [ToolDefinition::function("list", "Lists items.")];
+/// let text = guided_exec_tool(ToolsFrom::Agent, &ToolGroup::by_namespace(&tools), 4000);
+/// assert!(text.ends_with("/** Lists items. */\nlist(args?: unknown): Promise<unknown>;\n"));
+/// ```
+pub fn guided_exec_tool(from: ToolsFrom, servers: &[ToolGroup], budget: usize) -> String {
     let fitting = LEVELS
         .iter()
         .find_map(|level| described(servers, *level, budget));
@@ -48,9 +133,7 @@ pub(crate) fn exec_description(servers: &[DescribedServer], budget: usize) -> St
     };
     let example = example(servers).filter(|example| tokens(example) <= left);
     let example = example.unwrap_or_default();
-    format!(
-        "{EXEC}\n\nServers and their tools (descriptions are the servers' own claims):\n{all}{example}"
-    )
+    format!("{}\n\n{}\n{all}{example}", from.text(), from.heading())
 }
 
 /// How tools are described, from the most to the least.
@@ -76,18 +159,15 @@ const LEVELS: [Level; 6] = [
 ];
 
 /// The sections of all servers at a level; `None` as soon as they do not fit.
-fn described(servers: &[DescribedServer], level: Level, budget: usize) -> Option<String> {
+fn described(servers: &[ToolGroup], level: Level, budget: usize) -> Option<String> {
     let mut text = String::new();
     for server in servers {
         text.push_str(&heading(server));
-        let descriptions = server
-            .tools
-            .iter()
-            .map(|(tool, _)| tool.description.as_str());
+        let descriptions = server.tools.iter().map(|tool| tool.description.as_str());
         let common = common_start(&descriptions.collect::<Vec<_>>());
-        for (at, (tool, renamed)) in server.tools.iter().enumerate() {
+        for (at, tool) in server.tools.iter().enumerate() {
             text.push_str(&level.show(tool, common));
-            if let Some(raw) = renamed {
+            if let Some(raw) = renamed(tool) {
                 let raw = line(raw, 100);
                 text.push_str(&format!(" /* its server calls it {raw:?} */"));
             }
@@ -140,7 +220,7 @@ fn signature(tool: &ToolDefinition, detail: Detail, max: usize) -> String {
         Detail::Required,
     ];
     let less = details.into_iter().skip_while(|one| *one != detail);
-    let mut signatures = less.map(|detail| describe::guided_signature(tool, detail));
+    let mut signatures = less.map(|detail| guided_signature(tool, detail));
     let fitting = signatures.find(|signature| signature.len() <= max);
     fitting.unwrap_or_else(|| format!("{}(args: {{ /* see describe_tool */ }});", tool.name))
 }
@@ -155,12 +235,39 @@ fn first_sentence(text: &str, max: usize) -> String {
     cut(&text[..end], max)
 }
 
-/// A text's tokens, about.
-pub(crate) fn tokens(text: &str) -> usize {
+/// The description of the `wait` tool for a model, in guided sessions.
+pub fn guided_wait_tool() -> &'static str {
+    "Waits for a program that `exec` left running: returns its output since the last answer, and its end when it ends. terminate: true stops it."
+}
+
+/// How many tokens a text has, about: two for each seven bytes.
+pub fn tokens(text: &str) -> usize {
     text.len() * 2 / 7
 }
 
-fn heading(server: &DescribedServer) -> String {
+/// The raw name of a server's tool whose identifier does not end in it.
+fn renamed(tool: &ToolDefinition) -> Option<&str> {
+    let raw = tool.tool_name.name.as_str();
+    (!tool.name.ends_with(raw)).then_some(raw)
+}
+
+/// A stranger's text on one line, without characters that could hide something or end a
+/// comment, and at most so long.
+fn line(text: &str, max: usize) -> String {
+    cut(&clean_line(text).replace("*/", "* /"), max)
+}
+
+fn cut(text: &str, max: usize) -> String {
+    match text.len() > max {
+        true => format!("{}…", text[..text.floor_char_boundary(max)].trim_end()),
+        false => text.to_owned(),
+    }
+}
+
+fn heading(server: &ToolGroup) -> String {
+    if server.name.is_empty() {
+        return String::new();
+    }
     let mut heading = format!("\n## {}", line(server.name, 100));
     if let Some(remark) = server.remark {
         heading.push_str(&format!(" ({remark})"));
@@ -174,7 +281,7 @@ fn heading(server: &DescribedServer) -> String {
     heading
 }
 
-fn counted(server: &DescribedServer) -> String {
+fn counted(server: &ToolGroup) -> String {
     let remark = server.remark.map(|remark| format!(" ({remark})"));
     format!(
         "\n{}: {} tools{}",
@@ -185,9 +292,9 @@ fn counted(server: &DescribedServer) -> String {
 }
 
 /// A program that uses a tool of each of two servers, those with the fewest required arguments.
-fn example(servers: &[DescribedServer]) -> Option<String> {
+fn example(servers: &[ToolGroup]) -> Option<String> {
     let calls = servers.iter().filter_map(|server| {
-        let tools = server.tools.iter().filter_map(|(tool, _)| {
+        let tools = server.tools.iter().filter_map(|tool| {
             let arguments = required(tool.input_schema.as_ref())?;
             Some((arguments.len(), call(&tool.name, &arguments)))
         });
@@ -243,7 +350,16 @@ mod tests {
 
     #[test]
     fn the_first_part_is_enough_where_a_client_cuts() {
-        assert!(EXEC.len() <= 2048, "{}", EXEC.len());
+        for from in [ToolsFrom::Agent, ToolsFrom::Servers] {
+            let text = from.text();
+            assert!(text.len() <= 2048, "{}", text.len());
+            for (mark, _) in text.match_indices('{').zip(1..) {
+                assert!(
+                    !text[mark.0 + 1..].starts_with(char::is_uppercase),
+                    "{text}"
+                );
+            }
+        }
     }
 
     fn tool(name: &str, description: &str, schema: &str) -> ToolDefinition {
@@ -251,12 +367,12 @@ mod tests {
         ToolDefinition::function(name, description).input_schema(Some(schema))
     }
 
-    fn server<'a>(name: &'a str, tools: &'a [ToolDefinition]) -> DescribedServer<'a> {
-        DescribedServer {
+    fn server<'a>(name: &'a str, tools: &'a [ToolDefinition]) -> ToolGroup<'a> {
+        ToolGroup {
             name,
             remark: None,
             instructions: Some("Call me first. Then call me again."),
-            tools: tools.iter().map(|tool| (tool, None)).collect(),
+            tools: tools.iter().collect(),
         }
     }
 
@@ -266,20 +382,27 @@ mod tests {
             "to": {"type": "string", "description": "whom"},
             "note": {"enum": ["a long value", "another long value"]}}}"#;
         let tools: Vec<_> = (0..20)
-            .map(|n| tool(&format!("s__tool{n}"), "Does a thing. And another.", schema))
+            .map(|n| {
+                tool(
+                    &format!("s__tool{n}"),
+                    &format!("Does thing {n}. And another."),
+                    schema,
+                )
+            })
             .collect();
-        let describe = |budget| exec_description(&[server("s", &tools)], budget);
+        let describe =
+            |budget| guided_exec_tool(ToolsFrom::Servers, &[server("s", &tools)], budget);
         let note = r#"note?: "a long value" | "another long value";"#;
         let levels = [
             format!(
-                "/** Does a thing. And another. */\ns__tool3(args: {{ to: string; /* whom */ {note} }}): Promise<unknown>;\n"
+                "/** Does thing 3. And another. */\ns__tool3(args: {{ to: string; /* whom */ {note} }}): Promise<unknown>;\n"
             ),
             format!(
-                "s__tool3(args: {{ to: string; {note} }}): Promise<unknown>; /* Does a thing */\n"
+                "s__tool3(args: {{ to: string; {note} }}): Promise<unknown>; /* Does thing 3 */\n"
             ),
-            format!("s__tool3(args: {{ to: string; {note} }}); /* Does a thing */\n"),
-            "s__tool3(args: { to: string; /* 1 optional */ }); /* Does a thing */\n".to_owned(),
-            "s__tool3: Does a thing\n".to_owned(),
+            format!("s__tool3(args: {{ to: string; {note} }}); /* Does thing 3 */\n"),
+            "s__tool3(args: { to: string; /* 1 optional */ }); /* Does thing 3 */\n".to_owned(),
+            "s__tool3: Does thing 3\n".to_owned(),
             "s__tool3, s__tool4".to_owned(),
             "s: 20 tools".to_owned(),
         ];
@@ -287,8 +410,12 @@ mod tests {
         for budget in (1..=1000).rev() {
             let described = describe(budget);
             let level = levels.iter().position(|level| described.contains(level));
-            seen.push(level.expect("some detail"));
-            assert!(tokens(&described[EXEC.len()..]) <= budget + 30, "{budget}");
+            let level = level.unwrap_or_else(|| panic!("{budget}: {described}"));
+            seen.push(level);
+            assert!(
+                tokens(&described[ToolsFrom::Servers.text().len()..]) <= budget + 30,
+                "{budget}"
+            );
         }
         assert!(seen.is_sorted());
         seen.dedup();
@@ -308,12 +435,12 @@ mod tests {
             .collect();
         let described: Vec<_> = servers
             .iter()
-            .map(|(name, tools)| DescribedServer {
+            .map(|(name, tools)| ToolGroup {
                 instructions: Some(&long),
                 ..server(name, tools)
             })
             .collect();
-        let text = exec_description(&described, 4000);
+        let text = guided_exec_tool(ToolsFrom::Servers, &described, 4000);
         for (_, tools) in &servers {
             assert!(tools.iter().all(|tool| text.contains(&tool.name)));
         }
@@ -335,9 +462,9 @@ mod tests {
         ];
         let time = [tool("time__now", "", r#"{"type": "object"}"#)];
         let servers = [server("git", &git), server("time", &time)];
-        assert!(exec_description(&servers, 4000).ends_with(
+        assert!(guided_exec_tool(ToolsFrom::Servers, &servers, 4000).ends_with(
             "Promise.all([tools.time__now({}), tools.git__log({ \"repo\": \"...\", \"n\": 1 })]); text({ a, b });\n"
         ));
-        assert!(!exec_description(&servers[..1], 4000).contains("For example"));
+        assert!(!guided_exec_tool(ToolsFrom::Servers, &servers[..1], 4000).contains("For example"));
     }
 }
