@@ -68,7 +68,7 @@ def left_behind(mark):
 
 
 def wrong(seen):
-    """What is not as expected, as a list of names."""
+    """The names of results that differ from the expected ones."""
     flat = {name: json.dumps(value) for name, value in seen.items()}
     expected = {
         "tools": '"exec"' in flat["tools"] and '"wait"' in flat["tools"],

@@ -1,4 +1,4 @@
-//! Strangers' texts, made harmless for whoever reads them.
+//! Strangers' texts, made harmless for their readers.
 
 use code_mode_protocol::text::{clean, clean_line};
 use serde_json::Value;

@@ -153,7 +153,7 @@ struct Run<'a> {
     lingers_until: Option<Instant>,
 }
 
-/// How long calls that a program forgot to wait for may go on after its end: as long as the
+/// How long calls that a program forgot to wait for may take after its end: as long as the
 /// first observation of a cell takes by default.
 const LINGER: Duration = Duration::from_secs(10);
 

@@ -120,7 +120,7 @@ impl Index {
     }
 }
 
-/// Words that stand in every question.
+/// Words that every question has.
 fn is_small(word: &str) -> bool {
     const SMALL: [&str; 18] = [
         "a", "an", "the", "of", "to", "for", "in", "on", "at", "with", "and", "or", "by", "from",
@@ -266,7 +266,7 @@ mod tests {
             ("book_list", "Lists every book, and books of a shelf."),
             ("book_read", "Reads a book. A book has pages."),
             ("book_return", "Returns a book."),
-            ("booking_cancel", "Cancels what was booked."),
+            ("booking_cancel", "Cancels a booking."),
             ("reserve_seat", "Books a seat on a flight."),
             ("order_ticket", "Lets one book a flight."),
         ]);

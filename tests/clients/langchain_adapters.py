@@ -15,7 +15,7 @@ def blocks(content):
 
 async def main():
     client = MultiServerMCPClient({"code": {"transport": "stdio", "command": PROGRAM, "args": ARGUMENTS}})
-    # Lists with a session of its own, and closes that at once.
+    # Lists in a separate session, and closes that at once.
     await client.get_tools()
     async with client.session("code") as session:
         known = {tool.name: tool for tool in await load_mcp_tools(session)}

@@ -1,4 +1,4 @@
-"""What every Python client is asked to do, as figures in JSON on standard output."""
+"""The scenario of every Python client, its results as figures in JSON on standard output."""
 
 import asyncio
 import json

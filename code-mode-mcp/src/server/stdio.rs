@@ -28,7 +28,7 @@ impl Silence {
     }
 }
 
-/// Standard output until silence begins; what is written after that is lost.
+/// Standard output until silence begins; later writes are lost.
 pub(super) struct Output {
     stdout: Stdout,
     silence: Silence,

@@ -59,7 +59,7 @@ impl ToolsFrom {
                 ("{SERVERS}", ", `ALL_SERVERS` the servers and their state"),
                 (
                     "{APPROVALS}",
-                    "\n- Some calls need a person's approval; they wait for it, and the others go on.",
+                    "\n- Some calls need a person's approval; they wait for it, and the other calls continue.",
                 ),
             ],
         };
@@ -425,7 +425,7 @@ mod tests {
 
     #[test]
     fn every_tool_of_many_servers_is_named_in_the_usual_budget() {
-        let long = "Says a lot about everything that it can do for whoever asks. ".repeat(10);
+        let long = "Says a lot about everything that it can do for a caller. ".repeat(10);
         let servers: Vec<(String, Vec<ToolDefinition>)> = (0..14)
             .map(|s| {
                 let tools = (0..15)

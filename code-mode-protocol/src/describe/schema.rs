@@ -64,7 +64,7 @@ pub(super) enum Style {
     GuidedOnOneLine,
     /// The same without comments.
     GuidedWithoutComments,
-    /// The same without the optional properties of the outermost object, whose number is said.
+    /// The same without the optional properties of the outermost object, but with their number.
     GuidedRequired,
 }
 
@@ -341,7 +341,7 @@ impl<'a> Renderer<'a> {
         single(text)
     }
 
-    /// What is said of a property, in lines.
+    /// The comment of a property, in lines.
     fn comment(&self, property: &'a Value) -> Vec<Cow<'a, str>> {
         if !self.style.has_comments() {
             return Vec::new();

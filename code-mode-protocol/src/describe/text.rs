@@ -99,9 +99,9 @@ pub fn declaration(tool: &ToolDefinition) -> String {
     format!("declare const tools: {{ {name}{signature}; }};")
 }
 
-/// One nested tool as a TypeScript declaration for guided sessions: what is required comes first,
+/// One nested tool as a TypeScript declaration for guided sessions: required properties come first,
 /// either kind in the schema's own order; a property with a default is optional and shows it; and
-/// where nothing is required the argument is optional, or absent where there is none to give.
+/// a tool that requires nothing has an optional argument, and one that takes nothing has none.
 pub fn guided_declaration(tool: &ToolDefinition) -> String {
     let (name, signature) = signature(tool, Style::Guided, true);
     format!("declare const tools: {{ {name}{signature}; }};")

@@ -58,7 +58,7 @@ pub(crate) struct CellState {
     pub(crate) began: Began,
     /// Decoders that wait for the rest of a character.
     pub(crate) decoders: RefCell<BTreeMap<u32, encoding_rs::Decoder>>,
-    /// What was said of inputs, once each.
+    /// Warnings about inputs, once each.
     pub(crate) warned: RefCell<HashSet<String>>,
     /// While a tool's input is made JSON: the texts it has stand-ins for.
     pub(crate) left_out: RefCell<Option<LeftOut>>,
