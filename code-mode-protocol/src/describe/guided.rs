@@ -18,7 +18,7 @@ const EXEC: &str = r#"Runs JavaScript (an async ES module: top-level await works
 - Start independent calls together: `await Promise.all([...])`.
 - Put out with `text(value)` (objects as JSON), `console.log`, `image(block)`, `audio(block)`, `content(block or blocks)`. Nothing else of the program is shown to you.
 - Find tools with `search_tools("words", { limit, server, detail: "names" | "summaries" | "declarations" })`, read one with `describe_tool("{NAME}")`. `ALL_TOOLS` lists all{SERVERS}.
-- `store(key, value)` and `load(key)` keep values for later programs of the session; variables are not kept. A stored value counts once the program has ended, also by an error.
+- `store(key, value)` and `load(key)` keep values for later programs of the session; variables are not kept. Others see a value once its program has ended, also by an error, but not if it was terminated.
 - There is no network, file system, `require`, `fetch` or `process`: only tools reach outside.
 - A program that runs longer than yield_time_ms goes on: the answer has its cell_id; use the tool `wait` with it. `notify(text)` says something at once, `exit()` ends.{APPROVALS}"#;
 
