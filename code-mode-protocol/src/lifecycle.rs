@@ -66,7 +66,7 @@ pub struct CellStats {
     pub output_bytes: u64,
     /// Tool calls it made.
     pub calls: u32,
-    /// Calls that failed.
+    /// Calls that failed; see [`CallOutcome::Failed`].
     pub calls_failed: u32,
     /// Calls that had no answer when it ended. They were cancelled; those that had reached their
     /// tool may have run.
@@ -168,7 +168,8 @@ pub enum CallOutcome {
         /// The bytes.
         bytes: usize,
     },
-    /// It failed.
+    /// It failed: with an error, or with the result of an MCP server whose `isError` is true, where
+    /// its tool has [`ToolAnswer::McpResult`](crate::ToolAnswer::McpResult).
     Failed,
     /// Its cell ended before, or must terminate.
     Cancelled,

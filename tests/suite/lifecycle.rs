@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use code_mode_host::{
     CallOutcome, CellEnded, CellId, CellOutcome, CellResponse, CellStarted,
     CodeModeSessionDelegate, ExecuteRequest, Json, Limit, Limits, NestedToolCall, Provider,
-    SessionOptions, ToolCallFinished, ToolError,
+    SessionOptions, ToolAnswer, ToolCallFinished, ToolError,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,10 @@ impl CodeModeSessionDelegate for Observer {
     ) -> Result<Json, ToolError> {
         match call.tool_name.name.as_str() {
             "fails" => Err("no".into()),
+            "mcp_fails" => Ok(
+                Json::parse(r#"{"content": [], "isError": true}"#.to_owned())
+                    .map_err(|error| error.to_string())?,
+            ),
             "never" => {
                 cancelled.cancelled().await;
                 Err("cancelled".into())
@@ -91,6 +95,36 @@ fn request(source: &str) -> ExecuteRequest {
     ExecuteRequest::new("exec-1", source)
         .tools(["works", "fails", "never"].map(tool))
         .yield_time(Duration::from_secs(30))
+}
+
+#[test]
+fn a_result_of_an_mcp_server_that_is_an_error_is_a_failed_call() {
+    run(async {
+        let provider = Provider::new(options()).expect("the program is there");
+        let (session, observer) = open(&provider, Limits::default()).await;
+        let of_mcp = tool("mcp_fails").answer(ToolAnswer::McpResult);
+        let source = "await tools.mcp_fails().catch(() => {}); text('on')";
+        let request = ExecuteRequest::new("exec-1", source).tools([of_mcp]);
+        let started = session.execute(request).await.expect("admitted");
+        started.outcome().await.expect("observed");
+        let stats = observer.end().await.stats;
+        assert_eq!((stats.calls, stats.calls_failed), (1, 1));
+        assert_eq!(
+            observer.calls.lock().expect("no panic")[0].outcome,
+            CallOutcome::Failed
+        );
+        // The same value of another tool is a result like any other.
+        let request = ExecuteRequest::new("exec-2", source).tools([tool("mcp_fails")]);
+        let started = session.execute(request).await.expect("admitted");
+        started.outcome().await.expect("observed");
+        let outcome = observer.calls.lock().expect("no panic")[1].outcome;
+        assert!(
+            matches!(outcome, CallOutcome::Succeeded { .. }),
+            "{outcome:?}"
+        );
+        session.shutdown().await;
+        provider.shutdown().await;
+    });
 }
 
 #[test]

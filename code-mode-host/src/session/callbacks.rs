@@ -9,9 +9,11 @@ use std::task::Poll;
 use std::time::Instant;
 
 use code_mode_protocol::{
-    CallOutcome, CellId, CellNotification, NestedToolCall, SessionError, ToolCallFinished, ToolSet,
+    CallOutcome, CellId, CellNotification, Json, NestedToolCall, SessionError, ToolAnswer,
+    ToolCallFinished, ToolSet,
 };
 use futures::FutureExt;
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -42,6 +44,10 @@ pub(super) fn invoke(
     let span = shared.spans.call(&call);
     let told = span.clone();
     let session = shared.clone();
+    let gives_mcp_result = tools
+        .iter()
+        .rfind(|tool| tool.tool_name == call.tool_name)
+        .is_some_and(|tool| tool.answer == ToolAnswer::McpResult);
     let task = async move {
         let (cell_id, id) = (call.cell_id.clone(), call.runtime_tool_call_id);
         observe(|| session.delegate.tool_call_started(&call));
@@ -77,19 +83,32 @@ pub(super) fn invoke(
         };
         finished.outcome = match &result {
             _ if cancelled.is_cancelled() => CallOutcome::Cancelled,
+            Ok(json) if gives_mcp_result && is_mcp_error(json) => CallOutcome::Failed,
             Ok(json) => CallOutcome::Succeeded {
                 bytes: json.as_str().len(),
             },
             Err(_) => CallOutcome::Failed,
         };
+        let has_failed = finished.outcome == CallOutcome::Failed;
         drop(finished);
         tokio::select! {
             () = worker.takes_more() => {}
             () = cancelled.cancelled() => {}
         }
-        session.event(|core, now| core.call_finished(&cell_id, id, result, now));
+        session.event(|core, now| core.call_finished(&cell_id, id, (result, has_failed), now));
     };
     shared.runtime.spawn(task.instrument(span));
+}
+
+/// Whether the result of a call to an MCP server is that of a tool that failed.
+fn is_mcp_error(result: &Json) -> bool {
+    #[derive(Deserialize)]
+    struct Result {
+        #[serde(default, rename = "isError")]
+        is_error: bool,
+    }
+
+    result.as_str().contains("\"isError\"") && result.to::<Result>().is_ok_and(|it| it.is_error)
 }
 
 /// Runs a call that begins when the one before it has: what it does before its first wait happens

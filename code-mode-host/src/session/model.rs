@@ -299,7 +299,9 @@ impl World {
                         true => Err(ToolError::new("no")),
                         false => Ok(Json::null()),
                     };
-                    self.core.call_finished(&cell, call, result, self.now);
+                    let has_failed = result.is_err();
+                    self.core
+                        .call_finished(&cell, call, (result, has_failed), self.now);
                 }
             }
             Happens::IsNotified { which } => {

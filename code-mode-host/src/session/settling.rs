@@ -102,12 +102,13 @@ impl<P: Ports> Core<P> {
         }
     }
 
-    /// The delegate has finished a tool call.
+    /// The delegate has finished a tool call, with its result and whether its tool failed: the
+    /// result of an MCP server may say so.
     pub(crate) fn call_finished(
         &mut self,
         cell_id: &CellId,
         call: RuntimeToolCallId,
-        result: Result<Json, ToolError>,
+        (result, has_failed): (Result<Json, ToolError>, bool),
         now: Instant,
     ) {
         let max_bytes = self.limits.max_frame_bytes;
@@ -122,7 +123,7 @@ impl<P: Ports> Core<P> {
         };
         self.held.release(finished);
         if cell.is_running() && !cell.cancelled {
-            cell.stats.calls_failed += u32::from(result.is_err());
+            cell.stats.calls_failed += u32::from(has_failed);
             let result = match result {
                 Ok(json) if json.as_str().len() > max_bytes => {
                     let bytes = json.as_str().len();
