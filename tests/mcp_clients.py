@@ -1,9 +1,9 @@
 """Clients of the protocol in front of `code-mode mcp`, as a table.
 
-    python3 tests/mcp_clients.py target/release/code-mode [NAME...]
+    python3 tests/mcp_clients.py target/release/code-mode [NAME... | all]
 
-Installs the clients' own libraries at pinned versions into target/clients and has each run one
-scenario (tests/clients): list and close, five calls, an error, an image, a megabyte, values kept
+Installs the clients' own libraries at pinned versions into target/clients and runs one scenario
+with each (tests/clients); `all` adds the programs, which a scripted model on loopback drives: list and close, five calls, an error, an image, a megabyte, values kept
 between programs, two programs at once, a call that needs an approval where nobody can be asked, a
 program that takes longer than the client's patience, and a cancelled one. Then nothing may be left
 running. Exit status 0 where every client saw what is expected.
@@ -31,14 +31,20 @@ CLIENTS = {
     "TypeScript SDK 2.x": ("typescript_sdk_2.mjs", ["@modelcontextprotocol/client@2.4.0"]),
     "AI SDK": ("ai_sdk.mjs", ["@ai-sdk/mcp@2.0.99"]),
 }
+# Programs, which are large: run where they are named.
+PROGRAMS = {"Claude Code": ("claude_code.py", ["@anthropic-ai/claude-code@2.1.197"])}
 LIMIT = 120
+
+
+def home_of(packages):
+    return HOME / packages[0].replace("/", "_").replace("@", "_")
 
 
 def installed(script, packages):
     """The command that runs a client's script, after its packages were installed."""
-    home = HOME / (packages[0].replace("/", "_").replace("@", "_"))
+    home = home_of(packages)
     home.mkdir(parents=True, exist_ok=True)
-    if script.endswith(".py"):
+    if script.endswith(".py") and "==" in packages[0]:
         python = home / "venv" / "bin" / "python"
         if not python.exists():
             venv.create(home / "venv", with_pip=True)
@@ -46,6 +52,8 @@ def installed(script, packages):
         return [str(python), str(SCRIPTS / script)]
     (home / "package.json").write_text('{"private": true, "type": "module"}')
     subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", *packages], cwd=home, check=True)
+    if script.endswith(".py"):
+        return [sys.executable, str(SCRIPTS / script)]
     # Node looks for packages beside the script.
     for name in (script, "scenario.mjs"):
         (home / name).write_text((SCRIPTS / name).read_text())
@@ -88,7 +96,7 @@ def wrong(seen):
 
 
 def run(name, program):
-    script, packages = CLIENTS[name]
+    script, packages = {**CLIENTS, **PROGRAMS}[name]
     command = installed(script, packages)
     mark = f"SCENARIO_MARK={os.getpid()}-{time.monotonic_ns()}"
     config = HOME / "servers.json"
@@ -97,7 +105,7 @@ def run(name, program):
     environment = {**os.environ, mark.split("=")[0]: mark.split("=")[1], "CLIENTS": f"{SCRIPTS.as_uri()}/"}
     try:
         done = subprocess.run(
-            [*command, program, str(config)], env=environment, timeout=LIMIT, text=True, capture_output=True)
+            [*command, program, str(config), str(home_of(packages))], env=environment, timeout=LIMIT, text=True, capture_output=True)
     except subprocess.TimeoutExpired as error:
         return None, [f"it takes more than {LIMIT} s: {(error.stderr or b'')[-300:]}"]
     lines = [line for line in done.stdout.splitlines() if line.startswith("SEEN ")]
@@ -116,16 +124,18 @@ def run(name, program):
 def main():
     program = os.path.abspath(sys.argv[1])
     names = sys.argv[2:] or list(CLIENTS)
+    if names == ["all"]:
+        names = [*CLIENTS, *PROGRAMS]
     failed = False
     print("| client | version | tools listed after | a program of 12 s: first answer, waits | |")
     print("| --- | --- | ---: | ---: | --- |")
     for name in names:
         seen, problems = run(name, program)
         failed |= bool(problems)
-        listed = f"{seen['list_ms']} ms" if seen else ""
+        listed = f"{seen['list_ms']} ms" if seen and seen["list_ms"] is not None else ""
         slow = f"{seen['first_answer_ms'] / 1000:.1f} s, {seen['waits']}" if seen else ""
         said = "; ".join(problems) or "as expected"
-        print(f"| {name} | {version(CLIENTS[name][1])} | {listed} | {slow} | {said} |", flush=True)
+        print(f"| {name} | {version({**CLIENTS, **PROGRAMS}[name][1])} | {listed} | {slow} | {said} |", flush=True)
         if problems and seen:
             print(json.dumps(seen, indent=1)[:6000], file=sys.stderr)
     sys.exit(1 if failed else 0)

@@ -1,0 +1,133 @@
+"""Claude Code, headless, with a scripted model on loopback in place of its own.
+
+Run with the folder of its package as the third argument.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+PROGRAM, CONFIG, HOME = sys.argv[1:4]
+CODE = json.loads((Path(__file__).parent / "scenario.json").read_text())
+PREFIX = "mcp__code__"
+seen, tools, calls = {}, [], []
+
+
+def script():
+    """The model: yields calls as (tool, arguments) lists and is sent their blocks."""
+    program = lambda name: ("exec", {"code": CODE[name]})
+    for name in ["five", "error", "image", "number", "megabyte", "store", "load", "approval"]:
+        [seen[name]] = yield [program(name)]
+    seen["two"] = yield [program("five"), program("load")]
+    began = time.monotonic()
+    [blocks] = yield [program("slow")]
+    seen["first_answer_ms"] = round((time.monotonic() - began) * 1000)
+    waits = 0
+    while (running := re.search(r"cell_id: (\S+)", blocks[0][1])) and waits < 20:
+        waits += 1
+        [blocks] = yield [("wait", {"cell_id": running.group(1)})]
+    seen["slow"], seen["waits"] = blocks, waits
+    [seen["after"]] = yield [program("after")]
+
+
+model = script()
+
+
+def blocks_of(result):
+    content = result.get("content", "")
+    content = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return [(block["type"], block.get("text", "")) for block in content]
+
+
+def answer(request):
+    """The blocks of the model's next message."""
+    global calls
+    results = {}
+    for message in request["messages"]:
+        for block in message["content"] if isinstance(message["content"], list) else []:
+            if block["type"] == "tool_result":
+                results[block["tool_use_id"]] = blocks_of(block)
+    try:
+        made = model.send([results[id] for id in calls] if calls else None)
+    except StopIteration:
+        return [{"type": "text", "text": "done"}]
+    calls = [f"toolu_{len(results)}_{n}" for n in range(len(made))]
+    return [
+        {"type": "tool_use", "id": id, "name": PREFIX + tool, "input": arguments}
+        for id, (tool, arguments) in zip(calls, made)]
+
+
+class Model(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        offered = [tool["name"] for tool in request.get("tools", [])]
+        of_ours = [name.removeprefix(PREFIX) for name in offered if name.startswith(PREFIX)]
+        if "count_tokens" in self.path:
+            return self.reply("application/json", json.dumps({"input_tokens": 1}))
+        # Requests without our tools are the client's own: titles, summaries.
+        blocks = [{"type": "text", "text": "ok"}]
+        if of_ours:
+            tools[:] = tools or of_ours
+            blocks = answer(request)
+        reason = "tool_use" if blocks[0]["type"] == "tool_use" else "end_turn"
+        message = {
+            "id": "msg_1", "type": "message", "role": "assistant", "model": request["model"], "content": [],
+            "stop_reason": None, "stop_sequence": None, "usage": {"input_tokens": 1, "output_tokens": 1}}
+        if not request.get("stream"):
+            return self.reply("application/json", json.dumps({**message, "content": blocks, "stop_reason": reason}))
+        events = [{"type": "message_start", "message": message}]
+        for index, block in enumerate(blocks):
+            empty = {**block, "text": ""} if block["type"] == "text" else {**block, "input": {}}
+            delta = (
+                {"type": "text_delta", "text": block["text"]} if block["type"] == "text"
+                else {"type": "input_json_delta", "partial_json": json.dumps(block["input"])})
+            events += [
+                {"type": "content_block_start", "index": index, "content_block": empty},
+                {"type": "content_block_delta", "index": index, "delta": delta},
+                {"type": "content_block_stop", "index": index}]
+        events += [
+            {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None},
+             "usage": {"output_tokens": 1}},
+            {"type": "message_stop"}]
+        text = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+        self.reply("text/event-stream", text)
+
+    def reply(self, kind, text):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+
+def main():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "mcp.json"
+        config.write_text(json.dumps({"mcpServers": {"code": {"command": PROGRAM, "args": ["mcp", "--config", CONFIG]}}}))
+        environment = {
+            **os.environ, "HOME": folder, "ANTHROPIC_API_KEY": "none",
+            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{server.server_address[1]}",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"}
+        done = subprocess.run(
+            [f"{HOME}/node_modules/.bin/claude", "-p", "go", "--mcp-config", str(config), "--strict-mcp-config",
+             "--allowedTools", f"{PREFIX}exec,{PREFIX}wait"],
+            cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
+    if "after" not in seen:
+        sys.exit(f"{done.returncode} {done.stdout[-1000:]} {done.stderr[-1000:]} {list(seen)}")
+    seen.update(tools=sorted(set(tools)), list_ms=None)
+    print("SEEN " + json.dumps(seen))
+
+
+main()
