@@ -32,7 +32,10 @@ CLIENTS = {
     "AI SDK": ("ai_sdk.mjs", ["@ai-sdk/mcp@2.0.99"]),
 }
 # Programs, which are large: run where they are named.
-PROGRAMS = {"Claude Code": ("claude_code.py", ["@anthropic-ai/claude-code@2.1.197"])}
+PROGRAMS = {
+    "Claude Code": ("claude_code.py", ["@anthropic-ai/claude-code@2.1.197"]),
+    "Codex CLI": ("codex_client.py", ["@openai/codex@0.169.0"]),
+}
 LIMIT = 120
 
 

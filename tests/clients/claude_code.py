@@ -5,39 +5,19 @@ Run with the folder of its package as the third argument.
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from scripted import script
+
 PROGRAM, CONFIG, HOME = sys.argv[1:4]
-CODE = json.loads((Path(__file__).parent / "scenario.json").read_text())
 PREFIX = "mcp__code__"
 seen, tools, calls = {}, [], []
-
-
-def script():
-    """The model: yields calls as (tool, arguments) lists and is sent their blocks."""
-    program = lambda name: ("exec", {"code": CODE[name]})
-    for name in ["five", "error", "image", "number", "megabyte", "store", "load", "approval"]:
-        [seen[name]] = yield [program(name)]
-    seen["two"] = yield [program("five"), program("load")]
-    began = time.monotonic()
-    [blocks] = yield [program("slow")]
-    seen["first_answer_ms"] = round((time.monotonic() - began) * 1000)
-    waits = 0
-    while (running := re.search(r"cell_id: (\S+)", blocks[0][1])) and waits < 20:
-        waits += 1
-        [blocks] = yield [("wait", {"cell_id": running.group(1)})]
-    seen["slow"], seen["waits"] = blocks, waits
-    [seen["after"]] = yield [program("after")]
-
-
-model = script()
+model = script(seen)
 
 
 def blocks_of(result):

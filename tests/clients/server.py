@@ -2,13 +2,21 @@
 
 import base64
 import json
+import struct
 import sys
 import threading
 import time
+import zlib
 
-PIXEL = base64.b64encode(bytes.fromhex(
-    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360f8cf"
-    "c0f01f00050001ff56c7f2ae0000000049454e44ae426082")).decode()
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+# A picture of one white pixel.
+PIXEL = base64.b64encode(
+    b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
+    + chunk(b"IDAT", zlib.compress(b"\0\xff\xff\xff")) + chunk(b"IEND", b"")).decode()
 OBJECT = {"type": "object"}
 NUMBERS = {**OBJECT, "properties": {"a": {"type": "number"}, "b": {"type": "number"}}, "required": ["a", "b"]}
 TOOLS = [
