@@ -18,6 +18,8 @@ use super::{Status, Upstream, UpstreamTool, known};
 
 /// The least time between two requests for lists.
 const LIST_EVERY: Duration = Duration::from_secs(1);
+/// For each second that a listing took, so many pass before the next.
+const LIST_SHARE: u32 = 20;
 /// A server that lived this long is started again at once.
 const LIVED_LONG: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -165,8 +167,12 @@ impl Upstream {
             }
             // A change is followed at once, and a storm of them at intervals.
             tokio::time::sleep_until(next_listing).await;
-            next_listing = Instant::now() + LIST_EVERY;
-            match self.list(&peer).await {
+            let began = Instant::now();
+            let listed = self.list(&peer).await;
+            // A list that takes long to read must not take all of our time.
+            next_listing = Instant::now() + LIST_EVERY.max(began.elapsed() * LIST_SHARE);
+            match listed {
+                Ok(tools) if tools == *self.state().tools => {}
                 Ok(tools) => {
                     let tools = Arc::new(tools);
                     self.set(|state| state.tools = tools.clone());

@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rmcp::RoleClient;
 use rmcp::model::{JsonRpcMessage, RequestId};
 use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use serde::Serialize;
+use tokio::time::Instant;
 
 /// The bytes of requests that one server may have open. Each counts as [`LEAST`] bytes more
 /// than its JSON has.
@@ -19,11 +21,55 @@ const BUDGET: usize = 64 << 20;
 /// What a request without contents costs, about.
 const LEAST: usize = 1024;
 
+/// Requests of a server that are read in a second, and its notifications: reading more must wait.
+/// Each costs our threads something, and a server can send without end.
+const REQUESTS_A_SECOND: u32 = 100;
+const NOTIFICATIONS_A_SECOND: u32 = 2000;
+
+/// What a server has sent by itself in the present second.
+struct Pace {
+    until: Instant,
+    requests: u32,
+    notifications: u32,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            until: Instant::now(),
+            requests: 0,
+            notifications: 0,
+        }
+    }
+
+    /// Waits until more may be read.
+    async fn comes(&self) {
+        if self.requests >= REQUESTS_A_SECOND || self.notifications >= NOTIFICATIONS_A_SECOND {
+            tokio::time::sleep_until(self.until).await;
+        }
+    }
+
+    fn count(&mut self, message: &RxJsonRpcMessage<RoleClient>) {
+        if Instant::now() >= self.until {
+            *self = Self {
+                until: Instant::now() + Duration::from_secs(1),
+                ..Self::new()
+            };
+        }
+        match message {
+            JsonRpcMessage::Request(_) => self.requests += 1,
+            JsonRpcMessage::Notification(_) => self.notifications += 1,
+            JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_) => {}
+        }
+    }
+}
+
 /// A transport that ends when its server has more open requests than fit the budget.
 pub(crate) struct Bounded<T> {
     inner: T,
     open: Arc<Open>,
     budget: usize,
+    pace: Pace,
 }
 
 /// Requests of the server whose answers are not written yet.
@@ -67,6 +113,7 @@ impl<T> Bounded<T> {
             inner,
             open: Arc::default(),
             budget: BUDGET,
+            pace: Pace::new(),
         }
     }
 }
@@ -113,7 +160,10 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Bounded<T> {
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleClient>> {
         loop {
+            // This future may be dropped while it waits: nothing has been read then.
+            self.pace.comes().await;
             let message = self.inner.receive().await?;
+            self.pace.count(&message);
             let JsonRpcMessage::Request(request) = &message else {
                 return Some(message);
             };
@@ -193,7 +243,15 @@ mod tests {
         passed
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn what_a_server_asks_is_read_at_a_pace() {
+        let began = Instant::now();
+        assert_eq!(passed(false).await, 10_000);
+        let least = Duration::from_secs(u64::from(10_000 / REQUESTS_A_SECOND) - 1);
+        assert!(began.elapsed() >= least, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_server_that_reads_no_answers_is_left_at_its_budget() {
         assert!(passed(true).await < (1 << 20) / LEAST as u64);
         assert_eq!(passed(false).await, 10_000);

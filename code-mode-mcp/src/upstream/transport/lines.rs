@@ -20,6 +20,8 @@ use super::process::{Era, era_of};
 
 /// The largest message.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
+/// A line that is longer has no end, and reading it costs for ever.
+const LONGEST_LINE: usize = 4 * MAX_MESSAGE;
 /// The most values in one message: each costs up to sixteen times its text in memory.
 pub(super) const MAX_VALUES: usize = 4_000_000;
 /// How much of each end of a message that is too large is kept, to find its id.
@@ -36,6 +38,8 @@ pub(crate) struct Lines<R, W> {
     line: Vec<u8>,
     /// The line is too large: its rest is skipped.
     skipping: bool,
+    /// How long the present line is, with what was skipped.
+    length: usize,
     /// Calls without an answer.
     calls: Arc<Mutex<HashSet<RequestId>>>,
     /// Other requests without an answer: listings for one.
@@ -103,6 +107,7 @@ where
             given: 0,
             line: Vec::new(),
             skipping: false,
+            length: 0,
             calls: Arc::default(),
             others: Mutex::default(),
             skipped: 0,
@@ -129,6 +134,11 @@ where
             }
             let end = available.iter().position(|byte| *byte == b'\n');
             let taken = end.map_or(available.len(), |at| at + 1);
+            self.length += taken;
+            if self.length > LONGEST_LINE {
+                tracing::warn!("a server's line does not end: its connection is ended");
+                return None;
+            }
             if !self.skipping && self.line.len() + taken <= MAX_MESSAGE {
                 self.line.extend_from_slice(&available[..taken]);
             } else if !self.skipping {
@@ -145,6 +155,7 @@ where
             }
             self.read.consume(taken);
             if end.is_some() {
+                self.length = 0;
                 let line = std::mem::take(&mut self.line);
                 return Some(match std::mem::take(&mut self.skipping) {
                     true => Err(line),
@@ -517,6 +528,18 @@ mod tests {
         });
         assert_eq!(json_of(&lines.receive().await.expect("an error"))["id"], 2);
         assert!(writing.await.expect("no panic").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_ends_the_connection() {
+        let (mut lines, mut server) = calling(&[1]).await;
+        let writing = tokio::spawn(async move {
+            let chunk = vec![b'x'; 1 << 20];
+            while server.write_all(&chunk).await.is_ok() {}
+        });
+        assert!(lines.receive().await.is_none());
+        drop(lines);
+        writing.await.expect("no panic");
     }
 
     #[tokio::test]
