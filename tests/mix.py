@@ -102,7 +102,7 @@ class Client:
             status, *more = [block.get("text", "") for block in answer["result"]["content"]]
             if not status.startswith("status: "):
                 raise RuntimeError(f"no status first: {status[:200]}")
-            said += more
+            said += more if status.startswith(("status: completed", "status: running")) else [status, *more]
             running = re.search(r"^cell_id: (\S+)", status, re.MULTILINE)
             if not running or not to_its_end:
                 return said

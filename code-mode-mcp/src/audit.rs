@@ -1,5 +1,6 @@
 //! What became of a cell's calls: told at its end, and kept in a file where one is named.
 
+use code_mode_protocol::text::line;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::texts::{hex, line};
+use crate::texts::hex;
 
 /// The names of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]

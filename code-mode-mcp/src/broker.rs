@@ -1,6 +1,7 @@
 //! One call: decided by the policy, put to a person where the policy says so, sent, and
 //! recorded. The broker has the servers and their tools; it knows no session and no cell.
 
+use code_mode_protocol::text::line;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +23,6 @@ use crate::elicitation::ElicitationRouter;
 use crate::names;
 use crate::policy::{Claims, Policy, PolicyError};
 use crate::secrets::Secrets;
-use crate::texts::line;
 use crate::tools::{ToolEntry, Tools};
 use crate::upstream::{CallError, ElicitInCall, Status, Upstream, UpstreamEvents};
 

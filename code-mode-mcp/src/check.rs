@@ -1,5 +1,6 @@
 //! `code-mode mcp check`: every server started, what it offers, and what it costs.
 
+use code_mode_protocol::text::line;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -7,7 +8,6 @@ use serde_json::{Value, json};
 use code_mode_protocol::describe::{guided_wait_tool, tokens};
 
 use crate::broker::Broker;
-use crate::texts::line;
 use crate::upstream::Status;
 
 /// How much of a tool's name is shown.

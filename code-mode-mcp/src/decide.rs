@@ -1,5 +1,6 @@
 //! Whether a call may run: by the policy, and by a person where the policy says so.
 
+use code_mode_protocol::text::line;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -7,7 +8,6 @@ use crate::caller::{Approval, ApprovalRequest, ApprovedTool, CallContext};
 use crate::policy::{Claims, Decision, Policy};
 use crate::secrets::Secrets;
 use crate::shown::{arguments_shown, name_shown};
-use crate::texts::line;
 
 /// How much of a name is shown.
 const SHOWN: usize = 100;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use code_mode_protocol::text::clean;
+use code_mode_protocol::text::{clean, line};
 use rmcp::model::{ElicitRequestParams, ElicitResult, ElicitationAction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +11,6 @@ use serde_json::Value;
 
 use crate::caller::{CallContext, Elicitation};
 use crate::policy::Policy;
-use crate::texts::line;
 
 /// How much of a server's message is shown.
 const SHOWN: usize = 1000;

@@ -96,7 +96,7 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// What holds for reading a resource or a prompt, which changes nothing.
+    /// The claims of reading a resource or a prompt, which changes nothing.
     pub(crate) const READING: Self = Self {
         read_only: true,
         destructive: false,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use code_mode_protocol::text::clean;
+use code_mode_protocol::text::{clean, line};
 use futures::future::join_all;
 use rmcp::ErrorData;
 use rmcp::RoleClient;
@@ -25,7 +25,7 @@ use wildmatch::WildMatchPattern;
 use crate::broker::Broker;
 use crate::caller::CallContext;
 use crate::policy::{Claims, Decision};
-use crate::texts::{clean_texts, line};
+use crate::texts::clean_texts;
 use crate::upstream::pages;
 
 /// How long a server may take to list what it has.

@@ -1,13 +1,7 @@
 //! Strangers' texts, made harmless for their readers.
 
-use code_mode_protocol::text::{clean, clean_line};
+use code_mode_protocol::text::{clean, cut, line};
 use serde_json::Value;
-
-/// A stranger's text on one line, without characters that could hide something or end a
-/// comment, and at most so long.
-pub(crate) fn line(text: &str, max: usize) -> String {
-    cut(&clean_line(text).replace("*/", "* /"), max)
-}
 
 /// Bytes in hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -46,30 +40,11 @@ pub(crate) fn clean_texts(value: &mut Value, describes: bool) {
     }
 }
 
-pub(crate) fn cut(text: &str, max: usize) -> String {
-    match text.len() > max {
-        true => format!("{}…", text[..text.floor_char_boundary(max)].trim_end()),
-        false => text.to_owned(),
-    }
-}
-
 /// A text of a stranger, at a bearable length.
 pub(crate) fn short(text: &str) -> String {
     const MAX: usize = 300;
     match text.len() > MAX {
         true => format!("{}…", &text[..text.floor_char_boundary(MAX)]),
         false => text.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_strangers_text_stays_in_its_line() {
-        let text = "a\u{1b}[31m b */ c\u{202e}\u{2028}## exec\nd\u{200b}";
-        assert_eq!(line(text, 100), "a [31m b * / c ## exec d");
-        assert_eq!(line("abcdef", 3), "abc…");
     }
 }

@@ -77,6 +77,20 @@ pub fn clean_line(text: &str) -> String {
     clean(text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// The text on one line, without characters that hide something or end a comment, and with
+/// `max` bytes at most, beside a mark where it was cut.
+pub fn line(text: &str, max: usize) -> String {
+    cut(&clean_line(text).replace("*/", "* /"), max)
+}
+
+/// The first `max` bytes of a text at most, with a mark where it was cut.
+pub fn cut(text: &str, max: usize) -> String {
+    match text.len() > max {
+        true => format!("{}…", text[..text.floor_char_boundary(max)].trim_end()),
+        false => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +111,13 @@ mod tests {
             quoted("a\" \\ \n\u{200b}\u{0}é"),
             r#""a\" \\ \n\u{200b}\u{0}é""#
         );
+    }
+
+    #[test]
+    fn a_strangers_text_stays_in_its_line() {
+        let text = "a\u{1b}[31m b */ c\u{202e}\u{2028}## exec\nd\u{200b}";
+        assert_eq!(line(text, 100), "a [31m b * / c ## exec d");
+        assert_eq!(line("abcdef", 3), "abc…");
     }
 
     #[test]

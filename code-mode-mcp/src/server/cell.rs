@@ -1,5 +1,6 @@
 //! One cell as its client sees it: its calls, its questions, its news.
 
+use code_mode_protocol::text::line;
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -10,7 +11,6 @@ use tokio::sync::{oneshot, watch};
 
 use crate::audit::{self, AuditRecord};
 use crate::caller::{Approval, ApprovalRequest, Elicitation};
-use crate::texts::line;
 
 /// Notifications kept for a client that does not look, their bytes, and the bytes of one.
 const MAX_NEWS: usize = 256;

@@ -1,6 +1,7 @@
 //! A request that observes a cell: progress, questions and news on the way, an answer at the
 //! end.
 
+use code_mode_protocol::text::line;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +28,6 @@ use super::session::Session;
 use super::{Response, failure};
 use crate::elicitation::nobody;
 use crate::names;
-use crate::texts::line;
 use crate::upstream::Status;
 
 /// A client that shows progress gets a message at least so often.

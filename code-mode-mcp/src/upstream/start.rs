@@ -1,10 +1,10 @@
-//! The progress of a server's start, for those who wait for it.
+//! The progress of a server's start.
 
+use code_mode_protocol::text::line;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::transport::LastWords;
-use crate::texts::line;
 
 /// How much of a server's standard error is shown.
 const SHOWN: usize = 100;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::common_start;
 use super::text::{Detail, guided_signature};
-use crate::text::clean_line;
+use crate::text::{cut, line};
 use crate::{Json, ToolDefinition};
 
 /// Several clients keep only the first 2,048 characters of a description, so this alone must be
@@ -249,19 +249,6 @@ pub fn tokens(text: &str) -> usize {
 fn renamed(tool: &ToolDefinition) -> Option<&str> {
     let raw = tool.tool_name.name.as_str();
     (!tool.name.ends_with(raw)).then_some(raw)
-}
-
-/// A stranger's text on one line, without characters that could hide something or end a
-/// comment, and at most so long.
-fn line(text: &str, max: usize) -> String {
-    cut(&clean_line(text).replace("*/", "* /"), max)
-}
-
-fn cut(text: &str, max: usize) -> String {
-    match text.len() > max {
-        true => format!("{}…", text[..text.floor_char_boundary(max)].trim_end()),
-        false => text.to_owned(),
-    }
 }
 
 fn heading(server: &ToolGroup) -> String {

@@ -3,7 +3,7 @@
 //! The answer to a call is passed on as it came: the protocol's types would take a result
 //! with an odd key for another kind of answer, and drop what they do not know.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rmcp::RoleClient;
@@ -15,6 +15,7 @@ use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
 
 use super::process::{Era, era_of};
 
@@ -30,47 +31,46 @@ const KEPT: usize = 256;
 pub(crate) struct Lines<R, W> {
     read: R,
     write: Arc<tokio::sync::Mutex<Pipe<W>>>,
-    /// Lines that are not written yet.
-    unwritten: Arc<Mutex<VecDeque<Vec<u8>>>>,
-    /// Lines that were given to be written.
-    given: u64,
+    /// Lines for the pipe, in the order of sending, and how many there were.
+    given: mpsc::UnboundedSender<Vec<u8>>,
+    sent: u64,
     /// The present line so far; kept here because reading may be cancelled.
     line: Vec<u8>,
     /// The line is too large: its rest is skipped.
     skipping: bool,
-    /// How long the present line is, with what was skipped.
+    /// The bytes of the present line, skipped ones too.
     length: usize,
-    /// Calls without an answer.
-    calls: Arc<Mutex<HashSet<RequestId>>>,
-    /// Other requests without an answer: listings for one.
-    others: Mutex<HashSet<RequestId>>,
+    /// Requests without an answer.
+    open: Mutex<HashMap<RequestId, Asked>>,
     skipped: u64,
     late_probe: LateProbe,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// A call of a tool.
+    Call,
+    /// Anything else: a listing for one.
+    Other,
 }
 
 /// The side of a pipe that is written to.
 struct Pipe<W> {
     /// `None` once it is closed.
     open: Option<W>,
+    given: mpsc::UnboundedReceiver<Vec<u8>>,
     /// Lines that were written.
     written: u64,
 }
 
 impl<W: AsyncWrite + Unpin> Pipe<W> {
     /// Writes lines in the order in which they were given, up to this one.
-    async fn write_until(
-        &mut self,
-        number: u64,
-        unwritten: &Mutex<VecDeque<Vec<u8>>>,
-    ) -> Result<(), std::io::Error> {
-        let next = || {
-            let mut unwritten = unwritten.lock().unwrap_or_else(PoisonError::into_inner);
-            unwritten.pop_front()
-        };
+    async fn write_until(&mut self, number: u64) -> Result<(), std::io::Error> {
         while self.written < number {
             let closed = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
             let pipe = self.open.as_mut().ok_or_else(closed)?;
-            let line = next().ok_or_else(closed)?;
+            let line = self.given.try_recv().map_err(|_| closed())?;
             self.written += 1;
             pipe.write_all(&line).await?;
             pipe.flush().await?;
@@ -97,19 +97,20 @@ where
     W: AsyncWrite + Send + Unpin + 'static,
 {
     pub(crate) fn new(read: R, write: W) -> Self {
+        let (given, lines) = mpsc::unbounded_channel();
         Self {
             read,
             write: Arc::new(tokio::sync::Mutex::new(Pipe {
                 open: Some(write),
+                given: lines,
                 written: 0,
             })),
-            unwritten: Arc::default(),
-            given: 0,
+            given,
+            sent: 0,
             line: Vec::new(),
             skipping: false,
             length: 0,
-            calls: Arc::default(),
-            others: Mutex::default(),
+            open: Mutex::default(),
             skipped: 0,
             late_probe: LateProbe::default(),
         }
@@ -117,7 +118,7 @@ where
 
     /// Calls with these ids have been sent.
     pub(crate) fn await_answers(&self, ids: impl Iterator<Item = RequestId>) {
-        self.calls().extend(ids);
+        self.open().extend(ids.map(|id| (id, Asked::Call)));
     }
 
     /// The place of a late answer to a probe.
@@ -182,12 +183,9 @@ where
             .get("id")
             .and_then(|id| serde_json::from_value(id.clone()).ok());
         let is_answer = message.get("method").is_none_or(Value::is_null);
-        if let Some(id) = &id
-            && is_answer
-        {
-            self.others().remove(id);
-        }
-        let Some(id) = id.filter(|id| is_answer && self.calls().remove(id)) else {
+        let answered = id.filter(|_| is_answer);
+        let answered = answered.and_then(|id| self.open().remove_entry(&id));
+        let Some((id, Asked::Call)) = answered else {
             return serde_json::from_value(message).ok();
         };
         if let Some(result) = message.get_mut("result") {
@@ -209,12 +207,8 @@ where
         }))
     }
 
-    fn calls(&self) -> std::sync::MutexGuard<'_, HashSet<RequestId>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn others(&self) -> std::sync::MutexGuard<'_, HashSet<RequestId>> {
-        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<RequestId, Asked>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The substitute for an answer that cannot be read: an error for the request whose id it has.
@@ -229,20 +223,14 @@ where
         if has("method") || !has("jsonrpc") {
             return None;
         }
-        let (mut calls, mut others) = (self.calls(), self.others());
-        let other = others.iter().find(|id| is_id(&members, text, id)).cloned();
-        if let Some(id) = other {
-            others.remove(&id);
-            let error = ErrorData::internal_error(format!("the answer {why}"), None);
-            return Some(JsonRpcMessage::error(error, Some(id)));
-        }
-        let meant = calls.iter().find(|id| is_id(&members, text, id)).cloned();
-        let single = calls
-            .iter()
-            .next()
-            .filter(|_| calls.len() == 1 && others.is_empty() && !has("id"));
-        let id = meant.or_else(|| single.cloned())?;
-        calls.remove(&id);
+        let mut open = self.open();
+        let meant = open.keys().find(|id| is_id(&members, text, id)).cloned();
+        let single = || match open.iter().next() {
+            Some((id, Asked::Call)) if open.len() == 1 && !has("id") => Some(id.clone()),
+            _ => None,
+        };
+        let id = meant.or_else(single)?;
+        open.remove(&id);
         let error = ErrorData::internal_error(format!("the answer {why}"), None);
         Some(JsonRpcMessage::error(error, Some(id)))
     }
@@ -339,32 +327,25 @@ where
         item: TxJsonRpcMessage<RoleClient>,
     ) -> impl Future<Output = Result<(), std::io::Error>> + Send + 'static {
         if let JsonRpcMessage::Request(request) = &item {
-            match request.request {
-                ClientRequest::CallToolRequest(_) => {
-                    self.await_answers(std::iter::once(request.id.clone()));
-                }
-                _ => drop(self.others().insert(request.id.clone())),
-            }
+            let asked = match request.request {
+                ClientRequest::CallToolRequest(_) => Asked::Call,
+                _ => Asked::Other,
+            };
+            self.open().insert(request.id.clone(), asked);
         }
         let line = serde_json::to_vec(&item).map(|mut line| {
             line.push(b'\n');
             line
         });
         // The order of lines is that of sending, whichever of their tasks runs first.
-        let line = line.map(|line| {
-            let mut unwritten = self
-                .unwritten
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            unwritten.push_back(line);
-            self.given += 1;
-            self.given
+        let number = line.map(|line| {
+            // The pipe has the other end for as long as this value lives.
+            let _ = self.given.send(line);
+            self.sent += 1;
+            self.sent
         });
-        let (write, unwritten) = (self.write.clone(), self.unwritten.clone());
-        async move {
-            let number = line?;
-            write.lock().await.write_until(number, &unwritten).await
-        }
+        let write = self.write.clone();
+        async move { write.lock().await.write_until(number?).await }
     }
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleClient>> {

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 
 use crate::config::{MARKER, ServerConfig, Transport};
 use crate::secrets::Secrets;
-use crate::texts;
 use crate::upstream::error::StartError;
 
 /// How long the client waits for the answer to the probe before it greets in the older way. A
@@ -138,7 +137,9 @@ impl LastWords {
         // Hidden before it is cut, so that no half of a secret is left.
         let text = self.secrets.hide(&String::from_utf8_lossy(&kept));
         let from = text.ceil_char_boundary(text.len().saturating_sub(STDERR));
-        let lines = text[from..].lines().map(|line| texts::line(line, STDERR));
+        let lines = text[from..]
+            .lines()
+            .map(|line| code_mode_protocol::text::line(line, STDERR));
         let lines = lines.filter(|line| !line.is_empty());
         lines.collect::<Vec<_>>().join(" | ")
     }
