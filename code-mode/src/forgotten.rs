@@ -110,8 +110,7 @@ fn say(state: &CellState, text: String) {
 
 /// The error of a program that waits for what nothing can bring.
 pub(crate) fn never_continues(source: &str) -> ScriptError {
-    let mut made = (1..).zip(source.lines());
-    let mut made = made.by_ref().filter_map(|(line, text)| {
+    let mut made = (1..).zip(source.lines()).filter_map(|(line, text)| {
         let column = text.find("new Promise(")?;
         Some(SourcePosition {
             line,

@@ -10,13 +10,14 @@ use std::time::Instant;
 
 use code_mode_protocol::{
     CallOutcome, CellId, CellNotification, Json, NestedToolCall, SessionError, ToolAnswer,
-    ToolCallFinished, ToolSet,
+    ToolCallFinished,
 };
 use futures::FutureExt;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::core::Invocation;
 use super::driver::Shared;
 use super::order::Place;
 use super::spans;
@@ -35,19 +36,18 @@ pub(super) fn observe(tell: impl FnOnce()) {
 }
 
 /// Runs a tool, and reports its result to the core.
-pub(super) fn invoke(
-    shared: &Arc<Shared>,
-    call: NestedToolCall,
-    tools: ToolSet,
-    (cancelled, worker, place): (CancellationToken, WorkerHandle, Option<Place>),
-) {
+pub(super) fn invoke(shared: &Arc<Shared>, invocation: Invocation<WorkerHandle>) {
+    let Invocation {
+        call,
+        tools,
+        answer,
+        cancelled,
+        worker,
+        place,
+    } = invocation;
     let span = shared.spans.call(&call);
     let told = span.clone();
     let session = shared.clone();
-    let gives_mcp_result = tools
-        .iter()
-        .rfind(|tool| tool.tool_name == call.tool_name)
-        .is_some_and(|tool| tool.answer == ToolAnswer::McpResult);
     let task = async move {
         let (cell_id, id) = (call.cell_id.clone(), call.runtime_tool_call_id);
         observe(|| session.delegate.tool_call_started(&call));
@@ -83,7 +83,9 @@ pub(super) fn invoke(
         };
         finished.outcome = match &result {
             _ if cancelled.is_cancelled() => CallOutcome::Cancelled,
-            Ok(json) if gives_mcp_result && is_mcp_error(json) => CallOutcome::Failed,
+            Ok(json) if answer == ToolAnswer::McpResult && is_mcp_error(json) => {
+                CallOutcome::Failed
+            }
             Ok(json) => CallOutcome::Succeeded {
                 bytes: json.as_str().len(),
             },

@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 use code_mode_protocol::wire::native::{ToWorker, WireTool};
 use code_mode_protocol::{
     CellEnded, CellId, CellNotification, CellResponse, CellStarted, ExecuteRequest, Json, Limit,
-    LimitExceeded, Limits, NestedToolCall, RuntimeToolCallId, SessionError, ToolSet, Turn,
+    LimitExceeded, Limits, NestedToolCall, RuntimeToolCallId, SessionError, ToolAnswer,
+    ToolSet, Turn,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +57,19 @@ pub(crate) trait Ports {
     type Reply: Reply;
 }
 
+/// A tool call that is to be dispatched.
+pub(super) struct Invocation<W> {
+    pub(super) call: NestedToolCall,
+    /// The tools of its cell.
+    pub(super) tools: ToolSet,
+    pub(super) answer: ToolAnswer,
+    pub(super) cancelled: CancellationToken,
+    /// Where its answer goes.
+    pub(super) worker: W,
+    /// Its place among the calls of its cell, in a guided session.
+    pub(super) place: Option<Place>,
+}
+
 /// Something to do outside the core.
 pub(crate) enum Effect<P: Ports> {
     /// Send a message to this worker.
@@ -70,11 +84,7 @@ pub(crate) enum Effect<P: Ports> {
     ///
     /// Its answer goes to this worker, and waits while that does not read. In a guided session
     /// it begins at its place among the calls of its cell.
-    Invoke(
-        NestedToolCall,
-        ToolSet,
-        (CancellationToken, P::Worker, Option<Place>),
-    ),
+    Invoke(Box<Invocation<P::Worker>>),
     /// Deliver a notification.
     Notify(CellNotification, CancellationToken),
     /// Tell the delegate that a cell was admitted.

@@ -177,7 +177,7 @@ impl Shared {
             Effect::Kill(worker) => worker.kill(),
             Effect::Retire(worker) => worker.retire(),
             Effect::Cancel(token) => token.cancel(),
-            Effect::Invoke(call, tools, how) => callbacks::invoke(self, call, tools, how),
+            Effect::Invoke(invocation) => callbacks::invoke(self, *invocation),
             Effect::Notify(notification, token) => callbacks::notify(self, notification, token),
             Effect::Started(cell, span) => {
                 self.spans.admitted(&cell.cell_id, span);

@@ -11,7 +11,7 @@ use code_mode_protocol::{
 };
 
 use super::cell::{Cell, End, StopReason, bytes_of};
-use super::core::{Core, Effect, Ports};
+use super::core::{Core, Effect, Invocation, Ports};
 use super::number::CellNumber;
 
 /// What the output of one observation may have beyond its limit: the item that passes
@@ -154,7 +154,7 @@ impl<P: Ports> Core<P> {
             );
             return Ok(());
         }
-        let invocation = NestedToolCall::new(
+        let nested = NestedToolCall::new(
             cell.id.clone(),
             cell.tool_call_id.clone(),
             call,
@@ -163,13 +163,21 @@ impl<P: Ports> Core<P> {
         .kind(definition.kind)
         .input(input);
         let token = cell.token.child_token();
+        let answer = definition.answer;
         let tools = cell.tools.clone();
         let worker = cell.worker;
         let place = is_guided.then(|| cell.order.next());
         let more = cell.callbacks.call(call, bytes);
         self.held.add(more);
         if let Some(way) = self.way(worker) {
-            self.push(Effect::Invoke(invocation, tools, (token, way, place)));
+            self.push(Effect::Invoke(Box::new(Invocation {
+                call: nested,
+                tools,
+                answer,
+                cancelled: token,
+                worker: way,
+                place,
+            })));
         }
         Ok(())
     }

@@ -550,11 +550,12 @@ impl World {
                     }
                 }
                 Effect::Cancel(token) => token.cancel(),
-                Effect::Invoke(call, _, (token, worker, _)) => {
-                    assert_eq!(worker, self.last_worker);
+                Effect::Invoke(invocation) => {
+                    assert_eq!(invocation.worker, self.last_worker);
+                    let call = invocation.call;
                     self.may_be_called_back(&call.cell_id);
                     let id = call.runtime_tool_call_id;
-                    self.calls.push((call.cell_id, id, token));
+                    self.calls.push((call.cell_id, id, invocation.cancelled));
                 }
                 Effect::Notify(notification, token) => {
                     self.may_be_called_back(&notification.cell_id);

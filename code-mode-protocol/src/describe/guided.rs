@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::common_start;
+use super::required::required;
 use super::text::{Detail, guided_signature};
 use crate::text::{cut, line};
 use crate::{Json, ToolDefinition};
@@ -282,7 +283,7 @@ fn counted(server: &ToolGroup) -> String {
 fn example(servers: &[ToolGroup]) -> Option<String> {
     let calls = servers.iter().filter_map(|server| {
         let tools = server.tools.iter().filter_map(|tool| {
-            let arguments = required(tool.input_schema.as_ref())?;
+            let arguments = plain_arguments(tool.input_schema.as_ref())?;
             Some((arguments.len(), call(&tool.name, &arguments)))
         });
         tools.min_by_key(|(arguments, _)| *arguments)
@@ -309,13 +310,12 @@ fn call(name: &str, arguments: &[(String, &str)]) -> String {
 
 /// The arguments that a tool requires, with a value of their types; `None` where one of them is
 /// more than a plain value.
-fn required(schema: Option<&Json>) -> Option<Vec<(String, &'static str)>> {
+fn plain_arguments(schema: Option<&Json>) -> Option<Vec<(String, &'static str)>> {
     let Some(schema) = schema else {
         return Some(Vec::new());
     };
     let schema: Value = schema.to().ok()?;
-    let names = schema.get("required").and_then(Value::as_array);
-    let names = names.into_iter().flatten().filter_map(Value::as_str);
+    let names = schema.as_object().into_iter().flat_map(required);
     names
         .map(|name| {
             let property = schema.get("properties")?.get(name)?;

@@ -9,6 +9,8 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::required::required;
+
 /// A reference is expanded while it is on the path fewer times than this.
 const REF_REPEATS: usize = 2;
 /// Levels of nesting before `unknown`.
@@ -261,32 +263,26 @@ impl<'a> Renderer<'a> {
             Some(Value::Object(properties)) => Some(properties),
             _ => None,
         };
-        let required: HashSet<&str> = match map.get("required") {
-            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
-            _ => HashSet::new(),
+        let required: HashSet<&str> = match (self.style.is_guided(), map.get("required")) {
+            (true, _) => required(map).collect(),
+            (false, Some(Value::Array(names))) => names.iter().filter_map(Value::as_str).collect(),
+            (false, _) => HashSet::new(),
         };
-        // Servers take calls without a property that has a default, also where they list it as
-        // required.
-        let style = self.style;
-        let is_required = |name: &str, property: &Value| {
-            let has_default = style.is_guided() && property.get("default").is_some();
-            required.contains(name) && !has_default
-        };
-        let mut sorted: Vec<(&String, &'a Value)> = properties.into_iter().flatten().collect();
+        let mut sorted: Vec<(&String, &'a Value, bool)> = properties
+            .into_iter()
+            .flatten()
+            .map(|(name, property)| (name, property, required.contains(name.as_str())))
+            .collect();
         match self.style.is_guided() {
-            true => sorted.sort_by_key(|(name, property)| !is_required(name, property)),
-            false => sorted.sort_by_key(|(name, _)| *name),
+            true => sorted.sort_by_key(|(_, _, is_required)| !is_required),
+            false => sorted.sort_by_key(|(name, ..)| *name),
         }
         let mut left_out = 0;
         if self.style == Style::GuidedRequired && self.depth == 1 {
             let all = sorted.len();
-            sorted.retain(|(name, property)| is_required(name, property));
+            sorted.retain(|(_, _, is_required)| *is_required);
             left_out = all - sorted.len();
         }
-        let sorted: Vec<_> = sorted
-            .into_iter()
-            .map(|(name, property)| (name, property, is_required(name, property)))
-            .collect();
         let mut members = Vec::new();
         let mut commented = false;
         for (name, property, is_required) in sorted {

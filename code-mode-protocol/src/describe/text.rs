@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::required::required;
 use super::schema::{Style, render};
 use super::{MCP_TYPES, type_of};
 use crate::{ToolAnswer, ToolDefinition, ToolKind, normalize_tool_name};
@@ -178,16 +179,11 @@ fn guided_parameters(schema: &Value, style: Style) -> String {
         return format!("args: {}", render(schema, style));
     }
     let properties = schema.get("properties").and_then(Value::as_object);
-    let required = schema.get("required").and_then(Value::as_array);
-    let needs = |name: &Value| {
-        let name = name.as_str().unwrap_or_default();
-        let property = properties.and_then(|properties| properties.get(name));
-        property.is_none_or(|property| property.get("default").is_none())
-    };
+    let needs_some = schema.as_object().is_some_and(|all| required(all).next().is_some());
     let takes_more = schema
         .get("additionalProperties")
         .is_some_and(|more| *more != false);
-    match required.is_some_and(|required| required.iter().any(needs)) {
+    match needs_some {
         true => format!("args: {}", render(schema, style)),
         false if properties.is_none_or(Map::is_empty) && !takes_more => String::new(),
         false => format!("args?: {}", render(schema, style)),

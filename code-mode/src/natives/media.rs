@@ -216,20 +216,24 @@ fn resource_item(scope: &mut v8::PinScope, block: Object) -> Answer<ContentItem>
         return Ok(ContentItem::text(text));
     }
     let mime = string_of(scope, resource, "mimeType")?.unwrap_or_default();
-    let blob = string_of(scope, resource, "blob")?;
-    match blob {
-        Some(blob) if mime.starts_with("image/") => {
-            image_of(format!("data:{mime};base64,{blob}"), ImageDetail::default())
-        }
-        Some(blob) if mime.starts_with("audio/") => audio_of(format!("data:{mime};base64,{blob}")),
-        blob => {
-            let uri = string_of(scope, resource, "uri")?.unwrap_or_default();
-            let bytes = blob.map_or(0, |blob| blob.len() / 4 * 3);
-            Ok(ContentItem::text(format!(
-                "[resource {uri} {mime}, about {bytes} bytes]"
-            )))
-        }
+    let blob = thrown(property(scope, resource, "blob"))?;
+    let (is_image, is_audio) = (mime.starts_with("image/"), mime.starts_with("audio/"));
+    if (is_image || is_audio)
+        && let Some(data) = non_empty_string(scope, blob)
+    {
+        let url = format!("data:{mime};base64,{data}");
+        return match is_image {
+            true => image_of(url, ImageDetail::default()),
+            false => audio_of(url),
+        };
     }
+    // Any other blob is only measured, and may be long.
+    let length = v8::Local::<v8::String>::try_from(blob).map_or(0, |blob| blob.length());
+    let bytes = length / 4 * 3;
+    let uri = string_of(scope, resource, "uri")?.unwrap_or_default();
+    Ok(ContentItem::text(format!(
+        "[resource {uri} {mime}, about {bytes} bytes]"
+    )))
 }
 
 /// A property that is a text and not empty.

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 
+use code_mode_protocol::describe;
 use serde_json::{Map, Value};
 
 /// The largest schema, in bytes of JSON.
@@ -201,7 +202,7 @@ impl<'a> Tree<'a> {
             }
         }
         if let Some(required) = tree.get_mut("required") {
-            self.is_cut |= leave_out_defaults(required, members);
+            self.is_cut |= leave_out_optional(required, members);
         }
         if let Some(reference) = reference {
             let target = self.target(reference, depth);
@@ -360,18 +361,15 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// Takes properties that have a default out of what a schema requires: servers take calls without
-/// them. Whether there are such.
-fn leave_out_defaults(required: &mut Value, schema: &Map<String, Value>) -> bool {
-    let (Value::Array(required), Some(properties)) = (required, schema.get("properties")) else {
+/// Takes the names without which an object fits out of what a schema lists as required. Whether
+/// there are such.
+fn leave_out_optional(listed: &mut Value, schema: &Map<String, Value>) -> bool {
+    let Value::Array(listed) = listed else {
         return false;
     };
-    let all = required.len();
-    required.retain(|name| {
-        let property = name.as_str().and_then(|name| properties.get(name));
-        property.is_none_or(|property| property.get("default").is_none())
-    });
-    required.len() < all
+    let all = listed.len();
+    *listed = describe::required(schema).map(Value::from).collect();
+    listed.len() < all
 }
 
 /// Takes what refuses more where a part accepts more out of a tree that was cut: with `oneOf`, a

@@ -9,6 +9,7 @@ mod fuzzed;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use code_mode_protocol::describe::required;
 use code_mode_protocol::{Json, NestedToolCall, ToolSet, normalize_tool_name};
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{PatternOptions, ValidationError, Validator};
@@ -233,13 +234,9 @@ fn takes(name: &str, schema: &Json, input: &Value) -> String {
     let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
         return String::new();
     };
-    let required: Vec<&str> = schema
-        .get("required")
-        .and_then(Value::as_array)
-        .map(|names| names.iter().filter_map(Value::as_str).collect())
-        .unwrap_or_default();
-    let shown = properties.iter().take(12).map(|(key, property)| {
-        let is_required = required.contains(&key.as_str()) && property.get("default").is_none();
+    let required: Vec<&str> = schema.as_object().into_iter().flat_map(required).collect();
+    let shown = properties.keys().take(12).map(|key| {
+        let is_required = required.contains(&key.as_str());
         let optional = if is_required { "" } else { "?" };
         format!("{key}{optional}")
     });
