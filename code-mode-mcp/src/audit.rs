@@ -1,12 +1,12 @@
 //! What became of a cell's calls: told at its end, and kept in a file where one is named.
 
-use code_mode_protocol::text::line;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use code_mode_protocol::text::line;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 

@@ -1,13 +1,13 @@
 //! One call: decided by the policy, put to a person where the policy says so, sent, and
 //! recorded. The broker has the servers and their tools; it knows no session and no cell.
 
-use code_mode_protocol::text::line;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use code_mode_host::{Json, NestedToolCall, ToolDefinition, ToolError, ToolName};
+use code_mode_protocol::text::line;
 use rmcp::ErrorData;
 use rmcp::model::{ElicitRequestParams, ElicitResult};
 use serde_json::{Map, Value, json};
@@ -278,22 +278,27 @@ impl Broker {
     }
 
     /// Waits until `limit` for the servers that a program needs: those that it names and that have
-    /// listed nothing yet; or for a while for all, where it names none.
-    pub(crate) async fn ready_for(&self, program: &str, limit: Duration) {
+    /// listed nothing yet; or for a while for all, where it names none. Returns those that it needs
+    /// and that still start, with their states, for a model.
+    pub(crate) async fn ready_for(&self, program: &str, limit: Duration) -> Vec<String> {
         let names = |upstream: &&Arc<Upstream>| program.contains(&names::prefix(upstream.name()));
         let named: Vec<_> = self.upstreams.iter().filter(names).collect();
         if named.is_empty() {
-            return self.started_within(limit).await;
+            self.started_within(limit).await;
+            return Vec::new();
         }
-        let missing = named.into_iter().filter(|upstream| {
+        let is_missing = |upstream: &&&Arc<Upstream>| {
             let state = upstream.state();
             state.status.is_starting() && state.tools.is_empty()
-        });
+        };
+        let missing = named.iter().filter(is_missing);
         let missing: Vec<_> = missing.map(|upstream| upstream.started()).collect();
         if !missing.is_empty() {
             let _ = tokio::time::timeout(limit, futures::future::join_all(missing)).await;
             self.tools.refresh();
         }
+        let missing = named.iter().filter(is_missing);
+        missing.map(|upstream| upstream.state_in_words()).collect()
     }
 
     /// Waits until every server has started or failed, however long that takes.

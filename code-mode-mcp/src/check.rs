@@ -1,11 +1,10 @@
 //! `code-mode mcp check`: every server started, what it offers, and what it costs.
 
-use code_mode_protocol::text::line;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
-
 use code_mode_protocol::describe::{guided_wait_tool, tokens};
+use code_mode_protocol::text::line;
+use serde_json::{Value, json};
 
 use crate::broker::Broker;
 use crate::upstream::Status;

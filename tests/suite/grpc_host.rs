@@ -10,23 +10,31 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
-use crate::grpc_client::wire::OpenSessionRequest;
+use crate::grpc_client::wire::{OpenSessionRequest, SessionEvent};
 use crate::grpc_client::{CodeModeHostClient, Host, listening, next, outcome, texts};
 use crate::support::{program, run, send};
 
 const TOKEN: &str = "a-token-that-nobody-guesses";
 
-/// The first answer to a client that opens a session.
-async fn opens(channel: Channel, token: Option<&str>) -> Result<(), Status> {
+/// The lease of a session that a client with this token opens.
+async fn lease_of(
+    channel: Channel,
+    token: Option<&str>,
+) -> Result<Streaming<SessionEvent>, Status> {
     let mut request = tonic::Request::new(OpenSessionRequest::default());
     if let Some(token) = token {
         let value = format!("Bearer {token}").parse().expect("text");
         request.metadata_mut().insert("authorization", value);
     }
     let opened = CodeModeHostClient::new(channel).open_session(request).await;
-    let mut lease = opened?.into_inner();
+    Ok(opened?.into_inner())
+}
+
+/// The first answer to a client that opens a session.
+async fn opens(channel: Channel, token: Option<&str>) -> Result<(), Status> {
+    let mut lease = lease_of(channel, token).await?;
     lease.message().await.map(|_| ())
 }
 
@@ -219,11 +227,7 @@ fn the_lease_of_a_token_that_is_withdrawn_ends() {
     run(async {
         let (_child, address) = listening("grpc://127.0.0.1:0", &["--token-file", &tokens]).await;
         let channel = channel(&address, None).await.expect("connected");
-        let mut request = tonic::Request::new(OpenSessionRequest::default());
-        let value = format!("Bearer {TOKEN}").parse().expect("text");
-        request.metadata_mut().insert("authorization", value);
-        let opened = CodeModeHostClient::new(channel).open_session(request).await;
-        let mut lease = opened.expect("let in").into_inner();
+        let mut lease = lease_of(channel, Some(TOKEN)).await.expect("let in");
         lease.message().await.expect("opened");
         certificates.write("tokens", "a-new-token-of-some-length");
         let ended = lease.message().await.expect_err("ended");

@@ -4,18 +4,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::mcp_client::{Client, mad, texts};
+use crate::mcp_client::{Client, file_of, mad, path, texts};
 use crate::support::{program, run};
-
-fn allow(policy: &Value) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), policy.to_string()).expect("written");
-    file
-}
-
-fn path(file: &tempfile::NamedTempFile) -> &str {
-    file.path().to_str().expect("UTF-8")
-}
 
 #[test]
 fn a_program_calls_tools_and_only_its_output_comes_back() {
@@ -94,18 +84,6 @@ fn servers_that_are_down_silent_or_noisy_cost_their_own_tools() {
             r#"[["dead","down"],["noisy","ready"],["none","down"],["plain","ready"]]"#
         );
         assert_eq!(said[1..3], ["echo", "echo"]);
-        assert_eq!(client.leave().await, Some(0));
-    });
-}
-
-#[test]
-fn a_server_that_answers_the_probe_after_the_greeting_is_ready() {
-    run(async {
-        let mut client = Client::before("cold", &[], json!({})).await;
-        let said = client
-            .exec("text((await tools.mad__echo({})).called)")
-            .await;
-        assert_eq!(said[0], "echo", "{said:?}");
         assert_eq!(client.leave().await, Some(0));
     });
 }
@@ -192,7 +170,7 @@ fn pages_without_end_are_left() {
 #[test]
 fn a_denied_call_names_its_rule_and_never_reaches_its_server() {
     run(async {
-        let policy = allow(&json!({"deny": ["mad/die"]}));
+        let policy = file_of(&json!({"deny": ["mad/die"]}));
         let mut client = Client::before("plain", &["--policy", path(&policy)], json!({})).await;
         let said = client
             .exec("for (const t of [tools.mad__die, tools.mad__die.raw]) try { await t({}) } catch (e) { text(e.message) }\ntext((await tools.mad__echo({})).called)")
@@ -264,7 +242,7 @@ fn no_answer_and_no_one_to_ask_are_a_denial_with_its_reason() {
 #[test]
 fn a_model_may_pass_a_decision_on_only_where_the_policy_says_so() {
     run(async {
-        let policy = allow(&json!({"model_may_answer": true}));
+        let policy = file_of(&json!({"model_may_answer": true}));
         let mut client = Client::before("claims", &["--policy", path(&policy)], json!({})).await;
         let said = client
             .exec("text((await tools.mad__destroy({})).called)")
@@ -378,37 +356,6 @@ fn a_cell_goes_on_and_is_waited_for_and_terminated() {
 }
 
 #[test]
-fn a_cancelled_exec_ends_its_cell() {
-    run(async {
-        let mut client = Client::before("plain", &[], json!({})).await;
-        client.exec("text(1)").await;
-        let code = "notify('up'); await new Promise((f) => setTimeout(f, 1e9))";
-        let endless = json!({"name": "exec", "arguments": {"code": code}});
-        let id = client.begin("tools/call", endless).await;
-        client.notified("notifications/message").await;
-        let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
-        client.send(&cancel).await;
-        // The session admits one cell at a time.
-        let said = client.exec("text('next')").await;
-        assert_eq!(said[0], "next");
-        // The cancelled request watches its cell until that has ended.
-        let said = loop {
-            let said = texts(&client.call("wait", json!({"cell_id": "2"})).await);
-            if !said[0].contains("has an active observer") {
-                break said;
-            }
-        };
-        assert!(
-            said[0].contains("terminated")
-                || said[0].contains("not found")
-                || said[0].contains("no cell"),
-            "{said:?}"
-        );
-        client.leave().await;
-    });
-}
-
-#[test]
 fn a_servers_question_reaches_the_person_under_its_name() {
     run(async {
         let mut client = Client::before("plain", &[], json!({"elicitation": {}})).await;
@@ -484,7 +431,7 @@ fn an_approval_in_the_stateless_era_continues_the_cell_and_is_spent_once() {
 #[test]
 fn direct_tools_pass_the_policy_too() {
     run(async {
-        let policy = allow(&json!({"deny": ["mad/die"]}));
+        let policy = file_of(&json!({"deny": ["mad/die"]}));
         let options = [
             "--direct",
             "mad/echo",
@@ -552,45 +499,6 @@ fn what_is_no_message_and_what_is_no_tool_are_answered() {
             "{said}"
         );
         client.leave().await;
-    });
-}
-
-#[test]
-fn a_cancelled_call_is_cancelled_at_its_server_which_then_ends_in_order() {
-    run(async {
-        let folder = tempfile::tempdir().expect("a folder");
-        let notes = folder.path().join("notes");
-        let kind = format!("noting '{}'", notes.display());
-        let mut client = Client::before(&kind, &[], json!({})).await;
-        let heard = |what: &str| {
-            let notes = std::fs::read_to_string(&notes).unwrap_or_default();
-            notes.lines().any(|line| line == what)
-        };
-        // The program ends, and nobody waits for the call. Calls are made beside each other:
-        // after one echo the other may not have been sent, and there is nothing to cancel.
-        client
-            .exec("tools.mad__slow({}); for (let i = 0; i < 50; i++) await tools.mad__echo({})")
-            .await;
-        while !heard("notifications/cancelled") {
-            client.request("ping", json!({})).await;
-        }
-        assert_eq!(client.leave().await, Some(0));
-        assert!(heard("end of input"));
-    });
-}
-
-#[cfg(unix)]
-#[test]
-fn a_signal_ends_everything_in_order() {
-    run(async {
-        let mut client = Client::before("plain", &[], json!({})).await;
-        let endless = json!({"name": "exec", "arguments": {"code": "await tools.mad__slow({})"}});
-        client.exec("await tools.mad__echo({})").await;
-        client.begin("tools/call", endless).await;
-        let pid = i32::try_from(client.pid()).expect("a pid");
-        let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("sent");
-        assert_eq!(client.ended().await, Some(0));
     });
 }
 
@@ -682,146 +590,12 @@ fn check_says_which_server_on_http_cannot_be_reached_whatever_its_address() {
     }
 }
 
-/// A launcher whose server ignores everything, and has left its group; it writes its number.
-#[cfg(target_os = "linux")]
-fn stubborn(folder: &tempfile::TempDir, how: &str) -> (String, std::path::PathBuf) {
-    let place = folder.path().join("pid");
-    let script = folder.path().join("stubborn.sh");
-    let text = format!(
-        "#!/bin/sh\ntrap '' TERM HUP INT\n\
-         {how} sh -c 'trap \"\" TERM HUP INT; echo $$ > {0}.new; mv {0}.new {0}; while :; do sleep 100; done' </dev/null >/dev/null 2>&1 &\n\
-         exec {1}\n",
-        place.display(),
-        mad("plain"),
-    );
-    std::fs::write(&script, text).expect("written");
-    (format!("sh {}", script.display()), place)
-}
-
-#[cfg(target_os = "linux")]
-async fn pid_in(place: &std::path::Path) -> u32 {
-    loop {
-        if let Ok(text) = std::fs::read_to_string(place) {
-            return text.trim().parse().expect("a number");
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
-/// Whether the guard of a program has a descriptor of a process.
-#[cfg(target_os = "linux")]
-fn is_seen_by_guard(program: u32, process: u32) -> bool {
-    let line = format!("Pid:\t{process}\n");
-    crate::processes::descendants(program).iter().any(|child| {
-        let command = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
-        let is_guard = command.split(|byte| *byte == 0).nth(1) == Some(b"guard");
-        let descriptors = std::fs::read_dir(format!("/proc/{child}/fdinfo"));
-        let mut descriptors = descriptors.into_iter().flatten().flatten();
-        is_guard
-            && descriptors.any(|one| {
-                std::fs::read_to_string(one.path()).is_ok_and(|info| info.contains(&line))
-            })
-    })
-}
-
-/// Waits until a process is gone.
-#[cfg(target_os = "linux")]
-async fn gone(pid: u32) {
-    let state = || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let rest = stat
-            .rsplit_once(')')
-            .map(|(_, rest)| rest.trim().to_owned());
-        rest.and_then(|rest| rest.chars().next())
-    };
-    while !matches!(state(), None | Some('Z' | 'X')) {
-        tokio::task::yield_now().await;
-    }
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn what_a_servers_launcher_left_behind_ends_with_the_program() {
-    // The second leaves its group and its environment as well.
-    for how in ["", "setsid env -i PATH=/usr/bin:/bin"] {
-        run(async {
-            let folder = tempfile::tempdir().expect("a folder");
-            let (command, place) = stubborn(&folder, how);
-            let mut client = Client::start(&["--server", &format!("s={command}")]);
-            client.initialize(json!({})).await;
-            client.exec("await tools.s__echo({})").await;
-            let left = pid_in(&place).await;
-            assert_eq!(client.leave().await, Some(0));
-            gone(left).await;
-        });
-    }
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn what_a_server_started_ends_where_the_program_is_killed() {
-    for how in ["setsid", "setsid env -i PATH=/usr/bin:/bin"] {
-        run(async {
-            let folder = tempfile::tempdir().expect("a folder");
-            let (command, place) = stubborn(&folder, how);
-            let mut client = Client::start(&["--server", &format!("s={command}")]);
-            client.initialize(json!({})).await;
-            client.exec("await tools.s__echo({})").await;
-            let left = pid_in(&place).await;
-            // Without a mark it is known once the guard has looked.
-            while !is_seen_by_guard(client.pid(), left) {
-                tokio::task::yield_now().await;
-            }
-            crate::support::send(client.pid(), rustix::process::Signal::KILL);
-            gone(left).await;
-        });
-    }
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn what_a_server_left_behind_ends_where_the_server_does() {
-    run(async {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (command, place) = stubborn(&folder, "setsid");
-        let mut client = Client::start(&["--server", &format!("s={command}")]);
-        client.initialize(json!({})).await;
-        client.exec("await tools.s__echo({})").await;
-        let left = pid_in(&place).await;
-        client.exec("await tools.s__die({})").await;
-        gone(left).await;
-        client.leave().await;
-    });
-}
-
-#[test]
-fn a_signal_ends_a_check_that_waits_for_a_server() {
-    run(async {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
-        let listener = listener.expect("bound");
-        let address = listener.local_addr().expect("an address");
-        let config = tempfile::NamedTempFile::new().expect("a file");
-        let server =
-            json!({"mcpServers": {"s": {"type": "sse", "url": format!("http://{address}/sse")}}});
-        std::fs::write(config.path(), server.to_string()).expect("written");
-        let mut check = tokio::process::Command::new(crate::support::program())
-            .args(["mcp", "check", "--config", path(&config)])
-            .stdout(std::process::Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("started");
-        let (_silent, _) = listener.accept().await.expect("it connects");
-        crate::support::send(check.id().expect("it runs"), rustix::process::Signal::TERM);
-        assert_eq!(check.wait().await.expect("ended").code(), Some(143));
-    });
-}
-
 #[test]
 fn a_rule_that_forbids_nothing_is_named_at_the_start() {
     run(async {
         use tokio::io::AsyncBufReadExt;
 
-        let policy = allow(&json!({"deny": ["madd/*", "mad/echo", "mad/resource:*"]}));
+        let policy = file_of(&json!({"deny": ["madd/*", "mad/echo", "mad/resource:*"]}));
         let server = format!("mad={}", mad("plain"));
         let mut program = tokio::process::Command::new(crate::support::program())
             .args(["mcp", "--server", &server, "--policy", path(&policy)])
@@ -840,72 +614,6 @@ fn a_rule_that_forbids_nothing_is_named_at_the_start() {
                 return;
             }
         }
-    });
-}
-
-#[test]
-fn the_tools_of_the_last_start_are_listed_before_a_server_has_started() {
-    run(async {
-        let caches = tempfile::tempdir().expect("a folder");
-        let gate = caches.path().join("gate");
-        // A server that starts when the gate is open.
-        let server = format!(
-            "mad=sh -c 'while [ ! -e {} ]; do sleep 0.05; done; exec {}'",
-            gate.display(),
-            mad("plain").replace('\'', "")
-        );
-        let start = || Client::start_with_caches(&["--server", &server], caches.path());
-        std::fs::write(&gate, "").expect("written");
-        let mut client = start();
-        client.initialize(json!({})).await;
-        client.exec("await tools.mad__echo({})").await;
-        client.leave().await;
-        std::fs::remove_file(&gate).expect("removed");
-        let mut client = start();
-        client.initialize(json!({})).await;
-        let tools = client.request("tools/list", json!({})).await;
-        assert!(tools.to_string().contains("mad__echo()"), "{tools}");
-        assert!(tools.to_string().contains("## mad (starting"), "{tools}");
-        // A call waits for the server.
-        let code = "text((await tools.mad__echo({ a: 1 })).called)";
-        let id = client
-            .begin(
-                "tools/call",
-                json!({"name": "exec", "arguments": {"code": code}}),
-            )
-            .await;
-        std::fs::write(&gate, "").expect("written");
-        let answer = client.answer(id).await;
-        assert_eq!(texts(&answer["result"])[0], "echo", "{answer}");
-        client.leave().await;
-    });
-}
-
-#[test]
-fn the_state_of_a_server_that_starts_is_named_where_its_tools_are_missed() {
-    run(async {
-        let server = "slow=sh -c 'echo fetching parts >&2; sleep 1000'";
-        let mut client = Client::start(&["--server", server, "--patience-ms", "1000"]);
-        client.initialize(json!({})).await;
-        let said = client
-            .exec("text(ALL_SERVERS[0].status); await tools.slow__thing({})")
-            .await;
-        for said in &said {
-            assert!(said.contains("starting since"), "{said}");
-            assert!(said.contains("fetching parts"), "{said}");
-        }
-        client.leave().await;
-    });
-}
-
-#[test]
-fn a_client_that_shows_no_progress_gets_an_answer_before_its_patience_ends() {
-    run(async {
-        let mut client = Client::before("plain", &["--patience-ms", "100"], json!({})).await;
-        let forever = json!({"code": "await new Promise((f) => setTimeout(f, 1e9))", "yield_time_ms": 600_000});
-        let said = texts(&client.call("exec", forever.clone()).await);
-        assert!(said[0].starts_with("status: running"), "{said:?}");
-        client.leave().await;
     });
 }
 

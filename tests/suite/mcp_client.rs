@@ -33,6 +33,17 @@ pub fn mad(kind: &str) -> String {
     format!("python3 '{}' {kind}", script.display())
 }
 
+/// A file with this content: a policy, or a configuration.
+pub fn file_of(content: &Value) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), content.to_string()).expect("written");
+    file
+}
+
+pub fn path(file: &tempfile::NamedTempFile) -> &str {
+    file.path().to_str().expect("UTF-8")
+}
+
 impl Client {
     /// Starts the program with these options.
     pub fn start(arguments: &[&str]) -> Self {

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use code_mode_protocol::wire::native::{ToWorker, WireTool};
 use code_mode_protocol::{
     CellEnded, CellId, CellNotification, CellResponse, CellStarted, ExecuteRequest, Json, Limit,
-    LimitExceeded, Limits, NestedToolCall, RuntimeToolCallId, SessionError, ToolAnswer,
-    ToolSet, Turn,
+    LimitExceeded, Limits, NestedToolCall, RuntimeToolCallId, SessionError, ToolAnswer, ToolSet,
+    Turn,
 };
 use tokio_util::sync::CancellationToken;
 

@@ -65,8 +65,7 @@ pub(crate) struct How {
 #[derive(Debug)]
 pub(crate) struct Exec {
     pub(crate) code: String,
-    pub(crate) yield_time: Duration,
-    pub(crate) max_output_tokens: u64,
+    pub(crate) how: How,
     pub(crate) session: Option<String>,
 }
 
@@ -83,11 +82,14 @@ impl Exec {
             .map(Duration::from_millis);
         Ok(Self {
             code: code.to_owned(),
-            yield_time: asked.yield_time.or(yield_time).unwrap_or(YIELD),
-            max_output_tokens: asked
-                .max_output_tokens
-                .or(arguments.number("max_output_tokens")?)
-                .unwrap_or(OUTPUT_TOKENS),
+            how: How {
+                yield_time: asked.yield_time.or(yield_time).unwrap_or(YIELD),
+                max_output_tokens: asked
+                    .max_output_tokens
+                    .or(arguments.number("max_output_tokens")?)
+                    .unwrap_or(OUTPUT_TOKENS),
+                terminate: false,
+            },
             session: arguments.text("session_id")?.map(str::to_owned),
         })
     }
@@ -179,6 +181,6 @@ mod tests {
     fn a_programs_own_line_wins_over_the_arguments() {
         let code = "// @exec: {\"yield_time_ms\": 5}\ntext(1)";
         let exec = Exec::read(&object(json!({"code": code, "yield_time_ms": 70.0})));
-        assert_eq!(exec.expect("read").yield_time, Duration::from_millis(5));
+        assert_eq!(exec.expect("read").how.yield_time, Duration::from_millis(5));
     }
 }

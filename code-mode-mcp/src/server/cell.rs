@@ -1,10 +1,10 @@
 //! One cell as its client sees it: its calls, its questions, its news.
 
-use code_mode_protocol::text::line;
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use code_mode_host::CellId;
+use code_mode_protocol::text::line;
 use rmcp::model::{ElicitRequestParams, ElicitResult, ElicitationAction};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
@@ -71,6 +71,8 @@ struct State {
     is_nobody_there: bool,
     /// The last answer about it, for a request that comes too late.
     last_words: Option<String>,
+    /// The program, until it begins.
+    program: Option<Arc<str>>,
 }
 
 /// Something a person must answer.
@@ -100,9 +102,35 @@ impl Cell {
         cell
     }
 
+    /// A cell whose program has not begun.
+    pub(crate) fn of_program(can_ask: CanAsk, program: String) -> Self {
+        let cell = Self::new(can_ask);
+        cell.state().program = Some(program.into());
+        cell
+    }
+
+    /// The program, where it has not begun.
+    pub(crate) fn program(&self) -> Option<Arc<str>> {
+        self.state().program.clone()
+    }
+
+    /// The program, for whoever begins or drops it: the first who asks.
+    pub(crate) fn take_program(&self) -> Option<Arc<str>> {
+        self.state().program.take()
+    }
+
     /// The cell was admitted.
     pub(crate) fn admitted(&self, id: CellId) {
-        let _ = self.id.set(id);
+        self.change(|_| {
+            let _ = self.id.set(id);
+        });
+    }
+
+    /// Waits until the cell was admitted or has ended.
+    pub(crate) async fn has_begun(&self) {
+        let mut changes = self.changes();
+        let is_it = |_: &u64| self.id().is_some() || self.has_ended();
+        let _ = changes.wait_for(is_it).await;
     }
 
     /// Its id in its session, once it was admitted.
@@ -212,6 +240,12 @@ impl Cell {
             // Nobody waits for their answers any more.
             state.questions.clear();
         });
+    }
+
+    /// The cell ends without having begun; `words` are the answer about it.
+    pub(crate) fn end_with(&self, words: String) {
+        self.set_last_words(words);
+        self.end();
     }
 
     pub(crate) fn has_ended(&self) -> bool {

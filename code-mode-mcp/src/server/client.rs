@@ -94,6 +94,14 @@ impl Client<'_> {
         !self.stateless || self.connection.is_alone
     }
 
+    /// Adds the name of a session to a status that a stateless client reads: it names the session
+    /// in its next requests.
+    pub(super) fn name_session(&self, status: &mut String, session: &Session) {
+        if !self.has_own_session() {
+            status.push_str(&format!("\nsession: {}", session.handle));
+        }
+    }
+
     /// The cell of a key in the connection's own session, where that was opened.
     pub(crate) async fn own_cell(&self, key: &CellKey) -> Option<(Arc<Session>, Arc<Cell>)> {
         let own = self.connection.own.lock().await.clone()?;

@@ -8,17 +8,19 @@ use rmcp::model::CallToolRequestParams;
 use serde_json::Map;
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::Exec;
+use super::answer::not_begun;
+use super::arguments::{Exec, How};
 use super::cell::Cell;
 use super::client::Client;
 use super::observe::{Observed, repeated};
 use super::session::Session;
-use super::{Response, failure};
+use super::{Response, cancelled, failure};
 
 /// Programs of one session that run at the same time.
 const MAX_CELLS: usize = 64;
-/// How long a program waits for servers that start and that it names.
-const LONGEST_WAIT: Duration = Duration::from_secs(120);
+/// How long a request waits for servers that start, and that its program names: a client that
+/// shows progress must hear something in the meantime.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Runs a program.
 pub(crate) async fn exec(client: &Client<'_>, request: &CallToolRequestParams) -> Response {
@@ -34,30 +36,59 @@ pub(crate) async fn exec(client: &Client<'_>, request: &CallToolRequestParams) -
         Err(why) => return Ok(failure(why)),
     };
     session.touch();
-    if session.cells.live_cells().len() >= MAX_CELLS {
+    if session.open_cells() >= MAX_CELLS {
         return Ok(failure(format!(
             "{MAX_CELLS} programs of this session are running: wait for one, or terminate it"
         )));
     }
+    let cell = Arc::new(Cell::of_program(client.can_ask, exec.code));
+    session.known.add(&cell);
+    let begun = begin(client, request, &session, &cell, &exec.how, true).await;
+    if client.context.ct.is_cancelled() && cell.take_program().is_some() {
+        cell.end();
+    }
+    begun
+}
+
+/// Begins a program once the servers that it names have started. Where that takes longer than the
+/// request may, the answer says so, and the next request about the cell goes on.
+pub(super) async fn begin(
+    client: &Client<'_>,
+    request: &CallToolRequestParams,
+    session: &Arc<Session>,
+    cell: &Arc<Cell>,
+    how: &How,
+    ends_with_request: bool,
+) -> Response {
     let broker = &client.server.broker;
     let began = Instant::now();
-    // The program needs some of the time as well.
-    let limit = client.patience(began, LONGEST_WAIT) * 3 / 4;
-    broker.ready_for(&exec.code, limit).await;
-    let tools = broker.tools();
-    let cell = Arc::new(Cell::new(client.can_ask));
-    session.known.add(&cell);
+    if let Some(program) = cell.program() {
+        // The program needs some of the time as well.
+        let limit = client.patience(began, how.yield_time.min(LONGEST_WAIT)) * 3 / 4;
+        let missing = tokio::select! {
+            () = client.context.ct.cancelled() => return cancelled(),
+            missing = broker.ready_for(&program, limit) => missing,
+        };
+        if !missing.is_empty() {
+            return Ok(not_begun(client, session, cell, &missing));
+        }
+    }
+    let Some(program) = cell.take_program() else {
+        // Another request has begun it in the meantime, or has dropped it.
+        return Ok(not_begun(client, session, cell, &[]));
+    };
     let yield_now = CancellationToken::new();
-    let execute = ExecuteRequest::new(cell.key.as_str(), exec.code)
-        .tools(tools.definitions.clone())
+    let left = how.yield_time.saturating_sub(began.elapsed());
+    let execute = ExecuteRequest::new(cell.key.as_str(), &*program)
+        .tools(broker.tools().definitions.clone())
         .constants(broker.constants())
-        .yield_time(client.patience(began, exec.yield_time))
-        .max_output_tokens(exec.max_output_tokens)
+        .yield_time(client.patience(began, left))
+        .max_output_tokens(how.max_output_tokens)
         .yield_now(yield_now.clone());
     let running = match session.cells.execute(execute).await {
         Ok(running) => running,
         Err(error) => {
-            cell.end();
+            cell.end_with(format!("status: failed\n{error}"));
             return Ok(failure(error.to_string()));
         }
     };
@@ -65,11 +96,11 @@ pub(crate) async fn exec(client: &Client<'_>, request: &CallToolRequestParams) -
     let observed = Observed {
         client,
         request,
-        session: &session,
-        cell: &cell,
+        session,
+        cell,
         cell_id: &cell_id,
         yield_now,
-        ends_with_request: true,
+        ends_with_request,
     };
     observed.run(running.into_future()).await
 }

@@ -1,5 +1,6 @@
 //! The server in front: an MCP client's requests become cells.
 
+mod answer;
 mod arguments;
 mod cell;
 mod changes;
@@ -40,6 +41,11 @@ use seal::Seal;
 use sessions::Sessions;
 
 type Response = Result<CallToolResponse, ErrorData>;
+
+/// The answer to a request that its client has cancelled.
+fn cancelled() -> Response {
+    Err(ErrorData::internal_error("cancelled", None))
+}
 
 /// A failure that the model can read.
 fn failure(text: impl Into<String>) -> CallToolResponse {

@@ -1,34 +1,32 @@
 //! A request that observes a cell: progress, questions and news on the way, an answer at the
 //! end.
 
-use code_mode_protocol::text::line;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use code_mode_host::{CellId, CellResponse, ContentItem, SessionError, WaitRequest};
+use code_mode_host::{CellId, CellResponse, SessionError, WaitRequest};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use rmcp::ErrorData;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ElicitRequest,
-    ElicitRequestParams, ElicitResult, InputRequest, InputRequiredResult, LoggingLevel,
-    LoggingMessageNotification, LoggingMessageNotificationParam, ProgressNotificationParam,
-    ServerNotification,
+    CallToolRequestParams, ElicitRequest, ElicitRequestParams, ElicitResult, InputRequest,
+    InputRequiredResult, LoggingLevel, LoggingMessageNotification, LoggingMessageNotificationParam,
+    ProgressNotificationParam, ServerNotification,
 };
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
+use super::answer::{dropped, not_begun};
 use super::arguments::How;
 use super::cell::{Cell, CellKey};
 use super::client::Client;
+use super::exec::begin;
 use super::seal::{Asked, request_digest};
 use super::session::Session;
-use super::{Response, failure};
+use super::{Response, cancelled, failure};
 use crate::elicitation::nobody;
-use crate::names;
-use crate::upstream::Status;
 
 /// A client that shows progress gets a message at least so often.
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
@@ -47,8 +45,18 @@ pub(crate) async fn observe(
 ) -> Response {
     session.touch();
     cell.set_can_ask(client.can_ask);
+    if cell.id().is_none() {
+        if how.terminate && cell.take_program().is_some() {
+            return Ok(dropped(client, session, cell));
+        }
+        if cell.program().is_some() {
+            return begin(client, request, session, cell, &how, false).await;
+        }
+        // Another request begins it at this moment.
+        cell.has_begun().await;
+    }
     let Some(cell_id) = cell.id() else {
-        return Ok(failure("the cell was never admitted"));
+        return Ok(not_begun(client, session, cell, &[]));
     };
     let yield_now = CancellationToken::new();
     let observed = Observed {
@@ -171,7 +179,7 @@ impl Observed<'_> {
         if self.ends_with_request {
             let _ = self.session.cells.terminate(self.cell_id.clone()).await;
         }
-        Err(ErrorData::internal_error("cancelled", None))
+        cancelled()
     }
 
     /// Puts new questions to the person: on this request in the era of sessions, by an
@@ -235,96 +243,6 @@ impl Observed<'_> {
             }
         }
     }
-
-    /// The answer to the client.
-    fn answer(&self, response: Result<CellResponse, SessionError>) -> CallToolResponse {
-        self.session.save();
-        let response = match response {
-            Ok(response) => response,
-            Err(error) => return failure(error.to_string()),
-        };
-        if response.is_missing()
-            && let Some(words) = self.cell.last_words()
-        {
-            let text = format!("{words}\n(all of its output was given before)");
-            return CallToolResult::success(vec![ContentBlock::text(text)]).into();
-        }
-        let mut blocks: Vec<ContentBlock> = response.content_items().iter().map(block).collect();
-        let mut failed = false;
-        let mut status = match &response {
-            CellResponse::Yielded { .. } | CellResponse::Pending { .. } => {
-                let name = match self.client.has_own_session() {
-                    true => self.cell_id.to_string(),
-                    false => self.cell.key.as_str().to_owned(),
-                };
-                let mut text = format!("status: running\ncell_id: {name} (call wait to continue)");
-                for waiting in self.cell.waits_for() {
-                    text.push_str(&format!(
-                        "\nwaits for {waiting}; {}",
-                        match self.client.server.broker.policy.model_may_answer {
-                            true => "ask the user, then call wait with their decision",
-                            false => "the user can allow it in the policy file",
-                        }
-                    ));
-                }
-                text
-            }
-            CellResponse::Terminated { .. } => "status: terminated".to_owned(),
-            CellResponse::Result {
-                error_text: None, ..
-            } => "status: completed".to_owned(),
-            CellResponse::Result {
-                error_text: Some(error),
-                ..
-            } => {
-                failed = true;
-                format!(
-                    "status: failed\n{}",
-                    self.client.server.broker.secrets.hide(error)
-                )
-            }
-        };
-        if !self.client.has_own_session() {
-            status.push_str(&format!("\nsession: {}", self.session.handle));
-        }
-        if failed {
-            status.push_str(&self.missing_servers(&status));
-        }
-        if let Some(calls) = self.cell.calls_in_words() {
-            status.push('\n');
-            status.push_str(&calls);
-        }
-        if response.is_final() {
-            self.cell.set_last_words(status.clone());
-        }
-        // First, because clients cut at the end; and words, because one client takes a first text
-        // that is JSON for structured content.
-        blocks.insert(0, ContentBlock::text(status));
-        match failed {
-            true => CallToolResult::error(blocks).into(),
-            false => CallToolResult::success(blocks).into(),
-        }
-    }
-}
-
-impl Observed<'_> {
-    /// The states of servers that are not ready, and whose tools an error names: they may be
-    /// missing for this alone.
-    fn missing_servers(&self, error: &str) -> String {
-        if !error.contains("no tool is called") {
-            return String::new();
-        }
-        let upstreams = self.client.server.broker.upstreams.iter();
-        let missing = upstreams.filter_map(|upstream| {
-            let status = upstream.status();
-            let prefix = names::prefix(upstream.name());
-            (status != Status::Ready && error.contains(&prefix)).then(|| {
-                let name = line(upstream.name(), 100);
-                format!("\nthe server {name} is {}", status.words())
-            })
-        });
-        missing.collect()
-    }
 }
 
 /// Progress grows with every message.
@@ -355,28 +273,6 @@ impl Progress {
         params.message = Some(text.unwrap_or(words));
         let _ = observed.client.context.peer.notify_progress(params).await;
     }
-}
-
-/// An item of output as a content block.
-fn block(item: &ContentItem) -> ContentBlock {
-    match item {
-        ContentItem::Text { text } => ContentBlock::text(text),
-        ContentItem::Image { image_url, .. } => match data_url(image_url) {
-            Some((media_type, data)) => ContentBlock::image(data, media_type),
-            None => ContentBlock::text(image_url),
-        },
-        ContentItem::Audio { audio_url } => match data_url(audio_url) {
-            Some((media_type, data)) => ContentBlock::audio(data, media_type),
-            None => ContentBlock::text(audio_url),
-        },
-    }
-}
-
-/// The media type and the base64 of a `data:` URL.
-fn data_url(url: &str) -> Option<(&str, &str)> {
-    let (header, data) = url.strip_prefix("data:")?.split_once(',')?;
-    let media_type = header.strip_suffix(";base64")?;
-    Some((media_type.split(';').next().unwrap_or_default(), data))
 }
 
 /// Waits for a call, and puts its questions to the person. `None` where the request was

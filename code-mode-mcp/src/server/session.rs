@@ -119,9 +119,9 @@ impl Session {
         Observing(self.clone())
     }
 
-    /// Whether a cell of it runs.
-    pub(crate) fn is_busy(&self) -> bool {
-        !self.cells.live_cells().is_empty()
+    /// Its cells that run, or have not begun.
+    pub(crate) fn open_cells(&self) -> usize {
+        self.cells.live_cells().len() + self.known.not_begun()
     }
 
     /// How long nobody has used it; `None` while somebody does.
@@ -158,6 +158,13 @@ impl KnownCells {
                 state.by_id.remove(id);
             }
         }
+    }
+
+    /// How many of its programs have not begun.
+    fn not_begun(&self) -> usize {
+        let state = self.state();
+        let waiting = state.order.iter().filter(|cell| cell.program().is_some());
+        waiting.count()
     }
 
     /// A cell was admitted with this id.

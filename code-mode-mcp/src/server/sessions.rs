@@ -166,7 +166,7 @@ impl Sessions {
 fn unused(sessions: &[Arc<Session>], now: Instant) -> Option<&Arc<Session>> {
     let unused = sessions.iter().filter_map(|session| {
         let time = session.unused_for(now)?;
-        let is_busy = session.is_busy();
+        let is_busy = session.open_cells() > 0;
         (!is_busy || time >= ABANDONED).then_some((session, (!is_busy, time)))
     });
     let longest = unused.max_by_key(|(_, why)| *why);

@@ -103,6 +103,8 @@ impl Upstream {
             return None;
         }
         self.wanted.notify_one();
+        // The first start has limits of its own, which a launcher that downloads may need.
+        self.started().await;
         let limit = self.config.startup_timeout.min(LONGEST_WAIT);
         let ready = self.until(|state| open(state.peer.clone()).is_some());
         let _ = tokio::time::timeout(limit, ready).await;

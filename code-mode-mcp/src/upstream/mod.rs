@@ -21,6 +21,7 @@ use std::collections::HashSet;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use code_mode_protocol::text::line;
 use rmcp::RoleClient;
 use rmcp::service::Peer;
 use tokio::sync::{Notify, watch};
@@ -143,6 +144,12 @@ impl Upstream {
 
     pub(crate) fn status(&self) -> Status {
         self.state.borrow().status.clone()
+    }
+
+    /// Its name and its status, in a line for a model.
+    pub(crate) fn state_in_words(&self) -> String {
+        let name = line(self.name(), 100);
+        format!("the server {name} is {}", self.status().words())
     }
 
     pub(crate) fn peer(&self) -> Option<Peer<RoleClient>> {

@@ -1,8 +1,9 @@
 //! The progress of a server's start.
 
-use code_mode_protocol::text::line;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use code_mode_protocol::text::line;
 
 use super::transport::LastWords;
 

@@ -179,7 +179,9 @@ fn guided_parameters(schema: &Value, style: Style) -> String {
         return format!("args: {}", render(schema, style));
     }
     let properties = schema.get("properties").and_then(Value::as_object);
-    let needs_some = schema.as_object().is_some_and(|all| required(all).next().is_some());
+    let needs_some = schema
+        .as_object()
+        .is_some_and(|all| required(all).next().is_some());
     let takes_more = schema
         .get("additionalProperties")
         .is_some_and(|more| *more != false);

@@ -1,0 +1,160 @@
+//! What a client reads about a cell: its status, its calls, its output.
+
+use code_mode_host::{CellResponse, ContentItem, SessionError};
+use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
+
+use super::cell::Cell;
+use super::client::Client;
+use super::failure;
+use super::observe::Observed;
+use super::session::Session;
+use crate::names;
+use crate::upstream::Status;
+
+impl Observed<'_> {
+    /// The answer about a cell that was admitted.
+    pub(super) fn answer(&self, response: Result<CellResponse, SessionError>) -> CallToolResponse {
+        self.session.save();
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => return failure(error.to_string()),
+        };
+        if response.is_missing()
+            && let Some(words) = self.cell.last_words()
+        {
+            return given_before(&words);
+        }
+        let mut blocks: Vec<ContentBlock> = response.content_items().iter().map(block).collect();
+        let mut failed = false;
+        let mut status = match &response {
+            CellResponse::Yielded { .. } | CellResponse::Pending { .. } => {
+                let mut text = match self.client.has_own_session() {
+                    true => running(&self.cell_id.to_string()),
+                    false => running(self.cell.key.as_str()),
+                };
+                for waiting in self.cell.waits_for() {
+                    text.push_str(&format!(
+                        "\nwaits for {waiting}; {}",
+                        match self.client.server.broker.policy.model_may_answer {
+                            true => "ask the user, then call wait with their decision",
+                            false => "the user can allow it in the policy file",
+                        }
+                    ));
+                }
+                text
+            }
+            CellResponse::Terminated { .. } => TERMINATED.to_owned(),
+            CellResponse::Result {
+                error_text: None, ..
+            } => "status: completed".to_owned(),
+            CellResponse::Result {
+                error_text: Some(error),
+                ..
+            } => {
+                failed = true;
+                format!(
+                    "status: failed\n{}",
+                    self.client.server.broker.secrets.hide(error)
+                )
+            }
+        };
+        self.client.name_session(&mut status, self.session);
+        if failed {
+            status.push_str(&self.missing_servers(&status));
+        }
+        if let Some(calls) = self.cell.calls_in_words() {
+            status.push('\n');
+            status.push_str(&calls);
+        }
+        if response.is_final() {
+            self.cell.set_last_words(status.clone());
+        }
+        // First, because clients cut at the end; and words, because one client takes a first text
+        // that is JSON for structured content.
+        blocks.insert(0, ContentBlock::text(status));
+        match failed {
+            true => CallToolResult::error(blocks).into(),
+            false => CallToolResult::success(blocks).into(),
+        }
+    }
+
+    /// The states of servers that are not ready, and whose tools an error names: they may be
+    /// missing for this alone.
+    fn missing_servers(&self, error: &str) -> String {
+        if !error.contains("no tool is called") {
+            return String::new();
+        }
+        let upstreams = self.client.server.broker.upstreams.iter();
+        let missing = upstreams.filter_map(|upstream| {
+            let is_ready = upstream.status() == Status::Ready;
+            let is_named = error.contains(&names::prefix(upstream.name()));
+            (is_named && !is_ready).then(|| format!("\n{}", upstream.state_in_words()))
+        });
+        missing.collect()
+    }
+}
+
+/// The answer about a cell whose program has not begun, or has ended without.
+pub(super) fn not_begun(
+    client: &Client<'_>,
+    session: &Session,
+    cell: &Cell,
+    missing: &[String],
+) -> CallToolResponse {
+    if let Some(words) = cell.last_words() {
+        return given_before(&words);
+    }
+    let mut status = running(cell.key.as_str());
+    for server in missing {
+        status.push_str(&format!("\nit has not begun: {server}"));
+    }
+    client.name_session(&mut status, session);
+    success(status)
+}
+
+/// The answer to whoever ends a cell whose program has not begun.
+pub(super) fn dropped(client: &Client<'_>, session: &Session, cell: &Cell) -> CallToolResponse {
+    let mut status = TERMINATED.to_owned();
+    client.name_session(&mut status, session);
+    cell.end_with(status.clone());
+    success(status)
+}
+
+const TERMINATED: &str = "status: terminated";
+
+fn running(cell: &str) -> String {
+    format!("status: running\ncell_id: {cell} (call wait to continue)")
+}
+
+/// The answer to a request that comes too late.
+fn given_before(last_words: &str) -> CallToolResponse {
+    success(format!(
+        "{last_words}\n(all of its output was given before)"
+    ))
+}
+
+fn success(status: String) -> CallToolResponse {
+    CallToolResult::success(vec![ContentBlock::text(status)]).into()
+}
+
+/// An item of output as a content block.
+fn block(item: &ContentItem) -> ContentBlock {
+    match item {
+        ContentItem::Text { text } => ContentBlock::text(text),
+        ContentItem::Image { image_url, .. } => match data_url(image_url) {
+            Some((media_type, data)) => ContentBlock::image(data, media_type),
+            None => ContentBlock::text(image_url),
+        },
+        ContentItem::Audio { audio_url } => match data_url(audio_url) {
+            Some((media_type, data)) => ContentBlock::audio(data, media_type),
+            None => ContentBlock::text(audio_url),
+        },
+    }
+}
+
+/// The media type and the base64 of a `data:` URL.
+fn data_url(url: &str) -> Option<(&str, &str)> {
+    let (header, data) = url.strip_prefix("data:")?.split_once(',')?;
+    let media_type = header.strip_suffix(";base64")?;
+    Some((media_type.split(';').next().unwrap_or_default(), data))
+}
