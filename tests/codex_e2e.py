@@ -15,10 +15,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from reference_host import codex, reference_host
+
+sys.path.append(str(Path(__file__).parent / "clients"))
+from loopback import Loopback, codex_config, codex_message, codex_turn, serve  # noqa: E402
 
 CASES = {
     "text and values": [("exec", "text('hello'); text({a: [1, 2]}); text(await 5)")],
@@ -58,8 +60,7 @@ class Model:
             self.cell = found.group(1)
         turn, self.turn = self.turn, self.turn + 1
         if turn >= len(self.calls):
-            item = {"type": "message", "id": f"m{turn}", "role": "assistant",
-                    "content": [{"type": "output_text", "text": "done"}]}
+            item = codex_message("done")
         elif self.calls[turn][0] == "exec":
             item = {"type": "custom_tool_call", "id": f"i{turn}", "call_id": f"c{turn}",
                     "name": "exec", "input": self.calls[turn][1]}
@@ -67,14 +68,7 @@ class Model:
             arguments = json.dumps(self.calls[turn][1]).replace("$CELL", self.cell)
             item = {"type": "function_call", "id": f"i{turn}", "call_id": f"c{turn}",
                     "name": "wait", "arguments": arguments}
-        usage = {"input_tokens": 0, "input_tokens_details": None, "output_tokens": 0,
-                 "output_tokens_details": None, "total_tokens": 0}
-        events = [
-            {"type": "response.created", "response": {"id": f"r{turn}"}},
-            {"type": "response.output_item.done", "output_index": 0, "item": item},
-            {"type": "response.completed", "response": {"id": f"r{turn}", "usage": usage}},
-        ]
-        return "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events).encode()
+        return codex_turn([item])
 
 
 # The configuration of Codex for each wire.
@@ -85,31 +79,18 @@ def run(host, calls, options):
     """What the model is shown for each call, with `host` in the place of Codex's."""
     model = Model(calls)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_):
-            pass
-
-        def answer(self, content, kind):
-            self.send_response(200)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
+    class Handler(Loopback):
         def do_GET(self):
-            self.answer(b'{"models":[],"data":[]}', "application/json")
+            self.reply('{"models": [], "data": []}')
 
         def do_POST(self):
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            body = self.body()
             if self.path.endswith("/responses"):
-                self.answer(model.reply(json.loads(body)), "text/event-stream")
+                self.reply_events(model.reply(body))
             else:
-                self.answer(b"{}", "application/json")
+                self.reply("{}")
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = serve(Handler)
     with tempfile.TemporaryDirectory() as folder:
         home, programs, work = (os.path.join(folder, name) for name in ("home", "bin", "work"))
         for path in (home, programs, work):
@@ -118,26 +99,11 @@ def run(host, calls, options):
         shutil.copy(codex(), program)
         os.symlink(os.path.abspath(host), os.path.join(programs, "codex-code-mode-host"))
         with open(os.path.join(home, "config.toml"), "w") as config:
-            config.write(f"""
-model = "gpt-5.1-codex"
-model_provider = "local"
-approval_policy = "never"
-sandbox_mode = "danger-full-access"
-[model_providers.local]
-name = "local"
-base_url = "http://127.0.0.1:{server.server_port}/v1"
-wire_api = "responses"
-requires_openai_auth = false
-supports_websockets = false
-[features]
-code_mode = true
-code_mode_only = true
-""")
+            config.write(f"{codex_config(address)}[features]\ncode_mode = true\ncode_mode_only = true\n")
         subprocess.run(
             [program, "exec", "--skip-git-repo-check", *options, "go"],
             cwd=work, env={"PATH": os.environ["PATH"], "HOME": home, "CODEX_HOME": home},
             stdin=subprocess.DEVNULL, capture_output=True, timeout=90, check=True)
-    server.shutdown()
     return model.outputs
 
 

@@ -8,10 +8,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from loopback import Loopback, serve
 from scripted import script
 
 PROGRAM, CONFIG, HOME = sys.argv[1:4]
@@ -44,16 +43,13 @@ def answer(request):
         for id, (tool, arguments) in zip(calls, made)]
 
 
-class Model(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
+class Model(Loopback):
     def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = self.body()
         offered = [tool["name"] for tool in request.get("tools", [])]
         of_ours = [name.removeprefix(PREFIX) for name in offered if name.startswith(PREFIX)]
         if "count_tokens" in self.path:
-            return self.reply("application/json", json.dumps({"input_tokens": 1}))
+            return self.reply(json.dumps({"input_tokens": 1}))
         # Requests without our tools are the client's own: titles, summaries.
         blocks = [{"type": "text", "text": "ok"}]
         if of_ours:
@@ -64,7 +60,7 @@ class Model(BaseHTTPRequestHandler):
             "id": "msg_1", "type": "message", "role": "assistant", "model": request["model"], "content": [],
             "stop_reason": None, "stop_sequence": None, "usage": {"input_tokens": 1, "output_tokens": 1}}
         if not request.get("stream"):
-            return self.reply("application/json", json.dumps({**message, "content": blocks, "stop_reason": reason}))
+            return self.reply(json.dumps({**message, "content": blocks, "stop_reason": reason}))
         events = [{"type": "message_start", "message": message}]
         for index, block in enumerate(blocks):
             empty = {**block, "text": ""} if block["type"] == "text" else {**block, "input": {}}
@@ -79,26 +75,17 @@ class Model(BaseHTTPRequestHandler):
             {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None},
              "usage": {"output_tokens": 1}},
             {"type": "message_stop"}]
-        text = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
-        self.reply("text/event-stream", text)
-
-    def reply(self, kind, text):
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
+        self.reply_events(events)
 
 
 def main():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = serve(Model)
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "mcp.json"
         config.write_text(json.dumps({"mcpServers": {"code": {"command": PROGRAM, "args": ["mcp", "--config", CONFIG]}}}))
         environment = {
             **os.environ, "HOME": folder, "ANTHROPIC_API_KEY": "none",
-            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{server.server_address[1]}",
+            "ANTHROPIC_BASE_URL": address,
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"}
         done = subprocess.run(
             [f"{HOME}/node_modules/.bin/claude", "-p", "go", "--mcp-config", str(config), "--strict-mcp-config",

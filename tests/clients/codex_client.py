@@ -8,10 +8,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from loopback import Loopback, codex_config, codex_message, codex_turn, serve
 from scripted import script
 
 PROGRAM, CONFIG, HOME = sys.argv[1:4]
@@ -37,7 +36,7 @@ def answer(request):
     try:
         made = model.send([results[id] for id in calls] if calls else None)
     except StopIteration:
-        return [{"type": "message", "id": "m", "role": "assistant", "content": [{"type": "output_text", "text": "done"}]}]
+        return [codex_message("done")]
     calls = [f"call_{len(results)}_{n}" for n in range(len(made))]
     items = []
     for id, (tool, arguments) in zip(calls, made):
@@ -60,58 +59,28 @@ def learn(offered):
             tools_by_name[tool["name"].removeprefix("mcp__code__")] = (None, tool["name"])
 
 
-class Model(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def reply(self, kind, text):
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
+class Model(Loopback):
     def do_GET(self):
-        self.reply("application/json", '{"models": [], "data": []}')
+        self.reply('{"models": [], "data": []}')
 
     def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        body = self.body()
         if not self.path.endswith("/responses"):
-            return self.reply("application/json", "{}")
+            return self.reply("{}")
         if not tools_by_name:
             learn(body.get("tools", []))
         if not tools_by_name:
             names = [tool.get("name") for tool in body.get("tools", [])]
-            items = [{"type": "message", "id": "m", "role": "assistant", "content": [
-                {"type": "output_text", "text": f"no tools of the gateway among {names}"}]}]
+            items = [codex_message(f"no tools of the gateway among {names}")]
         else:
             items = answer(body)
-        usage = {"input_tokens": 0, "input_tokens_details": None, "output_tokens": 0,
-                 "output_tokens_details": None, "total_tokens": 0}
-        events = [{"type": "response.created", "response": {"id": "r"}}]
-        events += [
-            {"type": "response.output_item.done", "output_index": index, "item": item} for index, item in enumerate(items)]
-        events.append({"type": "response.completed", "response": {"id": "r", "usage": usage}})
-        self.reply("text/event-stream", "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events))
+        self.reply_events(codex_turn(items))
 
 
 def main():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = serve(Model)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.toml").write_text(f"""
-model = "gpt-5.1-codex"
-model_provider = "local"
-approval_policy = "never"
-sandbox_mode = "danger-full-access"
-[model_providers.local]
-name = "local"
-base_url = "http://127.0.0.1:{server.server_address[1]}/v1"
-wire_api = "responses"
-requires_openai_auth = false
-supports_websockets = false
+        (Path(folder) / "config.toml").write_text(f"""{codex_config(address)}
 [mcp_servers.code]
 command = {json.dumps(PROGRAM)}
 args = ["mcp", "--config", {json.dumps(CONFIG)}]

@@ -33,3 +33,21 @@ export async function scenario(tools, call) {
   seen.megabyte = seen.megabyte.map(([type, text]) => [type, short(text)]);
   console.log(`SEEN ${JSON.stringify(seen)}`);
 }
+
+// The scenario with a client of one of the SDKs, after a first one has only listed the tools.
+export async function sdk(Client, Transport, call) {
+  const open = async () => {
+    const client = new Client({ name: "scenario", version: "1" });
+    await client.connect(new Transport(server));
+    return client;
+  };
+  const first = await open();
+  await first.listTools();
+  await first.close();
+  const client = await open();
+  await scenario(
+    async () => (await client.listTools()).tools.map((tool) => tool.name),
+    async (name, args, signal) => texts((await call(client, { name, arguments: args }, signal)).content),
+  );
+  await client.close();
+}

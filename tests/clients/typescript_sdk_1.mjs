@@ -1,20 +1,6 @@
 // The TypeScript SDK, 1.x.
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
-import { scenario, server, texts } from "./scenario.mjs";
+import { sdk } from "./scenario.mjs";
 
-const open = async () => {
-  const client = new Client({ name: "scenario", version: "1" });
-  await client.connect(new StdioClientTransport(server));
-  return client;
-};
-const first = await open();
-await first.listTools();
-await first.close();
-const client = await open();
-await scenario(
-  async () => (await client.listTools()).tools.map((tool) => tool.name),
-  async (name, args, signal) =>
-    texts((await client.callTool({ name, arguments: args }, undefined, { signal })).content),
-);
-await client.close();
+await sdk(Client, StdioClientTransport, (client, params, signal) => client.callTool(params, undefined, { signal }));
