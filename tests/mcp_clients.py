@@ -3,10 +3,11 @@
     python3 tests/mcp_clients.py target/release/code-mode [NAME... | all]
 
 Installs the clients' own libraries at pinned versions into target/clients and runs one scenario
-with each (tests/clients); `all` adds the programs, which a scripted model on loopback drives: list and close, five calls, an error, an image, a megabyte, values kept
+with each (tests/clients): list and close, five calls, an error, an image, a megabyte, values kept
 between programs, two programs at once, a call that needs an approval where nobody can be asked, a
 program that takes longer than the client's patience, and a cancelled one. Then nothing may be left
-running. Exit status 0 where every client saw what is expected.
+running. `all` adds programs, each driven by a scripted model on loopback. Exit status 0 where every
+client saw what is expected.
 """
 
 import json
