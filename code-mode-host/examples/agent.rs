@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let running = session.execute(request).await?;
     println!("cell {} runs", running.id());
     for item in running.outcome().await?.content_items() {
-        if let ContentItem::Text { text } = item {
+        if let ContentItem::Text { text, .. } = item {
             println!("{text}");
         }
     }

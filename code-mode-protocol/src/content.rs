@@ -10,6 +10,8 @@ pub enum ContentItem {
     Text {
         /// The text itself.
         text: String,
+        /// What it is where it is no result of the program; only in guided sessions.
+        note: Option<Note>,
     },
     /// An image.
     Image {
@@ -28,7 +30,19 @@ pub enum ContentItem {
 impl ContentItem {
     /// A text item.
     pub fn text(text: impl Into<String>) -> Self {
-        Self::Text { text: text.into() }
+        Self::Text {
+            text: text.into(),
+            note: None,
+        }
+    }
+
+    /// A text item that is no result of the program. Its text begins with a word in brackets,
+    /// for a model: `[log] ...`.
+    pub fn note(note: Note, text: impl Into<String>) -> Self {
+        Self::Text {
+            text: text.into(),
+            note: Some(note),
+        }
     }
 
     /// How many bytes the item counts against [`Limits::max_output_bytes`]:
@@ -37,11 +51,25 @@ impl ContentItem {
     /// [`Limits::max_output_bytes`]: crate::Limits::max_output_bytes
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Text { text } => text.len(),
+            Self::Text { text, .. } => text.len(),
             Self::Image { image_url, .. } => image_url.len(),
             Self::Audio { audio_url } => audio_url.len(),
         }
     }
+}
+
+/// What a text in a cell's output is, where it is no result of its program: whoever shows the
+/// output to a person, or passes it on as data, can tell the two apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Note {
+    /// The program wrote it to its `console`.
+    Log,
+    /// The runtime advises: what the program does is probably not what it means.
+    Warning,
+    /// The runtime warns that something which the program began has no end: a call without an
+    /// answer, a timer that was never reached, or a rejection that nobody handled.
+    Unfinished,
 }
 
 /// The form in JSON: an object whose `type` says what it is.
@@ -49,7 +77,11 @@ impl ContentItem {
 #[serde(remote = "ContentItem", tag = "type", deny_unknown_fields)]
 enum Tagged {
     #[serde(rename = "input_text")]
-    Text { text: String },
+    Text {
+        text: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<Note>,
+    },
     #[serde(rename = "input_image")]
     Image {
         image_url: String,
@@ -65,6 +97,7 @@ enum Tagged {
 enum Plain {
     Text {
         text: String,
+        note: Option<Note>,
     },
     Image {
         image_url: String,

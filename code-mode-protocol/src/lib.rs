@@ -32,7 +32,7 @@ mod sandbox;
 mod session;
 mod tool;
 
-pub use content::{ContentItem, ImageDetail};
+pub use content::{ContentItem, ImageDetail, Note};
 pub use ids::{CellId, EmptyCellId, RuntimeToolCallId};
 pub use json::{InvalidJson, Json, check_portable, push_escaped};
 pub use lifecycle::{

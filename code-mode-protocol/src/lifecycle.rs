@@ -14,6 +14,8 @@ pub enum CellOutcome {
     Completed,
     /// It called `exit()`.
     Exited,
+    /// It called `exit(STATUS)` in a guided session, and the status is not 0.
+    ExitedWith(u8),
     /// It threw, or did not compile.
     ScriptError,
     /// It hit a limit.
@@ -34,7 +36,7 @@ impl CellOutcome {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Completed => "completed",
-            Self::Exited => "exited",
+            Self::Exited | Self::ExitedWith(_) => "exited",
             Self::ScriptError => "script_error",
             Self::Limit(_) => "limit",
             Self::Terminated => "terminated",

@@ -25,7 +25,7 @@ pub fn truncate(items: &mut Vec<ContentItem>, max_output_tokens: u64) {
     let mut at = 0;
     let mut marked = false;
     items.retain_mut(|item| {
-        let ContentItem::Text { text } = item else {
+        let ContentItem::Text { text, .. } = item else {
             return true;
         };
         let (start, end) = (at, at + text.len());
@@ -49,7 +49,7 @@ pub fn truncate(items: &mut Vec<ContentItem>, max_output_tokens: u64) {
 
 fn text_of(item: &ContentItem) -> Option<&str> {
     match item {
-        ContentItem::Text { text } => Some(text),
+        ContentItem::Text { text, .. } => Some(text),
         _ => None,
     }
 }

@@ -60,6 +60,8 @@ pub(crate) enum Native {
     /// `(key, value)`: the replacer of a tool's input with large texts.
     #[allow(dead_code, reason = "the build script has no use for it")]
     LeaveOut,
+    /// `(text)`: puts out what the program wrote to its console.
+    Log,
     /// `(name)`: the error about an unknown tool.
     UnknownTool,
     ServerTools,
@@ -137,7 +139,7 @@ const HOOKS: &[(&str, Native, i32)] = &[
 
 /// The native functions behind the globals of guided sessions.
 const WEB_HOOKS: &[(&str, Native, i32)] = &[
-    ("putOut", Native::Text, 1),
+    ("log", Native::Log, 1),
     ("setTimer", Native::SetTimeout, 2),
     ("clearTimer", Native::ClearTimeout, 1),
     ("unknownTool", Native::UnknownTool, 2),
@@ -199,7 +201,7 @@ pub(crate) const LAZY_GLOBALS: [&str; 2] = ["tools", "ALL_TOOLS"];
 impl Native {
     /// Every function, by its number.
     #[allow(dead_code, reason = "the build script has no use for it")]
-    pub(crate) const ALL: [Self; 40] = [
+    pub(crate) const ALL: [Self; 41] = [
         Self::Text,
         Self::Image,
         Self::Audio,
@@ -218,6 +220,7 @@ impl Native {
         Self::ToolFunction,
         Self::JsonParse,
         Self::LeaveOut,
+        Self::Log,
         Self::UnknownTool,
         Self::ServerTools,
         Self::ToolError,

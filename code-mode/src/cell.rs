@@ -45,8 +45,8 @@ const FIRST_TURN_GRACE: Duration = Duration::from_millis(50);
 /// Why a cell's JavaScript was made to stop. The first reason stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// `exit()`.
-    Exit,
+    /// `exit()`, with its status: 0 but in guided sessions.
+    Exit(u8),
     /// The host asked for it.
     Terminated,
     /// A limit.

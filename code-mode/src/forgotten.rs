@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use code_mode_protocol::{ContentItem, SourcePosition};
+use code_mode_protocol::{ContentItem, Note, SourcePosition};
 
 use crate::cell::ScriptError;
 use crate::natives::{self, CellState};
@@ -34,6 +34,7 @@ pub(crate) extern "C" fn rejected(message: v8::PromiseRejectMessage) {
 pub(crate) fn say_what_was_forgotten(scope: &mut v8::PinScope, state: &CellState, source: &str) {
     say_what_was_rejected(scope, state, source);
     say_what_was_not_awaited(state, source);
+    say_what_was_not_reached(state, source);
     say_what_was_not_called(state, source);
 }
 
@@ -49,7 +50,7 @@ fn say_what_was_not_called(state: &CellState, source: &str) {
         "" => "[warning] nothing calls the function that is exported: call it, for example (async () => { ... })()".to_owned(),
         name => format!("[warning] nothing calls the function `{name}`: write `await {name}()` at the end"),
     };
-    say(state, text);
+    say(state, Note::Warning, text);
 }
 
 /// A function that the source defines at the start of a line and names nowhere else; an empty name
@@ -95,6 +96,7 @@ fn say_what_was_rejected(scope: &mut v8::PinScope, state: &CellState, source: &s
         let error = explained(state, source, error);
         say(
             state,
+            Note::Unfinished,
             format!(
                 "[warning] a promise was rejected, and nobody waited for it: {}",
                 error.text
@@ -104,8 +106,26 @@ fn say_what_was_rejected(scope: &mut v8::PinScope, state: &CellState, source: &s
 }
 
 /// Adds a line to the output. Where it has no room left, the cell has more to say.
-fn say(state: &CellState, text: String) {
-    let _ = state.shared.put_out(vec![ContentItem::Text { text }]);
+fn say(state: &CellState, note: Note, text: String) {
+    let _ = state.shared.put_out(vec![ContentItem::note(note, text)]);
+}
+
+/// Puts out that timers were set and never reached. A timer that limits how long something may
+/// take is meant to stay behind.
+fn say_what_was_not_reached(state: &CellState, source: &str) {
+    const LIMITS: [&str; 5] = ["race", "any(", "abort", "Abort", "reject"];
+    let left = state.timers.borrow().len();
+    if left == 0 || LIMITS.iter().any(|word| source.contains(word)) {
+        return;
+    }
+    let timers = match left {
+        1 => "a timer".to_owned(),
+        left => format!("{left} timers"),
+    };
+    let text = format!(
+        "[warning] the program ended before {timers} of it: to wait, write `await new Promise((done) => setTimeout(done, MS))`"
+    );
+    say(state, Note::Unfinished, text);
 }
 
 /// The error of a program that waits for what nothing can bring.
@@ -177,6 +197,7 @@ fn say_what_was_not_awaited(state: &CellState, source: &str) {
     };
     say(
         state,
+        Note::Unfinished,
         format!(
             "[warning] the program ended and these calls still have no answer; they may have run: {names}{more}; {hint}"
         ),

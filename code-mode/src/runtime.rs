@@ -75,7 +75,7 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
     let end = match (shared.stopped(), outcome) {
         (None, Ok(())) => CellEnd::Completed,
         (None, Err(error)) => error.into(),
-        (Some(Stop::Exit), _) => CellEnd::Exited,
+        (Some(Stop::Exit(status)), _) => CellEnd::Exited { status },
         (Some(Stop::Terminated), _) => CellEnd::Terminated,
         (Some(Stop::Limit(limit)), _) => CellEnd::Limit(limit),
     };

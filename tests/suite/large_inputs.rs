@@ -65,7 +65,7 @@ async fn put_out(session: &code_mode_host::Session, source: &str) -> Vec<String>
         panic!("no result");
     };
     let texts = content_items.into_iter().map(|item| match item {
-        ContentItem::Text { text } => text,
+        ContentItem::Text { text, .. } => text,
         other => panic!("not a text: {other:?}"),
     });
     texts.collect()

@@ -150,7 +150,7 @@ async fn outcome(provider: &Provider, source: &str) -> (String, Option<String>) 
     let mut output = String::new();
     for item in response.content_items() {
         match item {
-            ContentItem::Text { text } => writeln!(output, "{text}").expect("a string"),
+            ContentItem::Text { text, .. } => writeln!(output, "{text}").expect("a string"),
             ContentItem::Image { image_url, .. } => {
                 writeln!(output, "<{image_url}>").expect("a string");
             }
@@ -429,7 +429,7 @@ fn an_mcp_result_is_the_value_in_it() {
             .content_items()
             .iter()
             .map(|item| match item {
-                ContentItem::Text { text } => text.as_str(),
+                ContentItem::Text { text, .. } => text.as_str(),
                 other => panic!("{other:?}"),
             })
             .collect();

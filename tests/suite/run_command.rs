@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::program;
 
@@ -46,6 +46,95 @@ fn text_goes_to_standard_output_and_notifications_to_standard_error() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(stdout(&output), "out\n{\"a\":1}\n");
     assert_eq!(stderr(&output), "note\n");
+}
+
+#[test]
+fn the_console_and_warnings_are_told_apart_from_the_output() {
+    let folder = folder();
+    let text = "console.error('careful'); Promise.reject(new Error('lost')); text('[log] out')";
+    let path = script(&folder, "a.js", text);
+    let output = code_mode(&["run", &path]);
+    assert_eq!(stdout(&output), "[log] out\n");
+    let said = stderr(&output);
+    assert!(
+        said.starts_with("[error] careful\nwarning: a promise was rejected"),
+        "{said}"
+    );
+    let output = code_mode(&["run", "--json", &path]);
+    let lines = stdout(&output);
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(
+        lines[0],
+        json!({"type": "log", "level": "error", "text": "careful"})
+    );
+    assert_eq!(lines[1], json!({"type": "text", "text": "[log] out"}));
+    assert_eq!(
+        (&lines[2]["type"], &lines[2]["unfinished"]),
+        (&json!("warning"), &json!(true))
+    );
+    assert_eq!(lines[3], json!({"type": "result", "status": "completed"}));
+}
+
+#[test]
+fn what_a_script_leaves_unfinished_is_an_exit_status_of_1() {
+    let folder = folder();
+    for (text, said) in [
+        (
+            "Promise.reject(new Error('lost'))",
+            "nobody waited for it: Error: lost",
+        ),
+        (
+            "setTimeout(() => text('late'), 60_000)",
+            "before a timer of it",
+        ),
+        (
+            "async function main() { await new Promise((f) => setTimeout(f, 60_000)); text(1) } main()",
+            "before a timer of it",
+        ),
+    ] {
+        let path = script(&folder, "a.js", text);
+        let output = code_mode(&["run", &path]);
+        assert!(
+            stderr(&output).contains(said),
+            "{text}: {}",
+            stderr(&output)
+        );
+        assert_eq!(output.status.code(), Some(1), "{text}");
+    }
+    let path = script(
+        &folder,
+        "a.js",
+        "const late = new Promise((f) => setTimeout(f, 60_000)); await Promise.race([late, 1])",
+    );
+    let output = code_mode(&["run", &path]);
+    assert_eq!(
+        (output.status.code(), stderr(&output)),
+        (Some(0), String::new())
+    );
+}
+
+#[test]
+fn the_status_that_a_script_exits_with_is_that_of_the_program() {
+    let folder = folder();
+    for (text, status) in [
+        ("exit()", 0),
+        ("exit(0)", 0),
+        ("exit(3)", 3),
+        ("exit(-1)", 255),
+    ] {
+        let path = script(
+            &folder,
+            "a.js",
+            &format!("text('before'); {text}; text('after')"),
+        );
+        let output = code_mode(&["run", &path]);
+        assert_eq!(output.status.code(), Some(status), "{text}");
+        assert_eq!(stdout(&output), "before\n", "{text}");
+        assert_eq!(stderr(&output), "", "{text}");
+    }
 }
 
 #[test]

@@ -294,7 +294,7 @@ pub fn texts(response: &CellResponse) -> Vec<&str> {
         .content_items()
         .iter()
         .map(|item| match item {
-            ContentItem::Text { text } => text.as_str(),
+            ContentItem::Text { text, .. } => text.as_str(),
             other => panic!("not text: {other:?}"),
         })
         .collect()

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode_host::{
-    CellId, CellNotification, CellResponse, CodeModeSessionDelegate, Determinism, ExecuteRequest,
-    Json, NestedToolCall, Provider, ProviderError, Recorder, Session, SessionError, SessionOptions,
-    ToolCallFinished, ToolDefinition, ToolError, WaitRequest, describe, pragma, truncate,
+    CellId, CellNotification, CellOutcome, CellResponse, CodeModeSessionDelegate, Determinism,
+    ExecuteRequest, Json, NestedToolCall, Provider, ProviderError, Recorder, Session, SessionError,
+    SessionOptions, ToolCallFinished, ToolDefinition, ToolError, WaitRequest, describe, pragma,
+    truncate,
 };
 use code_mode_mcp::{Broker, BrokerError, BrokerOptions};
 use code_mode_system::{Interrupt, Interrupts, say, show};
@@ -32,8 +33,10 @@ use tools_file::Tools;
 /// The options of `code-mode run`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Exit status: 0 the script completed, 1 it failed, 2 wrong usage, 3 the runtime failed, 130 interrupted
-(129 and 143: by SIGHUP and SIGTERM).
+Standard output has what the script puts out; standard error has its console, notifications and warnings.
+
+Exit status: 0 the script completed, 1 it failed or left something unfinished, 2 wrong usage, 3 the runtime
+failed, N after exit(N), 130 interrupted (129 and 143: by SIGHUP and SIGTERM).
 
 Example: code-mode run --tools examples/git-history/tools.toml examples/git-history/main.js")]
 pub(crate) struct Args {
@@ -89,6 +92,12 @@ enum Failure {
     /// The script failed; its error was shown already.
     #[error("the script failed")]
     Script,
+    /// It called `exit` with this status.
+    #[error("the script called exit({0})")]
+    Exited(u8),
+    /// It completed, and left something behind that a warning has named.
+    #[error("the script left something unfinished")]
+    Unfinished,
     /// The command line, or a file it names.
     #[error("{0}")]
     Usage(String),
@@ -105,9 +114,15 @@ enum Failure {
 }
 
 impl Failure {
+    /// Whether the user has read it already, or has written it.
+    fn was_shown(&self) -> bool {
+        matches!(self, Self::Script | Self::Exited(_) | Self::Unfinished)
+    }
+
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Script => 1,
+            Self::Script | Self::Unfinished => 1,
+            Self::Exited(status) => *status,
             Self::Usage(_) | Self::Servers(_) => crate::WRONG_USAGE,
             Self::Provider(_) | Self::Session(_) | Self::Runtime(_) => 3,
             Self::Interrupted(interrupt) => interrupt.exit_status(),
@@ -120,7 +135,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if !matches!(failure, Failure::Script) {
+            if !failure.was_shown() {
                 say!("code-mode run: {failure}");
             }
             failure.exit_code()
@@ -267,10 +282,10 @@ async fn in_session(
     let observed = observing.run(&offered, &mut interrupts).await;
     output.finish();
     match &observed {
-        // It has said so itself.
-        Ok(()) | Err(Failure::Script) => {}
         Err(Failure::Interrupted(_)) => output.result("interrupted"),
-        Err(_) => output.result("lost"),
+        Err(failure) if !failure.was_shown() => output.result("lost"),
+        // It has said so itself.
+        _ => {}
     }
     let saved = match &args.store {
         Some(path) => {
@@ -360,13 +375,23 @@ impl Observing<'_> {
                     return Err(Failure::Runtime("the cell was terminated".to_owned()));
                 }
                 CellResponse::Result {
+                    outcome: CellOutcome::ExitedWith(status),
+                    ..
+                } => {
+                    self.output.exited(status);
+                    return Err(Failure::Exited(status));
+                }
+                CellResponse::Result {
                     error_text,
                     error_position,
                     ..
                 } => {
                     let Some(text) = error_text else {
                         self.output.result("completed");
-                        return Ok(());
+                        return match self.output.has_unfinished() {
+                            true => Err(Failure::Unfinished),
+                            false => Ok(()),
+                        };
                     };
                     self.output
                         .script_error(&self.script.name, &text, error_position);

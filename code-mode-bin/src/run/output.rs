@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
 use code_mode_host::{NestedToolCall, ToolCallFinished};
-use code_mode_protocol::{ContentItem, SourcePosition};
+use code_mode_protocol::{ContentItem, Note, SourcePosition};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -37,6 +37,7 @@ pub(crate) struct Output {
     held: Mutex<Option<Vec<String>>>,
     /// Why output could not be written.
     lost: OnceLock<std::io::Error>,
+    unfinished: AtomicBool,
 }
 
 /// A question is on the terminal: until this is dropped, nothing else is written.
@@ -99,6 +100,7 @@ impl Output {
             terminal: tokio::sync::Mutex::default(),
             held: Mutex::default(),
             lost: OnceLock::new(),
+            unfinished: AtomicBool::new(false),
         }
     }
 
@@ -180,8 +182,17 @@ impl Output {
     pub(crate) fn items(&self, items: &[ContentItem]) -> Result<(), String> {
         for item in items {
             let shown = match item {
-                ContentItem::Text { text } if self.json => json!({"type": "text", "text": text}),
-                ContentItem::Text { text } => {
+                ContentItem::Text {
+                    text,
+                    note: Some(note),
+                } => {
+                    self.note(*note, text);
+                    continue;
+                }
+                ContentItem::Text { text, .. } if self.json => {
+                    json!({"type": "text", "text": text})
+                }
+                ContentItem::Text { text, .. } => {
                     let end = if text.ends_with('\n') { "" } else { "\n" };
                     self.print(|| self.put(format_args!("{}{end}", self.out(text))));
                     continue;
@@ -238,12 +249,51 @@ impl Output {
         }))
     }
 
-    /// Shows a notification. At a terminal each line of it is marked, so that none of them can
-    /// pass for a line of this program.
+    /// Shows a line of the script's console, or a warning about the script.
+    fn note(&self, note: Note, text: &str) {
+        if note == Note::Unfinished {
+            self.unfinished.store(true, Ordering::Relaxed);
+        }
+        // `[error] ...`: a console has several levels.
+        let (level, rest) = match text
+            .strip_prefix('[')
+            .and_then(|text| text.split_once("] "))
+        {
+            Some((level, rest)) => (level, rest),
+            None => ("log", text),
+        };
+        match note {
+            Note::Log if self.json => {
+                self.line(&json!({"type": "log", "level": level, "text": rest}));
+            }
+            Note::Warning | Note::Unfinished if self.json => {
+                let is_unfinished = note == Note::Unfinished;
+                self.line(&json!({"type": "warning", "unfinished": is_unfinished, "text": rest}));
+            }
+            Note::Log => self.marked(text),
+            Note::Warning | Note::Unfinished => {
+                self.print(|| say!("warning: {}", self.err(rest)));
+            }
+        }
+    }
+
+    /// Whether a warning said that the script left something behind.
+    pub(crate) fn has_unfinished(&self) -> bool {
+        self.unfinished.load(Ordering::Relaxed)
+    }
+
+    /// Shows a notification.
     pub(crate) fn notification(&self, text: &str) {
-        if self.json {
-            self.line(&json!({"type": "notification", "text": text}));
-        } else if self.terminals.1 {
+        match self.json {
+            true => self.line(&json!({"type": "notification", "text": text})),
+            false => self.marked(text),
+        }
+    }
+
+    /// Shows a text of the script on standard error. At a terminal each line of it is marked, so
+    /// that none of them can pass for a line of this program.
+    fn marked(&self, text: &str) {
+        if self.terminals.1 {
             let shown = visible(text);
             let marked: Vec<_> = shown.lines().map(|line| format!("| {line}")).collect();
             self.print(|| say!("{}", marked.join("\n")));
@@ -258,6 +308,13 @@ impl Output {
             spinner.set_message(format!("running tool {name}"));
         }
         Running(self)
+    }
+
+    /// Says that the script called `exit` with a status, where a program reads it.
+    pub(crate) fn exited(&self, status: u8) {
+        if self.json {
+            self.line(&json!({"type": "result", "status": "exited", "exit_status": status}));
+        }
     }
 
     /// Says how the script ended, where a program reads it; errors of the script have more

@@ -98,6 +98,17 @@ impl End {
         }
     }
 
+    /// It called `exit`; a status that is not 0 is a failure.
+    pub(super) fn exited(status: u8) -> Self {
+        match status {
+            0 => Self::of(CellOutcome::Exited),
+            status => Self {
+                outcome: CellOutcome::ExitedWith(status),
+                error: Some((format!("the program called exit({status})"), None)),
+            },
+        }
+    }
+
     /// It threw, or did not compile.
     pub(super) fn script_error(text: String, position: Option<SourcePosition>) -> Self {
         Self {

@@ -299,7 +299,7 @@ impl<P: Ports> Core<P> {
             (None, CellEnd::Terminated) => return Err(Violation::OutOfPlace),
             (_, CellEnd::Terminated) => (End::of(CellOutcome::Terminated), false),
             (_, CellEnd::Completed) => (End::of(CellOutcome::Completed), true),
-            (_, CellEnd::Exited) => (End::of(CellOutcome::Exited), true),
+            (_, CellEnd::Exited { status }) => (End::exited(status), true),
             (_, CellEnd::Limit(limit)) => (End::limit(limit), true),
             (_, CellEnd::Failed { text, position }) => {
                 if text.len() > Limits::MAX_ERROR_BYTES {

@@ -469,7 +469,7 @@ impl World {
             Says::Ends(how) => {
                 let end = match how {
                     0 => CellEnd::Completed,
-                    1 => CellEnd::Exited,
+                    1 => CellEnd::Exited { status: 0 },
                     2 => CellEnd::Limit(Limit::Heap.exceeded(1)),
                     3 => CellEnd::Terminated,
                     _ => CellEnd::Failed {

@@ -140,7 +140,7 @@ fn success(status: String) -> CallToolResponse {
 /// An item of output as a content block.
 fn block(item: &ContentItem) -> ContentBlock {
     match item {
-        ContentItem::Text { text } => ContentBlock::text(text),
+        ContentItem::Text { text, .. } => ContentBlock::text(text),
         ContentItem::Image { image_url, .. } => match data_url(image_url) {
             Some((media_type, data)) => ContentBlock::image(data, media_type),
             None => ContentBlock::text(image_url),

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The version of the wire this crate speaks.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Capabilities beyond the requests of [`VERSION`]. None exists yet; a
 /// capability that the other side requires and this list lacks ends the handshake.
@@ -338,7 +338,10 @@ pub enum CellEnd {
     /// Its module completed.
     Completed,
     /// It called `exit()`.
-    Exited,
+    Exited {
+        /// 0 but in guided sessions, where it may be another.
+        status: u8,
+    },
     /// It threw, or did not compile.
     Failed {
         /// The error's text.

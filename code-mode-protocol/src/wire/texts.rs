@@ -55,7 +55,7 @@ pub trait Texts {
 impl Texts for ContentItem {
     fn texts(&mut self, visit: &mut dyn FnMut(TextMut<'_>)) {
         visit(TextMut::Plain(match self {
-            Self::Text { text } => text,
+            Self::Text { text, .. } => text,
             Self::Image { image_url, .. } => image_url,
             Self::Audio { audio_url } => audio_url,
         }));

@@ -73,7 +73,7 @@ fn cut(items: &mut Vec<ContentItem>, mut room: usize, encoding: Encoding) -> usi
     let mut left_out = 0;
     for item in items.iter_mut() {
         let text = match item {
-            ContentItem::Text { text } => text,
+            ContentItem::Text { text, .. } => text,
             ContentItem::Image { image_url, .. } => image_url,
             ContentItem::Audio { audio_url } => audio_url,
         };
@@ -84,7 +84,7 @@ fn cut(items: &mut Vec<ContentItem>, mut room: usize, encoding: Encoding) -> usi
             continue;
         }
         if matches!(item, ContentItem::Text { .. }) && fitting > 0 {
-            if let ContentItem::Text { text } = item {
+            if let ContentItem::Text { text, .. } = item {
                 left_out += text.len() - fitting;
                 text.truncate(fitting);
             }

@@ -49,7 +49,7 @@ fn present(response: &mut CellResponse, tokens: u64) {
     let texts: Option<Vec<&str>> = items
         .iter()
         .map(|item| match item {
-            ContentItem::Text { text } => Some(text.as_str()),
+            ContentItem::Text { text, .. } => Some(text.as_str()),
             _ => None,
         })
         .collect();
@@ -65,7 +65,7 @@ fn present(response: &mut CellResponse, tokens: u64) {
     let lines = joined.lines().count();
     *items = vec![ContentItem::text(joined)];
     truncate::truncate(items, tokens);
-    if let Some(ContentItem::Text { text }) = items.first_mut() {
+    if let Some(ContentItem::Text { text, .. }) = items.first_mut() {
         text.insert_str(
             0,
             &format!(
@@ -81,7 +81,7 @@ fn present_mixed(items: &mut Vec<ContentItem>, tokens: u64) {
     let mut remaining = tokens;
     let mut omitted = 0;
     items.retain_mut(|item| {
-        let ContentItem::Text { text } = item else {
+        let ContentItem::Text { text, .. } = item else {
             return true;
         };
         if remaining == 0 {
@@ -92,7 +92,7 @@ fn present_mixed(items: &mut Vec<ContentItem>, tokens: u64) {
         if cost > remaining {
             let mut cut = vec![ContentItem::text(std::mem::take(text))];
             truncate::truncate(&mut cut, remaining);
-            if let Some(ContentItem::Text { text: cut }) = cut.pop() {
+            if let Some(ContentItem::Text { text: cut, .. }) = cut.pop() {
                 *text = cut;
             }
         }

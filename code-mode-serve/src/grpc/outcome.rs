@@ -63,7 +63,7 @@ pub(super) fn outcome(
 
 fn item(item: ContentItem) -> wire::ContentItem {
     let item = match item {
-        ContentItem::Text { text } => Item::Text(wire::TextContent { text }),
+        ContentItem::Text { text, .. } => Item::Text(wire::TextContent { text }),
         ContentItem::Image { image_url, detail } => {
             let detail = match detail {
                 ImageDetail::Auto => wire::ImageDetail::Auto,

@@ -51,7 +51,16 @@ pub(super) fn pending_call(state: &CellState, bytes: usize) -> Answer {
     Ok(())
 }
 
-/// `exit()`
-pub(super) fn exit() -> Answer {
-    Err(Refusal::Stop(Stop::Exit))
+/// `exit()`; in guided sessions `exit(status?)`, of which the last byte counts, as in a shell.
+pub(super) fn exit(
+    scope: &mut v8::PinScope,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments,
+) -> Answer {
+    let given = args.get(0);
+    let status = match state.guided.is_some() {
+        true if given.is_number() => given.int32_value(scope).unwrap_or(1).to_le_bytes()[0],
+        _ => 0,
+    };
+    Err(Refusal::Stop(Stop::Exit(status)))
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use code_mode_protocol::{ContentItem, SourcePosition};
+use code_mode_protocol::{ContentItem, Note, SourcePosition};
 
 use super::{Answer, CellState, Refusal, strings, thrown, tools};
 use crate::cell::ScriptError;
@@ -23,7 +23,20 @@ pub(super) fn text(
             text.push_str(&more);
         }
     }
-    state.shared.put_out(vec![ContentItem::Text { text }])?;
+    state.shared.put_out(vec![ContentItem::text(text)])?;
+    Ok(())
+}
+
+/// Puts out what the program wrote to its console.
+pub(super) fn log(
+    scope: &mut v8::PinScope,
+    state: &CellState,
+    args: &v8::FunctionCallbackArguments,
+) -> Answer {
+    let text = display(scope, state, args.get(0))?;
+    state
+        .shared
+        .put_out(vec![ContentItem::note(Note::Log, text)])?;
     Ok(())
 }
 

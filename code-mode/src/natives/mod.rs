@@ -212,6 +212,7 @@ fn call<'s>(
     };
     match native {
         Native::Text => display::text(scope, state, args)?,
+        Native::Log => display::log(scope, state, args)?,
         Native::Image => media::image(scope, state, args)?,
         Native::Audio => media::audio(scope, state, args)?,
         Native::Content => media::content(scope, state, args)?,
@@ -220,7 +221,7 @@ fn call<'s>(
         Native::Load => return storage::load(scope, state, args),
         Native::Notify => control::notify(scope, state, args)?,
         Native::YieldControl => state.shared.yield_control(),
-        Native::Exit => control::exit()?,
+        Native::Exit => control::exit(scope, state, args)?,
         Native::SetTimeout => return timers::set_timeout(scope, state, args).map(Some),
         Native::ClearTimeout => timers::clear_timeout(state, args),
         Native::Refuse => {

@@ -37,6 +37,11 @@ impl Timers {
         None
     }
 
+    /// How many were set and have neither run nor been cleared.
+    pub(crate) fn len(&self) -> usize {
+        self.callbacks.len()
+    }
+
     /// Takes the timer of this number, whenever it is due.
     pub(crate) fn take(&mut self, id: u32) -> Option<v8::Global<v8::Function>> {
         match self.callbacks.get(&id)?.every {

@@ -3,7 +3,9 @@
 use std::sync::PoisonError;
 
 use code_mode_protocol::wire::native::{FromWorker, JsonText, ToolFailure, WireTool};
-use code_mode_protocol::{ContentItem, RuntimeToolCallId, SourcePosition, ToolAnswer, ToolKind};
+use code_mode_protocol::{
+    ContentItem, Note, RuntimeToolCallId, SourcePosition, ToolAnswer, ToolKind,
+};
 
 use super::display::{self, internal_function};
 use super::{Answer, CellState, FIRST_TOOL, PendingCall, Refusal, control, input, native, thrown};
@@ -251,7 +253,9 @@ fn say_what_was_meant<'s>(
         };
         let text = format!("[warning] tools.{name} lists no `{unknown}`: it takes `{meant}`");
         if state.warned.borrow_mut().insert(text.clone()) {
-            let _ = state.shared.put_out(vec![ContentItem::text(text)]);
+            let _ = state
+                .shared
+                .put_out(vec![ContentItem::note(Note::Warning, text)]);
         }
     }
     Some(())

@@ -1,7 +1,7 @@
 // `console`: values as a person at a console reads them, into the cell's output.
 (function (hooks, shared) {
   "use strict";
-  const { putOut, nowMs } = hooks;
+  const { log, nowMs } = hooks;
   const { apply, ownKeys, getPrototypeOf, getOwnPropertyDescriptor } = Reflect;
   const { isArray } = Array;
   const { stringify } = JSON;
@@ -319,7 +319,7 @@
     const timers = new MapCtor();
     const say = (level, text) => {
       const lines = indent === "" ? text : indent + join(split(text, "\n"), `\n${indent}`);
-      putOut(`[${level}] ${lines}`);
+      log(`[${level}] ${lines}`);
     };
     const sayer = (level) => ({ [level]: (...given) => say(level, format(given)) })[level];
     const elapsed = (label) => {

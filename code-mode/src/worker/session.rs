@@ -182,7 +182,7 @@ impl Session {
             // Others have stored since this cell looked.
             let exceeded = Limit::StoredBytes.exceeded(limit as u64);
             let end = match end {
-                CellEnd::Completed | CellEnd::Exited => CellEnd::Limit(exceeded),
+                CellEnd::Completed | CellEnd::Exited { .. } => CellEnd::Limit(exceeded),
                 end => end,
             };
             return cell.end(Vec::new(), end);

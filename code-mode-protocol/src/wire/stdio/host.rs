@@ -206,7 +206,7 @@ impl TimedResponse {
     fn take_large(&mut self, large: &mut LargeTexts) {
         for item in self.response.content_items_mut() {
             match item {
-                ContentItem::Text { text } => large.take(text),
+                ContentItem::Text { text, .. } => large.take(text),
                 ContentItem::Image { image_url, .. } => large.take(image_url),
                 ContentItem::Audio { audio_url } => large.take(audio_url),
             }
