@@ -301,6 +301,20 @@ impl Broker {
         missing.map(|upstream| upstream.state_in_words()).collect()
     }
 
+    /// What is to be said behind the error of a program: for each server that is not ready, and
+    /// whose tools the error misses, a line with its state. They may be missing for this alone.
+    pub fn servers_missed(&self, error: &str) -> String {
+        if !error.contains("no tool is called") {
+            return String::new();
+        }
+        let missing = self.upstreams.iter().filter_map(|upstream| {
+            let is_ready = upstream.status() == Status::Ready;
+            let is_named = error.contains(&names::prefix(upstream.name()));
+            (is_named && !is_ready).then(|| format!("\n{}", upstream.state_in_words()))
+        });
+        missing.collect()
+    }
+
     /// Waits until every server has started or failed, however long that takes.
     pub async fn all_started(&self) {
         let started = self.upstreams.iter().map(|upstream| upstream.started());
@@ -336,12 +350,9 @@ impl Broker {
             let server = call.tool_name.namespace.as_deref().unwrap_or_default();
             let gone = line(&call.tool_name.name, 100);
             let upstream = self.upstreams.iter().find(|one| one.name() == server);
-            let status = upstream.map(|upstream| upstream.status());
-            if let Some(status) = status.filter(|status| *status != Status::Ready) {
-                let status = status.words();
-                return Err(
-                    format!("{gone} cannot be called: the server {server} is {status}").into(),
-                );
+            if let Some(upstream) = upstream.filter(|one| one.status() != Status::Ready) {
+                let state = upstream.state_in_words();
+                return Err(format!("{gone} cannot be called: {state}").into());
             }
             let near = tools.near(&gone);
             let near = match near.is_empty() {

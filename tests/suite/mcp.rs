@@ -89,6 +89,31 @@ fn servers_that_are_down_silent_or_noisy_cost_their_own_tools() {
 }
 
 #[test]
+fn a_tool_of_a_server_that_is_down_says_why_and_since_when() {
+    let servers = json!({"mcpServers": {"none": {"command": "/no/such/program"}}});
+    let config = file_of(&servers);
+    let script = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(script.path(), "await tools.none__echo({})").expect("written");
+    let wanted = [
+        "the server none is down since ",
+        " s: not found: /no/such/program",
+    ];
+    let output = Command::new(program())
+        .args(["run", "--mcp-config", path(&config), path(&script)])
+        .output()
+        .expect("started");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(wanted.iter().all(|part| said.contains(part)), "{said}");
+    run(async {
+        let mut client = Client::start(&["--config", path(&config)]);
+        client.initialize(json!({})).await;
+        let said = client.exec("await tools.none__echo({})").await;
+        assert!(wanted.iter().all(|part| said[0].contains(part)), "{said:?}");
+        client.leave().await;
+    });
+}
+
+#[test]
 fn results_of_every_form_arrive_and_garbage_is_skipped() {
     run(async {
         let mut client = Client::before("plain", &[], json!({})).await;

@@ -277,6 +277,7 @@ async fn in_session(
         output: &output,
         recorder: recorder.as_deref(),
         script: &script,
+        servers: servers.as_deref(),
     };
     let offered = offered(&tools, servers.as_deref());
     let observed = observing.run(&offered, &mut interrupts).await;
@@ -331,6 +332,7 @@ struct Observing<'a> {
     output: &'a Output,
     recorder: Option<&'a Recorder>,
     script: &'a Script,
+    servers: Option<&'a Broker>,
 }
 
 impl Observing<'_> {
@@ -386,13 +388,16 @@ impl Observing<'_> {
                     error_position,
                     ..
                 } => {
-                    let Some(text) = error_text else {
+                    let Some(mut text) = error_text else {
                         self.output.result("completed");
                         return match self.output.has_unfinished() {
                             true => Err(Failure::Unfinished),
                             false => Ok(()),
                         };
                     };
+                    if let Some(servers) = self.servers {
+                        text.push_str(&servers.servers_missed(&text));
+                    }
                     self.output
                         .script_error(&self.script.name, &text, error_position);
                     return Err(Failure::Script);

@@ -8,8 +8,6 @@ use super::client::Client;
 use super::failure;
 use super::observe::Observed;
 use super::session::Session;
-use crate::names;
-use crate::upstream::Status;
 
 impl Observed<'_> {
     /// The answer about a cell that was admitted.
@@ -60,7 +58,7 @@ impl Observed<'_> {
         };
         self.client.name_session(&mut status, self.session);
         if failed {
-            status.push_str(&self.missing_servers(&status));
+            status.push_str(&self.client.server.broker.servers_missed(&status));
         }
         if let Some(calls) = self.cell.calls_in_words() {
             status.push('\n');
@@ -76,21 +74,6 @@ impl Observed<'_> {
             true => CallToolResult::error(blocks).into(),
             false => CallToolResult::success(blocks).into(),
         }
-    }
-
-    /// The states of servers that are not ready, and whose tools an error names: they may be
-    /// missing for this alone.
-    fn missing_servers(&self, error: &str) -> String {
-        if !error.contains("no tool is called") {
-            return String::new();
-        }
-        let upstreams = self.client.server.broker.upstreams.iter();
-        let missing = upstreams.filter_map(|upstream| {
-            let is_ready = upstream.status() == Status::Ready;
-            let is_named = error.contains(&names::prefix(upstream.name()));
-            (is_named && !is_ready).then(|| format!("\n{}", upstream.state_in_words()))
-        });
-        missing.collect()
     }
 }
 

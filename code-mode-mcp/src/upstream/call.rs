@@ -45,8 +45,7 @@ impl Upstream {
     ) -> Result<Value, CallError> {
         let name = &self.config.name;
         let Some(peer) = self.ready_peer().await else {
-            let why = self.status().words();
-            return Err(CallError::NotSent(format!("the server {name} is {why}")));
+            return Err(CallError::NotSent(self.state_in_words()));
         };
         let mut params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
         for _ in 0..MAX_ROUNDS {

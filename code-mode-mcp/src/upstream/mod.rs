@@ -20,6 +20,7 @@ mod transport;
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use code_mode_protocol::text::line;
 use rmcp::RoleClient;
@@ -47,9 +48,33 @@ pub(crate) enum Status {
     /// It is being started for the first time.
     Starting(Start),
     Ready,
-    /// It does not run; why.
-    Down(String),
+    /// It does not run.
+    Down(Down),
 }
+
+/// Why a server does not run, and since when.
+#[derive(Clone, Debug)]
+pub(crate) struct Down {
+    pub(crate) why: String,
+    since: Instant,
+}
+
+impl Down {
+    /// A server that was down before is down since then.
+    fn since(was: Option<&Self>, why: String) -> Self {
+        let since = was.map_or_else(Instant::now, |was| was.since);
+        Self { why, since }
+    }
+}
+
+/// A server that is down for the same reason as before is no news.
+impl PartialEq for Down {
+    fn eq(&self, other: &Self) -> bool {
+        self.why == other.why
+    }
+}
+
+impl Eq for Down {}
 
 impl Status {
     pub(crate) fn is_starting(&self) -> bool {
@@ -60,7 +85,18 @@ impl Status {
         match self {
             Self::Starting(start) => start.words(),
             Self::Ready => "ready".to_owned(),
-            Self::Down(why) => format!("down: {why}"),
+            Self::Down(down) => format!("down: {}", down.why),
+        }
+    }
+
+    /// The same with the time since when it is so: for an error, which is read once.
+    fn words_now(&self) -> String {
+        match self {
+            Self::Down(down) => {
+                let seconds = down.since.elapsed().as_secs();
+                format!("down since {seconds} s: {}", down.why)
+            }
+            other => other.words(),
         }
     }
 }
@@ -109,7 +145,7 @@ impl Upstream {
     pub(crate) fn new(config: ServerConfig, events: Arc<UpstreamEvents>) -> Arc<Self> {
         let start = Start::default();
         let status = match &config.unusable {
-            Some(why) => Status::Down(why.clone()),
+            Some(why) => Status::Down(Down::since(None, why.clone())),
             None => Status::Starting(start.clone()),
         };
         let tools = Arc::new(known_tools(&config));
@@ -149,7 +185,7 @@ impl Upstream {
     /// Its name and its status, in a line for a model.
     pub(crate) fn state_in_words(&self) -> String {
         let name = line(self.name(), 100);
-        format!("the server {name} is {}", self.status().words())
+        format!("the server {name} is {}", self.status().words_now())
     }
 
     pub(crate) fn peer(&self) -> Option<Peer<RoleClient>> {

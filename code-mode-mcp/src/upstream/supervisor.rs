@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::connect::{Client, connect, end, ended_how};
 use super::error::Retry;
 use super::transport::ServerProcess;
-use super::{Status, Upstream, UpstreamTool, known};
+use super::{Down, Status, Upstream, UpstreamTool, known};
 
 /// The least time between two requests for lists.
 const LIST_EVERY: Duration = Duration::from_secs(1);
@@ -63,14 +63,18 @@ impl Upstream {
                 return;
             }
             let why = self.events.secrets.hide(&ended.why);
-            let is_news = self.status() != Status::Down(why.clone());
-            if is_news {
+            let was = match self.status() {
+                Status::Down(down) => Some(down),
+                Status::Starting(_) | Status::Ready => None,
+            };
+            if was.as_ref().is_none_or(|was| was.why != why) {
                 tracing::warn!(server = %self.config.name, "an MCP server is down: {why}");
             }
+            let down = Down::since(was.as_ref(), why.clone());
             self.set(|state| {
                 state.peer = None;
-                state.lost = Some(why.clone());
-                state.status = Status::Down(why);
+                state.lost = Some(why);
+                state.status = Status::Down(down);
             });
             let longest = match ended.retry {
                 Retry::Never => {
