@@ -71,6 +71,6 @@ pub use code_mode_protocol::{
     ContentItem, Determinism, EmptyCellId, ExecuteRequest, ImageDetail, InvalidJson, Json,
     LayerState, Limit, LimitExceeded, Limits, NestedToolCall, Note, Pause, RunningCell,
     RuntimeToolCallId, SandboxLayer, SessionError, SessionOptions, SourcePosition, ToolAnswer,
-    ToolCallFinished, ToolDefinition, ToolError, ToolKind, ToolName, ToolSet, Turn, TurnCause,
-    WaitRequest, cell_not_found, describe, normalize_tool_name, pragma, truncate,
+    ToolCallFinished, ToolDefinition, ToolError, ToolFailure, ToolKind, ToolName, ToolSet, Turn,
+    TurnCause, WaitRequest, cell_not_found, describe, normalize_tool_name, pragma, truncate,
 };

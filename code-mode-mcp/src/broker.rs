@@ -409,7 +409,7 @@ impl Broker {
         recording.decision = decided.in_words;
         if let Some(why) = decided.refusal {
             recording.outcome = Outcome::Denied;
-            return Err(why.into());
+            return Err(ToolError::blocked(why));
         }
         // From here on it may have run, also where nobody waits for the answer any more.
         recording.outcome = Outcome::Unknown;
@@ -517,7 +517,7 @@ impl Broker {
             },
             Err(CallError::NotSent(why)) => failed(why),
             Err(CallError::MayHaveRun(why)) => Done {
-                answer: Err(self.secrets.hide(&why).into()),
+                answer: Err(ToolError::unknown(self.secrets.hide(&why))),
                 outcome: Outcome::Unknown,
             },
         }

@@ -47,5 +47,6 @@ pub use session::{
     NestedToolCall, Pause, RunningCell, SessionError, SessionOptions, cell_not_found,
 };
 pub use tool::{
-    ToolAnswer, ToolDefinition, ToolError, ToolKind, ToolName, ToolSet, normalize_tool_name,
+    ToolAnswer, ToolDefinition, ToolError, ToolFailure, ToolKind, ToolName, ToolSet,
+    normalize_tool_name,
 };

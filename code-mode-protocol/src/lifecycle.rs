@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CellId, LimitExceeded, NestedToolCall, RuntimeToolCallId, ToolName};
+use crate::{CellId, LimitExceeded, NestedToolCall, RuntimeToolCallId, ToolFailure, ToolName};
 
 /// How a cell ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub struct CellStats {
     pub output_bytes: u64,
     /// Tool calls it made.
     pub calls: u32,
-    /// Calls that failed; see [`CallOutcome::Failed`].
+    /// Calls whose error the cell got; see [`CallOutcome::is_failure`].
     pub calls_failed: u32,
     /// Calls that had no answer when it ended. They were cancelled; those that had reached their
     /// tool may have run.
@@ -173,16 +173,42 @@ pub enum CallOutcome {
     /// It failed: with an error, or with the result of an MCP server whose `isError` is true, where
     /// its tool has [`ToolAnswer::McpResult`](crate::ToolAnswer::McpResult).
     Failed,
+    /// It was refused before it reached its tool, because its input does not fit the tool's schema.
+    Refused,
+    /// A policy or a person did not let it run; see [`ToolError::blocked`](crate::ToolError::blocked).
+    Blocked,
+    /// It reached its tool, and nobody knows what that did; see
+    /// [`ToolError::unknown`](crate::ToolError::unknown).
+    Unknown,
     /// Its cell ended before, or must terminate.
     Cancelled,
 }
 
+impl From<ToolFailure> for CallOutcome {
+    fn from(failure: ToolFailure) -> Self {
+        match failure {
+            ToolFailure::Failed => Self::Failed,
+            ToolFailure::Blocked => Self::Blocked,
+            ToolFailure::Unknown => Self::Unknown,
+        }
+    }
+}
+
 impl CallOutcome {
-    /// The outcome in one word, for metrics: `succeeded`, `failed`, `cancelled`.
+    /// Whether the cell got an error.
+    pub fn is_failure(self) -> bool {
+        !matches!(self, Self::Succeeded { .. } | Self::Cancelled)
+    }
+
+    /// The outcome in one word, for metrics: `succeeded`, `failed`, `refused`, `blocked`, `unknown`,
+    /// `cancelled`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Succeeded { .. } => "succeeded",
             Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Blocked => "blocked",
+            Self::Unknown => "unknown",
             Self::Cancelled => "cancelled",
         }
     }

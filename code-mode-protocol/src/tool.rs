@@ -92,6 +92,29 @@ pub struct ToolError {
     /// Anything else a program may want to know. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Json>,
+    /// What became of the call, for observers; the cell does not see it. Default
+    /// [`ToolFailure::Failed`].
+    #[serde(default, skip_serializing_if = "ToolFailure::is_plain")]
+    pub failure: ToolFailure,
+}
+
+/// What became of a tool call that ended with an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ToolFailure {
+    /// The tool failed.
+    #[default]
+    Failed,
+    /// A policy or a person did not let it run; the message is the reason.
+    Blocked,
+    /// The tool was reached, and nobody knows what it did.
+    Unknown,
+}
+
+impl ToolFailure {
+    fn is_plain(&self) -> bool {
+        *self == Self::Failed
+    }
 }
 
 impl ToolError {
@@ -101,6 +124,23 @@ impl ToolError {
             message: message.into(),
             code: None,
             data: None,
+            failure: ToolFailure::Failed,
+        }
+    }
+
+    /// The error of a call that a policy or a person did not let run, with the reason.
+    pub fn blocked(reason: impl Into<String>) -> Self {
+        Self {
+            failure: ToolFailure::Blocked,
+            ..Self::new(reason)
+        }
+    }
+
+    /// The error of a call that reached its tool, and of which nobody knows what it did.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self {
+            failure: ToolFailure::Unknown,
+            ..Self::new(message)
         }
     }
 

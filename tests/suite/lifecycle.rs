@@ -48,6 +48,8 @@ impl CodeModeSessionDelegate for Observer {
     ) -> Result<Json, ToolError> {
         match call.tool_name.name.as_str() {
             "fails" => Err("no".into()),
+            "blocked" => Err(ToolError::blocked("the policy forbids it")),
+            "lost" => Err(ToolError::unknown("it may have run")),
             "mcp_fails" => Ok(
                 Json::parse(r#"{"content": [], "isError": true}"#.to_owned())
                     .map_err(|error| error.to_string())?,
@@ -95,6 +97,43 @@ fn request(source: &str) -> ExecuteRequest {
     ExecuteRequest::new("exec-1", source)
         .tools(["works", "fails", "never"].map(tool))
         .yield_time(Duration::from_secs(30))
+}
+
+#[test]
+fn what_became_of_a_failed_call_is_told_apart() {
+    run(async {
+        let provider = Provider::new(options()).expect("the program is there");
+        let observer = Arc::new(Observer::default());
+        let checked = SessionOptions::default().guided(true).check_inputs(true);
+        let session = provider.open_session(observer.clone(), checked).await;
+        let session = session.expect("a session");
+        let mut strict = tool("strict");
+        let schema = r#"{"type": "object", "required": ["a"], "properties": {"a": {}}}"#;
+        strict.input_schema = Some(Json::parse(schema.to_owned()).expect("JSON"));
+        let source = "for (const name of ['fails', 'strict', 'blocked', 'lost', 'works']) \
+                      await tools[name]({}).catch(() => {})";
+        let tools = ["works", "fails", "blocked", "lost"].map(tool);
+        let request = ExecuteRequest::new("exec-1", source).tools([&tools[..], &[strict]].concat());
+        let started = session.execute(request).await.expect("admitted");
+        started.outcome().await.expect("observed");
+        let stats = observer.end().await.stats;
+        assert_eq!((stats.calls, stats.calls_failed), (5, 4));
+        let told = observer.told.lock().expect("no panic").clone();
+        for outcome in [
+            "fails failed",
+            "strict refused",
+            "blocked blocked",
+            "lost unknown",
+            "works succeeded",
+        ] {
+            assert!(
+                told.iter().any(|told| told == outcome),
+                "{outcome}: {told:?}"
+            );
+        }
+        session.shutdown().await;
+        provider.shutdown().await;
+    });
 }
 
 #[test]

@@ -72,6 +72,7 @@ pub(super) fn invoke(shared: &Arc<Shared>, invocation: Invocation<WorkerHandle>)
             Some(session) => session.hold(Some(cell)),
             None => Err(SessionError::ShuttingDown),
         });
+        let is_refused = refusal.is_some();
         let result = match refusal {
             Some(refusal) => Err(refusal.into()),
             None => in_order(
@@ -89,9 +90,10 @@ pub(super) fn invoke(shared: &Arc<Shared>, invocation: Invocation<WorkerHandle>)
             Ok(json) => CallOutcome::Succeeded {
                 bytes: json.as_str().len(),
             },
-            Err(_) => CallOutcome::Failed,
+            Err(_) if is_refused => CallOutcome::Refused,
+            Err(error) => error.failure.into(),
         };
-        let has_failed = finished.outcome == CallOutcome::Failed;
+        let has_failed = finished.outcome.is_failure();
         drop(finished);
         tokio::select! {
             () = worker.takes_more() => {}
