@@ -29,7 +29,17 @@ pub struct Processes {
 
 impl Processes {
     /// Starts a command as the leader of a new process group.
-    pub fn start(mut command: Command) -> io::Result<Self> {
+    pub fn start(command: Command) -> io::Result<Self> {
+        Self::start_in(command, true)
+    }
+
+    /// Starts a command in this program's own process group: it may read from the terminal and
+    /// gets the signals that are typed there. Off Linux, what it starts can outlive it.
+    pub fn start_in_own_group(command: Command) -> io::Result<Self> {
+        Self::start_in(command, false)
+    }
+
+    fn start_in(mut command: Command, is_leader: bool) -> io::Result<Self> {
         #[cfg(target_os = "linux")]
         guard::start();
         let mark = mark();
@@ -38,9 +48,13 @@ impl Processes {
         die_with_parent(&mut command);
         let mut command = CommandWrap::from(command);
         #[cfg(unix)]
-        command.wrap(process_wrap::tokio::ProcessGroup::leader());
+        if is_leader {
+            command.wrap(process_wrap::tokio::ProcessGroup::leader());
+        }
         #[cfg(windows)]
         command.wrap(process_wrap::tokio::JobObject);
+        #[cfg(not(unix))]
+        let _ = is_leader;
         Ok(Self {
             child: command.spawn()?,
             mark,

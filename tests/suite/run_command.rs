@@ -138,6 +138,89 @@ fn the_status_that_a_script_exits_with_is_that_of_the_program() {
 }
 
 #[test]
+fn a_script_gets_its_arguments_and_its_standard_input() {
+    let folder = folder();
+    let path = script(
+        &folder,
+        "a.js",
+        "text(args); const lines = (await tools.stdin()).trim().split('\\n'); text(lines.length)",
+    );
+    let mut child = Command::new(program())
+        .args(["run", &path, "--", "one", "--two"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut input = child.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut input, b"a\nb\nc\n").expect("written");
+    drop(input);
+    let output = child.wait_with_output().expect("ended");
+    assert_eq!(stdout(&output), "[\"one\",\"--two\"]\n3\n");
+    let none = code_mode(&["run", &script(&folder, "b.js", "text(args.length)")]);
+    assert_eq!(stdout(&none), "0\n");
+}
+
+#[test]
+fn the_reference_of_tools_names_every_key_and_its_example_is_accepted() {
+    let folder = folder();
+    let page = std::fs::read_to_string(root().join("docs/tools-toml.md")).expect("read");
+    let (_, rest) = page.split_once("```toml\n").expect("an example");
+    let (example, _) = rest.split_once("```").expect("its end");
+    let tools = script(&folder, "tools.toml", example);
+    let output = code_mode(&["run", "--list-tools", "--tools", &tools]);
+    assert_eq!(
+        (output.status.code(), stderr(&output)),
+        (Some(0), String::new())
+    );
+    assert!(
+        stdout(&output).contains("count_lines(args: { word: string | number | boolean; })"),
+        "{}",
+        stdout(&output)
+    );
+    // A key that does not exist is refused with the list of those that do.
+    let tools = script(&folder, "odd.toml", "[[tool]]\nodd = 1\n");
+    let refused = stderr(&code_mode(&["run", "--list-tools", "--tools", &tools]));
+    let (_, keys) = refused.split_once("expected one of ").expect("the keys");
+    let keys: Vec<&str> = keys.lines().next().expect("a line").split(", ").collect();
+    assert!(keys.len() > 10, "{refused}");
+    for key in keys {
+        assert!(page.contains(&format!("| {key} |")), "{key}");
+    }
+}
+
+#[test]
+fn a_tools_file_that_is_probably_not_meant_so_is_warned_of() {
+    let folder = folder();
+    let tools = script(
+        &folder,
+        "tools.toml",
+        r#"
+[[tool]]
+name = "a"
+command = ["echo", "{word}"]
+[tool.input_schema]
+type = "object"
+properties.wrod.type = "string"
+[[tool]]
+name = "a"
+command = ["bash", "-ec", "echo {word} > log"]
+"#,
+    );
+    let path = script(&folder, "a.js", "text(1)");
+    let output = code_mode(&["run", "--tools", &tools, &path]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0));
+    for wanted in [
+        "tool `a`: `{word}` in its command is no property of its input_schema",
+        "tool `a` is defined twice",
+        "tool `a`: its shell runs what the script puts into `echo {word} > log`",
+    ] {
+        assert!(said.contains(wanted), "{said}");
+    }
+    assert_eq!(said.lines().count(), 3, "{said}");
+}
+
+#[test]
 fn a_failing_script_exits_with_1_and_shows_the_line_it_points_at() {
     let folder = folder();
     let path = script(&folder, "a.js", "text(1);\nnull.x;\n");

@@ -2,7 +2,7 @@
 #![cfg(target_os = "linux")]
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -23,12 +23,23 @@ fn at_terminal(script: &str, steps: &[Value]) -> (String, Option<i32>) {
         "command": words.next(), "args": words.collect::<Vec<_>>()}}});
     std::fs::write(&source, script).expect("written");
     std::fs::write(&config, servers.to_string()).expect("written");
+    typed(
+        &["run", "--mcp-config", path(&config), path(&source)],
+        steps,
+    )
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// Runs the program at a terminal of its own. Returns what that shows, and the exit status.
+fn typed(arguments: &[&str], steps: &[Value]) -> (String, Option<i32>) {
     let harness = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/terminal.py");
     let mut child = Command::new("python3")
         .arg(harness)
         .arg(program())
-        .args(["run", "--mcp-config"])
-        .args([&config, &source])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -73,6 +84,34 @@ fn nothing_is_written_between_a_question_and_its_answer() {
             "{line:?}"
         );
     }
+}
+
+#[test]
+fn a_tool_that_asks_its_user_reads_from_the_terminal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [source, tools, ask] =
+        ["main.js", "tools.toml", "ask.sh"].map(|name| folder.path().join(name));
+    std::fs::write(
+        &source,
+        "notify('before'); const call = tools.login({}); notify('meanwhile'); text(await call)",
+    )
+    .expect("written");
+    std::fs::write(
+        &ask,
+        "printf 'Password: ' > /dev/tty; read -r word < /dev/tty; printf 'got %s' \"$word\"",
+    )
+    .expect("written");
+    let text = format!(
+        "[[tool]]\nname = 'login'\nasks_user = true\ncommand = ['sh', '{}']\n",
+        ask.display()
+    );
+    std::fs::write(&tools, text).expect("written");
+    let steps = [json!(["expect", "Password: "]), json!(["type", "secret\n"])];
+    let (shown, status) = typed(&["run", "--tools", path(&tools), path(&source)], &steps);
+    assert_eq!(status, Some(0), "{shown}");
+    let (_, after) = shown.split_once("Password: ").expect("asked");
+    assert!(after.starts_with("secret"), "{after:?}");
+    assert!(after.contains("got secret"), "{after:?}");
 }
 
 #[test]

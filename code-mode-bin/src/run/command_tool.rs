@@ -54,7 +54,11 @@ pub(crate) async fn run(tool: &CommandTool, input: Option<&Json>) -> Result<Json
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut processes = Processes::start(command).map_err(failed)?;
+    let mut processes = match tool.asks_user {
+        true => Processes::start_in_own_group(command),
+        false => Processes::start(command),
+    }
+    .map_err(failed)?;
     let text = input.map_or("null", Json::as_str).to_owned();
     let (stdin, stdout, stderr) = processes.streams();
     let feed = async move {

@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use code_mode_host::{
     CellId, CellNotification, CellOutcome, CellResponse, CodeModeSessionDelegate, Determinism,
     ExecuteRequest, Json, NestedToolCall, Provider, ProviderError, Recorder, Session, SessionError,
-    SessionOptions, ToolCallFinished, ToolDefinition, ToolError, WaitRequest, describe, pragma,
-    truncate,
+    SessionOptions, ToolCallFinished, ToolDefinition, ToolError, ToolName, WaitRequest, describe,
+    pragma, truncate,
 };
 use code_mode_mcp::{Broker, BrokerError, BrokerOptions};
 use code_mode_system::{Interrupt, Interrupts, say, show};
@@ -38,11 +38,15 @@ Standard output has what the script puts out; standard error has its console, no
 Exit status: 0 the script completed, 1 it failed or left something unfinished, 2 wrong usage, 3 the runtime
 failed, N after exit(N), 130 interrupted (129 and 143: by SIGHUP and SIGTERM).
 
+Example: code-mode run main.ts -- first second < input.txt
 Example: code-mode run --tools examples/git-history/tools.toml examples/git-history/main.js")]
 pub(crate) struct Args {
     /// The script; `-` reads it from standard input
     #[arg(value_name = "FILE", required_unless_present = "list_tools")]
     script: Option<PathBuf>,
+    /// What the script finds in `args`, as texts
+    #[arg(value_name = "ARGUMENT", last = true)]
+    arguments: Vec<String>,
     /// Tools the script may call, as commands of this machine (TOML)
     #[arg(long, value_name = "FILE")]
     tools: Option<PathBuf>,
@@ -149,6 +153,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         Some(path) => Tools::read(path).map_err(|e| Failure::Usage(e.to_string()))?,
         None => Tools::default(),
     };
+    for warning in tools.warnings() {
+        say!("warning: {warning}");
+    }
     if args.list_tools {
         let definitions = tools.definitions();
         let groups = describe::ToolGroup::by_namespace(&definitions);
@@ -188,9 +195,10 @@ fn run(args: &Args) -> Result<(), Failure> {
     ended
 }
 
+/// No cell takes a longer source or answer.
+const LONGEST: u64 = 256 << 20;
+
 fn read_source(path: &Path) -> Result<String, Failure> {
-    /// No cell takes a longer source.
-    const LONGEST: u64 = 256 << 20;
     let read = |file: &mut dyn Read| {
         let mut source = String::new();
         let read = file.take(LONGEST + 1).read_to_string(&mut source)?;
@@ -279,7 +287,7 @@ async fn in_session(
         script: &script,
         servers: servers.as_deref(),
     };
-    let offered = offered(&tools, servers.as_deref());
+    let offered = offered(args, &tools, servers.as_deref());
     let observed = observing.run(&offered, &mut interrupts).await;
     output.finish();
     match &observed {
@@ -314,16 +322,49 @@ struct Offered {
     constants: Vec<(String, Json)>,
 }
 
-fn offered(tools: &Tools, servers: Option<&Broker>) -> Offered {
+fn offered(args: &Args, tools: &Tools, servers: Option<&Broker>) -> Offered {
     let mut offered = Offered {
         tools: tools.definitions(),
-        constants: Vec::new(),
+        constants: servers.map(Broker::constants).unwrap_or_default(),
     };
+    if args.script.as_deref() != Some(Path::new("-")) {
+        offered.tools.insert(0, stdin_tool());
+    }
     if let Some(servers) = servers {
         offered.tools.extend(servers.definitions());
-        offered.constants = servers.constants();
     }
+    let arguments = Json::from_value(&args.arguments).unwrap_or_else(|_| Json::null());
+    offered.constants.push(("args".to_owned(), arguments));
     offered
+}
+
+/// The tool by which a script reads its standard input. A tool of the user's with this name
+/// takes its place.
+const STDIN: &str = "stdin";
+
+fn stdin_tool() -> ToolDefinition {
+    let schema =
+        serde_json::json!({"type": "object", "properties": {}, "additionalProperties": false});
+    ToolDefinition::function(STDIN, "The whole standard input of the program, as a text.")
+        .input_schema(Json::from_value(&schema).ok())
+}
+
+/// Reads standard input to its end. A thread of its own does, which an interrupt leaves behind.
+async fn read_stdin() -> Result<Json, ToolError> {
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = std::io::stdin().take(LONGEST + 1).read_to_string(&mut text);
+        let _ = answer.send(match read {
+            Ok(bytes) if bytes as u64 > LONGEST => Err("it is larger than 256 MiB".to_owned()),
+            Ok(_) => Ok(Json::string(&text)),
+            Err(error) => Err(error.to_string()),
+        });
+    });
+    let read = answered
+        .await
+        .unwrap_or_else(|_| Err("its reader is gone".to_owned()));
+    read.map_err(|why| format!("cannot read standard input: {why}").into())
 }
 
 /// A script whose output is shown as it comes.
@@ -448,6 +489,10 @@ impl RunDelegate {
     async fn run(&self, call: &NestedToolCall) -> Result<Json, ToolError> {
         if let Some(tool) = self.tools.get(&call.tool_name) {
             let _pause = tool.asks_user.then(|| call.pause());
+            let _terminal = match tool.asks_user {
+                true => Some(self.output.ask().await),
+                false => None,
+            };
             // The semaphore is never closed.
             let _permit = self.at_once.acquire().await;
             let _running = self.output.tool_runs(&tool.name);
@@ -459,6 +504,7 @@ impl RunDelegate {
                 let context = ScriptCall::new(call.clone(), self.at_terminal.clone());
                 servers.call(call, Arc::new(context)).await
             }
+            _ if call.tool_name == ToolName::plain(STDIN) => read_stdin().await,
             _ => Err(format!("there is no tool {}", call.tool_name.name).into()),
         }
     }

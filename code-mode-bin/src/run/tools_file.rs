@@ -154,6 +154,27 @@ impl Tools {
         self.tool.iter().map(CommandTool::definition).collect()
     }
 
+    /// What in the file is probably not meant, for the person who wrote it.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (at, tool) in self.tool.iter().enumerate() {
+            let name = match &tool.namespace {
+                Some(namespace) => format!("{namespace}__{}", tool.name),
+                None => tool.name.clone(),
+            };
+            let is_same =
+                |other: &CommandTool| other.name == tool.name && other.namespace == tool.namespace;
+            if self.tool[..at].iter().any(is_same) {
+                warnings.push(format!(
+                    "tool `{name}` is defined twice; the last one is used"
+                ));
+            }
+            let of_tool = tool.warnings().into_iter();
+            warnings.extend(of_tool.map(|what| format!("tool `{name}`: {what}")));
+        }
+        warnings
+    }
+
     /// The tool that an invocation names.
     pub(crate) fn get(&self, name: &ToolName) -> Option<&CommandTool> {
         // As on `tools`, the last of one name wins.
@@ -193,9 +214,83 @@ impl CommandTool {
                 .transpose()
                 .map_err(|error| error.to_string())
         };
-        self.input_schema_json = json(&self.input_schema)?;
+        self.input_schema_json = match &self.input_schema {
+            None if self.kind == ToolKind::Function => self.schema_of_placeholders(),
+            schema => json(schema)?,
+        };
         self.output_schema_json = json(&self.output_schema)?;
         Ok(())
+    }
+
+    /// The properties that the command takes from the input, each once.
+    fn placeholders(&self) -> Vec<&str> {
+        let mut all: Vec<&str> = Vec::new();
+        for argument in &self.command {
+            // A mistake in an argument was reported before.
+            for name in super::command_tool::placeholders(argument).unwrap_or_default() {
+                if !all.contains(&name) {
+                    all.push(name);
+                }
+            }
+        }
+        all
+    }
+
+    /// What a command takes whose tool has no schema: its placeholders.
+    fn schema_of_placeholders(&self) -> Option<Json> {
+        let names = self.placeholders();
+        if names.is_empty() {
+            return None;
+        }
+        let scalar = serde_json::json!({"type": ["string", "number", "boolean"]});
+        let properties: serde_json::Map<_, _> = names
+            .iter()
+            .map(|name| ((*name).to_owned(), scalar.clone()))
+            .collect();
+        let schema =
+            serde_json::json!({"type": "object", "properties": properties, "required": names});
+        Json::from_value(&schema).ok()
+    }
+
+    /// What is probably not meant, and what to write.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let properties = self
+            .input_schema
+            .as_ref()
+            .and_then(|schema| schema.get("properties"));
+        if let (ToolKind::Function, Some(toml::Value::Table(properties))) = (self.kind, properties)
+        {
+            let unfed = self
+                .placeholders()
+                .into_iter()
+                .filter(|name| !properties.contains_key(*name));
+            warnings.extend(unfed.map(|name| {
+                format!("`{{{name}}}` in its command is no property of its input_schema: add properties.{name}")
+            }));
+        }
+        if let Some(argument) = self.shell_text() {
+            warnings.push(format!(
+                "its shell runs what the script puts into `{argument}`: write [\"sh\", \"-c\", \"... \\\"$1\\\"\", \"sh\", \"{{name}}\"], or no shell"
+            ));
+        }
+        warnings
+    }
+
+    /// The text that a shell is to run, where the input is put into it.
+    fn shell_text(&self) -> Option<&str> {
+        const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ksh", "fish"];
+        let [program, options @ ..] = self.command.as_slice() else {
+            return None;
+        };
+        let name = Path::new(program).file_name()?.to_str()?;
+        if !SHELLS.contains(&name) {
+            return None;
+        }
+        let is_text = |option: &String| option.starts_with('-') && option.ends_with('c');
+        let text = options.get(options.iter().position(is_text)? + 1)?;
+        let takes = super::command_tool::placeholders(text).ok()?;
+        (!takes.is_empty()).then_some(text)
     }
 
     fn definition(&self) -> ToolDefinition {
