@@ -129,7 +129,7 @@ async def main():
             failures[name] = (wrong, [f"feature {feature}" for feature in features])
 
     async def drain():
-        async with Host([program, "serve", "--listen", "stdio", "--max-cpu-time-ms", "30000"]) as host:
+        async with Host([program, "serve", "--listen", "stdio", "--max-cpu-time", "30000"]) as host:
             while work:
                 await one(host, work.pop())
 

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use code_mode_host::{Limits, ProviderOptions, RemoteHost, Sandbox, WorkerSource};
+use code_mode_host::{Limit, Limits, ProviderOptions, RemoteHost, Sandbox, WorkerSource};
 use code_mode_protocol::wire::frame::MAX_FRAME_BYTES;
+
+use crate::units::{Bytes, Time};
 
 /// How workers run.
 #[derive(Args, Clone, Debug)]
@@ -101,25 +103,25 @@ fn this_program() -> Option<PathBuf> {
     })
 }
 
-/// What a cell may use.
+/// What a cell may use. Sizes and times take units; see [`Bytes`] and [`Time`].
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
     /// Memory of one cell
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_heap_bytes)]
-    max_heap_bytes: usize,
+    #[arg(long, alias = "max-heap-bytes", value_name = "SIZE", default_value_t = Bytes(Limits::default().max_heap_bytes))]
+    max_heap: Bytes,
     /// Processor time of one cell (0: no limit)
-    #[arg(long, value_name = "MS", default_value_t = ms(Limits::default().max_cpu_time))]
-    max_cpu_time_ms: u64,
+    #[arg(long, alias = "max-cpu-time-ms", value_name = "TIME", default_value_t = time(Limits::default().max_cpu_time))]
+    max_cpu_time: Time,
     /// Time from the start of one cell to its end (0: no limit)
-    #[arg(long, value_name = "MS", default_value_t = ms(Limits::default().max_wall_time))]
-    max_wall_time_ms: u64,
+    #[arg(long, alias = "max-wall-time-ms", value_name = "TIME", default_value_t = time(Limits::default().max_wall_time))]
+    max_wall_time: Time,
     /// Longest observation (0: no limit)
-    #[arg(long, value_name = "MS", default_value_t = ms(Limits::default().max_yield_time))]
-    max_yield_time_ms: u64,
+    #[arg(long, alias = "max-yield-time-ms", value_name = "TIME", default_value_t = time(Limits::default().max_yield_time))]
+    max_yield_time: Time,
     /// Output of one cell not yet observed
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_output_bytes)]
-    max_output_bytes: usize,
+    #[arg(long, alias = "max-output-bytes", value_name = "SIZE", default_value_t = Bytes(Limits::default().max_output_bytes))]
+    max_output: Bytes,
     /// Live cells of one session
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_live_cells)]
     max_live_cells: usize,
@@ -127,8 +129,8 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_ended_cells)]
     max_ended_cells: usize,
     /// Such results together
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_ended_bytes)]
-    max_ended_bytes: usize,
+    #[arg(long, alias = "max-ended-bytes", value_name = "SIZE", default_value_t = Bytes(Limits::default().max_ended_bytes))]
+    max_ended: Bytes,
     /// Tool calls and notifications of one cell without an answer
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_pending_tool_calls)]
     max_pending_tool_calls: usize,
@@ -136,36 +138,49 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_pending_timers)]
     max_pending_timers: usize,
     /// Stored values of one session
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_stored_bytes)]
-    max_stored_bytes: usize,
+    #[arg(long, alias = "max-stored-bytes", value_name = "SIZE", default_value_t = Bytes(Limits::default().max_stored_bytes))]
+    max_stored: Bytes,
     /// One source, tool input or tool result
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_frame_bytes)]
-    max_frame_bytes: usize,
+    #[arg(long, alias = "max-frame-bytes", value_name = "SIZE", default_value_t = Bytes(Limits::default().max_frame_bytes))]
+    max_frame: Bytes,
 }
 
 /// A limit on time as an option has it: 0 means without a limit.
-fn ms(limit: Option<Duration>) -> u64 {
-    limit.map_or(0, |time| {
-        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-    })
+fn time(limit: Option<Duration>) -> Time {
+    Time(limit.unwrap_or_default())
+}
+
+/// The option that sets a limit.
+pub(crate) fn option_of(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Heap => "--max-heap",
+        Limit::CpuTime => "--max-cpu-time",
+        Limit::WallTime => "--max-wall-time",
+        Limit::Output => "--max-output",
+        Limit::LiveCells => "--max-live-cells",
+        Limit::PendingToolCalls => "--max-pending-tool-calls",
+        Limit::PendingTimers => "--max-pending-timers",
+        Limit::StoredBytes => "--max-stored",
+        Limit::Frame => "--max-frame",
+    }
 }
 
 impl LimitArgs {
     /// The limits that the options make.
     pub(crate) fn limits(&self) -> Limits {
-        let time = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
+        let time = |Time(time): Time| (!time.is_zero()).then_some(time);
         Limits::default()
-            .max_heap_bytes(self.max_heap_bytes)
-            .max_cpu_time(time(self.max_cpu_time_ms))
-            .max_wall_time(time(self.max_wall_time_ms))
-            .max_yield_time(time(self.max_yield_time_ms))
-            .max_output_bytes(self.max_output_bytes.min(MAX_FRAME_BYTES / 2))
+            .max_heap_bytes(self.max_heap.0)
+            .max_cpu_time(time(self.max_cpu_time))
+            .max_wall_time(time(self.max_wall_time))
+            .max_yield_time(time(self.max_yield_time))
+            .max_output_bytes(self.max_output.0.min(MAX_FRAME_BYTES / 2))
             .max_live_cells(self.max_live_cells)
             .max_ended_cells(self.max_ended_cells)
-            .max_ended_bytes(self.max_ended_bytes)
+            .max_ended_bytes(self.max_ended.0)
             .max_pending_tool_calls(self.max_pending_tool_calls)
             .max_pending_timers(self.max_pending_timers)
-            .max_stored_bytes(self.max_stored_bytes)
-            .max_frame_bytes(self.max_frame_bytes.min(MAX_FRAME_BYTES / 2))
+            .max_stored_bytes(self.max_stored.0)
+            .max_frame_bytes(self.max_frame.0.min(MAX_FRAME_BYTES / 2))
     }
 }

@@ -10,6 +10,7 @@ use code_mode_system::{say, show};
 use serde_json::{Value, json};
 
 use crate::args::RuntimeArgs;
+use crate::units::{Bytes, Time};
 
 /// The options of `code-mode doctor`.
 #[derive(clap::Args, Debug)]
@@ -53,9 +54,16 @@ pub(crate) fn main(args: Args) -> ExitCode {
     } else {
         print(&info, &limits, &probes);
     }
-    let sound =
-        SandboxLayer::missing(&info.sandbox).is_empty() && probes.iter().all(|probe| probe.refused);
-    ExitCode::from(u8::from(!sound))
+    let wrong = wrong(&info, &probes);
+    if !args.json {
+        match &wrong {
+            None => {
+                show!("\nAll is well: every layer holds, and everything forbidden was refused.")
+            }
+            Some(wrong) => show!("\nNot well: {wrong}."),
+        }
+    }
+    ExitCode::from(u8::from(wrong.is_some()))
 }
 
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {
@@ -120,9 +128,55 @@ fn limits_in_force(limits: &Limits) -> Vec<(&'static str, Value)> {
     ]
 }
 
+fn limits_in_words(limits: &Limits) -> Vec<(&'static str, String)> {
+    let bytes = |bytes: usize| Bytes(bytes).to_string();
+    let time = |time: Option<std::time::Duration>| match time {
+        Some(time) => Time(time).to_string(),
+        None => "none".to_owned(),
+    };
+    vec![
+        ("--max-heap", bytes(limits.heap_bytes())),
+        ("--max-cpu-time", time(limits.max_cpu_time)),
+        ("--max-wall-time", time(limits.max_wall_time)),
+        ("--max-yield-time", time(limits.max_yield_time)),
+        ("--max-output", bytes(limits.max_output_bytes)),
+        ("--max-live-cells", limits.max_live_cells.to_string()),
+        ("--max-ended-cells", limits.max_ended_cells.to_string()),
+        ("--max-ended", bytes(limits.max_ended_bytes)),
+        (
+            "--max-pending-tool-calls",
+            limits.max_pending_tool_calls.to_string(),
+        ),
+        (
+            "--max-pending-timers",
+            limits.max_pending_timers.to_string(),
+        ),
+        ("--max-stored", bytes(limits.max_stored_bytes)),
+        ("--max-frame", bytes(limits.max_frame_bytes)),
+    ]
+}
+
+/// What is wrong, in one line for a person; nothing where all is well.
+fn wrong(info: &WorkerReport, probes: &[Probed]) -> Option<String> {
+    let missing = SandboxLayer::missing(&info.sandbox).len();
+    let allowed = probes.iter().filter(|probe| !probe.refused).count();
+    match (missing, allowed) {
+        (0, 0) => None,
+        (missing, allowed) => Some(format!(
+            "{missing} of {} layers are missing, {allowed} of {} forbidden things were allowed",
+            info.sandbox.len(),
+            probes.len()
+        )),
+    }
+}
+
 fn print(info: &WorkerReport, limits: &Limits, probes: &[Probed]) {
     show!("code-mode {}", env!("CARGO_PKG_VERSION"));
-    show!("V8        {}", info.v8_version);
+    let heap_sandbox = match info.v8_heap_sandbox {
+        true => "with its heap sandbox",
+        false => "without its heap sandbox, which this platform's build of V8 does not have",
+    };
+    show!("V8        {}, {heap_sandbox}", info.v8_version);
     show!("\nSandbox of a worker");
     for layer in &info.sandbox {
         let (mark, what) = match &layer.state {
@@ -131,13 +185,9 @@ fn print(info: &WorkerReport, limits: &Limits, probes: &[Probed]) {
         };
         show!("  {:18} {mark:8} {what}", layer.name);
     }
-    show!("\nLimits");
-    for (name, value) in limits_in_force(limits) {
-        let value = match value {
-            Value::Null => "none".to_owned(),
-            value => value.to_string(),
-        };
-        show!("  {name:24} {value:>12}");
+    show!("\nLimits, and the options that set them");
+    for (option, value) in limits_in_words(limits) {
+        show!("  {option:24} {value:>12}");
     }
     if probes.is_empty() {
         show!("\nForbidden things and limits in force are shown on the host itself");
@@ -170,6 +220,7 @@ fn as_json(info: &WorkerReport, limits: &Limits, probes: &[Probed]) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "v8_version": info.v8_version,
+        "v8_heap_sandbox": info.v8_heap_sandbox,
         "sandbox": layers,
         "limits": limits,
         "probes": probes,

@@ -15,6 +15,7 @@ mod serve;
 mod telemetry;
 mod timeline;
 mod trace_file;
+mod units;
 mod worker;
 
 pub use large_buffers::LargeBuffers;

@@ -15,6 +15,7 @@ use code_mode_system::{Interrupts, Listener, TokenFile, TokenFileError, say};
 
 use crate::args::RuntimeArgs;
 use crate::telemetry::{TelemetryArgs, watched};
+use crate::units::Time;
 
 /// How long an orderly end may take.
 pub(crate) const END: Duration = Duration::from_secs(5);
@@ -48,8 +49,8 @@ pub(crate) struct Args {
     describe_tokens: usize,
     /// The longest time until an answer to a client that shows no progress; a program that takes
     /// longer is left running
-    #[arg(long, value_name = "MS", default_value_t = 4000)]
-    patience_ms: u64,
+    #[arg(long, alias = "patience-ms", value_name = "TIME", default_value_t = Time(Duration::from_secs(4)))]
+    patience: Time,
     /// Keep stored values in this folder from one session to the next
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
@@ -241,7 +242,7 @@ async fn serve(args: &Args) -> Result<ExitCode, Failure> {
     let mut options = GatewayOptions::default();
     options.direct = args.direct.clone();
     options.store = store;
-    options.patience = Duration::from_millis(args.patience_ms);
+    options.patience = args.patience.0;
     let gateway = Gateway::new(broker, provider, options);
     let served = async {
         match listener {

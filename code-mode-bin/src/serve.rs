@@ -12,6 +12,7 @@ use code_mode_system::say;
 
 use crate::args::RuntimeArgs;
 use crate::telemetry::{ServeTelemetry, TelemetryArgs, watched};
+use crate::units::{Bytes, Time};
 
 /// The options of `code-mode serve`.
 #[derive(clap::Args, Debug)]
@@ -40,6 +41,14 @@ fn number(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
     }
 }
 
+fn message_size(text: &str) -> Result<Bytes, String> {
+    match text.parse::<Bytes>() {
+        Ok(size) if (1..=MAX_MESSAGE).contains(&size.0) => Ok(size),
+        Ok(_) => Err(format!("expected a size up to {}", Bytes(MAX_MESSAGE))),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Limits of the gRPC wire as a whole.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "gRPC host")]
@@ -54,11 +63,11 @@ struct HostArgs {
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = number(MAX_COUNT))]
     max_sessions: usize,
     /// The largest request
-    #[arg(long, value_name = "BYTES", default_value_t = MAX_MESSAGE, value_parser = number(MAX_MESSAGE))]
-    max_message_bytes: usize,
+    #[arg(long, alias = "max-message-bytes", value_name = "SIZE", default_value_t = Bytes(MAX_MESSAGE), value_parser = message_size)]
+    max_message: Bytes,
     /// After SIGTERM, how long cells may continue before they are stopped
-    #[arg(long, value_name = "MS", default_value_t = 5_000)]
-    drain_time_ms: u64,
+    #[arg(long, alias = "drain-time-ms", value_name = "TIME", default_value_t = Time(Duration::from_secs(5)))]
+    drain_time: Time,
     /// Answer /healthz, and /metrics for Prometheus, over HTTP at this address
     #[arg(long, value_name = "IP:PORT")]
     ops_listen: Option<SocketAddr>,
@@ -102,8 +111,8 @@ impl HostArgs {
         options.max_connections = self.max_connections;
         options.max_streams = self.max_streams;
         options.max_sessions = self.max_sessions;
-        options.max_message_bytes = self.max_message_bytes;
-        options.drain_time = Duration::from_millis(self.drain_time_ms);
+        options.max_message_bytes = self.max_message.0;
+        options.drain_time = self.drain_time.0;
         options.ops_listen = self.ops_listen;
         options.guard = guard;
         options

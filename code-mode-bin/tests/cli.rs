@@ -38,7 +38,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         &[][..],
         &["dance"],
         &["run"],
-        &["run", "--max-heap-bytes", "lots", "x.js"],
+        &["run", "--max-heap", "lots", "x.js"],
         &["serve", "--listen"],
         &["run", "--require-sandbox", "--no-sandbox", "x.js"],
     ] {

@@ -19,6 +19,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct WorkerReport {
     /// V8's version.
     pub v8_version: String,
+    /// Whether V8 was built with its heap sandbox.
+    pub v8_heap_sandbox: bool,
     /// The layers of its sandbox; empty for a worker in this process.
     pub sandbox: Vec<SandboxLayer>,
 }
@@ -46,6 +48,7 @@ impl Examiner {
         let (connection, _child) = self.source.connect().await?;
         Ok(WorkerReport {
             v8_version: connection.info.v8_version,
+            v8_heap_sandbox: connection.info.v8_heap_sandbox,
             sandbox: connection.info.sandbox,
         })
     }

@@ -62,6 +62,14 @@ impl Engine {
             .clone()
     }
 
+    /// Whether V8 was built with its heap sandbox: a bug in V8 then corrupts the heap of cells and
+    /// nothing else of the process. `Cargo.toml` says for which targets it is.
+    pub const HAS_HEAP_SANDBOX: bool = cfg!(all(
+        target_os = "linux",
+        target_arch = "x86_64",
+        target_env = "gnu"
+    ));
+
     /// V8's version, for example `15.2.0`.
     pub fn v8_version() -> &'static str {
         v8::V8::get_version()

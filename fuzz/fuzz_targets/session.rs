@@ -169,6 +169,7 @@ async fn worker(stream: DuplexStream, mut says: tokio::sync::mpsc::UnboundedRece
         version: VERSION,
         capabilities: vec![],
         v8_version: String::new(),
+        v8_heap_sandbox: false,
         sandbox: vec![],
     };
     let _ = send.write_all(&bytes(FromWorker::Ready(info))).await;

@@ -428,7 +428,7 @@ fn numbers_that_cannot_be_meant_are_wrong_usage_and_a_full_standard_error_is_no_
         "--max-sessions=18446744073709551615",
         "--max-connections=0",
         "--max-streams=0",
-        "--max-message-bytes=67108865",
+        "--max-message=67108865",
     ] {
         let output = Command::new(program())
             .args(["serve", option])
@@ -506,7 +506,7 @@ fn connections_and_sessions_beyond_the_most_are_told_so_until_others_go() {
 #[test]
 fn a_message_or_a_flood_of_streams_beyond_the_limit_costs_nobody_else() {
     run(async {
-        let options = ["--max-message-bytes", "4096", "--max-streams", "8"];
+        let options = ["--max-message", "4096", "--max-streams", "8"];
         let mut host = Host::tcp_with(&options).await;
         let session = host.open(OpenSessionRequest::default()).await;
         let large = session.request("large", &format!("//{}", "x".repeat(5000)));
@@ -538,7 +538,7 @@ async fn http(address: &str, request: &str) -> (String, String) {
 #[test]
 fn after_sigterm_cells_go_on_for_a_while_and_nothing_new_is_taken() {
     run(async {
-        let mut host = Host::tcp_with(&["--drain-time-ms", "600000"]).await;
+        let mut host = Host::tcp_with(&["--drain-time", "600000"]).await;
         let session = host.open(OpenSessionRequest::default()).await;
         let mut calls = session.subscribe(&[]).await;
         let mut cell = session.execute("e", "text(await tools.echo(1))").await;
@@ -568,7 +568,7 @@ fn after_sigterm_cells_go_on_for_a_while_and_nothing_new_is_taken() {
 fn cells_that_do_not_end_are_stopped_when_their_time_is_over_or_at_a_second_signal() {
     run(async {
         for (time, signals) in [("50", 1), ("600000", 2)] {
-            let mut host = Host::tcp_with(&["--drain-time-ms", time]).await;
+            let mut host = Host::tcp_with(&["--drain-time", time]).await;
             let session = host.open(OpenSessionRequest::default()).await;
             let mut busy = session.execute("e", "while (true) {}").await;
             let address = host.address.clone().expect("it listens");

@@ -54,7 +54,7 @@ fn a_signal_ends_streams_and_cells_and_the_program_well() {
             if signal == Signal::HUP && crate::support::ignores_hang_up() {
                 continue;
             }
-            let mut host = Host::tcp_with(&["--drain-time-ms", "0"]).await;
+            let mut host = Host::tcp_with(&["--drain-time", "0"]).await;
             let mut session = opened(&mut host).await;
             let mut busy = session.execute("e", "while (true) {}").await;
             let id = host.child.id().and_then(|id| i32::try_from(id).ok());

@@ -96,6 +96,7 @@ pub fn info() -> WorkerInfo {
         version: VERSION,
         capabilities: vec![],
         v8_version: "0".to_owned(),
+        v8_heap_sandbox: false,
         sandbox: vec![],
     }
 }

@@ -216,8 +216,7 @@ fn a_denied_call_names_its_rule_and_never_reaches_its_server() {
 fn a_person_is_asked_and_the_deadlines_stand_still() {
     run(async {
         let elicitation = json!({"elicitation": {}});
-        let mut client =
-            Client::before("claims", &["--max-wall-time-ms", "60000"], elicitation).await;
+        let mut client = Client::before("claims", &["--max-wall-time", "60000"], elicitation).await;
         client.answers = vec![
             json!({"action": "accept", "content": {"answer": "once"}}),
             json!({"action": "accept", "content": {"answer": "session"}}),

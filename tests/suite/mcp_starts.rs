@@ -65,7 +65,7 @@ fn the_tools_of_the_last_start_are_listed_before_a_server_has_started() {
 fn the_state_of_a_server_that_starts_is_named_where_its_tools_are_missed() {
     run(async {
         let server = "slow=sh -c 'echo fetching parts >&2; sleep 1000'";
-        let mut client = Client::start(&["--server", server, "--patience-ms", "1000"]);
+        let mut client = Client::start(&["--server", server, "--patience", "1000"]);
         client.initialize(json!({})).await;
         let shown = client.exec("text(ALL_SERVERS[0].status)").await;
         let held = client.exec("await tools.slow__thing({})").await;
@@ -82,7 +82,7 @@ fn a_program_begins_when_the_server_that_it_names_has_started() {
     run(async {
         let folder = tempfile::tempdir().expect("a folder");
         let gate = folder.path().join("gate");
-        let arguments = ["--server", &behind(&gate), "--patience-ms", "100"];
+        let arguments = ["--server", &behind(&gate), "--patience", "100"];
         for is_stateless in [false, true] {
             let mut client = Client::start(&arguments);
             match is_stateless {
@@ -120,7 +120,7 @@ fn a_program_that_has_not_begun_is_ended_and_never_runs() {
     run(async {
         let folder = tempfile::tempdir().expect("a folder");
         let gate = folder.path().join("gate");
-        let arguments = ["--server", &behind(&gate), "--patience-ms", "100"];
+        let arguments = ["--server", &behind(&gate), "--patience", "100"];
         let mut client = Client::start(&arguments);
         client.initialize(json!({})).await;
         let code = "await tools.mad__echo({}); store('ran', true)";
@@ -151,7 +151,7 @@ fn programs_that_have_not_begun_are_bounded_like_those_that_run() {
     run(async {
         let folder = tempfile::tempdir().expect("a folder");
         let gate = folder.path().join("gate");
-        let arguments = ["--server", &behind(&gate), "--patience-ms", "0"];
+        let arguments = ["--server", &behind(&gate), "--patience", "0"];
         let mut client = Client::start(&arguments);
         client.initialize(json!({})).await;
         for _ in 0..64 {
@@ -173,7 +173,7 @@ fn cell_id(status: &str) -> &str {
 #[test]
 fn a_client_that_shows_no_progress_gets_an_answer_before_its_patience_ends() {
     run(async {
-        let mut client = Client::before("plain", &["--patience-ms", "100"], json!({})).await;
+        let mut client = Client::before("plain", &["--patience", "100"], json!({})).await;
         let forever = json!({"code": "await new Promise((f) => setTimeout(f, 1e9))", "yield_time_ms": 600_000});
         let said = texts(&client.call("exec", forever.clone()).await);
         assert!(said[0].starts_with("status: running"), "{said:?}");

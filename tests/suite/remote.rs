@@ -55,7 +55,7 @@ fn cells_run_on_another_machine_with_the_tools_and_values_of_this_one() {
 #[test]
 fn the_machines_own_limits_hold_whatever_a_provider_asks_for() {
     run(async {
-        let (_host, url) = host(&["--max-cpu-time-ms", "200", "--max-output-bytes", "1000"]).await;
+        let (_host, url) = host(&["--max-cpu-time", "200", "--max-output", "1000"]).await;
         let provider = provider(&url);
         let limits = Limits::default()
             .max_cpu_time(None)
@@ -162,7 +162,7 @@ fn a_worker_that_dies_there_says_how_here() {
 #[test]
 fn a_host_that_ends_in_order_takes_no_new_workers_and_ends_those_it_lent() {
     run(async {
-        let (mut host, url) = host(&["--drain-time-ms", "0"]).await;
+        let (mut host, url) = host(&["--drain-time", "0"]).await;
         let provider = provider(&url);
         let session = session(&provider, &Arc::default()).await;
         let busy = session
@@ -180,7 +180,7 @@ fn a_host_that_ends_in_order_takes_no_new_workers_and_ends_those_it_lent() {
 #[test]
 fn a_spare_that_nobody_misses_does_not_hold_a_draining_host_up() {
     run(async {
-        let (mut host, url) = host(&["--drain-time-ms", "600000"]).await;
+        let (mut host, url) = host(&["--drain-time", "600000"]).await;
         let provider = provider(&url);
         while provider.workers().spare == 0 {
             tokio::task::yield_now().await;
@@ -220,7 +220,7 @@ fn a_spare_whose_machine_lost_it_costs_no_cell() {
 #[test]
 fn a_host_that_ends_does_not_wait_for_a_provider_that_does_not_read() {
     run(async {
-        let (mut host, url) = host(&["--drain-time-ms", "0"]).await;
+        let (mut host, url) = host(&["--drain-time", "0"]).await;
         let deaf = Arc::new(AtomicBool::new(false));
         let unread = Arc::new(AtomicU64::new(0));
         let relay = relay(url.replace("http://", ""), deaf.clone(), unread.clone()).await;

@@ -446,20 +446,40 @@ fn ctrl_c_terminates_the_cell_and_exits_with_130() {
 fn limits_of_the_command_line_hold_and_are_named() {
     let folder = folder();
     let path = script(&folder, "a.js", "for (;;) text('x'.repeat(100))");
-    let output = code_mode(&[
-        "run",
-        "--max-output-bytes",
-        "5000",
-        "--yield-time-ms",
-        "100000",
-        &path,
-    ]);
-    assert_eq!(output.status.code(), Some(1));
+    // The second is how these options were called when they took bare numbers only.
+    for [output, yield_time] in [
+        ["--max-output=4K", "--yield-time=100s"],
+        ["--max-output-bytes=4096", "--yield-time-ms=100000"],
+    ] {
+        let output = code_mode(&["run", output, yield_time, &path]);
+        assert_eq!(output.status.code(), Some(1));
+        let wanted = "error: output limit of 4096 bytes exceeded (--max-output sets it)";
+        assert!(stderr(&output).contains(wanted), "{}", stderr(&output));
+    }
+    let odd = code_mode(&["run", "--max-cpu-time", "5 parsecs", &path]);
+    assert_eq!(odd.status.code(), Some(2));
     assert!(
-        stderr(&output).contains("output limit of 5000 bytes exceeded"),
+        stderr(&odd).contains("expected a number and one of ms, s, m and h, such as 30s"),
         "{}",
-        stderr(&output)
+        stderr(&odd)
     );
+}
+
+#[test]
+fn doctor_ends_with_a_verdict_and_shows_sizes_that_people_read() {
+    let output = code_mode(&["doctor", "--max-heap", "64M"]);
+    let said = stdout(&output);
+    let verdict = said.lines().last().expect("a line");
+    match output.status.code() {
+        Some(0) => assert!(verdict.starts_with("All is well"), "{said}"),
+        Some(1) => assert!(verdict.starts_with("Not well: "), "{said}"),
+        other => panic!("{other:?}: {said}"),
+    }
+    assert!(
+        said.contains("--max-heap") && said.contains(" 64M\n"),
+        "{said}"
+    );
+    assert!(said.contains("its heap sandbox"), "{said}");
 }
 
 /// Runs an example with its own tools file.

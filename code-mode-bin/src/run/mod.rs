@@ -24,8 +24,9 @@ use code_mode_system::{Interrupt, Interrupts, say, show};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::RuntimeArgs;
+use crate::args::{RuntimeArgs, option_of};
 use crate::telemetry::{TelemetryArgs, watched};
+use crate::units::Time;
 use approvals::{AtTerminal, ScriptCall};
 use output::Output;
 use tools_file::Tools;
@@ -33,10 +34,12 @@ use tools_file::Tools;
 /// The options of `code-mode run`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Standard output has what the script puts out; standard error has its console, notifications and warnings.
+Standard output has what the script puts out; standard error has its console,
+notifications and warnings.
 
-Exit status: 0 the script completed, 1 it failed or left something unfinished, 2 wrong usage, 3 the runtime
-failed, N after exit(N), 130 interrupted (129 and 143: by SIGHUP and SIGTERM).
+Exit status: 0 the script completed, 1 it failed or left something unfinished,
+2 wrong usage, 3 the runtime failed, N after exit(N), 130 interrupted (129 and
+143: by SIGHUP and SIGTERM).
 
 Example: code-mode run main.ts -- first second < input.txt
 Example: code-mode run --tools examples/git-history/tools.toml examples/git-history/main.js")]
@@ -79,8 +82,8 @@ pub(crate) struct Args {
     trace_contents: bool,
     /// How often output is shown while the script runs (the script's own
     /// `// @exec:` line wins)
-    #[arg(long, value_name = "MS", default_value_t = 500)]
-    yield_time_ms: u64,
+    #[arg(long, alias = "yield-time-ms", value_name = "TIME", default_value_t = Time(Duration::from_millis(500)))]
+    yield_time: Time,
     /// Cut the output to about this many tokens
     #[arg(long, value_name = "N")]
     max_output_tokens: Option<u64>,
@@ -183,9 +186,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             Some(name) => name.to_owned(),
         },
         source,
-        yield_time: asked
-            .yield_time
-            .unwrap_or(Duration::from_millis(args.yield_time_ms)),
+        yield_time: asked.yield_time.unwrap_or(args.yield_time.0),
         max_output_tokens: asked.max_output_tokens.or(args.max_output_tokens),
     };
     let ended = runtime.block_on(crate::with_children(in_session(
@@ -427,6 +428,7 @@ impl Observing<'_> {
                 CellResponse::Result {
                     error_text,
                     error_position,
+                    outcome,
                     ..
                 } => {
                     let Some(mut text) = error_text else {
@@ -436,6 +438,9 @@ impl Observing<'_> {
                             false => Ok(()),
                         };
                     };
+                    if let CellOutcome::Limit(exceeded) = outcome {
+                        text.push_str(&format!(" ({} sets it)", option_of(exceeded.limit)));
+                    }
                     if let Some(servers) = self.servers {
                         text.push_str(&servers.servers_missed(&text));
                     }

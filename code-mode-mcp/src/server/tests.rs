@@ -67,6 +67,7 @@ impl Worker {
                         version: VERSION,
                         capabilities: vec![],
                         v8_version: "0".to_owned(),
+                        v8_heap_sandbox: false,
                         sandbox: vec![],
                     };
                     self.send(FromWorker::Ready(info)).await;

@@ -410,6 +410,8 @@ pub struct WorkerInfo {
     pub capabilities: Vec<String>,
     /// V8's version.
     pub v8_version: String,
+    /// Whether V8 was built with its heap sandbox.
+    pub v8_heap_sandbox: bool,
     /// The layers of its sandbox.
     pub sandbox: Vec<SandboxLayer>,
 }

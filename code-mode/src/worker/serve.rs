@@ -212,6 +212,7 @@ fn greet(message: &ToWorker, environment: &impl WorkerEnvironment) -> Result<Wor
             .map(ToString::to_string)
             .collect(),
         v8_version: Engine::v8_version().to_owned(),
+        v8_heap_sandbox: Engine::HAS_HEAP_SANDBOX,
         sandbox: environment.sandbox(),
     })
 }
