@@ -69,6 +69,7 @@ impl Arguments for serve::Args {
             metrics_page: self.has_metrics_page(),
             is_host: true,
             serves: true,
+            reports: false,
         }
     }
 }
@@ -78,8 +79,10 @@ impl Arguments for mcp::Args {
     }
 
     fn wanted(&self) -> telemetry::Wanted {
+        let reports = self.reports();
         telemetry::Wanted {
-            serves: true,
+            serves: !reports,
+            reports,
             ..Default::default()
         }
     }

@@ -134,6 +134,13 @@ impl Failure {
     }
 }
 
+impl Args {
+    /// Whether it looks at servers and serves none.
+    pub(crate) fn reports(&self) -> bool {
+        self.command.is_some()
+    }
+}
+
 /// Serves, or looks.
 pub(crate) fn main(args: Args) -> ExitCode {
     match run(args) {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use code_mode_host::{
     CellEnded, CellResponse, CodeModeSessionDelegate, ContentItem, ExecuteRequest, Json,
-    NestedToolCall, Provider, SessionOptions, ToolError, ToolName, TraceEvent, TraceLine,
-    TracedProgram, Turn, WaitRequest,
+    NestedToolCall, Provider, SessionError, SessionOptions, ToolError, ToolName, TraceEvent,
+    TraceLine, TracedProgram, Turn, WaitRequest,
 };
 use code_mode_protocol::text::visible;
 use code_mode_system::{say, show};
@@ -25,11 +25,16 @@ use crate::trace_file::{self, TraceError};
 #[command(after_help = "\
 Exit status: 0 the cells ran as before, 1 they did not, 2 no trace with contents, 3 the runtime failed.
 
-Example: code-mode run --trace t.jsonl --trace-contents main.js && code-mode replay t.jsonl")]
+Example: code-mode run --trace t.jsonl --trace-contents main.js && code-mode replay t.jsonl
+Example: code-mode replay t.jsonl --source edited.js")]
 pub(crate) struct Args {
     /// A trace of `code-mode run --trace FILE --trace-contents`
     #[arg(value_name = "FILE")]
     trace: PathBuf,
+    /// Run this script with the answers of the trace instead of the recorded one, to the first
+    /// difference
+    #[arg(long, value_name = "FILE")]
+    source: Option<PathBuf>,
     #[command(flatten)]
     runtime: RuntimeArgs,
 }
@@ -41,6 +46,13 @@ enum Failure {
     Trace(#[from] TraceError),
     #[error("the trace has no contents: record it with --trace-contents")]
     NoContents,
+    #[error("the trace has {0} cells: --source needs a trace of one")]
+    SeveralCells(usize),
+    #[error("cannot read {}: {error}", path.display())]
+    Source {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     #[error("{0}")]
     Runtime(String),
 }
@@ -52,12 +64,27 @@ fn failed(error: impl ToString) -> Failure {
 /// Runs every cell of a trace again.
 pub(crate) fn main(args: Args) -> ExitCode {
     match replay_all(&args) {
-        Ok(differences) if differences.is_empty() => {
-            show!("no difference");
+        Ok(replayed) if replayed.differences.is_empty() => {
+            let Replayed {
+                cells,
+                calls,
+                items,
+                ..
+            } = replayed;
+            let plural = |count: usize, what: &str| match count {
+                1 => format!("1 {what}"),
+                count => format!("{count} {what}s"),
+            };
+            show!(
+                "no difference in {}: {}, {} of output, and each end are as recorded",
+                plural(cells, "cell"),
+                plural(calls, "call"),
+                plural(items, "item"),
+            );
             ExitCode::SUCCESS
         }
-        Ok(differences) => {
-            for difference in differences {
+        Ok(replayed) => {
+            for difference in replayed.differences {
                 // A trace is a stranger's text: it must not add lines.
                 let shown = difference.to_string();
                 show!("{}", visible(&shown).replace('\n', "\\n"));
@@ -68,39 +95,66 @@ pub(crate) fn main(args: Args) -> ExitCode {
             say!("code-mode replay: {failure}");
             match failure {
                 Failure::Trace(error) => error.exit_code(),
-                Failure::NoContents => ExitCode::from(crate::WRONG_USAGE),
+                Failure::NoContents | Failure::SeveralCells(_) | Failure::Source { .. } => {
+                    ExitCode::from(crate::WRONG_USAGE)
+                }
                 Failure::Runtime(_) => ExitCode::from(3),
             }
         }
     }
 }
 
-fn replay_all(args: &Args) -> Result<Vec<String>, Failure> {
-    let recorded = recorded(trace_file::read(&args.trace)?);
+/// What was compared, and what differs.
+#[derive(Default)]
+struct Replayed {
+    cells: usize,
+    calls: usize,
+    items: usize,
+    differences: Vec<String>,
+}
+
+fn replay_all(args: &Args) -> Result<Replayed, Failure> {
+    let mut recorded = recorded(trace_file::read(&args.trace)?);
     if recorded.is_empty() {
         return Err(Failure::NoContents);
+    }
+    if let Some(path) = &args.source {
+        let source = std::fs::read_to_string(path).map_err(|error| Failure::Source {
+            path: path.clone(),
+            error,
+        })?;
+        let cells = recorded.len();
+        match recorded.values_mut().next() {
+            Some(cell) if cells == 1 => cell.program.source = source,
+            _ => return Err(Failure::SeveralCells(cells)),
+        }
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed)?;
-    let differences = runtime.block_on(async {
+    let replayed = runtime.block_on(async {
         let provider =
             Provider::new(args.runtime.provider_options().prewarmed(0)).map_err(failed)?;
-        let mut differences = Vec::new();
+        let mut replayed = Replayed::default();
         for (name, cell) in recorded {
-            let found = replay(&provider, cell).await?;
-            differences.extend(
-                found
-                    .into_iter()
-                    .map(|found| format!("cell {name}: {found}")),
-            );
+            replayed.cells += 1;
+            replayed.calls += cell.calls.len();
+            replayed.items += cell.output.len();
+            let mut found = replay(&provider, cell, args.source.is_some()).await?;
+            if args.source.is_some() {
+                found.truncate(1);
+            }
+            let named = found
+                .into_iter()
+                .map(|found| format!("cell {name}: {found}"));
+            replayed.differences.extend(named);
         }
         provider.shutdown().await;
-        Ok(differences)
+        Ok(replayed)
     });
     runtime.shutdown_background();
-    differences
+    replayed
 }
 
 /// A cell as a trace has it.
@@ -199,6 +253,8 @@ fn recorded(lines: Vec<TraceLine>) -> BTreeMap<String, Recorded> {
 struct Answers {
     calls: BTreeMap<String, Call>,
     seen: Mutex<Seen>,
+    /// Cancelled by the first difference, where the rest is of no interest.
+    stop: Option<CancellationToken>,
 }
 
 #[derive(Default)]
@@ -209,6 +265,13 @@ struct Seen {
 }
 
 impl Answers {
+    fn differs(&self, difference: String) {
+        self.seen().differences.push(difference);
+        if let Some(stop) = &self.stop {
+            stop.cancel();
+        }
+    }
+
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -221,20 +284,19 @@ impl CodeModeSessionDelegate for Answers {
     fn tool_call_started(&self, call: &NestedToolCall) {
         let id = call.runtime_tool_call_id.to_string();
         let input = |json: &Option<Json>| json.as_ref().map_or("no input", Json::as_str).to_owned();
-        let mut seen = self.seen();
-        seen.made.push(id.clone());
+        self.seen().made.push(id.clone());
         match self.calls.get(&id) {
-            None => seen.differences.push(format!(
+            None => self.differs(format!(
                 "another call: {id} {} with {}",
                 call.tool_name.name,
                 input(&call.input)
             )),
-            Some(known) if known.tool != call.tool_name => seen.differences.push(format!(
+            Some(known) if known.tool != call.tool_name => self.differs(format!(
                 "another tool: {id} was {}, is {}",
                 known.tool.name, call.tool_name.name
             )),
             Some(known) if input(&known.input) != input(&call.input) => {
-                seen.differences.push(format!(
+                self.differs(format!(
                     "another input: {id} {} was {}, is {}",
                     call.tool_name.name,
                     input(&known.input),
@@ -255,6 +317,13 @@ impl CodeModeSessionDelegate for Answers {
             Some(Some(answer)) => answer,
             Some(None) => {
                 // It was never answered: its cell ended before.
+                if self.stop.is_some() {
+                    let id = call.runtime_tool_call_id;
+                    self.differs(format!(
+                        "{id} {} has no recorded answer",
+                        call.tool_name.name
+                    ));
+                }
                 cancelled.cancelled().await;
                 Err(ToolError::cancelled())
             }
@@ -268,10 +337,16 @@ impl CodeModeSessionDelegate for Answers {
 }
 
 /// Runs a cell again; what differs.
-async fn replay(provider: &Provider, cell: Recorded) -> Result<Vec<String>, Failure> {
+async fn replay(
+    provider: &Provider,
+    cell: Recorded,
+    to_first: bool,
+) -> Result<Vec<String>, Failure> {
+    let stop = CancellationToken::new();
     let answers = Arc::new(Answers {
         calls: cell.calls,
         seen: Mutex::default(),
+        stop: to_first.then(|| stop.clone()),
     });
     let options = SessionOptions::default()
         .guided(true)
@@ -292,15 +367,25 @@ async fn replay(provider: &Provider, cell: Recorded) -> Result<Vec<String>, Fail
     let started = session.execute(request).await.map_err(failed)?;
     let cell_id = started.id().clone();
     let mut output: Vec<ContentItem> = Vec::new();
-    let mut response = started.outcome().await.map_err(failed)?;
-    loop {
-        output.append(response.content_items_mut());
-        if response.is_final() {
-            break;
+    let observing = async {
+        let mut response = started.outcome().await?;
+        loop {
+            output.append(response.content_items_mut());
+            if response.is_final() {
+                return Ok(response);
+            }
+            let wait = WaitRequest::new(cell_id.clone());
+            response = session.wait(wait).await?;
         }
-        let wait = WaitRequest::new(cell_id.clone());
-        response = session.wait(wait).await.map_err(failed)?;
-    }
+    };
+    let response: Result<CellResponse, SessionError> = tokio::select! {
+        response = observing => response,
+        () = stop.cancelled() => {
+            session.shutdown().await;
+            return Ok(std::mem::take(&mut answers.seen().differences));
+        }
+    };
+    let response = response.map_err(failed)?;
     session.shutdown().await;
     let error = match response {
         CellResponse::Result { error_text, .. } => error_text,

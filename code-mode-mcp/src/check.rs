@@ -73,6 +73,17 @@ pub async fn check(broker: &Broker) -> Checked {
     }
 }
 
+/// The last line: whether all is well.
+fn verdict(servers: &[Value]) -> String {
+    let down = servers.iter().filter(|server| server["status"] != "ready");
+    match (servers.len(), down.count()) {
+        (0, _) => "no servers are configured\n".to_owned(),
+        (1, 0) => "the server is ready\n".to_owned(),
+        (all, 0) => format!("all {all} servers are ready\n"),
+        (all, down) => format!("{down} of {all} servers cannot be used\n"),
+    }
+}
+
 /// What a client gives its model of a tool.
 fn definition(tool: &Value) -> String {
     let part = |key: &str| tool.get(key).cloned().unwrap_or_default();
@@ -129,6 +140,7 @@ impl Checked {
             number(&self.report, "tokensWith"),
         ));
         table.push_str(&self.warnings());
+        table.push_str(&verdict(&servers));
         table
     }
 

@@ -591,6 +591,41 @@ fn check_says_what_every_server_offers_and_what_is_wrong() {
 }
 
 #[test]
+fn check_says_each_failure_once_in_words_and_ends_with_a_verdict() {
+    let plain = format!("plain={}", mad("plain"));
+    let check = |servers: &[&str]| {
+        let servers = servers.iter().flat_map(|server| ["--server", *server]);
+        let output = Command::new(program())
+            .args(["mcp", "check"])
+            .args(servers)
+            .output();
+        let output = output.expect("it runs");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    // One ends before it is greeted, and one that has not read the greeting.
+    let said = check(&[
+        &plain,
+        "none=/no/such",
+        "false=false",
+        "ends=sh -c 'echo no licence >&2; exit 3'",
+    ]);
+    assert!(
+        said.ends_with("\n3 of 4 servers cannot be used\n"),
+        "{said}"
+    );
+    assert!(said.contains("down: ended (exit status: 1)\n"), "{said}");
+    assert!(
+        said.contains("down: ended (exit status: 3): no licence\n"),
+        "{said}"
+    );
+    assert_eq!(said.matches("/no/such").count(), 1, "{said}");
+    assert!(!said.contains("::"), "{said}");
+    let said = check(&[&plain]);
+    assert!(said.ends_with("\nthe server is ready\n"), "{said}");
+}
+
+#[test]
 fn check_says_which_server_on_http_cannot_be_reached_whatever_its_address() {
     let config = tempfile::NamedTempFile::new().expect("a file");
     let servers = r#"{"mcpServers": {

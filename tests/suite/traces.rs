@@ -78,8 +78,45 @@ fn recorded_runs_replay_without_a_difference() {
         let (_, trace) = files.record(source, &["--trace-contents"]);
         let replayed = code_mode(&["replay", text(&trace)]);
         let said = String::from_utf8_lossy(&replayed.stdout);
-        assert_eq!(said, "no difference\n", "{source}");
+        assert!(
+            said.starts_with("no difference in 1 cell: "),
+            "{source}: {said}"
+        );
         assert_eq!(replayed.status.code(), Some(0));
+    }
+}
+
+#[test]
+fn an_edited_script_is_run_against_a_recording_to_the_first_difference() {
+    let files = Files::new();
+    let source = "const a = await tools.say({ what: 'a' }); text(a)";
+    let (_, trace) = files.record(source, &["--trace-contents"]);
+    let edited = files.path("edited.js");
+    for (source, status, found) in [
+        (
+            "// A comment.\nconst b = await tools.say({ what: 'a' }); text(b)",
+            0,
+            "no difference in 1 cell: 1 call, 1 item",
+        ),
+        (
+            "text(await tools.say({ what: 'b' }))",
+            1,
+            "another input: tool-1 say was {\"what\":\"a\"}",
+        ),
+        // It would never end.
+        (
+            "await tools.say({ what: 'a' }); tools.say({}); for (;;) await new Promise((f) => setTimeout(f, 5))",
+            1,
+            "another call: tool-2 say",
+        ),
+        ("text(1)", 1, "a call is missing: tool-1"),
+    ] {
+        std::fs::write(&edited, source).expect("written");
+        let replayed = code_mode(&["replay", text(&trace), "--source", text(&edited)]);
+        let said = String::from_utf8_lossy(&replayed.stdout).into_owned();
+        assert!(said.contains(found), "{source}: {said}");
+        assert_eq!(said.lines().count(), 1, "{source}: {said}");
+        assert_eq!(replayed.status.code(), Some(status), "{source}: {said}");
     }
 }
 

@@ -506,6 +506,7 @@ impl RunDelegate {
         }
         match &self.servers {
             Some(servers) if servers.has(&call.tool_name) => {
+                let _running = self.output.tool_runs(&call.tool_name.name);
                 let context = ScriptCall::new(call.clone(), self.at_terminal.clone());
                 servers.call(call, Arc::new(context)).await
             }

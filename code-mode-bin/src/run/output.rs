@@ -38,6 +38,8 @@ pub(crate) struct Output {
     /// Why output could not be written.
     lost: OnceLock<std::io::Error>,
     unfinished: AtomicBool,
+    /// The tools that run, where there is a status line.
+    tools: Mutex<Vec<String>>,
 }
 
 /// A question is on the terminal: until this is dropped, nothing else is written.
@@ -66,12 +68,19 @@ struct Calls {
 }
 
 /// Shows a running tool on the status line until dropped.
-pub(crate) struct Running<'a>(&'a Output);
+pub(crate) struct Running<'a> {
+    output: &'a Output,
+    name: String,
+}
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        if let Some(spinner) = &self.0.spinner {
-            spinner.set_message("running");
+        if let Some(spinner) = &self.output.spinner {
+            let mut tools = self.output.tools();
+            if let Some(at) = tools.iter().position(|name| *name == self.name) {
+                tools.remove(at);
+            }
+            spinner.set_message(Output::activity(&tools));
         }
     }
 }
@@ -101,6 +110,7 @@ impl Output {
             held: Mutex::default(),
             lost: OnceLock::new(),
             unfinished: AtomicBool::new(false),
+            tools: Mutex::default(),
         }
     }
 
@@ -305,9 +315,28 @@ impl Output {
     /// Shows that a tool runs.
     pub(crate) fn tool_runs(&self, name: &str) -> Running<'_> {
         if let Some(spinner) = &self.spinner {
-            spinner.set_message(format!("running tool {name}"));
+            let mut tools = self.tools();
+            tools.push(name.to_owned());
+            spinner.set_message(Self::activity(&tools));
         }
-        Running(self)
+        Running {
+            output: self,
+            name: name.to_owned(),
+        }
+    }
+
+    /// The tools that run, in the order in which they began.
+    fn tools(&self) -> MutexGuard<'_, Vec<String>> {
+        self.tools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the status line says: the tool that began last is the one to wait for.
+    fn activity(tools: &[String]) -> String {
+        match tools {
+            [] => "running".to_owned(),
+            [one] => format!("running tool {one}"),
+            [rest @ .., last] => format!("running tool {last} and {} more", rest.len()),
+        }
     }
 
     /// Says that the script called `exit` with a status, where a program reads it.

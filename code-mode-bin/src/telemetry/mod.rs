@@ -40,6 +40,8 @@ pub(crate) struct Wanted {
     /// It serves clients, who may leave its standard error unread: then lines are left out
     /// instead of waited for.
     pub(crate) serves: bool,
+    /// Its output says what others log as warnings.
+    pub(crate) reports: bool,
 }
 
 /// Lines of the log that wait for a reader of standard error.
@@ -60,8 +62,12 @@ fn subscribe(
         }
         false => (BoxMakeWriter::new(|| StandardError), None),
     };
+    let level = match wanted.reports {
+        true => "error",
+        false => "warn",
+    };
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("warn,rmcp=off,opentelemetry=error"));
+        .unwrap_or_else(|_| EnvFilter::new(format!("{level},rmcp=off,opentelemetry=error")));
     let log = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_target(false)

@@ -181,6 +181,10 @@ async fn connect_stdio(
             Ok(Err(ClientInitializeError::ConnectionClosed(_))) => {
                 return Err(ConnectError::Ended(ended_how(process).await));
             }
+            // Its input cannot be written to.
+            Ok(Err(ClientInitializeError::TransportError { .. })) => {
+                return Err(ConnectError::Ended(ended_how(process).await));
+            }
             Ok(Err(error)) => {
                 let why = with_last_words(short(&error.to_string()), &process);
                 return Err(ConnectError::Greeting(why));
