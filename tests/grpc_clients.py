@@ -1,47 +1,34 @@
-"""The example clients of the gRPC wire, against the real program.
+"""The clients of the gRPC wire that docs/grpc-wire.md has, by its own commands, each in an empty
+folder, against the real program.
 
     python3 tests/grpc_clients.py target/debug/code-mode
 
-Installs what they need, at pinned versions, into target/grpc-clients. Exit status 0 where each
-prints what its cell puts out."""
+Exit status 0 where each prints what its cell puts out."""
 
+import os
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from grpc_packages import HOME, python
-
 ROOT = Path(__file__).resolve().parent.parent
-NPM = ["@grpc/grpc-js@1.14.7", "@grpc/proto-loader@0.8.1", "tsx@4.23.15"]
-
-
-def typescript():
-    """A folder that has the packages, with the client in it: Node looks for them there."""
-    folder = HOME / "examples" / "grpc-typescript"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "package.json").write_text('{"private": true, "type": "module"}')
-    subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", *NPM],
-                   cwd=folder, check=True)
-    source = ROOT / "examples/grpc-typescript/client.ts"
-    (folder / "client.ts").write_text(source.read_text())
-    interface = HOME / "code-mode-protocol" / "proto"
-    interface.mkdir(parents=True, exist_ok=True)
-    proto = ROOT / "code-mode-protocol/proto/code_mode.proto"
-    (interface / "code_mode.proto").write_text(proto.read_text())
-    return [str(folder / "node_modules/.bin/tsx"), str(folder / "client.ts")]
 
 
 def main():
     program = Path(sys.argv[1]).resolve()
+    page = (ROOT / "docs/grpc-wire.md").read_text().split("## Clients in other languages")[1]
+    commands = re.findall(r"```sh\n(.*?)```", page.split("\n## ")[0], re.S)
     host = subprocess.Popen([program, "serve", "--listen", "grpc://127.0.0.1:0"],
                             stdout=subprocess.PIPE, text=True)
     try:
         address = host.stdout.readline().strip().removeprefix("http://")
-        for name, command in [
-                ("Python", [python(), str(ROOT / "examples/grpc-python/client.py")]),
-                ("TypeScript", typescript())]:
-            done = subprocess.run([*command, address], capture_output=True, text=True, timeout=60)
-            if (done.returncode, done.stdout) != (0, "42\n"):
+        environment = {**os.environ, "CODE_MODE": str(ROOT), "HOST": address}
+        for name, command in zip(["Python", "TypeScript"], commands, strict=True):
+            with tempfile.TemporaryDirectory() as folder:
+                done = subprocess.run(["sh", "-ec", command], cwd=folder, env=environment, timeout=300,
+                                      capture_output=True, text=True)
+            if done.returncode != 0 or not done.stdout.endswith("\n42\n5000000\n"):
                 sys.exit(f"{name}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
             print(f"{name}: ok")
     finally:

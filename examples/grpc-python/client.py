@@ -1,42 +1,61 @@
-"""Runs a cell with a tool of this program over gRPC: python client.py HOST:PORT
+"""Runs a cell with two tools of this program over gRPC: python client.py HOST:PORT
 
-Needs grpcio and grpcio-tools, and the interface: code-mode-protocol/proto/code_mode.proto."""
+Needs grpcio and grpcio-tools, and the interface, code_mode.proto, beside it."""
 
 import json
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "code-mode-protocol" / "proto"))
+# Called at the same time where the cell does not wait for one before it calls the other.
+TOOLS = {
+    "add": lambda numbers: sum(numbers),
+    "page": lambda input: "x" * input["length"],
+}
+
+sys.path.append(str(Path(__file__).resolve().parent))
 messages, service = grpc.protos_and_services("code_mode.proto")
 
-host = service.CodeModeHostStub(grpc.insecure_channel(sys.argv[1]))
+# The host takes messages of 64 MiB; gRPC's own default is 4.
+most = [(f"grpc.max_{way}_message_length", 64 << 20) for way in ("receive", "send")]
+host = service.CodeModeHostStub(grpc.insecure_channel(sys.argv[1], most))
 lease = host.OpenSession(messages.OpenSessionRequest())
 session = next(lease).opened.session_id
 # The lease must be read as long as the session lives: it tells what happens to its cells.
 threading.Thread(target=lambda: list(lease), daemon=True).start()
 
 
-def answer(calls):
-    for call in calls:
-        numbers = json.loads(call.input_json)
-        succeeded = messages.ToolCallSucceeded(output_json=json.dumps(sum(numbers)).encode())
-        host.CompleteToolCall(messages.CompleteToolCallRequest(
-            session_id=session, invocation_id=call.invocation_id, succeeded=succeeded))
+def answer(call):
+    try:
+        output = TOOLS[call.tool_name.name](json.loads(call.input_json))
+        outcome = {"succeeded": messages.ToolCallSucceeded(output_json=json.dumps(output).encode())}
+    except Exception as error:  # The cell gets it.
+        outcome = {"failed": messages.ToolCallFailed(message=repr(error))}
+    host.CompleteToolCall(messages.CompleteToolCallRequest(
+        session_id=session, invocation_id=call.invocation_id, **outcome))
+
+
+def answer_all(calls):
+    with ThreadPoolExecutor(16) as pool:
+        for call in calls:
+            pool.submit(answer, call)
 
 
 calls = host.SubscribeToToolCalls(messages.SubscribeToToolCallsRequest(session_id=session))
 calls.initial_metadata()  # Comes when the subscription stands.
-threading.Thread(target=answer, args=(calls,), daemon=True).start()
+threading.Thread(target=answer_all, args=(calls,), daemon=True).start()
 
-add = messages.ToolDefinition(
-    name="add", tool_name=messages.ToolName(name="add"), description="The sum of numbers",
-    kind=messages.TOOL_KIND_FUNCTION)
+tools = [
+    messages.ToolDefinition(
+        name=name, tool_name=messages.ToolName(name=name), description=name, kind=messages.TOOL_KIND_FUNCTION)
+    for name in TOOLS]
 for event in host.Execute(messages.ExecuteRequest(
-        session_id=session, execution_id="1", tool_call_id="call-1", enabled_tools=[add],
-        source="text(await tools.add([19, 23]))")):
+        session_id=session, execution_id="1", tool_call_id="call-1", enabled_tools=tools,
+        source="""const [sum, page] = await Promise.all([tools.add([19, 23]), tools.page({ length: 5_000_000 })]);
+                  text(sum); text(page.length)""")):
     for item in event.outcome.content_items:
         print(item.text.text)
 host.CloseSession(messages.CloseSessionRequest(session_id=session))
