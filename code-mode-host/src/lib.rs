@@ -69,8 +69,9 @@ pub use code_mode_protocol::{
     BoxFuture, CallOutcome, CellEnded, CellId, CellNotification, CellOutcome, CellResponse,
     CellStarted, CellStats, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
     ContentItem, Determinism, EmptyCellId, ExecuteRequest, ImageDetail, InvalidJson, Json,
-    LayerState, Limit, LimitExceeded, Limits, NestedToolCall, Note, Pause, RunningCell,
-    RuntimeToolCallId, SandboxLayer, SessionError, SessionOptions, SourcePosition, ToolAnswer,
-    ToolCallFinished, ToolDefinition, ToolError, ToolFailure, ToolKind, ToolName, ToolSet, Turn,
-    TurnCause, WaitRequest, cell_not_found, describe, normalize_tool_name, pragma, truncate,
+    LayerState, Limit, LimitExceeded, Limits, NestedToolCall, Note, Observers, Pause, RunningCell,
+    RuntimeToolCallId, SandboxLayer, SessionError, SessionObserver, SessionOptions, SourcePosition,
+    ToolAnswer, ToolCallFinished, ToolDefinition, ToolError, ToolFailure, ToolKind, ToolName,
+    ToolSet, Turn, TurnCause, WaitRequest, cell_not_found, describe, normalize_tool_name, pragma,
+    truncate,
 };

@@ -86,12 +86,17 @@ impl Provider {
         if let Some(worker) = worker {
             shared.attach(worker);
         }
-        let mut sessions = self.sessions();
-        if sessions.len() == sessions.capacity() {
-            sessions.retain(|known| known.strong_count() > 0);
+        {
+            let mut sessions = self.sessions();
+            if sessions.len() == sessions.capacity() {
+                sessions.retain(|known| known.strong_count() > 0);
+            }
+            sessions.push(Arc::downgrade(&shared));
         }
-        sessions.push(Arc::downgrade(&shared));
-        Ok(Session::new(shared))
+        // Where the caller gives up meanwhile, the session ends.
+        let session = Session::new(shared.clone());
+        shared.tell_opened().await;
+        Ok(session)
     }
 
     /// Opens a session with the default options.

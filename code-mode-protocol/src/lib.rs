@@ -27,6 +27,7 @@ mod ids;
 mod json;
 mod lifecycle;
 mod limits;
+mod observer;
 mod request;
 mod sandbox;
 mod session;
@@ -40,6 +41,7 @@ pub use lifecycle::{
     Turn, TurnCause,
 };
 pub use limits::{Limit, LimitExceeded, Limits};
+pub use observer::{Observers, SessionObserver};
 pub use request::{CellResponse, ExecuteRequest, SourcePosition, WaitRequest};
 pub use sandbox::{LayerState, SandboxLayer};
 pub use session::{

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     CellEnded, CellId, CellResponse, CellStarted, ExecuteRequest, Json, LimitExceeded, Limits,
-    RuntimeToolCallId, ToolCallFinished, ToolError, ToolKind, ToolName, Turn, WaitRequest,
+    Observers, RuntimeToolCallId, SessionObserver, ToolCallFinished, ToolError, ToolKind, ToolName,
+    Turn, WaitRequest,
 };
 
 /// A future that can be moved between threads.
@@ -32,6 +33,8 @@ pub struct SessionOptions {
     /// Whether a tool's input is checked against its schema before the delegate is
     /// called; default false. See [`check_inputs`](Self::check_inputs()).
     pub check_inputs: bool,
+    /// Who is told of the session beside its delegate; default nobody.
+    pub observers: Observers,
 }
 
 impl SessionOptions {
@@ -67,6 +70,13 @@ impl SessionOptions {
     #[must_use]
     pub fn check_inputs(mut self, check: bool) -> Self {
         self.check_inputs = check;
+        self
+    }
+
+    /// Adds someone who is told of the session, its cells and their calls.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn SessionObserver>) -> Self {
+        self.observers.add(observer);
         self
     }
 }
@@ -155,19 +165,20 @@ pub trait CodeModeSession: Send + Sync {
     /// Lets the deadlines of the session, or of one cell, stand still: no yield and no
     /// wall time runs out while any pause is held, and afterwards the rest of them
     /// runs. Processor limits, explicit yields, terminate and shutdown work all the
-    /// same. Pauses are counted; a pause of the session outlives its worker, and holds
-    /// cells that come later. [`Pause`] resumes by itself.
+    /// same. A pause of the session outlives its worker, and holds cells that come later.
+    /// Returns how many pauses of the session, or of the cell, are held now. [`Pause`] resumes by
+    /// itself.
     ///
     /// # Errors
-    /// [`SessionError::MissingCell`].
-    fn pause(&self, cell: Option<&CellId>) -> Result<(), SessionError>;
+    /// [`SessionError::MissingCell`], and [`SessionError::TooManyPauses`] after `u32::MAX`.
+    fn pause(&self, cell: Option<&CellId>) -> Result<u32, SessionError>;
 
-    /// Lets one pause go.
+    /// Lets one pause go. Returns how many are still held.
     ///
     /// # Errors
     /// [`SessionError::NotPaused`] where none is held, and
     /// [`SessionError::MissingCell`].
-    fn resume(&self, cell: Option<&CellId>) -> Result<(), SessionError>;
+    fn resume(&self, cell: Option<&CellId>) -> Result<u32, SessionError>;
 
     /// The cells that were admitted and have not ended, in order of admission.
     fn live_cells(&self) -> Vec<CellId>;
@@ -177,6 +188,10 @@ pub trait CodeModeSession: Send + Sync {
 
     /// Whether cells can still be admitted.
     fn is_alive(&self) -> bool;
+
+    /// Waits until the session has shut down: nothing of it runs any more. A session that
+    /// only lost its worker goes on.
+    async fn closed(&self);
 
     /// Stops every cell. When it returns, no isolate of the session runs; a
     /// callback that ignores its cancellation is given a short grace and left
@@ -476,6 +491,9 @@ pub enum SessionError {
     /// No pause is held.
     #[error("nothing is paused")]
     NotPaused,
+    /// No more pauses can be held.
+    #[error("too many pauses are held")]
+    TooManyPauses,
     /// A limit of the session.
     #[error(transparent)]
     Limit(#[from] LimitExceeded),

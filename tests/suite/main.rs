@@ -28,6 +28,7 @@ mod mcp_ends;
 mod mcp_http;
 mod mcp_starts;
 mod model_cells;
+mod observers;
 mod pauses;
 mod pending;
 #[cfg(target_os = "linux")]

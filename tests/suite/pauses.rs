@@ -101,9 +101,9 @@ fn pauses_are_counted_and_resuming_what_is_not_paused_is_an_error() {
             session.pause(Some(&missing)),
             Err(SessionError::MissingCell(_))
         ));
-        session.pause(None).expect("paused");
-        session.pause(None).expect("paused");
-        session.resume(None).expect("resumed");
+        assert_eq!(session.pause(None).expect("paused"), 1);
+        assert_eq!(session.pause(None).expect("paused"), 2);
+        assert_eq!(session.resume(None).expect("resumed"), 1);
         let started = session
             .execute(request("await new Promise(() => {})").yield_time(Duration::from_millis(1)))
             .await

@@ -19,6 +19,7 @@ use tracing::Instrument;
 
 use super::core::Invocation;
 use super::driver::Shared;
+use super::observers::tell;
 use super::order::Place;
 use super::spans;
 use crate::worker::WorkerHandle;
@@ -57,7 +58,21 @@ pub(super) fn invoke(shared: &Arc<Shared>, invocation: Invocation<WorkerHandle>)
             span: told,
             began: Instant::now(),
             outcome: CallOutcome::Cancelled,
+            is_told: false,
         };
+        let started = tell(&session.told.observers, |one| one.call_started(&call));
+        let mut place = place;
+        {
+            let mut started = std::pin::pin!(started);
+            if futures::poll!(started.as_mut()).is_pending() {
+                // The calls after this one do not wait for an observer of this one.
+                place = None;
+                tokio::select! {
+                    () = started => {}
+                    () = cancelled.cancelled() => {}
+                }
+            }
+        }
         let refusal = match &session.inputs {
             Some(inputs) => tokio::select! {
                 biased;
@@ -94,7 +109,11 @@ pub(super) fn invoke(shared: &Arc<Shared>, invocation: Invocation<WorkerHandle>)
             Err(error) => error.failure.into(),
         };
         let has_failed = finished.outcome.is_failure();
-        drop(finished);
+        let ended = finished.end();
+        tokio::select! {
+            () = tell(&session.told.observers, |one| one.call_finished(&ended)) => {}
+            () = cancelled.cancelled() => {}
+        }
         tokio::select! {
             () = worker.takes_more() => {}
             () = cancelled.cancelled() => {}
@@ -138,15 +157,31 @@ struct Finished<'a> {
     span: tracing::Span,
     began: Instant,
     outcome: CallOutcome,
+    is_told: bool,
 }
 
-impl Drop for Finished<'_> {
-    fn drop(&mut self) {
+impl Finished<'_> {
+    /// Tells of the end; returns it.
+    fn end(mut self) -> ToolCallFinished {
+        self.tell()
+    }
+
+    fn tell(&mut self) -> ToolCallFinished {
         let finished = ToolCallFinished::new(&self.call, self.outcome, self.began.elapsed());
         self.span.record("outcome", self.outcome.as_str());
         self.span
             .record("duration_ms", spans::ms(finished.duration));
         observe(|| self.session.delegate.tool_call_finished(&finished));
+        self.is_told = true;
+        finished
+    }
+}
+
+impl Drop for Finished<'_> {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.tell();
+        }
     }
 }
 
@@ -180,8 +215,12 @@ pub(super) fn close(shared: &Arc<Shared>, cell_id: CellId) {
     let session = shared.clone();
     let span = shared.spans.close(&cell_id);
     let task = async move {
+        let closing = async {
+            session.told.end_was_told(&cell_id).await;
+            guarded(session.delegate.cell_closed(cell_id)).await
+        };
         tokio::select! {
-            closed = guarded(session.delegate.cell_closed(cell_id)) => {
+            closed = closing => {
                 if closed.is_none() {
                     tracing::warn!("the agent's code for a closed cell panicked");
                 }

@@ -17,6 +17,7 @@ use super::callbacks;
 use super::core::{Answer, Attached, Core, Effect, Ports, Reply, Settings};
 use super::inputs::Inputs;
 use super::messages::{Received, Violation};
+use super::observers::{Told, tell};
 use super::spans::Spans;
 use crate::spares::Workers;
 use crate::worker::{Worker, WorkerHandle, supervise};
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(super) runtime: Handle,
     pub(super) callback_grace: Duration,
     pub(super) spans: Spans,
+    pub(super) told: Told,
 }
 
 /// What a session is opened with.
@@ -119,7 +121,15 @@ impl Shared {
             runtime: Handle::current(),
             callback_grace: settings.callback_grace,
             spans: Spans::new(),
+            told: Told::new(options.observers),
         });
+        let (observers, done) = (shared.told.observers.clone(), shared.alarm.done.clone());
+        if !observers.is_empty() {
+            shared.runtime.spawn(async move {
+                done.cancelled().await;
+                tell(&observers, |one| one.session_closed()).await;
+            });
+        }
         tokio::spawn(ring(
             Arc::downgrade(&shared),
             shared.alarm.clone(),
@@ -189,6 +199,7 @@ impl Shared {
             Effect::Ended(cell) => {
                 self.spans.ended(&cell);
                 callbacks::observe(|| self.delegate.cell_ended(&cell));
+                self.told.cell_ended(&cell, &self.runtime);
             }
             Effect::Close(cell_id) => callbacks::close(self, cell_id),
         }
@@ -289,6 +300,16 @@ impl Shared {
         self.alarm.done.cancelled().await;
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// Completes when the session has shut down.
+    pub(crate) async fn closed(&self) {
+        self.alarm.done.cancelled().await;
+    }
+
+    /// Tells the observers that the session was opened.
+    pub(crate) async fn tell_opened(&self) {
+        tell(&self.told.observers, |one| one.session_opened()).await;
     }
 
     /// Completes a while after shutdown has begun: what runs until then is left

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use code_mode_protocol::{
-    CellId, CellResponse, CodeModeSession, ExecuteRequest, Json, Pause, RunningCell, SessionError,
-    WaitRequest, truncate,
+    CellId, CellResponse, CellStarted, CodeModeSession, ExecuteRequest, Json, Pause, RunningCell,
+    SessionError, WaitRequest, truncate,
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +13,7 @@ use tracing::Instrument;
 
 use super::core::{Answer, Execute, NotAdmitted};
 use super::driver::Shared;
+use super::observers::tell;
 use super::spans;
 
 /// A session of a [`Provider`](crate::Provider): one agent's cells and the values they store.
@@ -52,6 +53,7 @@ impl Session {
         let max_output_tokens = request.max_output_tokens;
         let parent = request.parent.take();
         let (reply, answer) = oneshot::channel();
+        let tool_call_id = request.tool_call_id.clone();
         let span = self.shared.spans.exec(&request.tool_call_id);
         let mut execute = Execute {
             request,
@@ -84,6 +86,11 @@ impl Session {
             max_output_tokens,
             is_done: false,
         };
+        let started = CellStarted::new(admitted.cell_id.clone(), tool_call_id);
+        tell(&self.shared.told.observers, |one| {
+            one.cell_started(&started)
+        })
+        .await;
         Ok((admitted.cell_id, observing))
     }
 
@@ -289,7 +296,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`CodeModeSession::pause`].
-    pub fn pause(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
+    pub fn pause(&self, cell: Option<&CellId>) -> Result<u32, SessionError> {
         self.shared.event(|core, now| core.pause(cell, now))
     }
 
@@ -297,7 +304,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`CodeModeSession::resume`].
-    pub fn resume(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
+    pub fn resume(&self, cell: Option<&CellId>) -> Result<u32, SessionError> {
         self.shared.event(|core, now| core.resume(cell, now))
     }
 
@@ -323,6 +330,11 @@ impl Session {
     /// Whether cells can still be admitted.
     pub fn is_alive(&self) -> bool {
         !self.shared.token.is_cancelled() && !self.shared.look(|core| core.is_shutting_down())
+    }
+
+    /// Waits until the session has shut down; see [`CodeModeSession::closed`].
+    pub async fn closed(&self) {
+        self.shared.closed().await;
     }
 
     /// Stops every cell; see [`CodeModeSession::shutdown`].
@@ -357,11 +369,11 @@ impl CodeModeSession for Session {
         Session::wait_to_pending(self, request).await
     }
 
-    fn pause(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
+    fn pause(&self, cell: Option<&CellId>) -> Result<u32, SessionError> {
         Session::pause(self, cell)
     }
 
-    fn resume(&self, cell: Option<&CellId>) -> Result<(), SessionError> {
+    fn resume(&self, cell: Option<&CellId>) -> Result<u32, SessionError> {
         Session::resume(self, cell)
     }
 
@@ -375,6 +387,10 @@ impl CodeModeSession for Session {
 
     fn is_alive(&self) -> bool {
         Session::is_alive(self)
+    }
+
+    async fn closed(&self) {
+        Session::closed(self).await;
     }
 
     async fn shutdown(&self) {

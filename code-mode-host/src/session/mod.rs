@@ -10,6 +10,7 @@ mod held;
 mod inputs;
 mod messages;
 mod number;
+mod observers;
 mod order;
 mod pauses;
 mod settling;

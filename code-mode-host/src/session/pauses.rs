@@ -10,33 +10,37 @@ use super::core::{Core, Due, Ports};
 use super::number::CellNumber;
 
 impl<P: Ports> Core<P> {
-    /// Holds one more pause, of the session or of one cell.
+    /// Holds one more pause, of the session or of one cell. Returns how many are held.
     ///
     /// # Errors
-    /// [`SessionError::MissingCell`].
+    /// [`SessionError::MissingCell`] and [`SessionError::TooManyPauses`].
     pub(crate) fn pause(
         &mut self,
         cell: Option<&CellId>,
         now: Instant,
-    ) -> Result<(), SessionError> {
-        match cell {
+    ) -> Result<u32, SessionError> {
+        let more = |held: u32| held.checked_add(1).ok_or(SessionError::TooManyPauses);
+        let held = match cell {
             None => {
-                self.pauses += 1;
+                self.pauses = more(self.pauses)?;
                 let numbers: Vec<CellNumber> = self.cells.keys().copied().collect();
                 for number in numbers {
                     self.stop_clocks(number, now);
                 }
+                self.pauses
             }
             Some(id) => {
                 let (number, cell) = self.cell_to_pause(id)?;
-                cell.pauses += 1;
+                cell.pauses = more(cell.pauses)?;
+                let held = cell.pauses;
                 self.stop_clocks(number, now);
+                held
             }
-        }
-        Ok(())
+        };
+        Ok(held)
     }
 
-    /// Lets one pause go.
+    /// Lets one pause go. Returns how many are still held.
     ///
     /// # Errors
     /// [`SessionError::MissingCell`] and [`SessionError::NotPaused`].
@@ -44,23 +48,23 @@ impl<P: Ports> Core<P> {
         &mut self,
         cell: Option<&CellId>,
         now: Instant,
-    ) -> Result<(), SessionError> {
+    ) -> Result<u32, SessionError> {
         let less = |held: u32| held.checked_sub(1).ok_or(SessionError::NotPaused);
-        let numbers: Vec<CellNumber> = match cell {
+        let (held, numbers): (u32, Vec<CellNumber>) = match cell {
             None => {
                 self.pauses = less(self.pauses)?;
-                self.cells.keys().copied().collect()
+                (self.pauses, self.cells.keys().copied().collect())
             }
             Some(id) => {
                 let (number, cell) = self.cell_to_pause(id)?;
                 cell.pauses = less(cell.pauses)?;
-                vec![number]
+                (cell.pauses, vec![number])
             }
         };
         for number in numbers {
             self.start_clocks(number, now);
         }
-        Ok(())
+        Ok(held)
     }
 
     fn cell_to_pause(
