@@ -1,6 +1,7 @@
 //! What may be called: a file of patterns, and the servers' own annotations.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use wildmatch::WildMatchPattern;
@@ -39,12 +40,36 @@ pub struct Policy {
     pub(crate) model_may_answer: bool,
     /// Whether a call of a read-only tool whose server was lost is made once more.
     pub(crate) retry_read_only: bool,
+    /// How long a person's answer may take.
+    answer_minutes: AnswerMinutes,
     /// A form of a server that has one of these words is declined: it asks for a secret, and
     /// a form must not ask for one.
     secret_words: SecretWords,
     /// The file, for what refers to it.
     #[serde(skip)]
     path: Option<PathBuf>,
+}
+
+/// From one minute to a day; 15 by default.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "u64")]
+struct AnswerMinutes(u64);
+
+impl Default for AnswerMinutes {
+    fn default() -> Self {
+        Self(15)
+    }
+}
+
+impl TryFrom<u64> for AnswerMinutes {
+    type Error = &'static str;
+
+    fn try_from(minutes: u64) -> Result<Self, Self::Error> {
+        match minutes {
+            1..=1440 => Ok(Self(minutes)),
+            _ => Err("answer_minutes is from 1 to 1440, a day"),
+        }
+    }
 }
 
 /// Words that tell that a form asks for a secret. Compared without case.
@@ -128,6 +153,11 @@ pub enum PolicyError {
 }
 
 impl Policy {
+    /// How long a person's answer may take.
+    pub(crate) fn answer_time(&self) -> Duration {
+        Duration::from_secs(60 * self.answer_minutes.0)
+    }
+
     /// Reads a file.
     ///
     /// # Errors
@@ -312,6 +342,17 @@ mod tests {
             policy.unmatched(&tools, &["down"]),
             [r#"deny "filesytem/*""#]
         );
+    }
+
+    #[test]
+    fn an_answer_may_take_from_a_minute_to_a_day() {
+        assert_eq!(policy("{}").answer_time(), Duration::from_secs(900));
+        let day = policy(r#"{"answer_minutes": 1440}"#).answer_time();
+        assert_eq!(day, Duration::from_secs(24 * 60 * 60));
+        for minutes in ["0", "1441", "-1", "1.5", r#""15""#] {
+            let text = format!(r#"{{"answer_minutes": {minutes}}}"#);
+            assert!(serde_json::from_str::<Policy>(&text).is_err(), "{minutes}");
+        }
     }
 
     #[test]

@@ -51,6 +51,10 @@ pub struct ToolDefinition {
     /// definition on a wire has no such field.
     #[serde(skip)]
     pub deferred: bool,
+    /// Whether it can be called and nothing names it: no text for a model, not `ALL_TOOLS`, no
+    /// search. Default false; a definition on a wire has no such field.
+    #[serde(skip)]
+    pub hidden: bool,
     /// What the delegate's answer to a call is; default [`ToolAnswer::Value`]. A
     /// definition on a wire has no such field.
     #[serde(skip)]
@@ -191,6 +195,7 @@ impl ToolDefinition {
             input_schema: None,
             output_schema: None,
             deferred: false,
+            hidden: false,
             answer: ToolAnswer::Value,
         }
     }
@@ -227,6 +232,13 @@ impl ToolDefinition {
     #[must_use]
     pub fn deferred(mut self, deferred: bool) -> Self {
         self.deferred = deferred;
+        self
+    }
+
+    /// Sets whether the tool can be called and nothing names it.
+    #[must_use]
+    pub fn hidden(mut self, hidden: bool) -> Self {
+        self.hidden = hidden;
         self
     }
 

@@ -123,6 +123,7 @@ impl ToolTable {
             let list: Vec<_> = self
                 .tools
                 .iter()
+                .filter(|tool| !tool.hidden)
                 .map(|tool| {
                     let server = tool.details.as_ref().and_then(server);
                     Listed {
@@ -250,6 +251,7 @@ impl ToolTable {
                 .search(&self.tools, query)
         };
         let is_of = |tool: &&WireTool| match of_server {
+            _ if tool.hidden => false,
             None => true,
             Some(name) => tool.details.as_ref().and_then(server) == Some(name),
         };

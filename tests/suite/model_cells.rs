@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use code_mode_host::{
     CellResponse, CodeModeSessionDelegate, ContentItem, ExecuteRequest, Json, NestedToolCall,
-    Provider, SessionOptions, ToolAnswer, ToolDefinition, ToolError, ToolName, ToolSet,
+    Provider, SessionOptions, ToolAnswer, ToolDefinition, ToolError, ToolName, ToolSet, describe,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -161,6 +161,41 @@ async fn outcome(provider: &Provider, source: &str) -> (String, Option<String>) 
         CellResponse::Result { error_text, .. } => (output, error_text),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_hidden_tool_can_be_called_and_nothing_names_it() {
+    run(async {
+        let provider = provider_in_process();
+        let hidden = ToolDefinition::function("read_file", "Reads a file.").hidden(true);
+        let shown = ToolDefinition::function("list", "Lists files.");
+        let source = "text(ALL_TOOLS.map((tool) => tool.name)); text(search_tools('file').length); \
+                      text(await tools.read_file({ path: 'a' }))";
+        let session = provider
+            .open_session(Arc::new(Tools), SessionOptions::default().guided(true))
+            .await
+            .expect("a session");
+        let request = ExecuteRequest::new("call-1", source).tools([hidden.clone(), shown.clone()]);
+        let started = session.execute(request).await.expect("admitted");
+        let response = started.outcome().await.expect("observed");
+        let said = response.content_items();
+        assert_eq!(said[0], ContentItem::text(r#"["list"]"#));
+        assert_eq!(
+            said[1..],
+            ["1", "content of a"].map(ContentItem::text),
+            "{said:?}"
+        );
+        let tools = [hidden, shown];
+        let groups = describe::ToolGroup::by_namespace(&tools);
+        let text = describe::guided_exec_tool(describe::ToolsFrom::Agent, &groups, usize::MAX);
+        for text in [text, describe::exec_tool(&tools, false)] {
+            assert!(
+                text.contains("list(") && !text.contains("read_file("),
+                "{text}"
+            );
+        }
+        session.shutdown().await;
+    });
 }
 
 #[test]

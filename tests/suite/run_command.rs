@@ -182,6 +182,11 @@ fn the_reference_of_tools_names_every_key_and_its_example_is_accepted() {
     let refused = stderr(&code_mode(&["run", "--list-tools", "--tools", &tools]));
     let (_, keys) = refused.split_once("expected one of ").expect("the keys");
     let keys: Vec<&str> = keys.lines().next().expect("a line").split(", ").collect();
+    assert!(
+        !stdout(&output).contains("login"),
+        "it is deferred: {}",
+        stdout(&output)
+    );
     assert!(keys.len() > 10, "{refused}");
     for key in keys {
         assert!(page.contains(&format!("| {key} |")), "{key}");

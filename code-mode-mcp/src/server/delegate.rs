@@ -17,8 +17,6 @@ use crate::audit::{AuditRecord, CallIds};
 use crate::broker::Broker;
 use crate::caller::{Approval, ApprovalRequest, Approvals, CallContext, Elicitation, NotAsked};
 
-/// How long a call waits until a person can answer.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// A question that is declined sooner was declined by a program: clients without a person at hand
 /// answer at once.
 const NO_PERSON: Duration = Duration::from_millis(400);
@@ -45,6 +43,7 @@ impl CodeModeSessionDelegate for SessionDelegate {
             session: self.session.clone(),
             known: self.known.clone(),
             may_model_answer: self.broker.policy.model_may_answer,
+            answer_time: self.broker.policy.answer_time(),
             cell,
             call: Maker::Cell(call.clone()),
         });
@@ -80,6 +79,8 @@ pub(crate) struct CellCall {
     pub(crate) session: String,
     pub(crate) known: Arc<KnownCells>,
     pub(crate) may_model_answer: bool,
+    /// How long it waits for a person's answer.
+    pub(crate) answer_time: Duration,
     pub(crate) cell: Arc<Cell>,
     pub(crate) call: Maker,
 }
@@ -98,7 +99,7 @@ impl CellCall {
     /// The answer to the question whether a call may run.
     async fn answer(&self, request: &ApprovalRequest) -> Result<ElicitResult, NotAsked> {
         let answered = self.cell.ask(request).ok_or(NotAsked::TooMany)?;
-        match tokio::time::timeout(PATIENCE, answered).await {
+        match tokio::time::timeout(self.answer_time, answered).await {
             Ok(answer) => answer.map_err(|_| NotAsked::Ended),
             Err(_) => Err(NotAsked::TimedOut),
         }

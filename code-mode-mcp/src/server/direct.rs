@@ -39,6 +39,7 @@ pub(crate) async fn direct(client: &Client<'_>, request: &CallToolRequestParams)
         session: name_in_records(&session.handle),
         known: session.known.clone(),
         may_model_answer: broker.policy.model_may_answer,
+        answer_time: broker.policy.answer_time(),
         cell: cell.clone(),
         call: Maker::Direct,
     });
@@ -63,6 +64,7 @@ where
         session: String::new(),
         known: client.reads(),
         may_model_answer: false,
+        answer_time: client.server.broker.policy.answer_time(),
         cell: cell.clone(),
         call: Maker::Read,
     });

@@ -30,8 +30,6 @@ use crate::elicitation::nobody;
 
 /// A client that shows progress gets a message at least so often.
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
-/// How long a person has, for one request.
-const ANSWER: Duration = Duration::from_secs(15 * 60);
 /// Questions that come within this time are put together.
 const TOGETHER: Duration = Duration::from_millis(20);
 
@@ -213,7 +211,9 @@ impl Observed<'_> {
             questions: questions.iter().map(|(key, _)| key.clone()).collect(),
         };
         let digest = request_digest(&self.request.name, &self.request.arguments);
-        let state = self.client.server.seal.seal(&asked, &digest)?;
+        let server = self.client.server;
+        let life = server.broker.policy.answer_time();
+        let state = server.seal.seal(&asked, &digest, life)?;
         let requests: BTreeMap<String, InputRequest> = questions
             .into_iter()
             .map(|(key, params)| (key, InputRequest::Elicitation(ElicitRequest::new(params))))
@@ -308,7 +308,8 @@ async fn elicit(
     params: ElicitRequestParams,
 ) -> (String, ElicitResult) {
     let peer = &client.context.peer;
-    let asked = tokio::time::timeout(ANSWER, peer.create_elicitation(params)).await;
+    let limit = client.server.broker.policy.answer_time();
+    let asked = tokio::time::timeout(limit, peer.create_elicitation(params)).await;
     let answer = asked.ok().and_then(Result::ok).unwrap_or_else(nobody);
     (key, answer)
 }

@@ -6,7 +6,7 @@ use rmcp::model::{RequestStateCodec, SealOptions};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// How long an answer may take.
+/// How long a state is taken at least.
 const LIFE: Duration = Duration::from_secs(60 * 60);
 
 /// Which cell asked which questions. Sealed, because it comes back from a stranger; it
@@ -29,8 +29,10 @@ impl Seal {
         Self(RequestStateCodec::try_new(key.map(uuid::Uuid::into_bytes).concat()).ok())
     }
 
-    pub(crate) fn seal(&self, asked: &Asked, request: &[u8]) -> Option<String> {
-        let options = SealOptions::new().ttl(LIFE).associated_data(request);
+    pub(crate) fn seal(&self, asked: &Asked, request: &[u8], life: Duration) -> Option<String> {
+        let options = SealOptions::new()
+            .ttl(life.max(LIFE))
+            .associated_data(request);
         self.0.as_ref()?.seal_json_with(asked, &options).ok()
     }
 
@@ -63,7 +65,7 @@ mod tests {
             questions: vec!["q".to_owned()],
         };
         let request = request_digest("exec", &"code");
-        let sealed = seal.seal(&asked, &request).expect("sealed");
+        let sealed = seal.seal(&asked, &request, LIFE).expect("sealed");
         assert_eq!(seal.open(&sealed, &request).expect("opened").cell, "c");
         assert!(
             seal.open(&sealed, &request_digest("exec", &"other"))

@@ -146,11 +146,13 @@ impl Sessions {
 
     fn close_idle(&self) {
         let now = Instant::now();
+        // A person who answers later finds the program that asked.
+        let idle = IDLE.max(self.broker.policy.answer_time());
         let closed: Vec<Arc<Session>> = {
             let mut sessions = self.stateless();
             let idle: Vec<String> = sessions
                 .values()
-                .filter(|session| session.unused_for(now).is_some_and(|time| time >= IDLE))
+                .filter(|session| session.unused_for(now).is_some_and(|time| time >= idle))
                 .map(|session| session.handle.clone())
                 .collect();
             idle.iter()

@@ -93,7 +93,7 @@ impl<'a> ToolGroup<'a> {
     /// Groups tools by their namespaces, those without one first.
     pub fn by_namespace(tools: &'a [ToolDefinition]) -> Vec<Self> {
         let mut groups: BTreeMap<&str, Vec<&ToolDefinition>> = BTreeMap::new();
-        for tool in tools {
+        for tool in tools.iter().filter(|tool| !tool.deferred && !tool.hidden) {
             let namespace = tool.tool_name.namespace.as_deref().unwrap_or_default();
             groups.entry(namespace).or_default().push(tool);
         }

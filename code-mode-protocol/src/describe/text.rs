@@ -42,12 +42,15 @@ const DEFERRED: &str = "More tools than these can be called: they are named in `
 /// The description of the `exec` tool for a model.
 ///
 /// `tools` are declared in full, under a heading for each namespace, but for those that
-/// are [deferred](ToolDefinition::deferred); where there are such, or `deferred` is true, a
+/// are [deferred](ToolDefinition::deferred) or [hidden](ToolDefinition::hidden); where there are such, or `deferred` is true, a
 /// line says that `ALL_TOOLS` names more.
 pub fn exec_tool(tools: &[ToolDefinition], deferred: bool) -> String {
     let mut text = EXEC.to_owned();
     let deferred = deferred || tools.iter().any(|tool| tool.deferred);
-    let tools: Vec<&ToolDefinition> = tools.iter().filter(|tool| !tool.deferred).collect();
+    let tools: Vec<&ToolDefinition> = tools
+        .iter()
+        .filter(|tool| !tool.deferred && !tool.hidden)
+        .collect();
     if deferred {
         text.push_str("\n\n");
         text.push_str(DEFERRED);

@@ -366,6 +366,8 @@ pub struct WireTool {
     pub kind: ToolKind,
     /// What its answers are.
     pub answer: ToolAnswer,
+    /// Whether nothing names it.
+    pub hidden: bool,
     /// What a declaration is made of; `None` where no cell asks for one.
     pub details: Option<ToolDetails>,
 }
@@ -396,6 +398,7 @@ impl WireTool {
             description: tool.description.clone(),
             kind: tool.kind,
             answer: tool.answer,
+            hidden: tool.hidden,
             details,
         }
     }
