@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::error::ProviderError;
 use crate::lend::LentWorker;
 use crate::options::InMemory;
-use crate::process::{self, Child, Purpose, SpawnError};
+use crate::process::{self, Child, Purpose, Said, SpawnError};
 use crate::worker::{Connection, ConnectionError, Worker, WorkerMetrics};
 use crate::{ProviderOptions, RemoteHost, Sandbox, WorkerSource, locate, remote};
 
@@ -75,7 +75,8 @@ impl Source {
         let (connection, child) = match &self.kind {
             Kind::Program(program) => {
                 let started = process::start(program, &self.options, self.purpose).await?;
-                self.greet(started.socket, Some(started.child)).await?
+                self.greet(started.socket, Some((started.child, started.said)))
+                    .await?
             }
             Kind::Socket(path) => {
                 let stream = connect(path)
@@ -134,16 +135,19 @@ impl Source {
     async fn greet<S>(
         &self,
         stream: S,
-        child: Option<Child>,
+        process: Option<(Child, Said)>,
     ) -> Result<(Connection, Option<Child>), ProviderError>
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let greeting = Connection::open(stream);
         match tokio::time::timeout(self.options.handshake_timeout, greeting).await {
-            Ok(Ok(connection)) => Ok((connection, child)),
-            Ok(Err(ConnectionError::Ended)) => Err(match child {
-                Some(mut child) => ConnectionError::Died(child.wait().await),
+            Ok(Ok(connection)) => Ok((connection, process.map(|(child, _)| child))),
+            Ok(Err(ConnectionError::Ended)) => Err(match process {
+                Some((mut child, said)) => ConnectionError::Died {
+                    how: child.wait().await,
+                    last_words: said.last_words().await,
+                },
                 None => ConnectionError::Ended,
             }
             .into()),

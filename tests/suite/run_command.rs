@@ -290,6 +290,26 @@ fn a_worker_that_cannot_start_exits_with_3() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn the_last_words_of_a_worker_that_does_not_start_are_in_the_error() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = folder();
+    let path = script(&folder, "a.js", "text(1)");
+    let worker = script(
+        &folder,
+        "worker.sh",
+        "#!/bin/sh\necho no licence >&2\nexit 7\n",
+    );
+    let executable = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(&worker, executable).expect("set");
+    let output = code_mode(&["run", "--worker-program", &worker, &path]);
+    assert_eq!(output.status.code(), Some(3));
+    let wanted = "the worker exited with status 7 before it was ready: no licence\n";
+    assert!(stderr(&output).ends_with(wanted), "{}", stderr(&output));
+}
+
 #[test]
 fn json_prints_one_object_a_line() {
     let folder = folder();

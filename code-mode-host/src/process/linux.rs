@@ -103,7 +103,7 @@ pub(crate) async fn start(
     };
     drop((theirs, stderr_in));
     let stderr = tokio::net::unix::pipe::Receiver::from_owned_fd(stderr).map_err(error)?;
-    super::log_stderr(stderr);
+    let said = super::log_stderr(stderr);
     ours.set_nonblocking(true).map_err(error)?;
     let socket =
         interprocess::os::unix::uds_local_socket::tokio::Stream::try_from(OwnedFd::from(ours))
@@ -111,6 +111,7 @@ pub(crate) async fn start(
     Ok(Started {
         child,
         socket: socket.into(),
+        said,
     })
 }
 

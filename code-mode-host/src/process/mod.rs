@@ -1,12 +1,17 @@
 //! Worker processes: started, watched, killed, never left behind.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use code_mode_protocol::text::line;
 use futures::StreamExt;
 use tokio::io::AsyncRead;
+use tokio::task::JoinHandle;
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
 use crate::{ProviderOptions, Sandbox};
@@ -27,7 +32,30 @@ pub(crate) use other::{Child, start};
 pub(crate) struct Started {
     pub(crate) child: Child,
     pub(crate) socket: interprocess::local_socket::tokio::Stream,
+    pub(crate) said: Said,
 }
+
+/// What a worker has said on its standard error, as far as it is kept.
+pub(crate) struct Said {
+    last: Arc<Mutex<VecDeque<String>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Said {
+    /// The last lines of a worker that has ended, in one line for an error; empty where it said
+    /// nothing.
+    pub(crate) async fn last_words(self) -> String {
+        /// Processes that the worker has left behind may hold the stream open.
+        const LIMIT: Duration = Duration::from_millis(300);
+        let _ = tokio::time::timeout(LIMIT, self.reader).await;
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines: Vec<&str> = last.iter().map(|line| line.trim()).collect();
+        line(&lines.join(" | "), LAST_WORDS)
+    }
+}
+
+/// How many bytes of them an error has.
+const LAST_WORDS: usize = 300;
 
 /// A worker could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -135,21 +163,33 @@ fn environment() -> Vec<(OsString, OsString)> {
 }
 
 /// Passes what a worker says on its standard error to the log, so that a crash
-/// of V8 does not write over the program's own standard error.
-fn log_stderr(stderr: impl AsyncRead + Unpin + Send + 'static) {
+/// of V8 does not write over the program's own standard error, and keeps the last of it.
+fn log_stderr(stderr: impl AsyncRead + Unpin + Send + 'static) -> Said {
     /// A line longer than this comes in parts.
     const MAX_LINE: usize = 4096;
-    tokio::spawn(async move {
+    /// Lines that are kept.
+    const KEPT: usize = 3;
+    let last = Arc::new(Mutex::new(VecDeque::new()));
+    let keep = last.clone();
+    let reader = tokio::spawn(async move {
         let lines = LinesCodec::new_with_max_length(MAX_LINE);
         let mut lines = FramedRead::new(stderr, lines);
         while let Some(line) = lines.next().await {
             match line {
-                Ok(line) => tracing::debug!(target: "code_mode_host::worker_stderr", "{line}"),
+                Ok(line) => {
+                    tracing::debug!(target: "code_mode_host::worker_stderr", "{line}");
+                    let mut last = keep.lock().unwrap_or_else(PoisonError::into_inner);
+                    if last.len() == KEPT {
+                        last.pop_front();
+                    }
+                    last.push_back(line);
+                }
                 Err(LinesCodecError::MaxLineLengthExceeded) => {}
                 Err(LinesCodecError::Io(_)) => return,
             }
         }
     });
+    Said { last, reader }
 }
 
 fn refused(program: &Path, error: io::Error) -> SpawnError {

@@ -26,12 +26,12 @@ pub(crate) async fn start(
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     let (mut child, socket) = connect::spawn(command).await.map_err(error)?;
-    if let Some(stderr) = child.stderr.take() {
-        super::log_stderr(stderr);
-    }
+    let no_stderr = || error(std::io::Error::other("the process has no standard error"));
+    let said = super::log_stderr(child.stderr.take().ok_or_else(no_stderr)?);
     Ok(Started {
         child: Child { child },
         socket,
+        said,
     })
 }
 

@@ -35,9 +35,14 @@ pub enum ConnectionError {
     /// worker said on standard error is logged.
     #[error("the worker ended before it was ready")]
     Ended,
-    /// The worker's process ended before it was ready, in this way.
-    #[error("the worker {0} before it was ready")]
-    Died(crate::ExitReason),
+    /// The worker's process ended before it was ready.
+    #[error("the worker {how} before it was ready{}{last_words}", if last_words.is_empty() { "" } else { ": " })]
+    Died {
+        /// How.
+        how: crate::ExitReason,
+        /// The last lines of its standard error, in one; empty where it said nothing.
+        last_words: String,
+    },
     /// The worker did not answer in time.
     #[error("the worker did not answer the greeting in time")]
     TimedOut,
