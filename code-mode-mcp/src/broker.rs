@@ -295,10 +295,14 @@ impl Broker {
         let missing: Vec<_> = missing.map(|upstream| upstream.started()).collect();
         if !missing.is_empty() {
             let _ = tokio::time::timeout(limit, futures::future::join_all(missing)).await;
-            self.tools.refresh();
         }
         let missing = named.iter().filter(is_missing);
-        missing.map(|upstream| upstream.state_in_words()).collect()
+        let missing: Vec<String> = missing.map(|upstream| upstream.state_in_words()).collect();
+        // The state of a server changes a moment before the tools are made of it.
+        if missing.is_empty() && !self.tools().are_of(&self.upstreams) {
+            self.tools.refresh();
+        }
+        missing
     }
 
     /// What is to be said behind the error of a program: for each server that is not ready, and

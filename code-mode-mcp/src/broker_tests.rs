@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::audit::{AuditRecord, CallIds, Outcome};
 use crate::broker::Broker;
 use crate::caller::{Approval, ApprovalRequest, Approvals, CallContext, NotAsked};
+use crate::secrets::Secrets;
 use crate::upstream::scripted::{Reply, Script, broker, text};
 
 /// A caller whose person always says the same.
@@ -337,5 +338,22 @@ async fn a_call_whose_arguments_cannot_be_shown_is_refused_unasked() {
         (person.asked(), person.outcomes()),
         (0, vec![Outcome::Denied])
     );
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn a_program_never_gets_tools_that_are_older_than_their_servers() {
+    let script = Script::echo(&["a"]);
+    let policy = serde_json::from_str("{}").expect("a policy");
+    let servers = vec![script.server("s")];
+    let broker = Broker::of(servers, policy, Secrets::default(), 4000, None);
+    let before = broker.tools();
+    assert!(before.are_of(&broker.upstreams), "nothing has happened yet");
+    let limit = Duration::from_secs(60);
+    let missing = broker.ready_for("tools.s__a({})", limit).await;
+    assert_eq!(missing, [""; 0]);
+    assert!(!before.are_of(&broker.upstreams));
+    assert!(broker.tools().are_of(&broker.upstreams));
+    assert_eq!(broker.tools().definitions.len(), 1);
     broker.end().await;
 }

@@ -19,6 +19,13 @@ pub(crate) struct Tools {
     pub(crate) entries: Vec<ToolEntry>,
     /// What a client is shown of `exec`.
     pub(crate) description: String,
+    /// The states that they were made of.
+    made_of: Vec<(Status, Arc<Vec<UpstreamTool>>)>,
+}
+
+/// What tools are made of: of a server that has only got older, they are the same.
+fn made_of(state: &State) -> (Status, Arc<Vec<UpstreamTool>>) {
+    (state.status.clone(), state.tools.clone())
 }
 
 /// One tool and its server.
@@ -47,6 +54,7 @@ impl Tools {
             .iter()
             .map(|upstream| (upstream, upstream.state()))
             .collect();
+        let made_of = states.iter().map(|(_, state)| made_of(state)).collect();
         states.sort_by_key(|(upstream, _)| upstream.name());
         let listed: Vec<(&Arc<Upstream>, &UpstreamTool)> = states
             .iter()
@@ -80,7 +88,18 @@ impl Tools {
             definitions,
             entries,
             description,
+            made_of,
         }
+    }
+
+    /// Whether they are what the servers list now.
+    pub(crate) fn are_of(&self, upstreams: &[Arc<Upstream>]) -> bool {
+        let now = upstreams.iter().map(|upstream| made_of(&upstream.state()));
+        let is_same = |(then, now): (&(Status, Arc<Vec<UpstreamTool>>), _)| {
+            let (status, tools): (Status, Arc<Vec<UpstreamTool>>) = now;
+            then.0 == status && Arc::ptr_eq(&then.1, &tools)
+        };
+        self.made_of.len() == upstreams.len() && self.made_of.iter().zip(now).all(is_same)
     }
 
     /// Whether a client would see the same as before.

@@ -7,7 +7,7 @@ use code_mode_host::CellId;
 use code_mode_protocol::text::line;
 use rmcp::model::{ElicitRequestParams, ElicitResult, ElicitationAction};
 use serde_json::{Value, json};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::audit::{self, AuditRecord};
 use crate::caller::{Approval, ApprovalRequest, Elicitation};
@@ -72,7 +72,13 @@ struct State {
     /// The last answer about it, for a request that comes too late.
     last_words: Option<String>,
     /// The program, until it begins.
-    program: Option<Arc<str>>,
+    program: Option<Held>,
+}
+
+/// A program that has not begun, and its place among those of all clients.
+struct Held {
+    program: Arc<str>,
+    _room: OwnedSemaphorePermit,
 }
 
 /// Something a person must answer.
@@ -103,20 +109,24 @@ impl Cell {
     }
 
     /// A cell whose program has not begun.
-    pub(crate) fn of_program(can_ask: CanAsk, program: String) -> Self {
+    pub(crate) fn of_program(can_ask: CanAsk, program: String, room: OwnedSemaphorePermit) -> Self {
         let cell = Self::new(can_ask);
-        cell.state().program = Some(program.into());
+        cell.state().program = Some(Held {
+            program: program.into(),
+            _room: room,
+        });
         cell
     }
 
     /// The program, where it has not begun.
     pub(crate) fn program(&self) -> Option<Arc<str>> {
-        self.state().program.clone()
+        let state = self.state();
+        state.program.as_ref().map(|held| held.program.clone())
     }
 
     /// The program, for whoever begins or drops it: the first who asks.
     pub(crate) fn take_program(&self) -> Option<Arc<str>> {
-        self.state().program.take()
+        self.state().program.take().map(|held| held.program)
     }
 
     /// The cell was admitted.

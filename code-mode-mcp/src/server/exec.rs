@@ -41,7 +41,12 @@ pub(crate) async fn exec(client: &Client<'_>, request: &CallToolRequestParams) -
             "{MAX_CELLS} programs of this session are running: wait for one, or terminate it"
         )));
     }
-    let cell = Arc::new(Cell::of_program(client.can_ask, exec.code));
+    let Some(room) = client.server.room_for(exec.code.len()) else {
+        return Ok(failure(
+            "programs that have not begun are 256 MiB already: wait for one, or terminate it",
+        ));
+    };
+    let cell = Arc::new(Cell::of_program(client.can_ask, exec.code, room));
     session.known.add(&cell);
     let begun = begin(client, request, &session, &cell, &exec.how, true).await;
     if client.context.ct.is_cancelled() && cell.take_program().is_some() {

@@ -16,10 +16,11 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
 use super::changes::Changes;
-use super::client::{Connection, is_stateless};
+use super::client::{Client, Connection, is_stateless};
 use super::definitions::{exec_tool, wait_tool};
 use super::direct::{direct, read};
 use super::exec::exec;
+use super::http_sessions::Closings;
 use super::wait::wait;
 use crate::broker::Broker;
 use crate::resources;
@@ -33,13 +34,17 @@ pub(crate) struct Handler {
     connection: Connection,
     /// Held for as long as the connection lives.
     _place: Option<OwnedSemaphorePermit>,
+    /// Over HTTP: when sessions are closed.
+    closings: Closings,
 }
 
 impl Handler {
+    #[cfg(test)]
     pub(crate) fn new(server: Arc<Shared>) -> Self {
         Self {
             connection: Connection::new(server, false),
             _place: None,
+            closings: Closings::default(),
         }
     }
 
@@ -48,13 +53,52 @@ impl Handler {
         Self {
             connection: Connection::new(server, true),
             _place: None,
+            closings: Closings::default(),
         }
     }
 
-    /// One of a bounded number, for as long as it lives.
-    pub(super) fn in_place(mut self, place: OwnedSemaphorePermit) -> Self {
-        self._place = Some(place);
-        self
+    /// The handler of a session over HTTP, one of a bounded number; or of a stateless request.
+    pub(super) fn over_http(
+        server: Arc<Shared>,
+        place: OwnedSemaphorePermit,
+        closings: Closings,
+    ) -> Self {
+        Self {
+            connection: Connection::new(server, false),
+            _place: Some(place),
+            closings,
+        }
+    }
+
+    /// The answer of one of the tools.
+    async fn answer(
+        &self,
+        client: &Client<'_>,
+        request: &CallToolRequestParams,
+    ) -> Result<CallToolResponse, ErrorData> {
+        match &*request.name {
+            "exec" => exec(client, request).await,
+            "wait" => wait(client, request).await,
+            name => {
+                let tools = self.offered(&self.broker().tools());
+                if tools.iter().skip(2).any(|tool| tool.name == name) {
+                    return direct(client, request).await;
+                }
+                let near = tools
+                    .iter()
+                    .map(|tool| tool.name.as_ref())
+                    .filter(|known| strsim::jaro_winkler(known, name) > 0.8)
+                    .collect::<Vec<_>>();
+                let help = match near.is_empty() {
+                    true => "there are exec and wait".to_owned(),
+                    false => format!("did you mean {}?", near.join(", ")),
+                };
+                Err(ErrorData::invalid_params(
+                    format!("unknown tool {name:?}: {help}"),
+                    None,
+                ))
+            }
+        }
     }
 
     fn broker(&self) -> &Broker {
@@ -116,29 +160,17 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let client = self.connection.client(&context);
-        match &*request.name {
-            "exec" => exec(&client, &request).await,
-            "wait" => wait(&client, &request).await,
-            name => {
-                let tools = self.offered(&self.broker().tools());
-                if tools.iter().skip(2).any(|tool| tool.name == name) {
-                    return direct(&client, &request).await;
-                }
-                let near = tools
-                    .iter()
-                    .map(|tool| tool.name.as_ref())
-                    .filter(|known| strsim::jaro_winkler(known, name) > 0.8)
-                    .collect::<Vec<_>>();
-                let help = match near.is_empty() {
-                    true => "there are exec and wait".to_owned(),
-                    false => format!("did you mean {}?", near.join(", ")),
-                };
-                Err(ErrorData::invalid_params(
-                    format!("unknown tool {name:?}: {help}"),
-                    None,
-                ))
-            }
+        let answering = self.answer(&client, &request);
+        if client.stateless {
+            return answering.await;
         }
+        let mut answering = std::pin::pin!(answering);
+        tokio::select! {
+            answer = &mut answering => return answer,
+            () = self.closings.closed(context.extensions.get()) => context.ct.cancel(),
+        }
+        // Its client is gone, and what it has begun ends.
+        answering.await
     }
 
     async fn set_level(

@@ -14,7 +14,6 @@ use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -22,6 +21,7 @@ use tower::Service;
 
 use super::Shared;
 use super::handler::Handler;
+use super::http_sessions::HttpSessions;
 
 /// The one path.
 const PATH: &str = "/mcp";
@@ -37,7 +37,7 @@ const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_secs(1);
 const IDLE: std::time::Duration = std::time::Duration::from_secs(30 * 60);
 
 type Body = BoxBody<Bytes, Infallible>;
-type Mcp = StreamableHttpService<Handler, LocalSessionManager>;
+type Mcp = StreamableHttpService<Handler, HttpSessions>;
 
 /// The most connections at once of clients that were let in; others are refused.
 pub const MAX_CONNECTIONS: usize = 1024;
@@ -65,14 +65,15 @@ pub(super) async fn serve(server: Arc<Shared>, listener: Listener, tokens: Optio
         // The names it goes by there are its proxy's; the token decides.
         config = config.disable_allowed_hosts();
     }
-    let mut sessions = LocalSessionManager::default();
-    sessions.session_config.keep_alive = Some(IDLE);
+    let mut sessions = HttpSessions::default();
+    sessions.inner.session_config.keep_alive = Some(IDLE);
+    let closings = sessions.closings.clone();
     let places = Arc::new(Semaphore::new(MAX_SESSIONS));
     let mcp = StreamableHttpService::new(
         move || {
             let place = places.clone().try_acquire_owned();
             let place = place.map_err(|_| std::io::Error::other("too many sessions"))?;
-            Ok(Handler::new(server.clone()).in_place(place))
+            Ok(Handler::over_http(server.clone(), place, closings.clone()))
         },
         Arc::new(sessions),
         config,

@@ -11,6 +11,7 @@ mod direct;
 mod exec;
 mod handler;
 mod http;
+mod http_sessions;
 mod observe;
 mod seal;
 mod session;
@@ -29,6 +30,7 @@ use code_mode_system::{Listener, TokenFile};
 use rmcp::ErrorData;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 use rmcp::service::serve_server;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub use http::MAX_CONNECTIONS as MAX_HTTP_CONNECTIONS;
@@ -59,6 +61,19 @@ struct Shared {
     direct: Vec<Pattern>,
     patience: Duration,
     seal: Seal,
+    /// Room for programs that have not begun, in KiB.
+    not_begun: Arc<Semaphore>,
+}
+
+/// The bytes that programs of all clients may have which have not begun.
+const MAX_NOT_BEGUN: usize = 256 << 20;
+
+impl Shared {
+    /// Room for a program of so many bytes until it begins; `None` where others take it all.
+    fn room_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
+        self.not_begun.clone().try_acquire_many_owned(kib).ok()
+    }
 }
 
 /// How a gateway serves its clients.
@@ -104,6 +119,7 @@ impl Gateway {
             direct: options.direct,
             patience: options.patience,
             seal: Seal::new(),
+            not_begun: Arc::new(Semaphore::new(MAX_NOT_BEGUN / 1024)),
         }))
     }
 

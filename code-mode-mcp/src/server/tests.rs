@@ -306,3 +306,17 @@ async fn what_is_wrong_about_a_request_is_said_and_runs_nothing() {
     }
     client.gateway.end().await;
 }
+
+#[tokio::test]
+async fn programs_that_have_not_begun_are_weighed_together() {
+    let mut client = Client::of(&Script::echo(&["a"]), "{}", "no").await;
+    let server = client.gateway.0.clone();
+    let rooms: Vec<_> = (0..4).map(|_| server.room_for(64 << 20)).collect();
+    assert!(rooms.iter().all(Option::is_some));
+    let said = client.exec(json!([["text", "x"]])).await;
+    assert!(said[0].contains("256 MiB already"), "{said:?}");
+    drop(rooms);
+    let said = client.exec(json!([["text", "x"]])).await;
+    assert_eq!(said, ["status: completed", "x"]);
+    client.gateway.end().await;
+}
