@@ -11,7 +11,7 @@ use std::borrow::Cow;
 fn is_obeyed(character: char) -> bool {
     match character {
         '\n' | '\t' => false,
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
         other => other.is_control(),
     }
 }

@@ -62,6 +62,8 @@ pub(crate) enum Native {
     LeaveOut,
     /// `(text)`: puts out what the program wrote to its console.
     Log,
+    /// `(error)`: the cell fails with it once its tasks are done.
+    Fail,
     /// `(name)`: the error about an unknown tool.
     UnknownTool,
     ServerTools,
@@ -140,6 +142,7 @@ const HOOKS: &[(&str, Native, i32)] = &[
 /// The native functions behind the globals of guided sessions.
 const WEB_HOOKS: &[(&str, Native, i32)] = &[
     ("log", Native::Log, 1),
+    ("fail", Native::Fail, 1),
     ("setTimer", Native::SetTimeout, 2),
     ("clearTimer", Native::ClearTimeout, 1),
     ("unknownTool", Native::UnknownTool, 2),
@@ -201,7 +204,7 @@ pub(crate) const LAZY_GLOBALS: [&str; 2] = ["tools", "ALL_TOOLS"];
 impl Native {
     /// Every function, by its number.
     #[allow(dead_code, reason = "the build script has no use for it")]
-    pub(crate) const ALL: [Self; 41] = [
+    pub(crate) const ALL: [Self; 42] = [
         Self::Text,
         Self::Image,
         Self::Audio,
@@ -221,6 +224,7 @@ impl Native {
         Self::JsonParse,
         Self::LeaveOut,
         Self::Log,
+        Self::Fail,
         Self::UnknownTool,
         Self::ServerTools,
         Self::ToolError,

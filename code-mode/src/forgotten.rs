@@ -82,7 +82,8 @@ fn uncalled_function(source: &str) -> Option<&str> {
     None
 }
 
-fn say_what_was_rejected(scope: &mut v8::PinScope, state: &CellState, source: &str) {
+/// Says which promises were rejected while nobody looked.
+pub(crate) fn say_what_was_rejected(scope: &mut v8::PinScope, state: &CellState, source: &str) {
     const SHOWN: usize = 3;
     let rejected = std::mem::take(&mut *state.rejected.borrow_mut());
     let mut shown = 0;

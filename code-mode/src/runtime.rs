@@ -13,7 +13,7 @@ use crate::bootstrap;
 use crate::cell::{Command, Job, ScriptError, Stop, answer_bytes};
 use crate::determinism::Source;
 use crate::engine::ReadyIsolate;
-use crate::forgotten::{self, rejected, say_what_was_forgotten};
+use crate::forgotten::{self, rejected, say_what_was_forgotten, say_what_was_rejected};
 use crate::guide::Guide;
 use crate::heap_guard::HeapGuard;
 use crate::module::{evaluate, import_dynamically};
@@ -65,10 +65,16 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
             lingers_until: None,
         }
         .run_to_end(scope, &job.source)
-        .inspect(|()| {
-            if state.guided.is_some() && shared.stopped().is_none() {
+        .inspect(|()| match shared.stopped() {
+            None if state.guided.is_some() => {
                 say_what_was_forgotten(scope, &state, &job.source);
             }
+            // Calls and timers were left on purpose.
+            Some(Stop::Exit(_)) if state.guided.is_some() => {
+                scope.cancel_terminate_execution();
+                say_what_was_rejected(scope, &state, &job.source);
+            }
+            _ => {}
         })
     };
     let outcome = outcome.map_err(|error| explained(&state, &job.source, error));
@@ -180,6 +186,10 @@ impl Run<'_> {
             settle(scope);
             if self.state.shared.stopped().is_some() {
                 return Ok(());
+            }
+            if let Some(error) = self.state.failed.take() {
+                let error = v8::Local::new(scope, error);
+                return Err(natives::error_text(scope, error));
             }
             match promise.state() {
                 v8::PromiseState::Fulfilled if self.lingers(source) => {}

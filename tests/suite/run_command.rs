@@ -91,6 +91,10 @@ fn what_a_script_leaves_unfinished_is_an_exit_status_of_1() {
             "before a timer of it",
         ),
         (
+            "Promise.reject(new Error('lost')); await null; exit()",
+            "a.js:1:16",
+        ),
+        (
             "async function main() { await new Promise((f) => setTimeout(f, 60_000)); text(1) } main()",
             "before a timer of it",
         ),
@@ -123,7 +127,7 @@ fn the_status_that_a_script_exits_with_is_that_of_the_program() {
         ("exit()", 0),
         ("exit(0)", 0),
         ("exit(3)", 3),
-        ("exit(-1)", 255),
+        ("exit(255)", 255),
     ] {
         let path = script(
             &folder,

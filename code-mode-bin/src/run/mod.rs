@@ -230,6 +230,7 @@ async fn in_session(
 ) -> Result<(), Failure> {
     let mut interrupts = Interrupts::new().map_err(|e| Failure::Runtime(e.to_string()))?;
     let output = Arc::new(Output::new(
+        script.name.clone(),
         (args.json, args.progress),
         args.media_dir.clone(),
     ));
@@ -444,8 +445,7 @@ impl Observing<'_> {
                     if let Some(servers) = self.servers {
                         text.push_str(&servers.servers_missed(&text));
                     }
-                    self.output
-                        .script_error(&self.script.name, &text, error_position);
+                    self.output.script_error(&text, error_position);
                     return Err(Failure::Script);
                 }
             }

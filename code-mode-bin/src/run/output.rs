@@ -21,6 +21,8 @@ const MODULE_NAME: &str = "exec_main.mjs";
 
 /// The two streams of a run.
 pub(crate) struct Output {
+    /// What a person calls the script.
+    script: String,
     json: bool,
     media_dir: Option<PathBuf>,
     media: AtomicUsize,
@@ -86,7 +88,11 @@ impl Drop for Running<'_> {
 }
 
 impl Output {
-    pub(crate) fn new((json, progress): (bool, bool), media_dir: Option<PathBuf>) -> Self {
+    pub(crate) fn new(
+        script: String,
+        (json, progress): (bool, bool),
+        media_dir: Option<PathBuf>,
+    ) -> Self {
         let spinner = (!json && std::io::stderr().is_terminal()).then(|| {
             let spinner = ProgressBar::new_spinner().with_message("running");
             if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}{msg} ({elapsed})") {
@@ -96,6 +102,7 @@ impl Output {
             spinner
         });
         Self {
+            script,
             json,
             media_dir,
             media: AtomicUsize::new(0),
@@ -281,10 +288,19 @@ impl Output {
                 self.line(&json!({"type": "warning", "unfinished": is_unfinished, "text": rest}));
             }
             Note::Log => self.marked(text),
-            Note::Warning | Note::Unfinished => {
-                self.print(|| say!("warning: {}", self.err(rest)));
-            }
+            Note::Warning | Note::Unfinished => self.problem("warning", rest),
         }
+    }
+
+    /// Shows an error or a warning about the script. At a terminal its further lines are set in, so
+    /// that none of them can pass for a line of this program.
+    fn problem(&self, kind: &str, text: &str) {
+        // The text has the line and help already; a person knows the script by its name.
+        let mut shown = self.err(text).replace(MODULE_NAME, &self.script);
+        if self.terminals.1 {
+            shown = shown.replace('\n', "\n  ");
+        }
+        self.print(|| say!("{kind}: {shown}"));
     }
 
     /// Whether a warning said that the script left something behind.
@@ -396,7 +412,7 @@ impl Output {
     }
 
     /// Shows why the script failed.
-    pub(crate) fn script_error(&self, name: &str, text: &str, position: Option<SourcePosition>) {
+    pub(crate) fn script_error(&self, text: &str, position: Option<SourcePosition>) {
         if self.json {
             let position = position.map(|p| json!({"line": p.line, "column": p.column}));
             self.line(&json!({
@@ -405,9 +421,7 @@ impl Output {
                 "error": {"text": text, "position": position},
             }));
         }
-        // The text has the line and help already; a person knows the script by its name.
-        let shown = text.replace(MODULE_NAME, name);
-        self.print(|| say!("error: {}", self.err(&shown)));
+        self.problem("error", text);
     }
 
     /// Takes the status line away.

@@ -51,16 +51,22 @@ pub(super) fn pending_call(state: &CellState, bytes: usize) -> Answer {
     Ok(())
 }
 
-/// `exit()`; in guided sessions `exit(status?)`, of which the last byte counts, as in a shell.
+/// `exit()`; in guided sessions `exit(status?)`, as shells have it.
 pub(super) fn exit(
     scope: &mut v8::PinScope,
     state: &CellState,
     args: &v8::FunctionCallbackArguments,
 ) -> Answer {
     let given = args.get(0);
-    let status = match state.guided.is_some() {
-        true if given.is_number() => given.int32_value(scope).unwrap_or(1).to_le_bytes()[0],
-        _ => 0,
-    };
+    if state.guided.is_none() || given.is_null_or_undefined() {
+        return Err(Refusal::Stop(Stop::Exit(0)));
+    }
+    // A status that a shell cannot have would pass for another one, or for success.
+    let status = given
+        .is_uint32()
+        .then(|| given.uint32_value(scope))
+        .flatten()
+        .and_then(|number| u8::try_from(number).ok())
+        .ok_or("exit expects a whole number from 0 to 255, or nothing")?;
     Err(Refusal::Stop(Stop::Exit(status)))
 }

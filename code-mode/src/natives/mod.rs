@@ -53,6 +53,8 @@ pub(crate) struct CellState {
     pub(crate) guided: Option<Arc<Mutex<Shapes>>>,
     /// Promises that were rejected while nobody looked, with the reasons.
     pub(crate) rejected: RefCell<Vec<(v8::Global<v8::Promise>, v8::Global<v8::Value>)>>,
+    /// What a task or a listener threw: the cell fails with it.
+    pub(crate) failed: RefCell<Option<v8::Global<v8::Value>>>,
     /// Where time and randomness come from, if not from the machine.
     pub(crate) source: Option<Source>,
     pub(crate) began: Began,
@@ -110,6 +112,7 @@ impl CellState {
             written: RefCell::default(),
             guided,
             rejected: RefCell::default(),
+            failed: RefCell::default(),
             source,
             began: Began::now(),
             decoders: RefCell::default(),
@@ -213,6 +216,10 @@ fn call<'s>(
     match native {
         Native::Text => display::text(scope, state, args)?,
         Native::Log => display::log(scope, state, args)?,
+        Native::Fail => {
+            let error = v8::Global::new(scope, args.get(0));
+            state.failed.borrow_mut().get_or_insert(error);
+        }
         Native::Image => media::image(scope, state, args)?,
         Native::Audio => media::audio(scope, state, args)?,
         Native::Content => media::content(scope, state, args)?,

@@ -2,7 +2,7 @@
 // DOM standard has them where a program without a document can tell.
 (function (hooks, shared) {
   "use strict";
-  const { setTimer } = hooks;
+  const { fail, setTimer } = hooks;
   const { apply, defineProperty } = Reflect;
   const call = (f) => (receiver, ...given) => apply(f, receiver, given);
   const push = call(Array.prototype.push);
@@ -155,9 +155,7 @@
       try {
         apply(listener, receiver, [event]);
       } catch (error) {
-        setTimer(() => {
-          throw error;
-        }, 0);
+        fail(error);
       }
     };
     class CustomEvent extends Event {

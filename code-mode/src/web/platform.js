@@ -3,7 +3,7 @@
 (function (hooks, shared) {
   "use strict";
   const {
-    clone, fillRandom, uuid, nowMs, timeOrigin, setTimer, clearTimer, setRepeating,
+    clone, fail, fillRandom, uuid, nowMs, timeOrigin, setTimer, clearTimer, setRepeating,
     searchTools, describeTool, refuse,
   } = hooks;
   const { apply, defineProperty, getPrototypeOf, getOwnPropertyDescriptor } = Reflect;
@@ -33,10 +33,7 @@
         try {
           callback();
         } catch (error) {
-          // It fails the cell, as a throw in a timer does.
-          setTimer(() => {
-            throw error;
-          }, 0);
+          fail(error);
         }
       },
     ]);
