@@ -92,7 +92,7 @@ def wrong(seen):
         "tools": '"exec"' in flat["tools"] and '"wait"' in flat["tools"],
         "five calls": "2,3,4,5,6" in flat["five"],
         "an error": "it failed deliberately" in flat["error"],
-        # A model that takes no images is told that there is one.
+        # A client replaces the image by a text for a model without images.
         "an image": '"image"' in flat["image"] or "[image: image/png]" in flat["image"],
         "a number": "42" in flat["number"],
         "a megabyte": "status" in flat["megabyte"],

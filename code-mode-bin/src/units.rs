@@ -16,7 +16,7 @@ const TIMES: &Units = &[
     ("", 1),
 ];
 
-/// Why a text is no size or time.
+/// Why a text cannot be read as a size or a time.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UnitError {
     #[error("expected a number and one of {0}, such as 64M")]

@@ -305,8 +305,8 @@ impl Broker {
         missing
     }
 
-    /// What is to be said behind the error of a program: for each server that is not ready, and
-    /// whose tools the error misses, a line with its state. They may be missing for this alone.
+    /// A line for each server that is not ready and whose tools a program's error misses, with the
+    /// server's state. The caller adds the lines to the error.
     pub fn servers_missed(&self, error: &str) -> String {
         if !error.contains("no tool is called") {
             return String::new();

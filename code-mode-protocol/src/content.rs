@@ -10,7 +10,7 @@ pub enum ContentItem {
     Text {
         /// The text itself.
         text: String,
-        /// What it is where it is no result of the program; only in guided sessions.
+        /// Marks console lines and warnings of guided sessions; `None` for a result of the program.
         note: Option<Note>,
     },
     /// An image.
@@ -36,8 +36,8 @@ impl ContentItem {
         }
     }
 
-    /// A text item that is no result of the program. Its text begins with a word in brackets,
-    /// for a model: `[log] ...`.
+    /// A console line or a warning. Its text begins with a word in brackets, for a model:
+    /// `[log] ...`.
     pub fn note(note: Note, text: impl Into<String>) -> Self {
         Self::Text {
             text: text.into(),
@@ -58,8 +58,8 @@ impl ContentItem {
     }
 }
 
-/// What a text in a cell's output is, where it is no result of its program: whoever shows the
-/// output to a person, or passes it on as data, can tell the two apart.
+/// Marks a text in a cell's output as a console line or a warning. A front end that shows output to a
+/// person, or passes it on as data, separates these texts from the program's results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Note {

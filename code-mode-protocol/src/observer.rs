@@ -1,4 +1,4 @@
-//! Those who look on while a session works.
+//! Observers of a session.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,13 +7,14 @@ use async_trait::async_trait;
 
 use crate::{CellEnded, CellStarted, NestedToolCall, ToolCallFinished};
 
-/// Someone who looks on: told of a session, its cells and their calls, beside its delegate, which
-/// does not know of it. A session may have several; see
+/// An observer of a session: the session reports its cells and their calls to it, beside the
+/// delegate. A session may have several observers; see
 /// [`SessionOptions::observer`](crate::SessionOptions::observer).
 ///
-/// What a method tells of waits for it, and nothing else does: the call, the answer, the closing. All
-/// observers are told at the same time. One that panics costs nothing; one that never returns holds
-/// what it was told of until that is cancelled. By default no method does anything.
+/// The session waits for each method before it continues with what the method reports: a call, an
+/// answer, a closing. Everything else in the session continues. The session calls all observers at the
+/// same time. An observer that panics has no effect. An observer that never returns delays the
+/// reported call or cell until that is cancelled. The default methods do nothing.
 #[async_trait]
 pub trait SessionObserver: Send + Sync {
     /// The session was opened; its opener waits.
@@ -60,7 +61,7 @@ impl Observers {
         self.0.iter()
     }
 
-    /// Whether there is none.
+    /// Whether the session has no observer.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

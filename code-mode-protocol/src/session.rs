@@ -33,7 +33,7 @@ pub struct SessionOptions {
     /// Whether a tool's input is checked against its schema before the delegate is
     /// called; default false. See [`check_inputs`](Self::check_inputs()).
     pub check_inputs: bool,
-    /// Who is told of the session beside its delegate; default nobody.
+    /// The observers of the session; default none.
     pub observers: Observers,
 }
 
@@ -73,7 +73,7 @@ impl SessionOptions {
         self
     }
 
-    /// Adds someone who is told of the session, its cells and their calls.
+    /// Adds an observer of the session, its cells and their calls.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn SessionObserver>) -> Self {
         self.observers.add(observer);
@@ -189,8 +189,8 @@ pub trait CodeModeSession: Send + Sync {
     /// Whether cells can still be admitted.
     fn is_alive(&self) -> bool;
 
-    /// Waits until the session has shut down: nothing of it runs any more. A session that
-    /// only lost its worker goes on.
+    /// Waits until the session has shut down: nothing of it runs any more. A session continues
+    /// after the loss of its worker.
     async fn closed(&self);
 
     /// Stops every cell. When it returns, no isolate of the session runs; a

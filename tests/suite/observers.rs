@@ -56,7 +56,7 @@ impl CodeModeSessionDelegate for Tools {
     }
 }
 
-/// Writes down what it is told, and lets some of it wait for a gate.
+/// Records its events; one of them waits for a gate.
 struct Watcher {
     name: &'static str,
     log: Log,
@@ -167,7 +167,7 @@ fn several_observers_are_told_of_the_session_its_cells_and_their_calls() {
                 .collect();
             assert_eq!(told[0], "opened");
             let mut told = told[1..].to_vec();
-            // The program runs while its start is told.
+            // The program runs while its observers learn of its start.
             told.sort();
             assert_eq!(
                 told,

@@ -33,7 +33,7 @@ fn path(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// Runs the program at a terminal of its own. Returns what that shows, and the exit status.
+/// Runs the program at a new terminal. Returns the contents of the terminal, and the exit status.
 fn typed(arguments: &[&str], steps: &[Value]) -> (String, Option<i32>) {
     let harness = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/terminal.py");
     let mut child = Command::new("python3")

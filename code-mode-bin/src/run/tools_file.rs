@@ -277,7 +277,7 @@ impl CommandTool {
         warnings
     }
 
-    /// The text that a shell is to run, where the input is put into it.
+    /// The text that a shell runs, where it contains a placeholder.
     fn shell_text(&self) -> Option<&str> {
         const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ksh", "fish"];
         let [program, options @ ..] = self.command.as_slice() else {

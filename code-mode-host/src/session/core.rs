@@ -57,7 +57,7 @@ pub(crate) trait Ports {
     type Reply: Reply;
 }
 
-/// A tool call that is to be dispatched.
+/// A tool call for the driver to dispatch.
 pub(super) struct Invocation<W> {
     pub(super) call: NestedToolCall,
     /// The tools of its cell.

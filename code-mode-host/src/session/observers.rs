@@ -1,4 +1,4 @@
-//! Telling those who look on.
+//! Reports to the observers of a session.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -10,7 +10,7 @@ use futures::future::join_all;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// Tells all observers at the same time, and waits for them. One that panics costs nothing.
+/// Calls all observers at the same time, and waits for them. A panic of one has no effect.
 pub(super) async fn tell<'a, T>(
     observers: &'a Observers,
     told: impl Fn(&'a dyn SessionObserver) -> T,
@@ -28,7 +28,7 @@ pub(super) async fn tell<'a, T>(
     }
 }
 
-/// The observers of a session, and the ends of cells that they are being told of.
+/// The observers of a session, and the reports of ended cells that are still running.
 #[derive(Default)]
 pub(super) struct Told {
     pub(super) observers: Arc<Observers>,
@@ -43,7 +43,7 @@ impl Told {
         }
     }
 
-    /// Tells of a cell's end without waiting.
+    /// Begins to report a cell's end.
     pub(super) fn cell_ended(&self, cell: &CellEnded, runtime: &Handle) {
         if self.observers.is_empty() {
             return;
@@ -56,7 +56,7 @@ impl Told {
         endings.insert(cell.cell_id.clone(), telling);
     }
 
-    /// Waits until the observers know of a cell's end.
+    /// Waits for the reports of a cell's end.
     pub(super) async fn end_was_told(&self, cell: &CellId) {
         let telling = {
             let mut endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);

@@ -124,7 +124,7 @@ impl Cell {
         state.program.as_ref().map(|held| held.program.clone())
     }
 
-    /// The program, for whoever begins or drops it: the first who asks.
+    /// Takes the program out, to begin or to drop it. Only the first caller gets it.
     pub(crate) fn take_program(&self) -> Option<Arc<str>> {
         self.state().program.take().map(|held| held.program)
     }

@@ -56,7 +56,7 @@ pub(crate) async fn exec(client: &Client<'_>, request: &CallToolRequestParams) -
 }
 
 /// Begins a program once the servers that it names have started. Where that takes longer than the
-/// request may, the answer says so, and the next request about the cell goes on.
+/// request may, the answer says that the program has not begun, and the next request waits again.
 pub(super) async fn begin(
     client: &Client<'_>,
     request: &CallToolRequestParams,

@@ -1,7 +1,8 @@
-//! The library's sessions over HTTP, and the end of what is asked in them.
+//! Sessions over HTTP, and the requests that end with them.
 //!
-//! A client that deletes its session waits for nothing any more. The library lets requests that are
-//! being answered go on for some seconds; a program that has not begun would begin meanwhile.
+//! A client that deletes its session waits for nothing any more. The library continues to answer
+//! the session's open requests for some seconds, in which a held program would begin. This module
+//! cancels those requests at once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -102,7 +102,7 @@ impl Upstream {
             return None;
         }
         self.wanted.notify_one();
-        // The first start has limits of its own, which a launcher that downloads may need.
+        // The first start has other limits: a launcher may download for a minute.
         self.started().await;
         let limit = self.config.startup_timeout.min(LONGEST_WAIT);
         let ready = self.until(|state| open(state.peer.clone()).is_some());

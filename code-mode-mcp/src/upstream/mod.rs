@@ -67,7 +67,7 @@ impl Down {
     }
 }
 
-/// A server that is down for the same reason as before is no news.
+/// Two states are equal where the reason is the same, so that nobody is notified again.
 impl PartialEq for Down {
     fn eq(&self, other: &Self) -> bool {
         self.why == other.why
