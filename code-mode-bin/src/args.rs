@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use code_mode_host::{Limit, Limits, ProviderOptions, RemoteHost, Sandbox, WorkerSource};
+use code_mode_host::{
+    Limit, Limits, ProviderOptions, RemoteHost, Sandbox, TraceFolder, WorkerSource,
+};
 use code_mode_protocol::wire::frame::MAX_FRAME_BYTES;
 
 use crate::units::{Bytes, Time};
@@ -101,6 +103,34 @@ fn this_program() -> Option<PathBuf> {
         let is_path = written.components().count() > 1;
         is_path.then(|| std::path::absolute(written).ok()).flatten()
     })
+}
+
+/// Whether sessions are recorded.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Traces")]
+pub(crate) struct TraceArgs {
+    /// Record each session in a file of this folder, for `code-mode timeline`
+    #[arg(long, value_name = "DIR")]
+    trace: Option<PathBuf>,
+    /// Record sources, inputs, answers and output too, as `code-mode replay` needs them
+    #[arg(long, requires = "trace")]
+    trace_contents: bool,
+}
+
+impl TraceArgs {
+    /// The folder, which is made where it is missing.
+    pub(crate) fn folder(&self) -> std::io::Result<Option<TraceFolder>> {
+        let Some(path) = &self.trace else {
+            return Ok(None);
+        };
+        std::fs::create_dir_all(path)?;
+        Ok(Some(TraceFolder::new(path, self.trace_contents)))
+    }
+
+    /// The folder as it was named.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.trace.clone().unwrap_or_default()
+    }
 }
 
 /// What a cell may use. Sizes and times take units; see [`Bytes`] and [`Time`].

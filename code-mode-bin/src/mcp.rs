@@ -13,7 +13,7 @@ use code_mode_mcp::{
 };
 use code_mode_system::{Interrupts, Listener, TokenFile, TokenFileError, say};
 
-use crate::args::RuntimeArgs;
+use crate::args::{RuntimeArgs, TraceArgs};
 use crate::telemetry::{TelemetryArgs, watched};
 use crate::units::Time;
 
@@ -57,6 +57,8 @@ pub(crate) struct Args {
     /// Append what became of every call to this file, a JSON object a line
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
+    #[command(flatten)]
+    traces: TraceArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
     #[command(flatten)]
@@ -245,7 +247,10 @@ async fn serve(args: &Args) -> Result<ExitCode, Failure> {
         None => None,
     };
     let broker = broker(options)?;
-    let provider = watched(Provider::new(args.runtime.provider_options().prewarmed(1))?);
+    let traces = args.traces.folder();
+    let traces = traces.map_err(|source| file("--trace", &args.traces.path(), source))?;
+    let provider = args.runtime.provider_options().prewarmed(1).traces(traces);
+    let provider = watched(Provider::new(provider)?);
     let mut options = GatewayOptions::default();
     options.direct = args.direct.clone();
     options.store = store;

@@ -348,16 +348,17 @@ async fn replay(
         seen: Mutex::default(),
         stop: to_first.then(|| stop.clone()),
     });
+    let tools = cell.program.definitions();
     let options = SessionOptions::default()
-        .guided(true)
-        .check_inputs(true)
+        .guided(cell.program.guided)
+        .check_inputs(cell.program.guided)
         .stored(cell.program.stored);
     let session = provider
         .open_session(answers.clone(), options)
         .await
         .map_err(failed)?;
     let mut request = ExecuteRequest::new("replay", cell.program.source)
-        .tools(cell.program.tools)
+        .tools(tools)
         .constants(cell.program.constants)
         .yield_time(Duration::from_secs(3600));
     if let Some(mut determinism) = cell.program.determinism {

@@ -10,7 +10,7 @@ use code_mode_host::Provider;
 use code_mode_serve::{Address, GuardOptions, HostOptions, MAX_MESSAGE};
 use code_mode_system::say;
 
-use crate::args::RuntimeArgs;
+use crate::args::{RuntimeArgs, TraceArgs};
 use crate::telemetry::{ServeTelemetry, TelemetryArgs, watched};
 use crate::units::{Bytes, Time};
 
@@ -24,6 +24,8 @@ pub(crate) struct Args {
     listen: String,
     #[command(flatten)]
     host: HostArgs,
+    #[command(flatten)]
+    traces: TraceArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
     #[command(flatten)]
@@ -142,6 +144,13 @@ pub(crate) fn main(args: Args) -> ExitCode {
         Ok(grpc) => grpc,
         Err(error) => return failed(&error),
     };
+    let traces = match args.traces.folder() {
+        Ok(traces) => traces,
+        Err(error) => {
+            let path = args.traces.path();
+            return failed(&format!("--trace {}: {error}", path.display()));
+        }
+    };
     let host = args.host.options();
     if grpc.is_none()
         && let Err(error) = host.check_without_grpc()
@@ -157,7 +166,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
     };
     let served: Result<(), Box<dyn std::error::Error>> = runtime.block_on(async {
         // Its first worker starts now, while the client says hello.
-        let options = args.runtime.provider_options();
+        let options = args.runtime.provider_options().traces(traces);
         let startup = tracing::info_span!("code_mode_host.startup");
         let provider = startup.in_scope(|| Provider::new(options))?;
         let provider = watched(provider);

@@ -56,7 +56,7 @@ pub use error::ProviderError;
 pub use examine::{Examiner, WorkerReport};
 pub use lend::LentWorker;
 pub use locate::PROGRAM_NAME;
-pub use options::{InMemory, ProviderOptions, Sandbox, WorkerSource};
+pub use options::{InMemory, ProviderOptions, Sandbox, TraceFolder, WorkerSource};
 pub use process::{ExitReason, SpawnError};
 pub use provider::Provider;
 pub use remote::{RemoteError, RemoteHost};

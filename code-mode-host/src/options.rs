@@ -1,12 +1,14 @@
 //! How a provider runs its workers.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use code_mode_protocol::{CodeModeSessionDelegate, Limits};
 use tokio::io::DuplexStream;
+use uuid::Uuid;
 
 use crate::RemoteHost;
 
@@ -49,6 +51,8 @@ pub struct ProviderOptions {
     /// of its cells are the session's, so nothing is lost when the worker goes; the
     /// next cell starts with a spare. Default 30 s.
     pub idle_timeout: Duration,
+    /// Where every session is recorded. Default nowhere.
+    pub traces: Option<TraceFolder>,
     observer: Observer,
 }
 
@@ -104,6 +108,7 @@ impl Default for ProviderOptions {
             handshake_timeout: Duration::from_secs(10),
             stop_grace: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(30),
+            traces: None,
             observer: Observer::default(),
         }
     }
@@ -134,6 +139,41 @@ setters! {
     handshake_timeout: Duration,
     stop_grace: Duration,
     idle_timeout: Duration,
+    traces: Option<TraceFolder>,
+}
+
+/// A folder in which a provider records its sessions, each in a file that `code-mode timeline` reads.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TraceFolder {
+    /// The folder. It must exist.
+    pub path: PathBuf,
+    /// Whether sources, inputs, answers and output are recorded too, as `code-mode replay` needs
+    /// them. Then cells take time and randomness from a recording; see
+    /// [`Determinism`](crate::Determinism).
+    pub contents: bool,
+}
+
+impl TraceFolder {
+    /// Records into this folder.
+    pub fn new(path: impl Into<PathBuf>, contents: bool) -> Self {
+        Self {
+            path: path.into(),
+            contents,
+        }
+    }
+
+    /// A new file for a session, which only this user can read.
+    pub(crate) fn file(&self) -> io::Result<std::fs::File> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let ms = since.unwrap_or_default().as_millis();
+        let id = Uuid::new_v4().simple().to_string();
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(self.path.join(format!("{ms}-{}.jsonl", &id[..8])))
+    }
 }
 
 /// Where workers come from.

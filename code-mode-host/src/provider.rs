@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::ProviderOptions;
 use crate::error::ProviderError;
 use crate::lend::LentWorker;
+use crate::options::TraceFolder;
 use crate::process::Purpose;
 use crate::session::{Opening, Session, Settings, Shared};
 use crate::source::Source;
 use crate::spares::Workers;
+use crate::trace::Recorder;
 use crate::worker::WorkerStats;
 
 /// How long a callback that was cancelled may take to return before its cell's end is
@@ -70,9 +72,19 @@ impl Provider {
         let worker = self.workers.prove().await?;
         let own = self.workers.source().options();
         let limits = options.limits.clone();
+        let delegate = own.observe(delegate);
+        let recorder = match &own.traces {
+            Some(folder) => recorder(folder, &delegate, options.guided),
+            None => None,
+        };
+        let delegate = match &recorder {
+            Some(recorder) => recorder.clone(),
+            None => delegate,
+        };
         let shared = Shared::open(Opening {
             workers: self.workers.clone(),
-            delegate: own.observe(delegate),
+            delegate,
+            recorder,
             limits: limits.unwrap_or_else(|| own.limits.clone()),
             settings: Settings {
                 stop_grace: own.stop_grace,
@@ -174,5 +186,24 @@ impl CodeModeSessionProvider for Provider {
     ) -> Result<Arc<dyn CodeModeSession>, SessionError> {
         let session = Provider::open_session(self, delegate, options).await?;
         Ok(Arc::new(session))
+    }
+}
+
+/// A recorder of a new session. A session that cannot be recorded runs all the same.
+fn recorder(
+    folder: &TraceFolder,
+    delegate: &Arc<dyn CodeModeSessionDelegate>,
+    guided: bool,
+) -> Option<Arc<Recorder>> {
+    match folder.file() {
+        Ok(file) => {
+            let recorder = Recorder::new(delegate.clone(), Box::new(file), folder.contents);
+            Some(Arc::new(recorder.guided(guided)))
+        }
+        Err(error) => {
+            let path = folder.path.display();
+            tracing::warn!(%error, "a session cannot be recorded in {path}");
+            None
+        }
     }
 }

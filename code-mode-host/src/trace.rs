@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use code_mode_protocol::{
     CallOutcome, CellEnded, CellId, CellNotification, CellOutcome, CellResponse, CellStarted,
     CodeModeSessionDelegate, ContentItem, Determinism, ExecuteRequest, Json, NestedToolCall,
-    ToolCallFinished, ToolDefinition, ToolError, ToolName, Turn,
+    ToolAnswer, ToolCallFinished, ToolDefinition, ToolError, ToolName, Turn,
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -143,14 +143,36 @@ pub enum TraceEvent {
 pub struct TracedProgram {
     /// The source.
     pub source: String,
-    /// The tools.
+    /// The tools, as they are on a wire: [`definitions`](Self::definitions) has them whole.
     pub tools: Vec<ToolDefinition>,
+    /// The names of those that answer with the results of MCP servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mcp_tools: Vec<String>,
     /// The session's stored values.
     pub stored: Vec<(String, Json)>,
     /// Globals besides.
     pub constants: Vec<(String, Json)>,
     /// Where time and randomness came from.
     pub determinism: Option<Determinism>,
+    /// Whether its session is [guided](crate::SessionOptions::guided).
+    #[serde(default = "is_guided")]
+    pub guided: bool,
+}
+
+impl TracedProgram {
+    /// The tools, as the program had them.
+    pub fn definitions(&self) -> Vec<ToolDefinition> {
+        let whole = |tool: &ToolDefinition| match self.mcp_tools.contains(&tool.name) {
+            true => tool.clone().answer(ToolAnswer::McpResult),
+            false => tool.clone(),
+        };
+        self.tools.iter().map(whole).collect()
+    }
+}
+
+/// Earlier traces are all of guided sessions.
+fn is_guided() -> bool {
+    true
 }
 
 /// What a cell used, in a trace.
@@ -182,6 +204,7 @@ pub struct Recorder {
     out: Mutex<Out>,
     began: Instant,
     contents: bool,
+    guided: bool,
 }
 
 struct Out {
@@ -205,6 +228,7 @@ impl Recorder {
             }),
             began: Instant::now(),
             contents,
+            guided: true,
         };
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         recorder.write(TraceEvent::Began {
@@ -213,6 +237,13 @@ impl Recorder {
             contents,
         });
         recorder
+    }
+
+    /// Sets whether the session is guided; default true.
+    #[must_use]
+    pub fn guided(mut self, guided: bool) -> Self {
+        self.guided = guided;
+        self
     }
 
     /// Whether contents are written.
@@ -226,9 +257,14 @@ impl Recorder {
         let program = self.contents.then(|| TracedProgram {
             source: request.source.clone(),
             tools: request.enabled_tools.to_vec(),
+            mcp_tools: (request.enabled_tools.iter())
+                .filter(|tool| tool.answer == ToolAnswer::McpResult)
+                .map(|tool| tool.name.clone())
+                .collect(),
             stored,
             constants: request.constants.clone(),
             determinism: request.determinism.clone(),
+            guided: self.guided,
         });
         self.write(TraceEvent::Executed {
             cell: cell.to_string(),

@@ -3,9 +3,13 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
-use crate::support::program;
+use crate::grpc_client::wire::OpenSessionRequest;
+use crate::grpc_client::{Host, texts};
+use crate::mcp_client::Client;
+use crate::support::{program, run, send};
 
 const TOOLS: &str = r#"
 [[tool]]
@@ -84,6 +88,72 @@ fn recorded_runs_replay_without_a_difference() {
         );
         assert_eq!(replayed.status.code(), Some(0));
     }
+}
+
+/// The traces in a folder.
+fn traces_in(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect()
+}
+
+#[test]
+fn each_session_of_a_gateway_is_recorded_and_replays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let traces = folder.path().join("traces");
+    run(async {
+        let options = ["--trace", text(&traces), "--trace-contents"];
+        let mut client = Client::before("plain", &options, json!({})).await;
+        client.exec("const r = await tools.mad__echo({ a: Math.random() }); text(r.called); store('k', 1)").await;
+        client.exec("text(load('k') + Math.random())").await;
+        client.leave().await;
+    });
+    let [trace] = &traces_in(&traces)[..] else {
+        panic!("one session has one trace");
+    };
+    let replayed = code_mode(&["replay", text(trace)]);
+    let said = String::from_utf8_lossy(&replayed.stdout).into_owned();
+    assert!(
+        said.starts_with("no difference in 2 cells: 1 call, 2 items"),
+        "{said}"
+    );
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(trace).expect("there").permissions(),
+        );
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn each_session_of_the_codex_hosts_wires_is_recorded_and_replays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let traces = folder.path().join("traces");
+    run(async {
+        let options = ["--trace", text(&traces), "--trace-contents"];
+        let mut host = Host::tcp_with(&options).await;
+        let session = host.open(OpenSessionRequest::default()).await;
+        let outcome = session
+            .exec("e", "text(Math.random()); text(typeof URL)")
+            .await;
+        assert_eq!(texts(&outcome)[1], "undefined");
+        session.close().await;
+        drop(session);
+        send(host.child.id().expect("it runs"), Signal::TERM);
+        host.gone().await;
+    });
+    let [trace] = &traces_in(&traces)[..] else {
+        panic!("one session has one trace");
+    };
+    let replayed = code_mode(&["replay", text(trace)]);
+    let said = String::from_utf8_lossy(&replayed.stdout).into_owned();
+    assert!(
+        said.starts_with("no difference in 1 cell: 0 calls, 2 items"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -20,6 +20,7 @@ use super::messages::{Received, Violation};
 use super::observers::{Told, tell};
 use super::spans::Spans;
 use crate::spares::Workers;
+use crate::trace::Recorder;
 use crate::worker::{Worker, WorkerHandle, supervise};
 
 /// The program's own ends of a core.
@@ -54,12 +55,16 @@ pub(crate) struct Shared {
     pub(super) callback_grace: Duration,
     pub(super) spans: Spans,
     pub(super) told: Told,
+    /// Records the session, where its provider does.
+    pub(super) recorder: Option<Arc<Recorder>>,
 }
 
 /// What a session is opened with.
 pub(crate) struct Opening {
     pub(crate) workers: Arc<Workers>,
     pub(crate) delegate: Arc<dyn CodeModeSessionDelegate>,
+    /// Records the session; `delegate` is then this one.
+    pub(crate) recorder: Option<Arc<Recorder>>,
     pub(crate) limits: Limits,
     pub(crate) settings: Settings,
     /// The other options; the limits in them are `limits` already.
@@ -97,6 +102,7 @@ impl Shared {
             settings,
             options,
             token,
+            recorder,
         } = opening;
         let mut core = Core::new(limits, settings, token.clone()).guided(options.guided);
         for (key, json) in options.stored {
@@ -122,6 +128,7 @@ impl Shared {
             callback_grace: settings.callback_grace,
             spans: Spans::new(),
             told: Told::new(options.observers),
+            recorder,
         });
         let (observers, done) = (shared.told.observers.clone(), shared.alarm.done.clone());
         if !observers.is_empty() {

@@ -1,11 +1,12 @@
 //! A session as an agent core has it.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use code_mode_protocol::{
-    CellId, CellResponse, CellStarted, CodeModeSession, ExecuteRequest, Json, Pause, RunningCell,
-    SessionError, WaitRequest, truncate,
+    CellId, CellResponse, CellStarted, CodeModeSession, Determinism, ExecuteRequest, Json, Pause,
+    RunningCell, SessionError, WaitRequest, truncate,
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +53,14 @@ impl Session {
         let yield_now = request.yield_now.clone();
         let max_output_tokens = request.max_output_tokens;
         let parent = request.parent.take();
+        let recorder = self.shared.recorder.clone();
+        if recorder
+            .as_ref()
+            .is_some_and(|recorder| recorder.has_contents())
+        {
+            request.determinism.get_or_insert_with(recorded_determinism);
+        }
+        let recording = recorder.map(|recorder| (recorder, request.clone(), self.stored_values()));
         let (reply, answer) = oneshot::channel();
         let tool_call_id = request.tool_call_id.clone();
         let span = self.shared.spans.exec(&request.tool_call_id);
@@ -86,6 +95,9 @@ impl Session {
             max_output_tokens,
             is_done: false,
         };
+        if let Some((recorder, request, stored)) = recording {
+            recorder.executed(&admitted.cell_id, &request, stored);
+        }
         let started = CellStarted::new(admitted.cell_id.clone(), tool_call_id);
         tell(&self.shared.told.observers, |one| {
             one.cell_started(&started)
@@ -186,10 +198,25 @@ impl Observing {
         };
         self.is_done = true;
         let mut response = received.unwrap_or(Err(SessionError::ShuttingDown))?;
+        if let Some(recorder) = &self.session.recorder
+            && !response.is_missing()
+        {
+            recorder.observed(&response);
+        }
         if let Some(tokens) = self.max_output_tokens {
             truncate::truncate(response.content_items_mut(), tokens);
         }
         Ok(response)
+    }
+}
+
+/// Time from now on, and randomness that a replay can have again.
+fn recorded_determinism() -> Determinism {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Determinism {
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
+        start_ms: since.unwrap_or_default().as_millis() as f64,
+        turns: None,
     }
 }
 
