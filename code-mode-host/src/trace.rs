@@ -69,6 +69,9 @@ pub enum TraceEvent {
         /// With contents: the input, if there is one.
         #[serde(skip_serializing_if = "Option::is_none")]
         input: Option<Json>,
+        /// The line of the source that made it, from 1; only in guided sessions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        line: Option<u32>,
     },
     /// With contents: what a call was answered.
     CallAnswered {
@@ -397,6 +400,7 @@ impl CodeModeSessionDelegate for Recorder {
             tool: call.tool_name.clone(),
             input_bytes: call.input.as_ref().map_or(0, |json| json.as_str().len()),
             input: call.input.clone().filter(|_| self.contents),
+            line: call.site.map(|site| site.line),
         });
         self.delegate.tool_call_started(call);
     }

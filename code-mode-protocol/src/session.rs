@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     CellEnded, CellId, CellResponse, CellStarted, ExecuteRequest, Json, LimitExceeded, Limits,
-    Observers, RuntimeToolCallId, SessionObserver, ToolCallFinished, ToolError, ToolKind, ToolName,
-    Turn, WaitRequest,
+    Observers, RuntimeToolCallId, SessionObserver, SourcePosition, ToolCallFinished, ToolError,
+    ToolKind, ToolName, Turn, WaitRequest,
 };
 
 /// A future that can be moved between threads.
@@ -329,6 +329,8 @@ pub struct NestedToolCall {
     pub tool_kind: ToolKind,
     /// Its input; `None` where the cell passed none.
     pub input: Option<Json>,
+    /// Where in the source it was made, as the worker says; only in guided sessions.
+    pub site: Option<SourcePosition>,
     pauses: Pauses,
 }
 
@@ -348,6 +350,7 @@ impl NestedToolCall {
             tool_name,
             tool_kind: ToolKind::Function,
             input: None,
+            site: None,
             pauses: Pauses(None),
         }
     }
@@ -363,6 +366,13 @@ impl NestedToolCall {
     #[must_use]
     pub fn input(mut self, input: Option<Json>) -> Self {
         self.input = input;
+        self
+    }
+
+    /// Sets where in the source it was made.
+    #[must_use]
+    pub fn site(mut self, site: Option<SourcePosition>) -> Self {
+        self.site = site;
         self
     }
 

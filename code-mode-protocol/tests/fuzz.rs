@@ -79,6 +79,7 @@ fn tool_call(input: &str) -> Vec<u8> {
         call: RuntimeToolCallId(3),
         tool: 0,
         input: Some(JsonText::Unchecked(input.to_owned())),
+        site: None,
     };
     let parts = message.encode().expect("encodes").into_parts();
     parts.flat_map(|part| part.to_vec()).collect()

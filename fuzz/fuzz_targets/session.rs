@@ -80,6 +80,7 @@ impl Step {
                 input: Some(JsonText::Unchecked(
                     if json { "1" } else { "\"\\ud800\"" }.into(),
                 )),
+                site: None,
             },
             Self::Notifies { cell } => FromWorker::Notify {
                 cell: u64::from(cell % 4),

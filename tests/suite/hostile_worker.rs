@@ -116,6 +116,7 @@ pub fn tool_call(cell: u64, call: u32) -> FromWorker {
         call: RuntimeToolCallId(call),
         tool: 1,
         input: None,
+        site: None,
     }
 }
 
@@ -224,6 +225,7 @@ lies! {
         call: RuntimeToolCallId(1),
         tool: 99,
         input: None,
+        site: None,
     }] => "a tool that cell 1 does not have";
     a_call_whose_name_is_not_the_next: [tool_call(1, 1), tool_call(1, 3)] => "not the next";
     a_call_whose_name_was_used: [tool_call(1, 1), tool_call(1, 1)] => "not the next";
@@ -250,24 +252,28 @@ lies! {
         call: RuntimeToolCallId(1),
         tool: 1,
         input: Some(JsonText::Unchecked("{".to_owned())),
+        site: None,
     }] => "not valid JSON";
     an_input_that_strict_parsers_refuse: [FromWorker::ToolCall {
         cell: 1,
         call: RuntimeToolCallId(1),
         tool: 1,
         input: Some(JsonText::Unchecked(r#""\ud800""#.to_owned())),
+        site: None,
     }] => "surrogate";
     an_input_that_is_nested_too_deep: [FromWorker::ToolCall {
         cell: 1,
         call: RuntimeToolCallId(1),
         tool: 1,
         input: Some(JsonText::Unchecked("[".repeat(130) + &"]".repeat(130))),
+        site: None,
     }] => "nested deeper";
     a_large_input_that_is_no_json: [FromWorker::ToolCall {
         cell: 1,
         call: RuntimeToolCallId(1),
         tool: 1,
         input: Some(JsonText::Unchecked("[".to_owned() + &"1".repeat(3 << 20))),
+        site: None,
     }] => "not valid JSON";
     a_termination_that_nobody_asked_for: [FromWorker::Ended {
         cell: 1,

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText, ToWorker, Used};
 use code_mode_protocol::{
-    CellOutcome, ContentItem, Json, Limit, Limits, NestedToolCall, RuntimeToolCallId, ToolError,
+    CellOutcome, ContentItem, Json, Limit, Limits, NestedToolCall, RuntimeToolCallId,
+    SourcePosition, ToolError,
 };
 
 use super::cell::{Cell, End, StopReason, bytes_of};
@@ -67,7 +68,8 @@ impl<P: Ports> Core<P> {
                 call,
                 tool,
                 input,
-            } => self.tool_call(known(cell)?, call, tool, input)?,
+                site,
+            } => self.tool_call(known(cell)?, call, tool, (input, site))?,
             FromWorker::Notify { cell, text } => self.notification(known(cell)?, text, now)?,
             FromWorker::Output { cell, items } => self.output(known(cell)?, items.into_vec())?,
             FromWorker::Observed {
@@ -120,7 +122,7 @@ impl<P: Ports> Core<P> {
         number: CellNumber,
         call: RuntimeToolCallId,
         tool: u32,
-        input: Option<JsonText>,
+        (input, site): (Option<JsonText>, Option<SourcePosition>),
     ) -> Result<(), Violation> {
         let input = input.map(JsonText::into_json).transpose();
         let input = input.map_err(|_| Violation::NotJson(number.get()))?;
@@ -161,7 +163,8 @@ impl<P: Ports> Core<P> {
             definition.tool_name.clone(),
         )
         .kind(definition.kind)
-        .input(input);
+        .input(input)
+        .site(site);
         let token = cell.token.child_token();
         let answer = definition.answer;
         let tools = cell.tools.clone();

@@ -449,6 +449,7 @@ impl World {
                     call,
                     tool,
                     input: input.map(JsonText::Unchecked),
+                    site: None,
                 }
             }
             Says::Notifies(text) => FromWorker::Notify { cell, text },

@@ -129,6 +129,7 @@ impl Worker {
                         call: RuntimeToolCallId(cell.calls),
                         tool: tool.expect("a tool") as u32,
                         input: Some(JsonText::Unchecked("{}".to_owned())),
+                        site: None,
                     };
                     return self.send(call).await;
                 }

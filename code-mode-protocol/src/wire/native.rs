@@ -196,6 +196,8 @@ pub enum FromWorker {
         tool: u32,
         /// Its input.
         input: Option<JsonText>,
+        /// Where in the source it was made; only in guided sessions.
+        site: Option<SourcePosition>,
     },
     /// A cell notifies.
     Notify {

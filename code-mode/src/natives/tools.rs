@@ -313,6 +313,7 @@ pub(super) fn invoke<'s>(
         call: id,
         tool,
         input: input.map(JsonText::Unchecked),
+        site,
     });
     Ok(promise.into())
 }
