@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::places::{Place, Places};
@@ -181,8 +182,24 @@ impl Socket {
 }
 
 /// Both directions of a connection.
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Ready with the client's first byte, which stays to be read; `None` where that is not known.
+    fn poll_first(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Option<u8>>> {
+        Poll::Ready(Ok(None))
+    }
+}
+
+impl Io for TcpStream {
+    fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<u8>>> {
+        let mut byte = [0];
+        let peeked = self.poll_peek(context, &mut ReadBuf::new(&mut byte));
+        peeked.map_ok(|length| (length == 1).then_some(byte[0]))
+    }
+}
+
+#[cfg(unix)]
+impl Io for tokio::net::UnixStream {}
+impl Io for TlsStream<Box<dyn Io>> {}
 
 /// A connection whose client has not said anything yet.
 pub struct Incoming {
@@ -209,7 +226,7 @@ impl Incoming {
         let io: Box<dyn Io> = match self.tls {
             None => self.stream,
             Some(Tls(acceptor)) => tokio::select! {
-                accepted = acceptor.accept(self.stream) => Box::new(accepted?),
+                accepted = shake_hands(acceptor, self.stream) => Box::new(accepted?),
                 over = std::future::poll_fn(|context| greeting.poll_over(context)) => {
                     return Err(over);
                 }
@@ -221,6 +238,26 @@ impl Incoming {
             greeting: Some(greeting),
         })
     }
+}
+
+/// The answer to a client that speaks plain HTTP.
+const SPEAK_TLS: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\
+    Content-Length: 58\r\n\r\nthis address speaks TLS: write https:// instead of http://";
+
+/// The TLS handshake, with a client that begins one.
+async fn shake_hands(
+    acceptor: TlsAcceptor,
+    mut stream: Box<dyn Io>,
+) -> io::Result<TlsStream<Box<dyn Io>>> {
+    let first = std::future::poll_fn(|context| stream.poll_first(context)).await?;
+    // A handshake begins with the byte 22, and a request of HTTP with a letter.
+    if first.is_some_and(|byte| byte.is_ascii_alphabetic()) {
+        stream.write_all(SPEAK_TLS).await?;
+        stream.shutdown().await?;
+        return Err(io::Error::other("the client speaks plain HTTP"));
+    }
+    acceptor.accept(stream).await
 }
 
 /// What ends the connection of a stranger.

@@ -685,3 +685,60 @@ fn a_standard_error_that_nobody_reads_holds_nothing_up() {
     });
     drop(reader);
 }
+
+#[test]
+fn where_one_end_speaks_tls_and_the_other_does_not_both_say_so() {
+    let certificates = Certificates::new();
+    certificates.write("tokens", TOKEN);
+    certificates.write("a.js", "text(1)");
+    let script = certificates.text("a.js");
+    let [certificate, key, tokens] =
+        ["host.pem", "host.key", "tokens"].map(|name| certificates.text(name));
+    run(async {
+        let options = [
+            "--tls-cert",
+            &certificate,
+            "--tls-key",
+            &key,
+            "--token-file",
+            &tokens,
+        ];
+        let (_child, address) = listening("grpc://127.0.0.1:0", &options).await;
+        let plain = address.replace("https://", "http://");
+        let mut stream = TcpStream::connect(plain.trim_start_matches("http://"))
+            .await
+            .expect("connected");
+        let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        stream.write_all(request).await.expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(
+            answer.ends_with("write https:// instead of http://"),
+            "{answer}"
+        );
+        let borrowed = |url: &str| {
+            let output = Command::new(program())
+                .args([
+                    "run",
+                    "--worker-host",
+                    url,
+                    "--worker-token-file",
+                    &tokens,
+                    &script,
+                ])
+                .output()
+                .expect("it runs");
+            assert_eq!(output.status.code(), Some(3), "{output:?}");
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        };
+        let said = borrowed(&plain);
+        assert!(
+            said.contains("has an address that begins with https://"),
+            "{said}"
+        );
+        let (_child, address) = listening("grpc://127.0.0.1:0", &[]).await;
+        let said = borrowed(&address.replace("http://", "https://"));
+        assert!(said.contains("its address begins with http://"), "{said}");
+    });
+}

@@ -65,7 +65,11 @@ pub enum RemoteError {
         source: tonic::transport::Error,
     },
     /// The address does not answer, or the TLS handshake with it fails.
-    #[error("cannot connect to the host {url}: {}", reasons(source))]
+    #[error(
+        "cannot connect to the host {url}: {}{}",
+        reasons(source),
+        tls_hint(source)
+    )]
     Connect {
         /// Where.
         url: String,
@@ -74,7 +78,7 @@ pub enum RemoteError {
         source: tonic::transport::Error,
     },
     /// It refuses.
-    #[error("the host {url} refuses: {}", words(source))]
+    #[error("the host {url} refuses: {}{}", words(source), plain_hint(url, source))]
     Refused {
         /// Where.
         url: String,
@@ -122,6 +126,24 @@ pub(crate) fn words(status: &Status) -> String {
     match words.is_empty() {
         true => status.code().description().to_owned(),
         false => words,
+    }
+}
+
+/// A hint where a connection by TLS fails at its first byte.
+fn tls_hint(source: &tonic::transport::Error) -> &'static str {
+    match reasons(source).contains("InvalidContentType") {
+        true => " (it does not speak TLS: its address begins with http://)",
+        false => "",
+    }
+}
+
+/// A hint where a connection without TLS ends before the host has answered.
+fn plain_hint(url: &str, status: &Status) -> &'static str {
+    // An answer of the host has no cause.
+    let is_cut = std::error::Error::source(status).is_some();
+    match is_cut && url.starts_with("http:") {
+        true => " (a host that speaks TLS has an address that begins with https://)",
+        false => "",
     }
 }
 
