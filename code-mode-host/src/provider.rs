@@ -158,6 +158,13 @@ impl Provider {
         self.workers.source().metrics().resident_bytes()
     }
 
+    /// Processor time that the workers of this machine which are there now have used; zero where
+    /// the operating system does not say. The time of those that have ended is this process's
+    /// children's.
+    pub fn worker_processor_time(&self) -> Duration {
+        self.workers.source().metrics().processor_time()
+    }
+
     fn sessions(&self) -> MutexGuard<'_, Vec<Weak<Shared>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }

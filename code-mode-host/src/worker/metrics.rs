@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Figures of a provider's workers, as [`Provider::workers`](crate::Provider::workers)
 /// gives them.
@@ -58,6 +59,12 @@ impl WorkerMetrics {
         stats
     }
 
+    /// Processor time that the workers that are there have used.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let live: Vec<_> = self.counts().live.values().copied().collect();
+        live.into_iter().flatten().filter_map(processor_time).sum()
+    }
+
     /// Memory of the workers that are there.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let live: Vec<_> = self.counts().live.values().copied().collect();
@@ -105,5 +112,22 @@ fn resident_bytes(process: u32) -> Option<u64> {
 
 #[cfg(not(target_os = "linux"))]
 fn resident_bytes(_: u32) -> Option<u64> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+fn processor_time(process: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // What stands behind the name, which may have spaces.
+    let mut fields = stat.rsplit(')').next()?.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let ticks = ticks()? + ticks()?;
+    Some(Duration::from_secs_f64(
+        ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
+    ))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn processor_time(_: u32) -> Option<Duration> {
     None
 }

@@ -253,7 +253,7 @@ impl CodeModeHost for Service {
         &self,
         _: Request<wire::GetProcessMetricsRequest>,
     ) -> Result<Response<wire::GetProcessMetricsResponse>, Status> {
-        metrics::process().map(Response::new)
+        metrics::process(&self.shared.provider).map(Response::new)
     }
 
     async fn open_session(

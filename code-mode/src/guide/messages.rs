@@ -10,6 +10,11 @@ pub(super) fn of_helper(message: &str) -> Option<&'static str> {
     if message.ends_with("Only plain serializable objects can be stored.") {
         return Some("give the key first: store(key, value), with a value that JSON can express");
     }
+    if message.contains("invalid image output") || message.contains("invalid audio output") {
+        return Some(
+            "give a data: URL (data:image/png;base64,...), a block of a tool's result, or the whole result; a file name is only a text: a tool must return what the file has",
+        );
+    }
     if message.contains("cannot be serialized as JSON") {
         return Some("pass plain data: objects, arrays, strings, numbers, booleans, null");
     }
