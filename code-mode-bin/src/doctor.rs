@@ -156,7 +156,7 @@ fn limits_in_words(limits: &Limits) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What is wrong, in one line for a person; nothing where all is well.
+/// The problems in one line for a person; `None` where the sandbox is complete.
 fn wrong(info: &WorkerReport, probes: &[Probed]) -> Option<String> {
     let missing = SandboxLayer::missing(&info.sandbox).len();
     let allowed = probes.iter().filter(|probe| !probe.refused).count();

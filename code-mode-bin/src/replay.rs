@@ -104,7 +104,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
     }
 }
 
-/// What was compared, and what differs.
+/// Counts of the compared parts, and the differences.
 #[derive(Default)]
 struct Replayed {
     cells: usize,

@@ -77,6 +77,15 @@ impl Certificates {
         self.path(name).to_str().expect("text").to_owned()
     }
 
+    /// A host that speaks TLS and asks for one of the tokens in the file `tokens`.
+    async fn guarded_host(&self) -> (tokio::process::Child, String) {
+        let [certificate, key, tokens] =
+            ["host.pem", "host.key", "tokens"].map(|name| self.text(name));
+        let options = ["--tls-cert", &certificate, "--tls-key", &key];
+        let options = [&options[..], &["--token-file", &tokens]].concat();
+        listening("grpc://127.0.0.1:0", &options).await
+    }
+
     fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).expect("there")
     }
@@ -162,18 +171,8 @@ fn beyond_this_machine_it_needs_tls_and_authentication_or_to_be_told_otherwise()
 fn only_who_knows_a_token_is_let_in_and_tokens_can_be_changed() {
     let certificates = Certificates::new();
     certificates.write("tokens", format!("{TOKEN}\nanother-token-of-some-length\n"));
-    let [certificate, key, tokens] =
-        ["host.pem", "host.key", "tokens"].map(|name| certificates.text(name));
     run(async {
-        let options = [
-            "--tls-cert",
-            &certificate,
-            "--tls-key",
-            &key,
-            "--token-file",
-            &tokens,
-        ];
-        let (_child, address) = listening("grpc://127.0.0.1:0", &options).await;
+        let (_child, address) = certificates.guarded_host().await;
         assert!(address.starts_with("https://"), "{address}");
         let plain = address.replace("https", "http");
         let channel_of = channel(&address, Some(certificates.tls(false))).await;
@@ -692,18 +691,9 @@ fn where_one_end_speaks_tls_and_the_other_does_not_both_say_so() {
     certificates.write("tokens", TOKEN);
     certificates.write("a.js", "text(1)");
     let script = certificates.text("a.js");
-    let [certificate, key, tokens] =
-        ["host.pem", "host.key", "tokens"].map(|name| certificates.text(name));
+    let tokens = certificates.text("tokens");
     run(async {
-        let options = [
-            "--tls-cert",
-            &certificate,
-            "--tls-key",
-            &key,
-            "--token-file",
-            &tokens,
-        ];
-        let (_child, address) = listening("grpc://127.0.0.1:0", &options).await;
+        let (_child, address) = certificates.guarded_host().await;
         let plain = address.replace("https://", "http://");
         let mut stream = TcpStream::connect(plain.trim_start_matches("http://"))
             .await

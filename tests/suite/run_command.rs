@@ -220,7 +220,7 @@ command = ["bash", "-ec", "echo {word} > log"]
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(0));
     for wanted in [
-        "tool `a`: `{word}` in its command is no property of its input_schema",
+        "tool `a`: `{word}` in its command is not a property of its input_schema",
         "tool `a` is defined twice",
         "tool `a`: its shell runs what the script puts into `echo {word} > log`",
     ] {

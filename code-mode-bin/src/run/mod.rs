@@ -351,7 +351,7 @@ fn stdin_tool() -> ToolDefinition {
         .input_schema(Json::from_value(&schema).ok())
 }
 
-/// Reads standard input to its end. A thread of its own does, which an interrupt leaves behind.
+/// Reads standard input to its end, in a separate thread: an interrupt does not wait for it.
 async fn read_stdin() -> Result<Json, ToolError> {
     let (answer, answered) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {

@@ -252,7 +252,7 @@ impl CommandTool {
         Json::from_value(&schema).ok()
     }
 
-    /// What is probably not meant, and what to write.
+    /// Warnings about the definition, each with the text to write instead.
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let properties = self
@@ -266,7 +266,7 @@ impl CommandTool {
                 .into_iter()
                 .filter(|name| !properties.contains_key(*name));
             warnings.extend(unfed.map(|name| {
-                format!("`{{{name}}}` in its command is no property of its input_schema: add properties.{name}")
+                format!("`{{{name}}}` in its command is not a property of its input_schema: add properties.{name}")
             }));
         }
         if let Some(argument) = self.shell_text() {

@@ -339,7 +339,7 @@ where
         });
         // The order of lines is that of sending, whichever of their tasks runs first.
         let number = line.map(|line| {
-            // The pipe has the other end for as long as this value lives.
+            // This value holds the other end of the pipe open.
             let _ = self.given.send(line);
             self.sent += 1;
             self.sent
