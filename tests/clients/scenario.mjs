@@ -3,7 +3,8 @@ import { readFileSync } from "node:fs";
 
 const [program, config] = process.argv.slice(2);
 export const server = { command: program, args: ["mcp", "--config", config] };
-const CODE = JSON.parse(readFileSync(new URL("./scenario.json", process.env.CLIENTS), "utf8"));
+const text = readFileSync(new URL("./scenario.json", process.env.CLIENTS), "utf8");
+const CODE = JSON.parse(text.replaceAll("SLOW", process.env.SLOW_SECONDS));
 
 // Blocks of the protocol as [type, text].
 export const texts = (content) => content.map((block) => [block.type, block.text ?? ""]);

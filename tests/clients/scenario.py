@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 PROGRAM, CONFIG = sys.argv[1:3]
 ARGUMENTS = ["mcp", "--config", CONFIG]
-CODE = json.loads((Path(__file__).parent / "scenario.json").read_text())
+CODE = json.loads((Path(__file__).parent / "scenario.json").read_text().replace("SLOW", os.environ["SLOW_SECONDS"]))
 
 
 async def scenario(tools, call):

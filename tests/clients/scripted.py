@@ -1,11 +1,12 @@
 """The scenario for clients whose model is played by a script."""
 
 import json
+import os
 import re
 import time
 from pathlib import Path
 
-CODE = json.loads((Path(__file__).parent / "scenario.json").read_text())
+CODE = json.loads((Path(__file__).parent / "scenario.json").read_text().replace("SLOW", os.environ["SLOW_SECONDS"]))
 
 
 def script(seen):
