@@ -205,6 +205,23 @@ impl Limit {
         }
     }
 
+    /// The value that these limits set, in bytes, milliseconds or a count; `None` where there is no
+    /// such limit.
+    pub fn of(self, limits: &Limits) -> Option<u64> {
+        let ms = |time: Option<Duration>| u64::try_from(time?.as_millis()).ok();
+        match self {
+            Self::Heap => Some(limits.heap_bytes() as u64),
+            Self::CpuTime => ms(limits.max_cpu_time),
+            Self::WallTime => ms(limits.max_wall_time),
+            Self::Output => Some(limits.max_output_bytes as u64),
+            Self::LiveCells => Some(limits.max_live_cells as u64),
+            Self::PendingToolCalls => Some(limits.max_pending_tool_calls as u64),
+            Self::PendingTimers => Some(limits.max_pending_timers as u64),
+            Self::StoredBytes => Some(limits.max_stored_bytes as u64),
+            Self::Frame => Some(limits.max_frame_bytes as u64),
+        }
+    }
+
     /// What to say when `value` of this limit was exceeded.
     pub fn exceeded(self, value: u64) -> LimitExceeded {
         LimitExceeded { limit: self, value }

@@ -591,6 +591,20 @@ fn check_says_what_every_server_offers_and_what_is_wrong() {
 }
 
 #[test]
+fn list_tools_of_run_describes_the_tools_of_servers_too() {
+    let servers = json!({"mcpServers": {"mad": {"command": "python3", "args": [
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/mad_server.py"), "plain"]}}});
+    let config = file_of(&servers);
+    let output = Command::new(program())
+        .args(["run", "--list-tools", "--mcp-config", path(&config)])
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(0));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("mad__echo("), "{said}");
+}
+
+#[test]
 fn check_says_each_failure_once_in_words_and_ends_with_a_verdict() {
     let plain = format!("plain={}", mad("plain"));
     let check = |servers: &[&str]| {

@@ -191,6 +191,11 @@ fn the_reference_of_tools_names_every_key_and_its_example_is_accepted() {
         "it is deferred: {}",
         stdout(&output)
     );
+    assert!(
+        !stdout(&output).contains("tools.patch({"),
+        "it takes a text: {}",
+        stdout(&output)
+    );
     assert!(keys.len() > 10, "{refused}");
     for key in keys {
         assert!(page.contains(&format!("| {key} |")), "{key}");
@@ -485,6 +490,14 @@ fn limits_of_the_command_line_hold_and_are_named() {
         let wanted = "error: output limit of 4096 bytes exceeded (--max-output sets it)";
         assert!(stderr(&output).contains(wanted), "{}", stderr(&output));
     }
+    // The time to read TypeScript is none of the options.
+    let ts = script(
+        &folder,
+        "a.ts",
+        &format!("const x: number = a{}", "<a".repeat(8000)),
+    );
+    let output = code_mode(&["run", "--max-cpu-time", "1h", &ts]);
+    assert!(!stderr(&output).contains("sets it"), "{}", stderr(&output));
     let odd = code_mode(&["run", "--max-cpu-time", "5 parsecs", &path]);
     assert_eq!(odd.status.code(), Some(2));
     assert!(

@@ -15,9 +15,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use code_mode_host::{
     CellId, CellNotification, CellOutcome, CellResponse, CodeModeSessionDelegate, Determinism,
-    ExecuteRequest, Json, NestedToolCall, Provider, ProviderError, Recorder, Session, SessionError,
-    SessionOptions, ToolCallFinished, ToolDefinition, ToolError, ToolName, WaitRequest, describe,
-    pragma, truncate,
+    ExecuteRequest, Json, Limits, NestedToolCall, Provider, ProviderError, Recorder, Session,
+    SessionError, SessionOptions, ToolCallFinished, ToolDefinition, ToolError, ToolName,
+    WaitRequest, describe, pragma, truncate,
 };
 use code_mode_mcp::{Broker, BrokerError, BrokerOptions};
 use code_mode_system::{Interrupt, Interrupts, say, show};
@@ -159,14 +159,23 @@ fn run(args: &Args) -> Result<(), Failure> {
     for warning in tools.warnings() {
         say!("warning: {warning}");
     }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Runtime(e.to_string()))?;
     if args.list_tools {
-        let definitions = tools.definitions();
+        let mut definitions = tools.definitions();
+        if !args.mcp_config.is_empty() {
+            let listing = crate::with_children(listed_by_servers(args));
+            definitions.extend(runtime.block_on(listing)?);
+        }
         let groups = describe::ToolGroup::by_namespace(&definitions);
         show!(
             "# exec\n\n{}",
             describe::guided_exec_tool(describe::ToolsFrom::Agent, &groups, usize::MAX)
         );
         show!("\n# wait\n\n{}", describe::guided_wait_tool());
+        runtime.shutdown_background();
         return Ok(());
     }
     let path = args.script.as_deref().unwrap_or(Path::new("-"));
@@ -176,10 +185,6 @@ fn run(args: &Args) -> Result<(), Failure> {
         Some(path) => store::read(path).map_err(|e| Failure::Usage(e.to_string()))?,
         None => Vec::new(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::Runtime(e.to_string()))?;
     let script = Script {
         name: match path.to_str() {
             Some("-") | None => "<stdin>".to_owned(),
@@ -239,20 +244,7 @@ async fn in_session(
     let tools = Arc::new(tools);
     let servers = match args.mcp_config.is_empty() {
         true => None,
-        false => {
-            let mut options = BrokerOptions::default();
-            options.config = args.mcp_config.clone();
-            options.policy = args.policy.clone();
-            let broker = crate::mcp::broker(options)?;
-            tokio::select! {
-                () = broker.all_started() => {}
-                by = interrupts.next() => {
-                    let _ = tokio::time::timeout(crate::mcp::END, broker.end()).await;
-                    return Err(Failure::Interrupted(by));
-                }
-            }
-            Some(broker)
-        }
+        false => Some(started_servers(args, &mut interrupts).await?),
     };
     let delegate = Arc::new(RunDelegate {
         tools: tools.clone(),
@@ -282,12 +274,14 @@ async fn in_session(
     let options = SessionOptions::default().stored(stored);
     let options = options.guided(true).check_inputs(true);
     let session = provider.open_session(delegate, options).await?;
+    let limits = args.runtime.limits.limits();
     let observing = Observing {
         session: &session,
         output: &output,
         recorder: recorder.as_deref(),
         script: &script,
         servers: servers.as_deref(),
+        limits: &limits,
     };
     let offered = offered(args, &tools, servers.as_deref());
     let observed = observing.run(&offered, &mut interrupts).await;
@@ -316,6 +310,30 @@ async fn in_session(
             .written()
             .map_err(|error| Failure::Runtime(format!("cannot write the output: {error}"))),
     )
+}
+
+/// The MCP servers, each of which has started or failed.
+async fn started_servers(args: &Args, interrupts: &mut Interrupts) -> Result<Arc<Broker>, Failure> {
+    let mut options = BrokerOptions::default();
+    options.config = args.mcp_config.clone();
+    options.policy = args.policy.clone();
+    let broker = crate::mcp::broker(options)?;
+    tokio::select! {
+        () = broker.all_started() => Ok(broker),
+        by = interrupts.next() => {
+            let _ = tokio::time::timeout(crate::mcp::END, broker.end()).await;
+            Err(Failure::Interrupted(by))
+        }
+    }
+}
+
+/// The tools that the MCP servers list.
+async fn listed_by_servers(args: &Args) -> Result<Vec<ToolDefinition>, Failure> {
+    let mut interrupts = Interrupts::new().map_err(|e| Failure::Runtime(e.to_string()))?;
+    let servers = started_servers(args, &mut interrupts).await?;
+    let definitions = servers.definitions().to_vec();
+    let _ = tokio::time::timeout(crate::mcp::END, servers.end()).await;
+    Ok(definitions)
 }
 
 /// What a script may use besides the globals.
@@ -376,6 +394,7 @@ struct Observing<'a> {
     recorder: Option<&'a Recorder>,
     script: &'a Script,
     servers: Option<&'a Broker>,
+    limits: &'a Limits,
 }
 
 impl Observing<'_> {
@@ -439,7 +458,10 @@ impl Observing<'_> {
                             false => Ok(()),
                         };
                     };
-                    if let CellOutcome::Limit(exceeded) = outcome {
+                    // Reading TypeScript has a limit that no option sets.
+                    if let CellOutcome::Limit(exceeded) = outcome
+                        && exceeded.limit.of(self.limits) == Some(exceeded.value)
+                    {
                         text.push_str(&format!(" ({} sets it)", option_of(exceeded.limit)));
                     }
                     if let Some(servers) = self.servers {

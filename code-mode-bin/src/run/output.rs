@@ -279,6 +279,7 @@ impl Output {
             Some((level, rest)) => (level, rest),
             None => ("log", text),
         };
+        let rest = &rest.replace(MODULE_NAME, &self.script);
         match note {
             Note::Log if self.json => {
                 self.line(&json!({"type": "log", "level": level, "text": rest}));
@@ -295,8 +296,7 @@ impl Output {
     /// Shows an error or a warning about the script. At a terminal its further lines are set in, so
     /// that none of them can pass for a line of this program.
     fn problem(&self, kind: &str, text: &str) {
-        // The text has the line and help already; a person knows the script by its name.
-        let mut shown = self.err(text).replace(MODULE_NAME, &self.script);
+        let mut shown = self.err(text).into_owned();
         if self.terminals.1 {
             shown = shown.replace('\n', "\n  ");
         }
@@ -413,6 +413,8 @@ impl Output {
 
     /// Shows why the script failed.
     pub(crate) fn script_error(&self, text: &str, position: Option<SourcePosition>) {
+        // The text has the line and help already; a person knows the script by its name.
+        let text = &text.replace(MODULE_NAME, &self.script);
         if self.json {
             let position = position.map(|p| json!({"line": p.line, "column": p.column}));
             self.line(&json!({

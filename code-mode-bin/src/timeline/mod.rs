@@ -16,8 +16,8 @@ const PLACE: &str = "/*TRACE*/[]";
 /// The options of `code-mode timeline`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Writes FILE.html, which a browser opens by itself, and FILE.chrome.json, for ui.perfetto.dev and
-chrome://tracing. Exit status: 0 written, 2 no trace, 3 not written.
+Writes FILE.html, a page that needs no server and no network, and FILE.chrome.json, for
+ui.perfetto.dev and chrome://tracing. Exit status: 0 written, 2 no trace, 3 not written.
 
 Example: code-mode run --trace t.jsonl main.js && code-mode timeline t.jsonl")]
 pub(crate) struct Args {

@@ -9,7 +9,7 @@ use super::common_start;
 use super::required::required;
 use super::text::{Detail, guided_signature};
 use crate::text::{cut, line};
-use crate::{Json, ToolDefinition};
+use crate::{Json, ToolDefinition, ToolKind};
 
 /// Several clients keep only the first 2,048 characters of a description, so this alone must be
 /// enough. `{...}` is what differs from one front door to the other.
@@ -283,6 +283,9 @@ fn counted(server: &ToolGroup) -> String {
 fn example(servers: &[ToolGroup]) -> Option<String> {
     let calls = servers.iter().filter_map(|server| {
         let tools = server.tools.iter().filter_map(|tool| {
+            if tool.kind == ToolKind::Freeform {
+                return None;
+            }
             let arguments = plain_arguments(tool.input_schema.as_ref())?;
             Some((arguments.len(), call(&tool.name, &arguments)))
         });
