@@ -107,13 +107,10 @@ impl Source {
         let limit = self.options.handshake_timeout;
         let stream = match tokio::time::timeout(limit, connecting).await {
             Ok(stream) => stream?,
-            Err(_) => return Err(ConnectionError::TimedOut.into()),
+            Err(_) => return Err(remote::refused(host, ConnectionError::TimedOut).into()),
         };
         match self.greet(stream, None).await {
-            Err(ProviderError::Connection(error)) => Err(match remote::refused(host, &error) {
-                Some(refused) => refused.into(),
-                None => error.into(),
-            }),
+            Err(ProviderError::Connection(error)) => Err(remote::refused(host, error).into()),
             greeted => greeted,
         }
     }

@@ -389,3 +389,34 @@ async fn exec_past_loss(session: &code_mode_host::Session, source: &str) -> Cell
         }
     }
 }
+
+#[test]
+fn a_host_that_greets_wrongly_is_named_in_the_error() {
+    run(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("bound");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let answering = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                // An empty SETTINGS frame of HTTP/2, and then nothing.
+                let _ = stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+                tokio::spawn(async move {
+                    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+                });
+            }
+        });
+        let worker = WorkerSource::Remote(RemoteHost::new(&url));
+        let options = options()
+            .worker(worker)
+            .prewarmed(0)
+            .handshake_timeout(Duration::from_millis(200));
+        let provider = Provider::new(options).expect("nothing to find");
+        let opened = provider.create_session(Arc::new(Agent::default())).await;
+        let error = opened.expect_err("no worker can be had").to_string();
+        assert!(
+            error.contains(&format!("the host {url}: the worker did not answer")),
+            "{error}"
+        );
+        answering.abort();
+    });
+}

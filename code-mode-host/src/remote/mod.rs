@@ -86,6 +86,15 @@ pub enum RemoteError {
         #[source]
         source: Box<Status>,
     },
+    /// A worker of it cannot be used.
+    #[error("the host {url}: {source}")]
+    Worker {
+        /// Where.
+        url: String,
+        /// Why.
+        #[source]
+        source: ConnectionError,
+    },
     /// A file with a token or certificates cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     File {
@@ -113,7 +122,10 @@ pub(crate) fn is_cut(error: &ProviderError) -> bool {
         ProviderError::Remote(RemoteError::Refused { source, .. }) => {
             std::error::Error::source(&**source).is_some()
         }
-        ProviderError::Connection(ConnectionError::Ended | ConnectionError::Io(_)) => true,
+        ProviderError::Remote(RemoteError::Worker {
+            source: ConnectionError::Ended | ConnectionError::Io(_),
+            ..
+        }) => true,
         _ => false,
     }
 }
@@ -206,13 +218,16 @@ pub(crate) async fn connect(
 }
 
 /// Why a worker could not be greeted: what its host said, where it is that.
-pub(crate) fn refused(host: &RemoteHost, error: &ConnectionError) -> Option<RemoteError> {
-    let ConnectionError::Io(error) = error else {
-        return None;
+pub(crate) fn refused(host: &RemoteHost, error: ConnectionError) -> RemoteError {
+    let url = host.shown();
+    let status = match &error {
+        ConnectionError::Io(error) => error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<Status>()),
+        _ => None,
     };
-    let status = error.get_ref()?.downcast_ref::<Status>()?;
-    Some(RemoteError::Refused {
-        url: host.shown(),
-        source: Box::new(status.clone()),
-    })
+    match status.cloned().map(Box::new) {
+        Some(source) => RemoteError::Refused { url, source },
+        None => RemoteError::Worker { url, source: error },
+    }
 }

@@ -175,7 +175,11 @@ impl Service {
     fn session(&self, id: &str) -> Result<Arc<Session>, Status> {
         let known = check::uuid(id, "session ID")?;
         let session = self.shared.sessions().get(&known).cloned();
-        session.ok_or_else(|| unknown_session(id))
+        // The end of a drain removes sessions: its client tries another host.
+        session.ok_or_else(|| match self.takes_more() {
+            Err(draining) => draining,
+            Ok(()) => unknown_session(id),
+        })
     }
 }
 
