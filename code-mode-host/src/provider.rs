@@ -73,10 +73,8 @@ impl Provider {
         let own = self.workers.source().options();
         let limits = options.limits.clone();
         let delegate = own.observe(delegate);
-        let recorder = match &own.traces {
-            Some(folder) => recorder(folder, &delegate, options.guided),
-            None => None,
-        };
+        let traces = own.traces.as_ref();
+        let recorder = traces.and_then(|folder| recorder(folder, &delegate, options.guided));
         let delegate = match &recorder {
             Some(recorder) => recorder.clone(),
             None => delegate,

@@ -249,6 +249,17 @@ impl Recorder {
         self
     }
 
+    /// Time from now on, and new randomness, both of which a replay can repeat: for a request whose
+    /// cell is recorded with contents.
+    pub fn determinism() -> Determinism {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Determinism {
+            seed: uuid::Uuid::new_v4().as_u64_pair().0,
+            start_ms: since.unwrap_or_default().as_millis() as f64,
+            turns: None,
+        }
+    }
+
     /// Whether contents are written.
     pub fn has_contents(&self) -> bool {
         self.contents

@@ -1,6 +1,7 @@
 """A scripted model behind the chat completions of OpenAI's wire."""
 
 import json
+import sys
 
 from loopback import Loopback, serve
 from scripted import script
@@ -61,3 +62,10 @@ class Chat:
                     end="data: [DONE]\n\n")
 
         return serve(Handler)
+
+    def report(self, done):
+        """Prints what the model saw, or how the client ended before the scenario did."""
+        if "after" not in self.seen:
+            sys.exit(f"{done.returncode} {done.stdout[-1500:]} {done.stderr[-1500:]} {list(self.seen)} {self.tools}")
+        self.seen.update(tools=sorted(set(self.tools)), list_ms=None)
+        print("SEEN " + json.dumps(self.seen))

@@ -37,10 +37,7 @@ def main():
         done = subprocess.run(
             [f"{HOME}/node_modules/.bin/qwen", "-p", "go", "--approval-mode", "yolo"],
             cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=110)
-    if "after" not in chat.seen:
-        sys.exit(f"{done.returncode} {done.stdout[-1500:]} {done.stderr[-1500:]} {list(chat.seen)} {chat.tools}")
-    chat.seen.update(tools=sorted(set(chat.tools)), list_ms=None)
-    print("SEEN " + json.dumps(chat.seen))
+    chat.report(done)
 
 
 main()

@@ -490,7 +490,7 @@ fn limits_of_the_command_line_hold_and_are_named() {
         let wanted = "error: output limit of 4096 bytes exceeded (--max-output sets it)";
         assert!(stderr(&output).contains(wanted), "{}", stderr(&output));
     }
-    // The time to read TypeScript is none of the options.
+    // No option sets the time for reading TypeScript.
     let ts = script(
         &folder,
         "a.ts",

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use code_mode_host::{
-    CellId, CellNotification, CellOutcome, CellResponse, CodeModeSessionDelegate, Determinism,
-    ExecuteRequest, Json, Limits, NestedToolCall, Provider, ProviderError, Recorder, Session,
-    SessionError, SessionOptions, ToolCallFinished, ToolDefinition, ToolError, ToolName,
-    WaitRequest, describe, pragma, truncate,
+    CellId, CellNotification, CellOutcome, CellResponse, CodeModeSessionDelegate, ExecuteRequest,
+    Json, Limits, NestedToolCall, Provider, ProviderError, Recorder, Session, SessionError,
+    SessionOptions, ToolCallFinished, ToolDefinition, ToolError, ToolName, WaitRequest, describe,
+    pragma, truncate,
 };
 use code_mode_mcp::{Broker, BrokerError, BrokerOptions};
 use code_mode_system::{Interrupt, Interrupts, say, show};
@@ -406,7 +406,7 @@ impl Observing<'_> {
             .yield_time(self.script.yield_time);
         let stored = self.session.stored_values();
         if self.recorder.is_some_and(Recorder::has_contents) {
-            request = request.determinism(determinism());
+            request = request.determinism(Recorder::determinism());
         }
         let traced = self.recorder.map(|recorder| (recorder, request.clone()));
         let running = self.session.execute(request).await?;
@@ -485,16 +485,6 @@ impl Observing<'_> {
             .items(last.content_items())
             .map_err(Failure::Runtime)?;
         Err(Failure::Interrupted(interrupt))
-    }
-}
-
-/// Time from now on, and randomness that can be had again.
-fn determinism() -> Determinism {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Determinism {
-        seed: rand::random(),
-        start_ms: now.unwrap_or_default().as_millis() as f64,
-        turns: None,
     }
 }
 

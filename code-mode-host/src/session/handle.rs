@@ -1,12 +1,11 @@
 //! A session as an agent core has it.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use code_mode_protocol::{
-    CellId, CellResponse, CellStarted, CodeModeSession, Determinism, ExecuteRequest, Json, Pause,
-    RunningCell, SessionError, WaitRequest, truncate,
+    CellId, CellResponse, CellStarted, CodeModeSession, ExecuteRequest, Json, Pause, RunningCell,
+    SessionError, WaitRequest, truncate,
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +15,7 @@ use super::core::{Answer, Execute, NotAdmitted};
 use super::driver::Shared;
 use super::observers::tell;
 use super::spans;
+use crate::trace::Recorder;
 
 /// A session of a [`Provider`](crate::Provider): one agent's cells and the values they store.
 ///
@@ -58,9 +58,17 @@ impl Session {
             .as_ref()
             .is_some_and(|recorder| recorder.has_contents())
         {
-            request.determinism.get_or_insert_with(recorded_determinism);
+            request
+                .determinism
+                .get_or_insert_with(Recorder::determinism);
         }
-        let recording = recorder.map(|recorder| (recorder, request.clone(), self.stored_values()));
+        let recording = recorder.map(|recorder| {
+            let stored = match recorder.has_contents() {
+                true => self.stored_values(),
+                false => Vec::new(),
+            };
+            (recorder, request.clone(), stored)
+        });
         let (reply, answer) = oneshot::channel();
         let tool_call_id = request.tool_call_id.clone();
         let span = self.shared.spans.exec(&request.tool_call_id);
@@ -207,16 +215,6 @@ impl Observing {
             truncate::truncate(response.content_items_mut(), tokens);
         }
         Ok(response)
-    }
-}
-
-/// Time from now on, and randomness that a replay can have again.
-fn recorded_determinism() -> Determinism {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    Determinism {
-        seed: uuid::Uuid::new_v4().as_u64_pair().0,
-        start_ms: since.unwrap_or_default().as_millis() as f64,
-        turns: None,
     }
 }
 
