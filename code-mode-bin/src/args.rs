@@ -1,6 +1,7 @@
 //! Options that several commands share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,6 +10,7 @@ use code_mode_host::{
 };
 use code_mode_protocol::wire::frame::MAX_FRAME_BYTES;
 
+use crate::telemetry::ServeTelemetry;
 use crate::units::{Bytes, Time};
 
 /// How workers run.
@@ -80,6 +82,7 @@ impl RuntimeArgs {
             .cgroup(self.worker_cgroup.clone())
             .limits(self.limits.limits())
             .wrap_delegates(crate::telemetry::metered)
+            .propagation(Arc::new(ServeTelemetry))
     }
 
     fn remote_host(&self, url: &str) -> RemoteHost {

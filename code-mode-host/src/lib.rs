@@ -44,6 +44,7 @@ mod lend;
 mod locate;
 mod options;
 mod process;
+mod propagation;
 mod provider;
 mod remote;
 mod session;
@@ -58,6 +59,7 @@ pub use lend::LentWorker;
 pub use locate::PROGRAM_NAME;
 pub use options::{InMemory, ProviderOptions, Sandbox, TraceFolder, WorkerSource};
 pub use process::{ExitReason, SpawnError};
+pub use propagation::Propagation;
 pub use provider::Provider;
 pub use remote::{RemoteError, RemoteHost};
 pub use session::{Session, input_fits};
@@ -71,7 +73,7 @@ pub use code_mode_protocol::{
     ContentItem, Determinism, EmptyCellId, ExecuteRequest, ImageDetail, InvalidJson, Json,
     LayerState, Limit, LimitExceeded, Limits, NestedToolCall, Note, Observers, Pause, RunningCell,
     RuntimeToolCallId, SandboxLayer, SessionError, SessionObserver, SessionOptions, SourcePosition,
-    ToolAnswer, ToolCallFinished, ToolDefinition, ToolError, ToolFailure, ToolKind, ToolName,
-    ToolSet, Turn, TurnCause, WaitRequest, cell_not_found, describe, normalize_tool_name, pragma,
-    truncate,
+    TerminateRequest, ToolAnswer, ToolCallFinished, ToolDefinition, ToolError, ToolFailure,
+    ToolKind, ToolName, ToolSet, TraceContext, Turn, TurnCause, WaitRequest, cell_not_found,
+    describe, normalize_tool_name, pragma, truncate,
 };

@@ -11,6 +11,7 @@ use tokio::io::DuplexStream;
 use uuid::Uuid;
 
 use crate::RemoteHost;
+use crate::propagation::{NoPropagation, Propagation};
 
 /// How a provider runs its workers. The default suits an agent.
 ///
@@ -54,6 +55,7 @@ pub struct ProviderOptions {
     /// Where every session is recorded. Default nowhere.
     pub traces: Option<TraceFolder>,
     observer: Observer,
+    propagation: Connecting,
 }
 
 /// How the delegate of every session is observed.
@@ -62,6 +64,16 @@ struct Observer(Option<Arc<Wrap>>);
 
 type Wrap =
     dyn Fn(Arc<dyn CodeModeSessionDelegate>) -> Arc<dyn CodeModeSessionDelegate> + Send + Sync;
+
+/// How spans are connected with those of other programs.
+#[derive(Clone)]
+struct Connecting(Arc<dyn Propagation>);
+
+impl fmt::Debug for Connecting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Propagation")
+    }
+}
 
 impl fmt::Debug for Observer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,6 +94,18 @@ impl ProviderOptions {
     ) -> Self {
         self.observer = Observer(Some(Arc::new(wrap)));
         self
+    }
+
+    /// Sets how the spans of sessions are connected with those of the agent and of the tools. By
+    /// default they are not; a tool is then told the span that its execute names.
+    #[must_use]
+    pub fn propagation(mut self, propagation: Arc<dyn Propagation>) -> Self {
+        self.propagation = Connecting(propagation);
+        self
+    }
+
+    pub(crate) fn propagates(&self) -> Arc<dyn Propagation> {
+        self.propagation.0.clone()
     }
 
     /// The delegate with the observer around it.
@@ -110,6 +134,7 @@ impl Default for ProviderOptions {
             idle_timeout: Duration::from_secs(30),
             traces: None,
             observer: Observer::default(),
+            propagation: Connecting(Arc::new(NoPropagation)),
         }
     }
 }

@@ -92,6 +92,7 @@ impl Provider {
             },
             options,
             token: self.token.child_token(),
+            propagation: own.propagates(),
         })?;
         if let Some(worker) = worker {
             shared.attach(worker);

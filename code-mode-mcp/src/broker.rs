@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use code_mode_host::{Json, NestedToolCall, ToolDefinition, ToolError, ToolName};
+use code_mode_host::{Json, NestedToolCall, ToolDefinition, ToolError, ToolName, TraceContext};
 use code_mode_protocol::text::line;
 use rmcp::ErrorData;
 use rmcp::model::{ElicitRequestParams, ElicitResult};
@@ -135,6 +135,7 @@ struct Call<'a> {
     context: Arc<dyn CallContext>,
     entry: &'a ToolEntry,
     input: Option<&'a Json>,
+    span: Option<&'a TraceContext>,
 }
 
 /// What became of a call.
@@ -370,6 +371,7 @@ impl Broker {
             context,
             entry,
             input,
+            span: call.trace_context.as_ref(),
         })
         .await
     }
@@ -379,12 +381,14 @@ impl Broker {
         &self,
         entry: &ToolEntry,
         input: &Json,
+        span: Option<&TraceContext>,
         context: Arc<dyn CallContext>,
     ) -> Result<Json, ToolError> {
         self.run(Call {
             context,
             entry,
             input: Some(input),
+            span,
         })
         .await
     }
@@ -491,9 +495,11 @@ impl Broker {
             context: &*call.context,
         };
         let may_repeat = self.policy.retry_read_only && tool.claims.read_only;
-        let mut result = upstream.call(name, arguments.clone(), &questions).await;
+        let mut result = upstream
+            .call(name, arguments.clone(), call.span, &questions)
+            .await;
         if may_repeat && matches!(result, Err(CallError::MayHaveRun(_))) {
-            result = upstream.call(name, arguments, &questions).await;
+            result = upstream.call(name, arguments, call.span, &questions).await;
         }
         match result {
             Ok(mut value) => {

@@ -32,6 +32,7 @@ mod request;
 mod sandbox;
 mod session;
 mod tool;
+mod trace_context;
 
 pub use content::{ContentItem, ImageDetail, Note};
 pub use ids::{CellId, EmptyCellId, RuntimeToolCallId};
@@ -42,7 +43,7 @@ pub use lifecycle::{
 };
 pub use limits::{Limit, LimitExceeded, Limits};
 pub use observer::{Observers, SessionObserver};
-pub use request::{CellResponse, ExecuteRequest, SourcePosition, WaitRequest};
+pub use request::{CellResponse, ExecuteRequest, SourcePosition, TerminateRequest, WaitRequest};
 pub use sandbox::{LayerState, SandboxLayer};
 pub use session::{
     BoxFuture, CellNotification, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
@@ -52,3 +53,4 @@ pub use tool::{
     ToolAnswer, ToolDefinition, ToolError, ToolFailure, ToolKind, ToolName, ToolSet,
     normalize_tool_name,
 };
+pub use trace_context::TraceContext;

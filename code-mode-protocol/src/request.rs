@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::{CellId, CellOutcome, ContentItem, Determinism, Json, RuntimeToolCallId, ToolSet};
+use crate::{
+    CellId, CellOutcome, ContentItem, Determinism, Json, RuntimeToolCallId, ToolSet, TraceContext,
+};
 
 /// Run one cell.
 #[derive(Clone, Debug)]
@@ -30,10 +32,10 @@ pub struct ExecuteRequest {
     pub constants: Vec<(String, Json)>,
     /// Where time and randomness come from; default the machine.
     pub determinism: Option<Determinism>,
-    /// The agent's span as a W3C `traceparent`: the log lines of the cell's worker carry
-    /// it, and a remote host's spans descend from it. One of more than
-    /// [`MAX_TRACEPARENT`](Self::MAX_TRACEPARENT) bytes is left out. Default none.
-    pub traceparent: Option<String>,
+    /// The agent's span. The spans of the cell and of its calls descend from it where the provider
+    /// has a `Propagation`, and the log lines of the cell's worker name the span above them.
+    /// Default none: they descend from the span that is current.
+    pub trace_context: Option<TraceContext>,
     /// Cancelled by the caller to end this request's observation with what there
     /// is. It never touches the cell.
     pub yield_now: CancellationToken,
@@ -43,9 +45,6 @@ pub struct ExecuteRequest {
 }
 
 impl ExecuteRequest {
-    /// The longest `traceparent` that is passed on, in bytes.
-    pub const MAX_TRACEPARENT: usize = 256;
-
     /// A request to run `source` with no tools and every default.
     pub fn new(tool_call_id: impl Into<String>, source: impl Into<String>) -> Self {
         Self {
@@ -56,7 +55,7 @@ impl ExecuteRequest {
             max_output_tokens: None,
             constants: Vec::new(),
             determinism: None,
-            traceparent: None,
+            trace_context: None,
             yield_now: CancellationToken::new(),
             parent: None,
         }
@@ -97,10 +96,10 @@ impl ExecuteRequest {
         self
     }
 
-    /// Sets the span that the cell descends from, as a W3C `traceparent`.
+    /// Sets the span that the cell descends from.
     #[must_use]
-    pub fn traceparent(mut self, traceparent: Option<String>) -> Self {
-        self.traceparent = traceparent;
+    pub fn trace_context(mut self, context: Option<TraceContext>) -> Self {
+        self.trace_context = context;
         self
     }
 
@@ -132,6 +131,9 @@ pub struct WaitRequest {
     pub max_output_tokens: Option<u64>,
     /// As in [`ExecuteRequest::yield_now`](field@ExecuteRequest::yield_now).
     pub yield_now: CancellationToken,
+    /// The agent core's name for the model's call of `wait`; the span of the request carries it.
+    /// Default none.
+    pub tool_call_id: Option<String>,
 }
 
 impl WaitRequest {
@@ -142,6 +144,7 @@ impl WaitRequest {
             yield_time: None,
             max_output_tokens: None,
             yield_now: CancellationToken::new(),
+            tool_call_id: None,
         }
     }
 
@@ -164,6 +167,46 @@ impl WaitRequest {
     pub fn yield_now(mut self, token: CancellationToken) -> Self {
         self.yield_now = token;
         self
+    }
+
+    /// Sets the name of the model's call.
+    #[must_use]
+    pub fn tool_call_id(mut self, id: impl Into<String>) -> Self {
+        self.tool_call_id = Some(id.into());
+        self
+    }
+}
+
+/// Stop a cell. A [`CellId`] alone becomes a request without a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TerminateRequest {
+    /// Which.
+    pub cell_id: CellId,
+    /// As in [`WaitRequest::tool_call_id`](field@WaitRequest::tool_call_id).
+    pub tool_call_id: Option<String>,
+}
+
+impl TerminateRequest {
+    /// A request to stop `cell_id`.
+    pub fn new(cell_id: CellId) -> Self {
+        Self {
+            cell_id,
+            tool_call_id: None,
+        }
+    }
+
+    /// Sets the name of the model's call.
+    #[must_use]
+    pub fn tool_call_id(mut self, id: impl Into<String>) -> Self {
+        self.tool_call_id = Some(id.into());
+        self
+    }
+}
+
+impl From<CellId> for TerminateRequest {
+    fn from(cell_id: CellId) -> Self {
+        Self::new(cell_id)
     }
 }
 

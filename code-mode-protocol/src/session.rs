@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     CellEnded, CellId, CellResponse, CellStarted, ExecuteRequest, Json, LimitExceeded, Limits,
-    Observers, RuntimeToolCallId, SessionObserver, SourcePosition, ToolCallFinished, ToolError,
-    ToolKind, ToolName, Turn, WaitRequest,
+    Observers, RuntimeToolCallId, SessionObserver, SourcePosition, TerminateRequest,
+    ToolCallFinished, ToolError, ToolKind, ToolName, TraceContext, Turn, WaitRequest,
 };
 
 /// A future that can be moved between threads.
@@ -143,7 +143,7 @@ pub trait CodeModeSession: Send + Sync {
     ///
     /// # Errors
     /// [`SessionError::ShuttingDown`] where the session ended meanwhile.
-    async fn terminate(&self, cell_id: CellId) -> Result<CellResponse, SessionError>;
+    async fn terminate(&self, request: TerminateRequest) -> Result<CellResponse, SessionError>;
 
     /// Like [`execute`](Self::execute), but freezes the cell whenever it has no
     /// immediately runnable work.
@@ -331,6 +331,9 @@ pub struct NestedToolCall {
     pub input: Option<Json>,
     /// Where in the source it was made, as the worker says; only in guided sessions.
     pub site: Option<SourcePosition>,
+    /// The span of the call, for whoever continues the trace; where the provider exports none, the
+    /// [`trace_context`](field@ExecuteRequest::trace_context) of the execute.
+    pub trace_context: Option<TraceContext>,
     pauses: Pauses,
 }
 
@@ -351,6 +354,7 @@ impl NestedToolCall {
             tool_kind: ToolKind::Function,
             input: None,
             site: None,
+            trace_context: None,
             pauses: Pauses(None),
         }
     }
@@ -373,6 +377,13 @@ impl NestedToolCall {
     #[must_use]
     pub fn site(mut self, site: Option<SourcePosition>) -> Self {
         self.site = site;
+        self
+    }
+
+    /// Sets the span of the call.
+    #[must_use]
+    pub fn trace_context(mut self, context: Option<TraceContext>) -> Self {
+        self.trace_context = context;
         self
     }
 

@@ -4,14 +4,22 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use code_mode_host::{TerminateRequest, TraceContext, WaitRequest};
+use serde_json::{Value, json};
+use tonic::Streaming;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::grpc_client::{Host, next, outcome, started};
+use crate::grpc_client::{Host, Session, next, outcome, started, wire};
+use crate::mcp_client;
 use crate::stdio_client::Client;
 use crate::support::{Agent, program, provider_in_process, request, runtime};
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 /// Takes the bodies of requests until nobody holds the other end.
 fn collector() -> (String, std::sync::mpsc::Receiver<(String, Vec<u8>)>) {
@@ -113,19 +121,12 @@ fn over_grpc_an_execute_and_its_calls_are_of_the_clients_trace() {
         let mut host = Host::stdio_of(command).await;
         let session = host.open(Default::default()).await;
         let mut calls = session.subscribe(&["echo"]).await;
-        let trace = "0af7651916cd43dd8448eb211c80319c";
-        let mut execute = tonic::Request::new(session.request("e", "await tools.echo({})"));
-        let parent = format!("00-{trace}-b7ad6b7169203331-01");
-        let metadata = execute.metadata_mut();
-        metadata.insert("traceparent", parent.parse().expect("text"));
-        let executed = session.client.clone().execute(execute).await;
-        let mut events = executed.expect("admitted").into_inner();
-        started(&mut events).await;
+        let mut events = execute_traced(&session).await;
         let call = next(&mut calls).await;
         let parent_of_call = call.traceparent.expect("a parent for the tool");
-        let of_client = format!("00-{trace}-");
+        let of_client = format!("00-{TRACE}-");
         assert!(parent_of_call.starts_with(&of_client), "{parent_of_call}");
-        assert_ne!(parent_of_call, parent);
+        assert_ne!(parent_of_call, TRACEPARENT);
         session
             .complete(&call.invocation_id, Ok("1".to_owned()))
             .await;
@@ -137,8 +138,73 @@ fn over_grpc_an_execute_and_its_calls_are_of_the_clients_trace() {
             .try_iter()
             .map(|(_, body)| String::from_utf8_lossy(&body).into_owned())
             .collect();
-        assert!(sent.contains(trace) && sent.contains("code_mode_host.grpc.execute"));
+        assert!(sent.contains(TRACE) && sent.contains("code_mode_host.grpc.execute"));
     });
+}
+
+/// Executes a cell that calls `echo`, in the trace of the client.
+async fn execute_traced(session: &Session) -> Streaming<wire::ExecuteEvent> {
+    let mut execute = tonic::Request::new(session.request("e", "await tools.echo({})"));
+    let metadata = execute.metadata_mut();
+    metadata.insert("traceparent", TRACEPARENT.parse().expect("text"));
+    let executed = session.client.clone().execute(execute).await;
+    let mut events = executed.expect("admitted").into_inner();
+    started(&mut events).await;
+    events
+}
+
+#[test]
+fn over_grpc_a_call_names_the_clients_span_without_an_exporter_too() {
+    runtime().block_on(async {
+        let mut command = tokio::process::Command::new(program());
+        command.arg("serve");
+        let mut host = Host::stdio_of(command).await;
+        let session = host.open(Default::default()).await;
+        let mut calls = session.subscribe(&["echo"]).await;
+        let _events = execute_traced(&session).await;
+        let call = next(&mut calls).await;
+        assert_eq!(call.traceparent.as_deref(), Some(TRACEPARENT));
+    });
+}
+
+/// The `_meta` that a server gets with a call, where the client of `code-mode mcp` names its span.
+fn meta_at_server(more: &[&str]) -> String {
+    runtime().block_on(async {
+        let mut client = mcp_client::Client::before("plain", more, json!({})).await;
+        let code = "text((await tools.mad__echo({})).meta)";
+        let exec = json!({
+            "name": "exec", "arguments": {"code": code},
+            "_meta": {"traceparent": TRACEPARENT, "tracestate": "agent=1"},
+        });
+        let answer = client.request("tools/call", exec).await;
+        client.leave().await;
+        mcp_client::texts(&answer["result"]).swap_remove(0)
+    })
+}
+
+#[test]
+fn an_mcp_server_gets_the_trace_of_the_client_with_each_call() {
+    let meta: Value = serde_json::from_str(&meta_at_server(&[])).expect("JSON");
+    assert_eq!(meta["traceparent"], TRACEPARENT);
+    assert_eq!(meta["tracestate"], "agent=1");
+    let (url, told) = collector();
+    let traces = format!("{url}/v1/traces");
+    let meta = meta_at_server(&["--otel-trace-exporter", &traces]);
+    let meta: Value = serde_json::from_str(&meta).expect("JSON");
+    assert_eq!(meta["tracestate"], "agent=1");
+    let span = meta["traceparent"].as_str().expect("text");
+    assert!(span.starts_with(&format!("00-{TRACE}-")) && span != TRACEPARENT);
+    // That span was exported, and so were the ones between.
+    let sent: String = told
+        .try_iter()
+        .map(|(_, body)| String::from_utf8_lossy(&body).into_owned())
+        .collect();
+    let id = span.split('-').nth(2).expect("a span's id");
+    assert!(sent.contains(&format!("\"spanId\": \"{id}\"")), "{sent}");
+    assert!(
+        sent.contains("\"parentSpanId\": \"b7ad6b7169203331\""),
+        "{sent}"
+    );
 }
 
 #[test]
@@ -340,8 +406,6 @@ impl Subscriber for Spans {
     }
 }
 
-const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-
 #[test]
 fn every_request_call_and_notification_has_its_span() {
     let spans = Spans::default();
@@ -359,19 +423,24 @@ fn every_request_call_and_notification_has_its_span() {
             .expect("a session");
         let turn = tracing::info_span!(target: "test", "turn");
         let traced = request("await tools.echo('x'); notify('n')");
-        let execute = session.execute(traced.traceparent(Some(TRACEPARENT.to_owned())));
+        let execute =
+            session.execute(traced.trace_context(TraceContext::new(Some(TRACEPARENT), None)));
         let started = tracing::Instrument::instrument(execute, turn)
             .await
             .expect("admitted");
         started.outcome().await.expect("observed");
         let waiting = session
-            .execute(request("await tools.never()"))
+            .execute(request("await tools.never()").yield_time(Duration::ZERO))
             .await
             .expect("admitted");
-        session
-            .terminate(waiting.id().clone())
-            .await
-            .expect("terminated");
+        let id = waiting.id().clone();
+        waiting.outcome().await.expect("observed");
+        let wait = WaitRequest::new(id.clone()).yield_time(Duration::ZERO);
+        let wait = session.wait(wait.tool_call_id("model-2")).await;
+        wait.expect("observed");
+        let terminate = TerminateRequest::new(id);
+        let terminated = session.terminate(terminate.tool_call_id("model-3")).await;
+        terminated.expect("terminated");
         session.shutdown().await;
         provider.shutdown().await;
     });
@@ -397,6 +466,8 @@ fn every_request_call_and_notification_has_its_span() {
     assert_eq!(call.field("outcome"), Some("succeeded"));
     assert_eq!(parent(find("notification")), "exec");
     assert_eq!(find("notification").field("outcome"), Some("delivered"));
+    assert_eq!(find("wait").field("tool_call_id"), Some("model-2"));
+    assert_eq!(find("terminate").field("tool_call_id"), Some("model-3"));
     assert_eq!(find("terminate").field("outcome"), Some("terminated"));
     assert_eq!(parent(find("shutdown")), "session");
     assert_eq!(parent(find("worker")), "session");

@@ -6,9 +6,10 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use code_mode_host::{Propagation, TraceContext};
 use opentelemetry::KeyValue;
-use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{TraceContextExt, TracerProvider};
+use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
+use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{
     MetricExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig,
 };
@@ -199,37 +200,59 @@ fn exported(is_codex: bool) -> FilterFn<impl Fn(&tracing::Metadata<'_>) -> bool>
 /// The program's telemetry, for the wires.
 pub(crate) struct ServeTelemetry;
 
+/// The two headers of W3C Trace Context, as they are sent and as they came.
+#[derive(Default)]
+struct Headers {
+    traceparent: Option<String>,
+    tracestate: Option<String>,
+}
+
+impl Extractor for Headers {
+    fn get(&self, key: &str) -> Option<&str> {
+        match key {
+            "traceparent" => self.traceparent.as_deref(),
+            "tracestate" => self.tracestate.as_deref(),
+            _ => None,
+        }
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        vec!["traceparent", "tracestate"]
+    }
+}
+
+impl Injector for Headers {
+    fn set(&mut self, key: &str, value: String) {
+        match key {
+            "traceparent" => self.traceparent = Some(value),
+            "tracestate" => self.tracestate = Some(value),
+            _ => {}
+        }
+    }
+}
+
+impl Propagation for ServeTelemetry {
+    fn context(&self, span: &tracing::Span) -> Option<TraceContext> {
+        let mut headers = Headers::default();
+        TraceContextPropagator::new().inject_context(&span.context(), &mut headers);
+        TraceContext::new(
+            headers.traceparent.as_deref(),
+            headers.tracestate.as_deref(),
+        )
+    }
+
+    fn set_parent(&self, span: &tracing::Span, parent: &TraceContext) {
+        let headers = Headers {
+            traceparent: Some(parent.traceparent.clone()),
+            tracestate: parent.tracestate.clone(),
+        };
+        let context = TraceContextPropagator::new().extract(&headers);
+        // Without an exporter the span has no parent to set.
+        let _ = span.set_parent(context);
+    }
+}
+
 impl code_mode_serve::Telemetry for ServeTelemetry {
-    fn traceparent(&self) -> Option<String> {
-        let context = tracing::Span::current().context();
-        let span = context.span().span_context().clone();
-        span.is_valid().then(|| {
-            format!(
-                "00-{}-{}-{:02x}",
-                span.trace_id(),
-                span.span_id(),
-                span.trace_flags().to_u8()
-            )
-        })
-    }
-
-    fn set_parent(&self, span: &tracing::Span, traceparent: Option<&str>) {
-        struct Carrier<'a>(&'a str);
-        impl Extractor for Carrier<'_> {
-            fn get(&self, key: &str) -> Option<&str> {
-                (key == "traceparent").then_some(self.0)
-            }
-            fn keys(&self) -> Vec<&str> {
-                vec!["traceparent"]
-            }
-        }
-        if let Some(traceparent) = traceparent {
-            let context = TraceContextPropagator::new().extract(&Carrier(traceparent));
-            // Without an exporter the span has no parent to set.
-            let _ = span.set_parent(context);
-        }
-    }
-
     fn metrics_page(&self) -> Option<String> {
         let families = REGISTRY.get()?.gather();
         TextEncoder::new().encode_to_string(&families).ok()

@@ -39,14 +39,14 @@ pub(super) fn observe(tell: impl FnOnce()) {
 /// Runs a tool, and reports its result to the core.
 pub(super) fn invoke(shared: &Arc<Shared>, invocation: Invocation<WorkerHandle>) {
     let Invocation {
-        call,
+        mut call,
         tools,
         answer,
         cancelled,
         worker,
         place,
     } = invocation;
-    let span = shared.spans.call(&call);
+    let span = shared.spans.call(&mut call);
     let told = span.clone();
     let session = shared.clone();
     let task = async move {

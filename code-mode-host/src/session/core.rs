@@ -32,6 +32,7 @@ use super::ended::Ended;
 use super::held::Held;
 use super::number::CellNumber;
 use super::order::Place;
+use super::spans::Exec;
 use super::stored::Stored;
 use crate::backoff::Backoff;
 
@@ -88,7 +89,7 @@ pub(crate) enum Effect<P: Ports> {
     /// Deliver a notification.
     Notify(CellNotification, CancellationToken),
     /// Tell the delegate that a cell was admitted.
-    Started(CellStarted, tracing::Span),
+    Started(CellStarted, Exec),
     /// Report a cell's turn to the delegate.
     Turn(CellId, Turn),
     /// Tell the delegate that a cell's JavaScript has ended.
@@ -123,8 +124,8 @@ pub(crate) struct Execute<R> {
     pub(crate) request: ExecuteRequest,
     pub(crate) to_pending: bool,
     pub(crate) reply: R,
-    /// The parent of the cell's spans.
-    pub(crate) span: tracing::Span,
+    /// What the cell's spans descend from.
+    pub(crate) exec: Exec,
 }
 
 /// How a cell is observed.
@@ -386,7 +387,7 @@ impl<P: Ports> Core<P> {
             request,
             to_pending,
             reply,
-            span,
+            exec,
         } = execute;
         worker.idle_by = None;
         let tools = match &worker.tools {
@@ -427,14 +428,12 @@ impl<P: Ports> Core<P> {
                     .map(|(name, json)| (name, json.into_string()))
                     .collect(),
                 determinism: request.determinism,
-                traceparent: request
-                    .traceparent
-                    .filter(|text| text.len() <= ExecuteRequest::MAX_TRACEPARENT),
+                traceparent: request.trace_context.map(|context| context.traceparent),
             },
         ));
         let cell_id = number.id();
         let started = CellStarted::new(cell_id.clone(), request.tool_call_id.clone());
-        self.effects.push_back(Effect::Started(started, span));
+        self.effects.push_back(Effect::Started(started, exec));
         let token = self.token.child_token();
         let worker = worker.number;
         // The worker keeps the limit; the host looks in case it does not.

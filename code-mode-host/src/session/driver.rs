@@ -19,6 +19,7 @@ use super::inputs::Inputs;
 use super::messages::{Received, Violation};
 use super::observers::{Told, tell};
 use super::spans::Spans;
+use crate::propagation::Propagation;
 use crate::spares::Workers;
 use crate::trace::Recorder;
 use crate::worker::{Worker, WorkerHandle, supervise};
@@ -71,6 +72,7 @@ pub(crate) struct Opening {
     pub(crate) options: SessionOptions,
     /// Shuts the session down when it is cancelled.
     pub(crate) token: CancellationToken,
+    pub(crate) propagation: Arc<dyn Propagation>,
 }
 
 struct State {
@@ -103,6 +105,7 @@ impl Shared {
             options,
             token,
             recorder,
+            propagation,
         } = opening;
         let mut core = Core::new(limits, settings, token.clone()).guided(options.guided);
         for (key, json) in options.stored {
@@ -126,7 +129,7 @@ impl Shared {
             starting: tokio::sync::Mutex::new(()),
             runtime: Handle::current(),
             callback_grace: settings.callback_grace,
-            spans: Spans::new(),
+            spans: Spans::new(propagation),
             told: Told::new(options.observers),
             recorder,
         });
@@ -196,8 +199,8 @@ impl Shared {
             Effect::Cancel(token) => token.cancel(),
             Effect::Invoke(invocation) => callbacks::invoke(self, *invocation),
             Effect::Notify(notification, token) => callbacks::notify(self, notification, token),
-            Effect::Started(cell, span) => {
-                self.spans.admitted(&cell.cell_id, span);
+            Effect::Started(cell, exec) => {
+                self.spans.admitted(&cell.cell_id, exec);
                 callbacks::observe(|| self.delegate.cell_started(&cell));
             }
             Effect::Turn(cell_id, turn) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use code_mode_protocol::{
     CellId, CellResponse, CellStarted, CodeModeSession, ExecuteRequest, Json, Pause, RunningCell,
-    SessionError, WaitRequest, truncate,
+    SessionError, TerminateRequest, WaitRequest, truncate,
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -71,12 +71,13 @@ impl Session {
         });
         let (reply, answer) = oneshot::channel();
         let tool_call_id = request.tool_call_id.clone();
-        let span = self.shared.spans.exec(&request.tool_call_id);
+        let exec = self.shared.spans.exec(&mut request);
+        let span = exec.span.clone();
         let mut execute = Execute {
             request,
             to_pending,
             reply,
-            span: span.clone(),
+            exec,
         };
         let admitted = loop {
             match self.shared.event(|core, now| core.execute(execute, now)) {
@@ -128,6 +129,14 @@ impl Session {
     }
 
     async fn observe(&self, request: WaitRequest, to_pending: bool) -> Answer {
+        let id = request.tool_call_id.as_deref();
+        let span = self.shared.spans.wait(&request.cell_id, id);
+        let answer = self.observing(request, to_pending);
+        let answer = answer.instrument(span.clone()).await;
+        observed_by(&span, answer)
+    }
+
+    async fn observing(&self, request: WaitRequest, to_pending: bool) -> Answer {
         let (reply, answer) = oneshot::channel();
         let cell_id = request.cell_id;
         let how = (request.yield_time, to_pending);
@@ -264,17 +273,21 @@ impl Session {
     /// # Errors
     /// Those of [`CodeModeSession::wait`].
     pub async fn wait(&self, request: WaitRequest) -> Result<CellResponse, SessionError> {
-        let span = self.shared.spans.wait(&request.cell_id);
-        let answer = self.observe(request, false).instrument(span.clone()).await;
-        observed_by(&span, answer).map(plain)
+        self.observe(request, false).await.map(plain)
     }
 
     /// Stops a cell; see [`CodeModeSession::terminate`].
     ///
     /// # Errors
     /// Those of [`CodeModeSession::terminate`].
-    pub async fn terminate(&self, cell_id: CellId) -> Result<CellResponse, SessionError> {
-        let span = self.shared.spans.terminate(&cell_id);
+    pub async fn terminate(
+        &self,
+        request: impl Into<TerminateRequest> + Send,
+    ) -> Result<CellResponse, SessionError> {
+        let request = request.into();
+        let cell_id = request.cell_id;
+        let id = request.tool_call_id.as_deref();
+        let span = self.shared.spans.terminate(&cell_id, id);
         let (reply, answer) = oneshot::channel();
         self.shared
             .event(|core, now| core.terminate(&cell_id, Some(reply), now));
@@ -312,9 +325,7 @@ impl Session {
         &self,
         request: WaitRequest,
     ) -> Result<CellResponse, SessionError> {
-        let span = self.shared.spans.wait(&request.cell_id);
-        let answer = self.observe(request, true).instrument(span.clone()).await;
-        observed_by(&span, answer)
+        self.observe(request, true).await
     }
 
     /// Stops the deadlines of the session, or of one cell; see [`CodeModeSession::pause`].
@@ -379,8 +390,8 @@ impl CodeModeSession for Session {
         Session::wait(self, request).await
     }
 
-    async fn terminate(&self, cell_id: CellId) -> Result<CellResponse, SessionError> {
-        Session::terminate(self, cell_id).await
+    async fn terminate(&self, request: TerminateRequest) -> Result<CellResponse, SessionError> {
+        Session::terminate(self, request).await
     }
 
     async fn execute_to_pending(

@@ -21,6 +21,7 @@ use super::core::{Answer, Attached, Core, Effect, Execute, NotAdmitted, Ports, R
 use super::held::Held;
 use super::messages::Received;
 use super::number::CellNumber;
+use super::spans::Exec;
 
 const LIVE_CELLS: usize = 6;
 const PENDING_CALLS: usize = 4;
@@ -352,7 +353,7 @@ impl World {
             request,
             to_pending,
             reply: asker,
-            span: tracing::Span::none(),
+            exec: Exec::none(),
         };
         loop {
             match self.core.execute(execute, self.now) {

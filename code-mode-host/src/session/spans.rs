@@ -1,66 +1,99 @@
 //! A session's spans: their names, their attributes and their parents.
 //!
-//! An exec's span descends from the one that was current at `execute`, and a cell's calls
-//! and notifications from its exec's. Fields are ids, names, outcomes and durations: what
+//! An exec's span descends from the one that its request names, or else from the one that was
+//! current at `execute`; a cell's calls and notifications descend from its exec's. Fields are ids, names, outcomes and durations: what
 //! a program says is in none.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use code_mode_protocol::{CellEnded, CellId, CellResponse, NestedToolCall, ToolKind};
+use code_mode_protocol::{
+    CellEnded, CellId, CellResponse, ExecuteRequest, NestedToolCall, ToolKind, TraceContext,
+};
 use tracing::Span;
 use tracing::field::Empty;
+
+use crate::propagation::Propagation;
 
 /// The spans of one session.
 pub(super) struct Spans {
     /// Tells sessions apart in every line.
     id: String,
     pub(super) session: Span,
+    propagation: Arc<dyn Propagation>,
     /// Of the cells that have not been closed.
-    execs: Mutex<HashMap<CellId, Span>>,
+    execs: Mutex<HashMap<CellId, Exec>>,
+}
+
+/// What the spans of a cell descend from.
+#[derive(Clone)]
+pub(super) struct Exec {
+    pub(super) span: Span,
+    /// The exec's span where it is exported, and the agent's where that is known.
+    context: Option<TraceContext>,
+}
+
+impl Exec {
+    /// Nothing; for a core that is tested without its driver.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self {
+            span: Span::none(),
+            context: None,
+        }
+    }
 }
 
 impl Spans {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(propagation: Arc<dyn Propagation>) -> Self {
         let id = unique();
         Self {
             session: tracing::info_span!("session", session = %id),
             id,
+            propagation,
             execs: Mutex::default(),
         }
     }
 
-    fn execs(&self) -> MutexGuard<'_, HashMap<CellId, Span>> {
+    fn execs(&self) -> MutexGuard<'_, HashMap<CellId, Exec>> {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The span of an execute, below the one that is current.
-    pub(super) fn exec(&self, tool_call_id: &str) -> Span {
-        tracing::info_span!(
+    /// The span of an execute, below the agent's span that the request names, or else below the
+    /// one that is current. From here on the request names the span of the execute.
+    pub(super) fn exec(&self, request: &mut ExecuteRequest) -> Exec {
+        let span = tracing::info_span!(
             "exec",
             session = %self.id,
-            tool_call_id,
+            tool_call_id = request.tool_call_id,
             cell = Empty,
             outcome = Empty,
             duration_ms = Empty,
             processor_ms = Empty,
             queued_ms = Empty,
             calls = Empty,
-        )
+        );
+        if let Some(parent) = &request.trace_context {
+            self.propagation.set_parent(&span, parent);
+        }
+        let own = self.propagation.context(&span);
+        request.trace_context = own.or(request.trace_context.take());
+        let context = request.trace_context.clone();
+        Exec { span, context }
     }
 
     /// A cell was admitted under this span.
-    pub(super) fn admitted(&self, cell: &CellId, span: Span) {
-        if !span.is_disabled() {
-            span.record("cell", tracing::field::display(cell));
-            self.execs().insert(cell.clone(), span);
+    pub(super) fn admitted(&self, cell: &CellId, exec: Exec) {
+        if !exec.span.is_disabled() || exec.context.is_some() {
+            exec.span.record("cell", tracing::field::display(cell));
+            self.execs().insert(cell.clone(), exec);
         }
     }
 
     /// A cell has ended.
     pub(super) fn ended(&self, ended: &CellEnded) {
-        if let Some(span) = self.execs().get(&ended.cell_id) {
+        if let Some(Exec { span, .. }) = self.execs().get(&ended.cell_id) {
             let stats = &ended.stats;
             span.record("outcome", ended.outcome.as_str());
             span.record("duration_ms", ms(stats.wall));
@@ -73,19 +106,23 @@ impl Spans {
     /// A cell is gone: its span ends with its closing.
     pub(super) fn close(&self, cell: &CellId) -> Span {
         let exec = self.execs().remove(cell);
-        let parent = exec.as_ref().unwrap_or(&self.session);
-        tracing::debug_span!(parent: parent, "cell_closed", session = %self.id, cell = %cell)
+        let parent = exec.map_or_else(|| self.session.clone(), |exec| exec.span);
+        tracing::debug_span!(parent: &parent, "cell_closed", session = %self.id, cell = %cell)
     }
 
-    fn of_cell(&self, cell: &CellId) -> Span {
+    fn of_cell(&self, cell: &CellId) -> Exec {
         let exec = self.execs().get(cell).cloned();
-        exec.unwrap_or_else(|| self.session.clone())
+        exec.unwrap_or_else(|| Exec {
+            span: self.session.clone(),
+            context: None,
+        })
     }
 
-    pub(super) fn call(&self, call: &NestedToolCall) -> Span {
+    /// The span of a call. The call carries it to the tool.
+    pub(super) fn call(&self, call: &mut NestedToolCall) -> Span {
         let parent = self.of_cell(&call.cell_id);
-        tracing::info_span!(
-            parent: &parent,
+        let span = tracing::info_span!(
+            parent: &parent.span,
             "tool_call",
             session = %self.id,
             cell = %call.cell_id,
@@ -99,13 +136,15 @@ impl Spans {
             },
             outcome = Empty,
             duration_ms = Empty,
-        )
+        );
+        call.trace_context = self.propagation.context(&span).or(parent.context);
+        span
     }
 
     pub(super) fn notification(&self, cell: &CellId) -> Span {
         let parent = self.of_cell(cell);
         tracing::info_span!(
-            parent: &parent,
+            parent: &parent.span,
             "notification",
             session = %self.id,
             cell = %cell,
@@ -113,13 +152,14 @@ impl Spans {
         )
     }
 
-    /// The span of a wait or a terminate, below the one that is current.
-    pub(super) fn wait(&self, cell: &CellId) -> Span {
-        tracing::info_span!("wait", session = %self.id, cell = %cell, outcome = Empty)
+    /// The span of a wait or a terminate, below the one that is current. `tool_call_id` is the name
+    /// of the model's call.
+    pub(super) fn wait(&self, cell: &CellId, tool_call_id: Option<&str>) -> Span {
+        tracing::info_span!("wait", session = %self.id, tool_call_id, cell = %cell, outcome = Empty)
     }
 
-    pub(super) fn terminate(&self, cell: &CellId) -> Span {
-        tracing::info_span!("terminate", session = %self.id, cell = %cell, outcome = Empty)
+    pub(super) fn terminate(&self, cell: &CellId, tool_call_id: Option<&str>) -> Span {
+        tracing::info_span!("terminate", session = %self.id, tool_call_id, cell = %cell, outcome = Empty)
     }
 
     pub(super) fn shutdown(&self) -> Span {

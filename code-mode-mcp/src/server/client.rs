@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use code_mode_host::TraceContext;
 use rmcp::RoleServer;
 use rmcp::model::{LoggingLevel, ProtocolVersion};
 use rmcp::service::RequestContext;
@@ -116,6 +117,12 @@ impl Client<'_> {
             Some(_) => asked,
             None => asked.min(self.server.patience.saturating_sub(began.elapsed())),
         }
+    }
+
+    /// The client's span, where the request names it.
+    pub(crate) fn trace_context(&self) -> Option<TraceContext> {
+        let meta = &self.context.meta;
+        TraceContext::new(meta.get_traceparent(), meta.get_tracestate())
     }
 
     /// The approvals of the connection's reads.

@@ -43,7 +43,8 @@ pub(crate) async fn direct(client: &Client<'_>, request: &CallToolRequestParams)
         cell: cell.clone(),
         call: Maker::Direct,
     });
-    let call = broker.call_directly(entry, &input, context);
+    let span = client.trace_context();
+    let call = broker.call_directly(entry, &input, span.as_ref(), context);
     match asking_meanwhile(client, &cell, call).await {
         Some(answer) => Ok(response(answer)),
         None => Err(ErrorData::internal_error("cancelled", None)),

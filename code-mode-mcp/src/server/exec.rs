@@ -89,6 +89,7 @@ pub(super) async fn begin(
         .constants(broker.constants())
         .yield_time(client.patience(began, left))
         .max_output_tokens(how.max_output_tokens)
+        .trace_context(client.trace_context())
         .yield_now(yield_now.clone());
     let running = match session.cells.execute(execute).await {
         Ok(running) => running,

@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use code_mode_host::TraceContext;
 use rmcp::RoleClient;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CancelledNotificationParam, ClientRequest,
     CustomResult, ElicitRequestParams, ElicitResult, InputRequest, InputRequiredResult,
-    InputResponses, RequestId, ServerResult,
+    InputResponses, RequestId, RequestMetaObject, ServerResult,
 };
 use rmcp::service::{Peer, PeerRequestOptions, ServiceError};
 use serde_json::{Map, Value};
@@ -35,12 +36,13 @@ pub(crate) trait ElicitInCall: Send + Sync {
 }
 
 impl Upstream {
-    /// Calls a tool; questions of the server go to `questions`. Dropping the future sends the
-    /// server a cancellation.
+    /// Calls a tool; questions of the server go to `questions`, and the request carries the span.
+    /// Dropping the future sends the server a cancellation.
     pub(crate) async fn call(
         &self,
         tool: &str,
         arguments: Map<String, Value>,
+        span: Option<&TraceContext>,
         questions: &impl ElicitInCall,
     ) -> Result<Value, CallError> {
         let name = &self.config.name;
@@ -50,9 +52,10 @@ impl Upstream {
         let mut params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
         for _ in 0..MAX_ROUNDS {
             let request = ClientRequest::CallToolRequest(CallToolRequest::new(params.clone()));
-            let options = PeerRequestOptions::with_timeout(self.config.call_timeout)
+            let mut options = PeerRequestOptions::with_timeout(self.config.call_timeout)
                 .reset_timeout_on_progress()
                 .with_max_total_timeout(HARD_CALL_LIMIT);
+            options.meta = span.map(meta_of);
             let sent = peer.send_request_with_option(request, options).await;
             let answer = match sent {
                 Ok(handle) => {
@@ -167,6 +170,16 @@ impl Upstream {
             )),
         }
     }
+}
+
+/// A span as servers find it with a call.
+fn meta_of(span: &TraceContext) -> RequestMetaObject {
+    let mut meta = RequestMetaObject::default();
+    meta.set_traceparent(&span.traceparent);
+    if let Some(tracestate) = &span.tracestate {
+        meta.set_tracestate(tracestate);
+    }
+    meta
 }
 
 /// Whether an answer is a task instead of a result.

@@ -88,7 +88,8 @@ pub enum ToWorker {
         constants: Vec<(String, String)>,
         /// As [`ExecuteRequest::determinism`](field@crate::ExecuteRequest::determinism).
         determinism: Option<Determinism>,
-        /// As [`ExecuteRequest::traceparent`](field@crate::ExecuteRequest::traceparent).
+        /// The `traceparent` of the cell's span, or of
+        /// [`ExecuteRequest::trace_context`](field@crate::ExecuteRequest::trace_context).
         traceparent: Option<String>,
     },
     /// Observes a cell: its next yield, or that it is frozen, is reported.

@@ -91,7 +91,10 @@ impl Session {
             .into(),
             input_json: call.input.map(|input| input.into_string().into_bytes()),
             sequence: u64::MAX,
-            traceparent: span.in_scope(|| telemetry.traceparent()),
+            traceparent: telemetry
+                .context(&span)
+                .or(call.trace_context)
+                .map(|context| context.traceparent),
         };
         let bytes = message.encoded_len();
         if bytes > MAX_MESSAGE {

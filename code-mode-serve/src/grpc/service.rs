@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use code_mode_host::{
     CellId, CellResponse, ExecuteRequest, Json, LentWorker, Limits, Provider, Session as Cells,
-    SessionError, SessionOptions, ToolDefinition, ToolError, WaitRequest,
+    SessionError, SessionOptions, ToolDefinition, ToolError, TraceContext, WaitRequest,
 };
 use futures::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -215,9 +215,9 @@ async fn json_of(bytes: Vec<u8>) -> Result<Json, String> {
 }
 
 /// The client's span, as it says in its metadata.
-fn traceparent<T>(request: &Request<T>) -> Option<String> {
-    let value = request.metadata().get("traceparent")?;
-    value.to_str().ok().map(str::to_owned)
+fn trace_context<T>(request: &Request<T>) -> Option<TraceContext> {
+    let text = |name| request.metadata().get(name)?.to_str().ok();
+    TraceContext::new(text("traceparent"), text("tracestate"))
 }
 
 fn wait_cancelled() -> Status {
@@ -264,7 +264,7 @@ impl CodeModeHost for Service {
         &self,
         request: Request<wire::OpenSessionRequest>,
     ) -> Result<Response<Self::OpenSessionStream>, Status> {
-        let traceparent = traceparent(&request);
+        let context = trace_context(&request);
         let request = request.into_inner();
         let truncated_by = match wire::OutputTruncation::try_from(request.output_truncation) {
             Ok(wire::OutputTruncation::Server) => TruncatedBy::Server,
@@ -305,9 +305,9 @@ impl CodeModeHost for Service {
         });
         let options = SessionOptions::default().limits(limits);
         let span = tracing::info_span!(parent: None, "code_mode_host.grpc.open_session");
-        self.shared
-            .telemetry
-            .set_parent(&span, traceparent.as_deref());
+        if let Some(parent) = &context {
+            self.shared.telemetry.set_parent(&span, parent);
+        }
         let opening = self.shared.provider.open_session(delegate, options);
         let opened = opening.instrument(span).await;
         let _ = session.cells.set(opened.map_err(status)?);
@@ -438,7 +438,7 @@ impl CodeModeHost for Service {
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let received = Instant::now();
-        let traceparent = traceparent(&request);
+        let context = trace_context(&request);
         let request = request.into_inner();
         let session = self.session(&request.session_id)?;
         let id = check::id(request.execution_id, "execution ID")?;
@@ -463,9 +463,9 @@ impl CodeModeHost for Service {
             "execution.id" = %id,
             call_id = %tool_call_id,
         );
-        self.shared
-            .telemetry
-            .set_parent(&span, traceparent.as_deref());
+        if let Some(parent) = &context {
+            self.shared.telemetry.set_parent(&span, parent);
+        }
         let admission = session.begin(Execution::new(
             id.clone(),
             tool_call_id,
@@ -477,9 +477,7 @@ impl CodeModeHost for Service {
             .tools(tools)
             .yield_now(tokens.yield_now);
         execute.yield_time = request.yield_time_ms.map(Duration::from_millis);
-        execute.traceparent = span
-            .in_scope(|| self.shared.telemetry.traceparent())
-            .or(traceparent);
+        execute.trace_context = self.shared.telemetry.context(&span).or(context);
         let started = match cells.execute(execute).instrument(span).await {
             Ok(started) => started,
             Err(error) => return Err(status(error)),

@@ -261,7 +261,7 @@ impl Connection {
                     let tools = session.tools(enabled_tools).map_err(ServeError::Tools)?;
                     let span = span("session/execute", &session_id, Some(&tool_call_id));
                     let mut execute = ExecuteRequest::new(tool_call_id, source).tools(tools);
-                    execute.traceparent = span.in_scope(|| self.telemetry.traceparent());
+                    execute.trace_context = self.telemetry.context(&span);
                     let run = session.execute(request, execute, yield_time);
                     self.observe(id, run.instrument(span));
                 }
