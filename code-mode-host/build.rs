@@ -1,5 +1,9 @@
 //! Makes the client of the wire to workers on other machines.
 
+#[cfg(not(feature = "remote"))]
+fn main() {}
+
+#[cfg(feature = "remote")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     const PROTO: &str = "../code-mode-protocol/proto";
     println!("cargo:rerun-if-changed=build.rs");

@@ -38,6 +38,9 @@ pub enum ProviderError {
     /// Layers of the sandbox are missing and were required.
     #[error("the sandbox is not complete: {0}")]
     Sandbox(String),
+    /// Something was asked for that this build leaves out.
+    #[error("this program was built without the feature `{0}` of code-mode-host")]
+    NotBuilt(&'static str),
     /// Shutdown has begun.
     #[error("the provider is shutting down")]
     ShuttingDown,

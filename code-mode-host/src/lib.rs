@@ -6,7 +6,9 @@
 //! of which gets a result that says so; the session's stored values are kept here and
 //! given to the worker that replaces it.
 //!
-//! This is the one crate that an agent core names. It links no V8.
+//! This is the one crate that an agent core names. It links no V8. Two features are on by default:
+//! `remote`, for workers of other machines, brings gRPC and TLS, and `check-inputs` a reader of
+//! JSON Schema. Without both the crate builds with a third of its dependencies.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -46,6 +48,10 @@ mod options;
 mod process;
 mod propagation;
 mod provider;
+#[cfg(feature = "remote")]
+mod remote;
+#[cfg(not(feature = "remote"))]
+#[path = "remote_off.rs"]
 mod remote;
 mod session;
 mod source;
@@ -62,7 +68,9 @@ pub use process::{ExitReason, SpawnError};
 pub use propagation::Propagation;
 pub use provider::Provider;
 pub use remote::{RemoteError, RemoteHost};
-pub use session::{Session, input_fits};
+pub use session::Session;
+#[cfg(feature = "check-inputs")]
+pub use session::input_fits;
 pub use trace::{Recorder, TRACE_VERSION, TraceEvent, TraceLine, TracedProgram, TracedUse};
 pub use worker::{ConnectionError, WorkerStats};
 

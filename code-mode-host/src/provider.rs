@@ -14,7 +14,7 @@ use crate::error::ProviderError;
 use crate::lend::LentWorker;
 use crate::options::TraceFolder;
 use crate::process::Purpose;
-use crate::session::{Opening, Session, Settings, Shared};
+use crate::session::{Inputs, Opening, Session, Settings, Shared};
 use crate::source::Source;
 use crate::spares::Workers;
 use crate::trace::Recorder;
@@ -69,6 +69,7 @@ impl Provider {
         if self.token.is_cancelled() {
             return Err(SessionError::ShuttingDown);
         }
+        let inputs = Inputs::of(&options)?;
         let worker = self.workers.prove().await?;
         let own = self.workers.source().options();
         let limits = options.limits.clone();
@@ -91,6 +92,7 @@ impl Provider {
                 idle: own.idle_timeout,
             },
             options,
+            inputs,
             token: self.token.child_token(),
             propagation: own.propagates(),
         })?;

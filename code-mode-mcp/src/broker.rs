@@ -22,6 +22,7 @@ use crate::decide::{Subject, decide};
 use crate::elicitation::ElicitationRouter;
 use crate::names;
 use crate::policy::{Claims, Policy, PolicyError};
+use crate::resources;
 use crate::secrets::Secrets;
 use crate::tools::{ToolEntry, Tools};
 use crate::upstream::{CallError, ElicitInCall, Status, Upstream, UpstreamEvents};
@@ -260,7 +261,8 @@ impl Broker {
 
     /// Whether a tool of this name is offered now.
     pub fn has(&self, name: &ToolName) -> bool {
-        self.tools().entry(name).is_some()
+        let tools = self.tools();
+        tools.entry(name).is_some() || tools.definitions.iter().any(|tool| tool.tool_name == *name)
     }
 
     /// Waits, for a while, until every server has started or failed. Only the first client
@@ -350,6 +352,9 @@ impl Broker {
         call: &NestedToolCall,
         context: Arc<dyn CallContext>,
     ) -> Result<Json, ToolError> {
+        if resources::is_reader(&call.tool_name) {
+            return resources::read(self, call.input.as_ref(), context).await;
+        }
         let tools = self.tools();
         let Some(entry) = tools.entry(&call.tool_name) else {
             let server = call.tool_name.namespace.as_deref().unwrap_or_default();

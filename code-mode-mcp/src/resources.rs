@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use code_mode_protocol::text::{clean, line};
+use code_mode_protocol::{Json, ToolDefinition, ToolError, ToolName};
 use futures::future::join_all;
 use rmcp::ErrorData;
 use rmcp::RoleClient;
@@ -17,8 +18,9 @@ use rmcp::model::{
     ReadResourceResponse, ResultType,
 };
 use rmcp::service::{Peer, ServiceError};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use wildmatch::WildMatchPattern;
 
@@ -233,19 +235,22 @@ pub(crate) async fn prompt(
         .await
 }
 
-/// Reads a resource from the server that lists its address, or that has a template for it.
+/// Reads a resource from the server that lists its address, or that has a template for it; from
+/// `server` alone where one is named.
 pub(crate) async fn resource(
     broker: &Broker,
     mut request: ReadResourceRequestParams,
+    server: Option<&str>,
     context: Arc<dyn CallContext>,
 ) -> Result<ReadResourceResponse, ErrorData> {
+    let is_asked = |listed: &Listed| server.is_none_or(|server| listed.server == server);
     let mut found = listed(broker, Kind::Resources).await;
-    found.retain(|resource| resource.shown == request.uri);
+    found.retain(|resource| resource.shown == request.uri && is_asked(resource));
     found.dedup_by(|a, b| a.is_same(b));
     let has_address = !found.is_empty();
     if !has_address {
         found = listed(broker, Kind::Templates).await;
-        found.retain(|template| fits(&template.name, &request.uri));
+        found.retain(|template| fits(&template.name, &request.uri) && is_asked(template));
         // Several templates of one server may fit.
         found.dedup_by(|a, b| a.server == b.server);
     }
@@ -265,6 +270,65 @@ pub(crate) async fn resource(
     broker
         .read(context, &resource.server, &name, &Map::new(), reading)
         .await
+}
+
+/// The tool by which programs read resources.
+const READER: &str = "read_resource";
+
+/// The definition of the tool by which programs read resources.
+pub(crate) fn reader() -> ToolDefinition {
+    let text = json!({"type": "string"});
+    let input = json!({
+        "type": "object",
+        "properties": {"server": text, "uri": text},
+        "required": ["server", "uri"],
+    });
+    let content = json!({
+        "type": "object",
+        "properties": {"uri": text, "mimeType": text, "text": text, "blob": text},
+        "required": ["uri"],
+    });
+    let output = json!({
+        "type": "object",
+        "properties": {"contents": {"type": "array", "items": content}},
+        "required": ["contents"],
+    });
+    let description = "Reads a resource of a server; `read_resource(server, uri)` is short for it. Bytes are base64 in `blob`.";
+    ToolDefinition::function(READER, description)
+        .input_schema(Json::from_value(&input).ok())
+        .output_schema(Json::from_value(&output).ok())
+}
+
+/// Whether a call of this name reads a resource.
+pub(crate) fn is_reader(name: &ToolName) -> bool {
+    *name == ToolName::plain(READER)
+}
+
+/// Reads a resource for a program, which is under the policy as a client's reading is.
+pub(crate) async fn read(
+    broker: &Broker,
+    input: Option<&Json>,
+    context: Arc<dyn CallContext>,
+) -> Result<Json, ToolError> {
+    #[derive(Deserialize)]
+    struct Input {
+        server: String,
+        uri: String,
+    }
+    let input: Option<Input> = input.and_then(|input| input.to().ok());
+    let Input { server, uri } = input.ok_or("read_resource takes a server and a uri")?;
+    let request = ReadResourceRequestParams::new(uri);
+    match resource(broker, request, Some(&server), context).await {
+        Ok(ReadResourceResponse::Complete(result)) => {
+            let contents = json!({"contents": result.contents});
+            Json::from_value(&contents).map_err(|error| ToolError::new(error.to_string()))
+        }
+        Ok(_) => Err(
+            "the server asks a question before the resource is read, which only clients answer"
+                .into(),
+        ),
+        Err(error) => Err(ToolError::new(error.message).code(i64::from(error.code.0))),
+    }
 }
 
 /// Whether an address may be made from a template: its literal parts are in their places, and it

@@ -33,6 +33,7 @@ async fn read(broker: &Broker, address: &str) -> Result<(), String> {
     let read = resource(
         broker,
         ReadResourceRequestParams::new(address),
+        None,
         Person::nobody(),
     )
     .await;
@@ -116,7 +117,7 @@ async fn a_person_is_asked_for_a_resource_where_the_policy_says_so() {
     for (answer, runs) in [(Approval::No, 0), (Approval::Once, 1)] {
         let person = Person::who_says(Ok(answer));
         let request = ReadResourceRequestParams::new("a://b");
-        let read = resource(&broker, request, person.clone()).await;
+        let read = resource(&broker, request, None, person.clone()).await;
         assert_eq!((read.is_ok(), person.asked()), (runs == 1, 1));
         assert_eq!(script.received("resources/read").len(), runs);
     }

@@ -8,14 +8,16 @@ use serde_json::Value;
 
 use crate::names::identifiers;
 use crate::policy::{Decision, Policy};
+use crate::resources;
 use crate::upstream::{State, Status, Upstream, UpstreamTool};
 
 /// The tools at one moment, with their texts. It never changes.
 #[derive(Debug)]
 pub(crate) struct Tools {
-    /// For cells.
+    /// For cells; after the servers' tools comes the one that reads resources, where a server has
+    /// some.
     pub(crate) definitions: ToolSet,
-    /// The same tools in the same order.
+    /// The servers' tools in the same order.
     pub(crate) entries: Vec<ToolEntry>,
     /// What a client is shown of `exec`.
     pub(crate) description: String,
@@ -65,11 +67,14 @@ impl Tools {
             .map(|(upstream, tool)| (upstream.name(), tool.name.as_str()))
             .collect();
         let identifiers = identifiers(&pairs);
-        let definitions: Vec<ToolDefinition> = listed
+        let mut definitions: Vec<ToolDefinition> = listed
             .iter()
             .zip(&identifiers)
             .map(|((upstream, tool), identifier)| definition(upstream, tool, identifier, policy))
             .collect();
+        if upstreams.iter().any(|upstream| upstream.has_resources()) {
+            definitions.push(resources::reader());
+        }
         let description = description(&states, &definitions, describe_tokens);
         let entries = listed
             .into_iter()
@@ -156,7 +161,7 @@ fn description(
     tools: &[ToolDefinition],
     budget: usize,
 ) -> String {
-    let servers: Vec<ToolGroup> = states
+    let mut groups: Vec<ToolGroup> = states
         .iter()
         .map(|(upstream, state)| {
             let name = upstream.name();
@@ -175,5 +180,17 @@ fn description(
             }
         })
         .collect();
-    guided_exec_tool(ToolsFrom::Servers, &servers, budget)
+    let own = tools
+        .iter()
+        .filter(|tool| tool.tool_name.namespace.is_none());
+    groups.insert(
+        0,
+        ToolGroup {
+            name: "",
+            remark: None,
+            instructions: None,
+            tools: own.collect(),
+        },
+    );
+    guided_exec_tool(ToolsFrom::Servers, &groups, budget)
 }

@@ -33,6 +33,9 @@ pub struct SessionOptions {
     /// Whether a tool's input is checked against its schema before the delegate is
     /// called; default false. See [`check_inputs`](Self::check_inputs()).
     pub check_inputs: bool,
+    /// Whether a tool whose input schema cannot be read is left out; default false. See
+    /// [`require_readable_schemas`](Self::require_readable_schemas()).
+    pub require_readable_schemas: bool,
     /// The observers of the session; default none.
     pub observers: Observers,
 }
@@ -65,11 +68,20 @@ impl SessionOptions {
 
     /// Sets whether inputs are checked. A call whose input does not fit the tool's
     /// input schema then fails in the cell with the path, the rule and the value's
-    /// type, and the delegate never sees it. A schema that cannot be read, or that
-    /// refers to another document, lets every input through.
+    /// type, and the delegate never sees it. A schema that cannot be read lets every input
+    /// through, unless [`require_readable_schemas`](Self::require_readable_schemas()) is set; a
+    /// part that refers to another document takes every value.
     #[must_use]
     pub fn check_inputs(mut self, check: bool) -> Self {
         self.check_inputs = check;
+        self
+    }
+
+    /// Sets whether cells are offered only tools whose inputs can be checked: one whose input schema
+    /// cannot be read is left out, and a warning in the log names it. Without [`check_inputs`](Self::check_inputs()) it changes nothing.
+    #[must_use]
+    pub fn require_readable_schemas(mut self, require: bool) -> Self {
+        self.require_readable_schemas = require;
         self
     }
 

@@ -171,7 +171,7 @@ const WEB_HOOKS: &[(&str, Native, i32)] = &[
 
 /// The globals of guided sessions; made when first read too.
 #[allow(dead_code, reason = "the build script has no use for it")]
-pub(crate) const GUIDED_GLOBALS: [&str; 24] = [
+pub(crate) const GUIDED_GLOBALS: [&str; 25] = [
     "console",
     "structuredClone",
     "queueMicrotask",
@@ -194,6 +194,7 @@ pub(crate) const GUIDED_GLOBALS: [&str; 24] = [
     "performance",
     "search_tools",
     "describe_tool",
+    "read_resource",
     "tools",
     "ALL_TOOLS",
 ];

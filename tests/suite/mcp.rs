@@ -114,6 +114,33 @@ fn a_tool_of_a_server_that_is_down_says_why_and_since_when() {
 }
 
 #[test]
+fn a_program_reads_a_resource_of_a_server_where_the_policy_lets_it() {
+    let policy = file_of(&json!({"deny": ["mad/resource:book://closed"]}));
+    run(async {
+        let more = ["--policy", path(&policy)];
+        let mut client = Client::before("library", &more, json!({})).await;
+        let said = client
+            .exec(
+                "text((await read_resource('mad', 'book://open')).contents[0].text);
+                 text((await tools.read_resource({server: 'mad', uri: 'book://open'})).contents.length);
+                 for (const where of [['mad', 'book://closed'], ['mad', 'book://none'], ['other', 'book://open']])
+                     await read_resource(...where).catch((error) => text(error.message));",
+            )
+            .await;
+        assert_eq!(said[..2], ["text of book://open", "1"]);
+        for said in &said[2..5] {
+            assert!(said.contains("no server lists a resource"), "{said}");
+        }
+        assert!(said[5].contains("mad/resource:book://open"), "{said:?}");
+        client.leave().await;
+        let mut client = Client::before("plain", &[], json!({})).await;
+        let said = client.exec("await read_resource('mad', 'x:y')").await;
+        assert!(said[0].contains("has resources"), "{said:?}");
+        client.leave().await;
+    });
+}
+
+#[test]
 fn results_of_every_form_arrive_and_garbage_is_skipped() {
     run(async {
         let mut client = Client::before("plain", &[], json!({})).await;

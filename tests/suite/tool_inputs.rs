@@ -4,12 +4,15 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use code_mode_host::{CodeModeSessionDelegate, Json, NestedToolCall, ToolError};
+use code_mode_host::{
+    CodeModeSessionDelegate, Json, NestedToolCall, SessionOptions, ToolError, ToolSet,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Opened, open, run, texts, tool};
+use crate::support::{Opened, open, provider_in_process, run, texts, tool};
 
 /// Keeps every input and gives it back.
 #[derive(Default)]
@@ -113,6 +116,36 @@ fn text(random: &mut StdRng) -> String {
         0 => format!("'{units}'.padEnd(70000, 'x')"),
         _ => format!("'{units}'"),
     }
+}
+
+#[test]
+fn a_tool_whose_schema_cannot_be_read_is_taken_or_left_out_as_the_session_asks() {
+    run(async {
+        let bad = json!({"type": "no type", "properties": 1});
+        let tools = ToolSet::from([
+            tool("good"),
+            tool("bad").input_schema(Json::from_value(&bad).ok()),
+        ]);
+        let provider = provider_in_process();
+        for (require, offered) in [(false, "good,bad"), (true, "good")] {
+            let options = SessionOptions::default()
+                .check_inputs(true)
+                .require_readable_schemas(require);
+            let session = provider
+                .open_session(Arc::new(Keeps::default()), options)
+                .await
+                .expect("a session");
+            // Twice: the set is looked through once, and known then.
+            for _ in 0..2 {
+                let source = "text(ALL_TOOLS.map((tool) => tool.name).join())";
+                let request = crate::support::request(source).tools(tools.clone());
+                let started = session.execute(request).await.expect("admitted");
+                let response = started.outcome().await.expect("observed");
+                assert_eq!(texts(&response), [offered]);
+            }
+        }
+        provider.shutdown().await;
+    });
 }
 
 #[test]

@@ -130,8 +130,17 @@ pub(crate) fn is_cut(error: &ProviderError) -> bool {
     }
 }
 
+/// What a host says of the end of its worker, or the network of the host's.
+pub(crate) fn said_by(error: &std::io::Error) -> Option<String> {
+    let status = error.get_ref()?.downcast_ref::<Status>()?;
+    Some(match status.code() {
+        tonic::Code::Aborted => format!("its process {}", words(status)),
+        _ => format!("its host was lost: {}", words(status)),
+    })
+}
+
 /// What a host says of an error, as it may be shown: it is a stranger's text.
-pub(crate) fn words(status: &Status) -> String {
+fn words(status: &Status) -> String {
     const LONGEST: usize = 300;
     let words: String = status.message().chars().take(LONGEST).collect();
     let words = clean_line(&words);

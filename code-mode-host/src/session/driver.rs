@@ -70,6 +70,8 @@ pub(crate) struct Opening {
     pub(crate) settings: Settings,
     /// The other options; the limits in them are `limits` already.
     pub(crate) options: SessionOptions,
+    /// The checks that the options ask for.
+    pub(crate) inputs: Option<Inputs>,
     /// Shuts the session down when it is cancelled.
     pub(crate) token: CancellationToken,
     pub(crate) propagation: Arc<dyn Propagation>,
@@ -106,6 +108,7 @@ impl Shared {
             token,
             recorder,
             propagation,
+            inputs,
         } = opening;
         let mut core = Core::new(limits, settings, token.clone()).guided(options.guided);
         for (key, json) in options.stored {
@@ -119,7 +122,7 @@ impl Shared {
             }),
             delegate,
             workers,
-            inputs: options.check_inputs.then(Inputs::default),
+            inputs,
             token,
             alarm: Arc::new(Alarm {
                 earlier: Notify::new(),

@@ -53,6 +53,9 @@ impl Session {
         let yield_now = request.yield_now.clone();
         let max_output_tokens = request.max_output_tokens;
         let parent = request.parent.take();
+        if let Some(inputs) = &self.shared.inputs {
+            request.enabled_tools = inputs.readable(&request.enabled_tools).await;
+        }
         let recorder = self.shared.recorder.clone();
         if recorder
             .as_ref()

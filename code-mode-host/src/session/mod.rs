@@ -7,6 +7,10 @@ mod driver;
 mod ended;
 mod handle;
 mod held;
+#[cfg(feature = "check-inputs")]
+mod inputs;
+#[cfg(not(feature = "check-inputs"))]
+#[path = "inputs_off.rs"]
 mod inputs;
 mod messages;
 mod number;
@@ -24,5 +28,7 @@ mod model;
 pub(crate) use core::Settings;
 pub(crate) use driver::{Opening, Shared};
 pub use handle::Session;
+pub(crate) use inputs::Inputs;
+#[cfg(feature = "check-inputs")]
 pub use inputs::input_fits;
 pub(crate) use messages::Received;

@@ -13,7 +13,7 @@ use tracing::Span;
 use super::connection::Receive;
 use super::{Counted, Worker};
 use crate::process::Child;
-use crate::remote;
+use crate::remote::said_by;
 use crate::session::{Received, Shared};
 
 /// How long a worker may take to shut down before it is killed.
@@ -127,15 +127,6 @@ async fn last_words(inbound: &mut MessageReader<Receive, FromWorker>) -> Option<
         }
     };
     timeout(LAST_BREATH, error).await.ok().flatten()
-}
-
-/// What a remote host says of the end of a worker, or the network of the host's.
-fn said_by(error: &std::io::Error) -> Option<String> {
-    let status = error.get_ref()?.downcast_ref::<tonic::Status>()?;
-    Some(match status.code() {
-        tonic::Code::Aborted => format!("its process {}", remote::words(status)),
-        _ => format!("its host was lost: {}", remote::words(status)),
-    })
 }
 
 /// Tells the session that its worker is gone, whatever ends the supervisor.

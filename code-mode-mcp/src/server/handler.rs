@@ -263,7 +263,7 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
         let client = self.connection.client(&context);
-        let read_it = |context| resources::resource(self.broker(), request, context);
+        let read_it = |context| resources::resource(self.broker(), request, None, context);
         read(&client, read_it).await
     }
 }

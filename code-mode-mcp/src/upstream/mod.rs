@@ -192,6 +192,12 @@ impl Upstream {
         self.state.borrow().peer.clone()
     }
 
+    /// Whether the server is there and has resources.
+    pub(crate) fn has_resources(&self) -> bool {
+        let has_some = |peer: Peer<RoleClient>| peer.peer_info()?.capabilities.resources.clone();
+        self.peer().and_then(has_some).is_some()
+    }
+
     fn set(&self, change: impl FnOnce(&mut State)) {
         self.state.send_modify(change);
         self.events.changed.notify_one();

@@ -308,6 +308,7 @@ pub(super) const GLOBAL_NAMES: &[&str] = &[
     "ALL_TOOLS",
     "search_tools",
     "describe_tool",
+    "read_resource",
     "console",
     "structuredClone",
     "queueMicrotask",

@@ -113,6 +113,15 @@
     return describeTool(`${name}`);
   }
 
+  function read_resource(server, uri) {
+    const { tools } = globalThis;
+    if (!("read_resource" in tools)) {
+      refuse("read_resource: no server of this session has resources; tools reach what there is");
+    }
+    const input = typeof server === "object" && server !== null ? server : { server, uri };
+    return tools.read_resource(input);
+  }
+
   return {
     __proto__: null,
     structuredClone: () => structuredClone,
@@ -124,5 +133,6 @@
     performance: makePerformance,
     search_tools: () => search_tools,
     describe_tool: () => describe_tool,
+    read_resource: () => read_resource,
   };
 });

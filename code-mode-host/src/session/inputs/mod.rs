@@ -10,12 +10,15 @@ mod fuzzed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use code_mode_protocol::describe::required;
-use code_mode_protocol::{Json, NestedToolCall, ToolSet, normalize_tool_name};
+use code_mode_protocol::text::line;
+use code_mode_protocol::{Json, NestedToolCall, SessionOptions, ToolSet, normalize_tool_name};
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
 use bounded::{Bounded, Cost};
+
+use crate::error::ProviderError;
 
 pub use fuzzed::input_fits;
 
@@ -34,14 +37,48 @@ struct Compiled {
 
 /// Checks inputs of a session's calls.
 #[derive(Default)]
-pub(super) struct Inputs {
+pub(crate) struct Inputs {
     /// Of the set that was last asked for: sessions seldom change their tools.
     last: Mutex<Option<Arc<Compiled>>>,
     /// Held by the session's one piece of work on another thread.
     long: Arc<tokio::sync::Mutex<()>>,
+    /// Whether tools whose schemas cannot be read are left out.
+    must_be_readable: bool,
+    /// The set that was last asked for, and what is left of it.
+    readable: tokio::sync::Mutex<Option<(ToolSet, ToolSet)>>,
 }
 
 impl Inputs {
+    /// The checks that a session asks for.
+    ///
+    /// # Errors
+    /// None in this build; see `inputs_off.rs`.
+    pub(crate) fn of(options: &SessionOptions) -> Result<Option<Self>, ProviderError> {
+        Ok(options.check_inputs.then(|| Self {
+            must_be_readable: options.require_readable_schemas,
+            ..Self::default()
+        }))
+    }
+
+    /// The tools that a cell is offered: where the session asks for it, those without a readable
+    /// schema are left out, and a warning names them.
+    pub(super) async fn readable(&self, tools: &ToolSet) -> ToolSet {
+        if !self.must_be_readable {
+            return tools.clone();
+        }
+        let mut last = self.readable.lock().await;
+        if let Some((known, readable)) = &*last
+            && Arc::ptr_eq(known, tools)
+        {
+            return readable.clone();
+        }
+        let compiled = self.compiled(tools);
+        let left = self.apart(move || Some(compiled.readable())).await;
+        let left = left.unwrap_or_else(|| tools.clone());
+        *last = Some((tools.clone(), left.clone()));
+        left
+    }
+
     /// Why the input of a call does not fit, in a sentence for a model.
     pub(super) async fn refusal(&self, tools: &ToolSet, call: &NestedToolCall) -> Option<String> {
         // As on `tools`, the last of one name wins.
@@ -104,6 +141,32 @@ impl Inputs {
 }
 
 impl Compiled {
+    /// The tools whose input schemas can be read, or that have none.
+    fn readable(&self) -> ToolSet {
+        let is_readable = |index: usize| {
+            let has_schema = self
+                .tools
+                .get(index)
+                .is_some_and(|it| it.input_schema.is_some());
+            !has_schema || self.schema(index).is_some()
+        };
+        let (kept, left_out): (Vec<_>, Vec<_>) =
+            (0..self.tools.len()).partition(|index| is_readable(*index));
+        if left_out.is_empty() {
+            return self.tools.clone();
+        }
+        let of = |indices: Vec<usize>| {
+            indices
+                .into_iter()
+                .filter_map(|index| self.tools.get(index))
+        };
+        for tool in of(left_out) {
+            let name = line(&tool.name, 100);
+            tracing::warn!("the tool {name} is left out: its input schema cannot be read");
+        }
+        of(kept).cloned().collect()
+    }
+
     fn is_compiled(&self, index: usize) -> bool {
         let slot = self.validators.get(index);
         slot.is_some_and(|slot| slot.get().is_some())
