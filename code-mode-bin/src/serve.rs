@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use code_mode_host::Provider;
-use code_mode_serve::{Address, GuardOptions, HostOptions, MAX_MESSAGE};
+use code_mode_serve::{Address, GuardOptions, HostOptions, ListenError, MAX_MESSAGE};
 use code_mode_system::say;
 
 use crate::args::{RuntimeArgs, TraceArgs};
@@ -128,48 +128,77 @@ impl Args {
     }
 }
 
-/// Exit status where the connection broke the protocol or the runtime failed.
-const FAILED: u8 = 1;
+/// Why nothing is served, or not any more.
+enum Failure {
+    /// What the Codex CLI's host fails with too, with its exit status: an address that cannot be
+    /// listened on, and a client that breaks the stdio wire.
+    AsCodex(String),
+    /// The options, or a file that they name.
+    Usage(String),
+    Runtime(String),
+}
+
+impl Failure {
+    fn usage(error: impl std::fmt::Display) -> Self {
+        Self::Usage(error.to_string())
+    }
+
+    fn runtime(error: impl std::fmt::Display) -> Self {
+        Self::Runtime(error.to_string())
+    }
+}
+
+impl From<ListenError> for Failure {
+    fn from(error: ListenError) -> Self {
+        let text = error.to_string();
+        match error {
+            ListenError::Bind { .. } | ListenError::Socket { .. } => Self::AsCodex(text),
+            ListenError::Guard(_) => Self::Usage(text),
+            _ => Self::Runtime(text),
+        }
+    }
+}
 
 /// Serves until the client has gone or a signal ends the program.
 pub(crate) fn main(args: Args) -> ExitCode {
+    let (status, error) = match serve(args) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::AsCodex(error)) => (1, error),
+        Err(Failure::Usage(error)) => (crate::WRONG_USAGE, error),
+        Err(Failure::Runtime(error)) => (crate::RUNTIME_FAILED, error),
+    };
+    say!("code-mode serve: {error}");
+    ExitCode::from(status)
+}
+
+fn serve(args: Args) -> Result<(), Failure> {
     code_mode_system::allow_many();
-    let grpc = match Address::parse(&args.listen).transpose() {
-        Ok(None) if !matches!(args.listen.as_str(), "stdio" | "stdio://") => {
-            return failed(&format!(
-                "unsupported --listen URL `{}`; expected `grpc://IP:PORT`, `grpc+stdio://`, `stdio`, or `stdio://`",
-                args.listen
-            ));
-        }
-        Ok(grpc) => grpc,
-        Err(error) => return failed(&error),
-    };
-    let traces = match args.traces.folder() {
-        Ok(traces) => traces,
-        Err(error) => {
-            let path = args.traces.path();
-            return failed(&format!("--trace {}: {error}", path.display()));
-        }
-    };
-    let host = args.host.options();
-    if grpc.is_none()
-        && let Err(error) = host.check_without_grpc()
-    {
-        return failed(&error);
+    let address = Address::parse(&args.listen).transpose();
+    let grpc = address.map_err(|error| Failure::AsCodex(error.to_string()))?;
+    if grpc.is_none() && !matches!(args.listen.as_str(), "stdio" | "stdio://") {
+        return Err(Failure::AsCodex(format!(
+            "unsupported --listen URL `{}`; expected `grpc://IP:PORT`, `grpc+stdio://`, `stdio`, or `stdio://`",
+            args.listen
+        )));
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread()
+    let traces = args.traces.folder().map_err(|error| {
+        let path = args.traces.path();
+        Failure::Usage(format!("--trace {}: {error}", path.display()))
+    })?;
+    let host = args.host.options();
+    if grpc.is_none() {
+        host.check_without_grpc().map_err(Failure::usage)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error),
-    };
-    let served: Result<(), Box<dyn std::error::Error>> = runtime.block_on(async {
+        .map_err(Failure::runtime)?;
+    let served = runtime.block_on(async {
         // Its first worker starts now, while the client says hello.
         let options = args.runtime.provider_options().traces(traces);
         let startup = tracing::info_span!("code_mode_host.startup");
-        let provider = startup.in_scope(|| Provider::new(options))?;
-        let provider = watched(provider);
+        let provider = startup.in_scope(|| Provider::new(options));
+        let provider = watched(provider.map_err(Failure::runtime)?);
         // The worker's start is another task, and what follows does not wait for a while.
         tokio::task::yield_now().await;
         // This span has no parent: what a client asks for belongs to the client's trace.
@@ -180,19 +209,14 @@ pub(crate) fn main(args: Args) -> ExitCode {
             Some(address) => {
                 code_mode_serve::serve_grpc(address, provider, limits, host, telemetry).await?;
             }
-            None => code_mode_serve::serve_stdio(provider, limits, telemetry).await?,
+            None => {
+                let served = code_mode_serve::serve_stdio(provider, limits, telemetry).await;
+                served.map_err(|error| Failure::AsCodex(error.to_string()))?;
+            }
         }
         Ok(())
     });
     // A read of standard input that still waits must not hold the process up.
     runtime.shutdown_background();
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&*error),
-    }
-}
-
-fn failed(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
-    say!("code-mode serve: {error}");
-    ExitCode::from(FAILED)
+    served
 }

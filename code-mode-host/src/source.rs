@@ -126,7 +126,8 @@ impl Source {
         };
         let started = process::start(program, &self.options, Purpose::Lend).await?;
         let counted = self.metrics.started(started.child.id());
-        Ok(LentWorker::new(started.socket, started.child, counted))
+        let (socket, child) = (started.socket, started.child);
+        Ok(LentWorker::new(socket, child, counted, &self.options))
     }
 
     async fn greet<S>(

@@ -1,6 +1,7 @@
 //! What serving needs of the program's telemetry.
 
 use code_mode_host::Propagation;
+use code_mode_system::Refused;
 
 /// The program's telemetry, as far as the wires use it. Every method has a default that does
 /// nothing.
@@ -12,6 +13,11 @@ pub trait Telemetry: Propagation + 'static {
 
     /// Exports the number of open sessions. `count` returns `None` once serving has ended.
     fn watch_sessions(&self, count: Box<dyn Fn() -> Option<u64> + Send + Sync>) {
+        let _ = count;
+    }
+
+    /// Exports how many clients were refused, by reason.
+    fn watch_refusals(&self, count: Box<dyn Fn(Refused) -> u64 + Send + Sync>) {
         let _ = count;
     }
 }

@@ -17,6 +17,7 @@ mod places;
 #[cfg(unix)]
 mod private_socket;
 mod processes;
+mod refusals;
 mod standard_error;
 mod standard_streams;
 mod tokens;
@@ -34,6 +35,7 @@ pub use places::Place;
 #[cfg(unix)]
 pub use private_socket::{is_own, listen, listen_again};
 pub use processes::Processes;
+pub use refusals::{Refusals, Refused};
 pub use standard_error::{HeldStandardError, StandardError};
 pub use standard_streams::{output_closed, standard_streams};
 pub use tokens::{TokenFile, TokenFileError};

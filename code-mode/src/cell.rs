@@ -20,6 +20,7 @@ use code_mode_protocol::{
 
 use crate::cpu::{self, ThreadClock};
 use crate::shapes::Shapes;
+use crate::stopped_at::note_and_terminate;
 use crate::worker::{Clock, Due, Session};
 use crate::{StoredValues, tools::ToolTable};
 
@@ -41,6 +42,9 @@ const GONE_AFTER: Duration = Duration::from_secs(5);
 /// How much longer an observation lasts that would end within the first turn of its
 /// cell: what a program puts out at once is seen at once, however busy the machine.
 const FIRST_TURN_GRACE: Duration = Duration::from_millis(50);
+
+/// How long a limit waits for the line that it stops.
+const NOTED_WITHIN: Duration = Duration::from_millis(50);
 
 /// Why a cell's JavaScript was made to stop. The first reason stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,9 @@ pub(crate) struct CellShared {
     /// The mailbox of the cell's thread.
     commands: mpsc::Sender<Command>,
     stop: OnceLock<Stop>,
+    /// In a guided session the line at which a limit stopped the cell is noted.
+    is_guided: bool,
+    stopped_at: OnceLock<SourcePosition>,
     /// Set when the cell gets its isolate.
     placed: OnceLock<Placed>,
     output: Mutex<Output>,
@@ -120,6 +127,7 @@ impl CellShared {
         outbound: Outbound,
         clock: Arc<Clock>,
         commands: mpsc::Sender<Command>,
+        is_guided: bool,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -129,6 +137,8 @@ impl CellShared {
             clock,
             commands,
             stop: OnceLock::new(),
+            is_guided,
+            stopped_at: OnceLock::new(),
             placed: OnceLock::new(),
             output: Mutex::new(Output {
                 items: Vec::new(),
@@ -172,16 +182,33 @@ impl CellShared {
         if self.stop.set(reason).is_err() {
             return;
         }
-        if let Some(isolate) = self.isolate() {
-            isolate.terminate_execution();
+        let now = Instant::now();
+        match (self.isolate(), reason) {
+            (Some(isolate), Stop::Limit(_)) if self.is_guided => {
+                note_and_terminate(isolate, self);
+                self.due_at(now + NOTED_WITHIN, Due::Terminate);
+            }
+            (Some(isolate), _) => {
+                isolate.terminate_execution();
+            }
+            (None, _) => {}
         }
         // A cell that waits looks when a command comes.
         self.command(Command::Stop);
-        let now = Instant::now();
         if let Stop::Limit(limit) = reason {
             self.due_at(now + STUCK_AFTER, Due::Stuck(limit));
         }
         self.due_at(now + GONE_AFTER, Due::Gone);
+    }
+
+    /// Notes the line at which a limit stopped the cell; the first one stands.
+    pub(crate) fn set_stopped_at(&self, at: SourcePosition) {
+        let _ = self.stopped_at.set(at);
+    }
+
+    /// The line at which a limit stopped the cell, where it is known.
+    pub(crate) fn stopped_at(&self) -> Option<SourcePosition> {
+        self.stopped_at.get().copied()
     }
 
     /// Gives the cell's thread a command. Where the thread is done the command is for

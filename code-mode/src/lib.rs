@@ -47,6 +47,7 @@ mod natives;
 mod pool;
 mod runtime;
 mod shapes;
+mod stopped_at;
 mod stored;
 mod tool_search;
 mod tools;

@@ -18,6 +18,7 @@ use crate::guide::Guide;
 use crate::heap_guard::HeapGuard;
 use crate::module::{evaluate, import_dynamically};
 use crate::natives::{self, CellState};
+use crate::stopped_at::InterruptedIn;
 
 /// Runs a cell to its end and reports it. The isolate is used up. `waits` is called
 /// when the cell first waits for something, if it does.
@@ -44,6 +45,7 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
     isolate.set_host_import_module_dynamically_callback(import_dynamically);
     if state.guided.is_some() {
         isolate.set_promise_reject_callback(rejected);
+        isolate.set_slot(InterruptedIn(context.clone()));
     }
     let outcome = {
         v8::scope!(let scope, &mut isolate);
@@ -83,7 +85,10 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
         (None, Err(error)) => error.into(),
         (Some(Stop::Exit(status)), _) => CellEnd::Exited { status },
         (Some(Stop::Terminated), _) => CellEnd::Terminated,
-        (Some(Stop::Limit(limit)), _) => CellEnd::Limit(limit),
+        (Some(Stop::Limit(limit)), _) => CellEnd::Limit {
+            limit,
+            position: shared.stopped_at(),
+        },
     };
     let statistics = isolate.get_heap_statistics();
     shared.heap_used(statistics.used_heap_size() + statistics.external_memory());
@@ -93,6 +98,7 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
     std::thread::yield_now();
     // Handles into the heap go before the heap.
     isolate.remove_slot::<Rc<CellState>>();
+    isolate.remove_slot::<InterruptedIn>();
     drop(state);
     drop(context);
     drop(isolate);

@@ -487,8 +487,42 @@ fn limits_of_the_command_line_hold_and_are_named() {
     ] {
         let output = code_mode(&["run", output, yield_time, &path]);
         assert_eq!(output.status.code(), Some(1));
-        let wanted = "error: output limit of 4096 bytes exceeded (--max-output sets it)";
+        let wanted = "error: output limit of 4096 bytes exceeded (--max-output sets it)\n";
         assert!(stderr(&output).contains(wanted), "{}", stderr(&output));
+    }
+    // The line that a limit stopped, whatever the program does there.
+    for (option, value, code) in [
+        ("--max-cpu-time", "200ms", "let n = 0;\n\nfor (;;) n++;"),
+        (
+            "--max-cpu-time",
+            "200ms",
+            "const slow = /(a*)*b/;\n\nslow.test('a'.repeat(40));",
+        ),
+        (
+            "--max-heap",
+            "32M",
+            "const all = [];\n\nfor (;;) all.push(new Array(1000).fill(1.5));",
+        ),
+        (
+            "--max-heap",
+            "32M",
+            "function grow(all) {\n  // Outside of the heap of objects.\n  for (;;) all.push(new Uint8Array(1 << 20));\n}\ngrow([])",
+        ),
+        (
+            "--max-output",
+            "4K",
+            "while (true)\n{\n  text('x'.repeat(100)); }",
+        ),
+    ] {
+        let path = script(&folder, "stopped.js", code);
+        let output = code_mode(&["run", option, value, &path]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let wanted = format!("({option} sets it)");
+        assert!(
+            said.contains(&wanted) && said.contains("stopped.js:3:"),
+            "{said}"
+        );
     }
     // No option sets the time for reading TypeScript.
     let ts = script(

@@ -99,6 +99,9 @@ enum Failure {
     /// The script failed; its error was shown already.
     #[error("the script failed")]
     Script,
+    /// Its worker, or the worker's host, was lost.
+    #[error("the process that ran the script was lost")]
+    Lost,
     /// It called `exit` with this status.
     #[error("the script called exit({0})")]
     Exited(u8),
@@ -123,7 +126,10 @@ enum Failure {
 impl Failure {
     /// Whether the user has read it already, or has written it.
     fn was_shown(&self) -> bool {
-        matches!(self, Self::Script | Self::Exited(_) | Self::Unfinished)
+        matches!(
+            self,
+            Self::Script | Self::Lost | Self::Exited(_) | Self::Unfinished
+        )
     }
 
     fn exit_code(&self) -> ExitCode {
@@ -131,7 +137,9 @@ impl Failure {
             Self::Script | Self::Unfinished => 1,
             Self::Exited(status) => *status,
             Self::Usage(_) | Self::Servers(_) => crate::WRONG_USAGE,
-            Self::Provider(_) | Self::Session(_) | Self::Runtime(_) => 3,
+            Self::Lost | Self::Provider(_) | Self::Session(_) | Self::Runtime(_) => {
+                crate::RUNTIME_FAILED
+            }
             Self::Interrupted(interrupt) => interrupt.exit_status(),
         })
     }
@@ -462,13 +470,18 @@ impl Observing<'_> {
                     if let CellOutcome::Limit(exceeded) = outcome
                         && exceeded.limit.of(self.limits) == Some(exceeded.value)
                     {
-                        text.push_str(&format!(" ({} sets it)", option_of(exceeded.limit)));
+                        let message = text.find('\n').unwrap_or(text.len());
+                        let hint = format!(" ({} sets it)", option_of(exceeded.limit));
+                        text.insert_str(message, &hint);
                     }
                     if let Some(servers) = self.servers {
                         text.push_str(&servers.servers_missed(&text));
                     }
                     self.output.script_error(&text, error_position);
-                    return Err(Failure::Script);
+                    return Err(match outcome {
+                        CellOutcome::Lost(_) => Failure::Lost,
+                        _ => Failure::Script,
+                    });
                 }
             }
             let wait = WaitRequest::new(cell_id.clone()).yield_time(self.script.yield_time);

@@ -7,6 +7,7 @@ use code_mode_host::{
     CellEnded, CellId, CellNotification, CellStarted, CodeModeSessionDelegate, Json,
     NestedToolCall, Provider, ToolCallFinished, ToolError, Turn,
 };
+use code_mode_system::Refused;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Histogram, Meter, MeterProvider, UpDownCounter};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
@@ -59,6 +60,21 @@ fn counter(
     let counter = meter.u64_observable_counter(name);
     let counter = counter.with_unit("{worker}").with_description(what);
     counter.with_callback(observing(look)).build();
+}
+
+/// Shows how many clients were refused, by reason.
+pub(super) fn refusals(count: impl Fn(Refused) -> u64 + Send + Sync + 'static) {
+    let Some(Meters { meter, .. }) = METERS.get() else {
+        return;
+    };
+    let counter = meter.u64_observable_counter("code_mode.refused");
+    let counter = counter.with_description("Requests and connections that were not let in");
+    let observe = move |observer: &dyn AsyncInstrument<u64>| {
+        for why in Refused::ALL {
+            observer.observe(count(why), &[KeyValue::new("error.type", why.as_str())]);
+        }
+    };
+    counter.with_callback(observe).build();
 }
 
 /// A provider whose workers are counted, where somebody wants the numbers.

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use code_mode_host::{Propagation, TraceContext};
+use code_mode_system::Refused;
 use opentelemetry::KeyValue;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::TracerProvider;
@@ -256,6 +257,10 @@ impl code_mode_serve::Telemetry for ServeTelemetry {
     fn metrics_page(&self) -> Option<String> {
         let families = REGISTRY.get()?.gather();
         TextEncoder::new().encode_to_string(&families).ok()
+    }
+
+    fn watch_refusals(&self, count: Box<dyn Fn(Refused) -> u64 + Send + Sync>) {
+        meters::refusals(count);
     }
 
     fn watch_sessions(&self, count: Box<dyn Fn() -> Option<u64> + Send + Sync>) {

@@ -125,6 +125,18 @@ impl End {
         }
     }
 
+    /// A limit was hit, as the worker says; it may know at which place.
+    pub(super) fn limit_at(limit: LimitExceeded, position: Option<SourcePosition>) -> Self {
+        let mut end = Self::limit(limit);
+        if let (Some(SourcePosition { line, column }), Some((text, at))) =
+            (position, &mut end.error)
+        {
+            text.push_str(&format!("\n    at exec_main.mjs:{line}:{column}"));
+            *at = position;
+        }
+        end
+    }
+
     /// Its process was lost.
     pub(super) fn lost(why: String) -> Self {
         Self {

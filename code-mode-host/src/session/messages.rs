@@ -303,7 +303,7 @@ impl<P: Ports> Core<P> {
             (_, CellEnd::Terminated) => (End::of(CellOutcome::Terminated), false),
             (_, CellEnd::Completed) => (End::of(CellOutcome::Completed), true),
             (_, CellEnd::Exited { status }) => (End::exited(status), true),
-            (_, CellEnd::Limit(limit)) => (End::limit(limit), true),
+            (_, CellEnd::Limit { limit, position }) => (End::limit_at(limit, position), true),
             (_, CellEnd::Failed { text, position }) => {
                 if text.len() > Limits::MAX_ERROR_BYTES {
                     return Err(Violation::Limit(number.get()));

@@ -472,7 +472,10 @@ impl World {
                 let end = match how {
                     0 => CellEnd::Completed,
                     1 => CellEnd::Exited { status: 0 },
-                    2 => CellEnd::Limit(Limit::Heap.exceeded(1)),
+                    2 => CellEnd::Limit {
+                        limit: Limit::Heap.exceeded(1),
+                        position: None,
+                    },
                     3 => CellEnd::Terminated,
                     _ => CellEnd::Failed {
                         text: "boom".to_owned(),

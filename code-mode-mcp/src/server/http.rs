@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use code_mode_system::{Listener, Place, TokenFile};
+use code_mode_system::{Listener, Place, Refusals, Refused, TokenFile};
 use futures::StreamExt;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
@@ -81,6 +81,7 @@ pub(super) async fn serve(server: Arc<Shared>, listener: Listener, tokens: Optio
     let front = Front {
         mcp,
         tokens: tokens.map(Arc::new),
+        refusals: Arc::default(),
     };
     let tasks = TaskTracker::new();
     let accepting = async {
@@ -123,6 +124,7 @@ pub(super) async fn serve(server: Arc<Shared>, listener: Listener, tokens: Optio
 struct Front {
     mcp: Mcp,
     tokens: Option<Arc<TokenFile>>,
+    refusals: Arc<Refusals>,
 }
 
 /// Path and token, before anything of the protocol.
@@ -141,6 +143,7 @@ impl AuthLayer {
         let given = given.map(|value| value.as_bytes());
         let tokens = self.front.tokens.as_ref();
         if tokens.is_some_and(|tokens| !tokens.admits(given)) {
+            self.front.refusals.refused(Refused::Token);
             let mut refused = answer(StatusCode::UNAUTHORIZED, "a bearer token is needed\n");
             let scheme = header::HeaderValue::from_static("Bearer");
             refused
@@ -149,8 +152,14 @@ impl AuthLayer {
             return Some(refused);
         }
         // Only an admitted client holds one of the places.
-        let is_full = !self.place.admit();
-        is_full.then(|| answer(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n"))
+        if self.place.admit() {
+            return None;
+        }
+        self.front.refusals.refused(Refused::Connections);
+        Some(answer(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many connections\n",
+        ))
     }
 }
 
@@ -179,7 +188,7 @@ impl Service<Request<Incoming>> for AuthLayer {
         if let Some(refusal) = self.refusal(&request) {
             return Box::pin(async move { Ok(refusal) });
         }
-        let Front { mcp, tokens } = self.front.clone();
+        let Front { mcp, tokens, .. } = self.front.clone();
         let authorization = request.headers().get(header::AUTHORIZATION).cloned();
         let withdrawn = tokens.map(|tokens| async move {
             let authorization = authorization.as_ref().map(|value| value.as_bytes());

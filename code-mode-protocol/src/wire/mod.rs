@@ -9,6 +9,7 @@ pub mod native;
 pub mod outbound;
 pub mod reader;
 pub mod stdio;
+pub mod watch;
 
 mod bounded;
 mod json_frame;

@@ -353,7 +353,12 @@ pub enum CellEnd {
         position: Option<SourcePosition>,
     },
     /// It hit a limit.
-    Limit(LimitExceeded),
+    Limit {
+        /// Which, and its value.
+        limit: LimitExceeded,
+        /// Where in the source it was stopped, if that is known; only in guided sessions.
+        position: Option<SourcePosition>,
+    },
     /// It was terminated.
     Terminated,
 }
@@ -472,7 +477,15 @@ impl ToWorker {
     }
 }
 
+impl ToWorker {
+    /// The number of [`Execute`](Self::Execute) among the messages.
+    pub(crate) const EXECUTE: u32 = 4;
+}
+
 impl FromWorker {
+    /// The number of [`Ended`](Self::Ended) among the messages.
+    pub(crate) const ENDED: u32 = 8;
+
     /// The message as a frame.
     ///
     /// # Errors
@@ -511,6 +524,12 @@ pub(crate) fn decode<T: DeserializeOwned>(content: &[u8]) -> Result<T, FrameErro
         0 => Ok(message),
         more => Err(malformed(format!("{more} bytes after the message"))),
     }
+}
+
+/// The value that a frame's content begins with.
+pub(crate) fn decode_start<T: DeserializeOwned>(content: &[u8]) -> Option<T> {
+    let decoded = bincode::serde::decode_from_slice(content, config());
+    decoded.ok().map(|(value, _)| value)
 }
 
 fn encode<T: Serialize + Texts>(mut message: T) -> Result<Frame, FrameError> {

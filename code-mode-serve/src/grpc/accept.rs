@@ -4,12 +4,14 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use code_mode_system::{Listener, Place};
+use code_mode_system::{Listener, Place, Refused};
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
+
+use super::guard::Guard;
 
 /// The words with which HTTP/2 begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -57,22 +59,26 @@ impl Preface {
 /// with its first request that shows a token.
 pub(super) fn connections(
     listener: Listener,
-    is_guarded: bool,
+    guard: &Guard,
     over: CancellationToken,
-) -> impl Stream<Item = io::Result<Connection>> {
+) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let (sender, mut receiver) = mpsc::channel(1);
+    let (is_guarded, refusals) = (!guard.is_open(), guard.refusals.clone());
     let accepting = async move {
         loop {
             let warn = |error: &io::Error| tracing::warn!("cannot accept a connection: {error}");
             let incoming = listener.accept(warn).await;
-            let sender = sender.clone();
+            let (sender, refusals) = (sender.clone(), refusals.clone());
             tokio::spawn(async move {
                 match incoming.connect().await {
                     Ok(io) => {
                         let preface = (!is_guarded).then(Preface::default);
                         let _ = sender.send(Ok(Connection { io, preface })).await;
                     }
-                    Err(error) => tracing::info!("no TLS with a client: {error}"),
+                    Err(error) => {
+                        refusals.refused(Refused::Tls);
+                        tracing::info!("no TLS with a client: {error}");
+                    }
                 }
             });
         }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use code_mode_system::Refused;
 use futures::future::Either;
 use http::{Method, StatusCode, Version};
 use tokio_util::sync::CancellationToken;
@@ -63,12 +64,14 @@ impl<S> AuthLayer<S> {
             return None;
         }
         if !self.guard.admits(request.headers()) {
+            self.guard.refusals.refused(Refused::Token);
             let status = Status::unauthenticated("code-mode host needs a bearer token it knows");
             return Some(status.into_http());
         }
         // A refused client must not take a permit.
         let peer = request.extensions().get::<Peer>();
         if peer.is_some_and(|peer| !peer.takes_place()) {
+            self.guard.refusals.refused(Refused::Connections);
             let status = Status::resource_exhausted("code-mode host has too many connections");
             return Some(status.into_http());
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use code_mode_system::{TokenFile, TokenFileError};
+use code_mode_system::{Refusals, TokenFile, TokenFileError};
 use http::HeaderMap;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -96,6 +96,7 @@ pub enum GuardError {
 pub(super) struct Guard {
     pub(super) tls: Option<TlsAcceptor>,
     tokens: Option<Arc<TokenFile>>,
+    pub(super) refusals: Arc<Refusals>,
 }
 
 impl GuardOptions {
@@ -121,6 +122,7 @@ impl GuardOptions {
         Ok(Guard {
             tls,
             tokens: tokens.map(Arc::new),
+            refusals: Arc::default(),
         })
     }
 

@@ -155,6 +155,8 @@ pub async fn serve(
 ) -> Result<(), ListenError> {
     let mut interrupts = Interrupts::new()?;
     let guard = options.guard.guard(&address)?;
+    let refusals = guard.refusals.clone();
+    telemetry.watch_refusals(Box::new(move |why| refusals.count(why)));
     let service = Service::new(provider, limits, options.max_sessions, telemetry.clone());
     let ops = match options.ops_listen {
         Some(address) => Some(ops::Ops::bind(address, telemetry, service.draining())?),
@@ -250,7 +252,7 @@ impl Served {
         address: Address,
         health: HealthServer<impl Health>,
     ) -> Result<(), ListenError> {
-        let (most, is_guarded) = (self.options.max_connections, !self.guard.is_open());
+        let most = self.options.max_connections;
         match address {
             Address::StandardStreams => {
                 let connection = StandardStreams::new(self.over.clone());
@@ -270,7 +272,7 @@ impl Served {
                 };
                 tracing::info!("listening on {scheme}://{bound}");
                 announce(&format!("{scheme}://{bound}"))?;
-                let connections = connections(listener, is_guarded, self.over.clone());
+                let connections = connections(listener, &self.guard, self.over.clone());
                 self.serve_connections(connections, health, true).await
             }
             Address::Unix(path) => {
@@ -281,7 +283,7 @@ impl Served {
                 let listener = Listener::unix(&path, most).await.map_err(bind)?;
                 tracing::info!("listening on unix:{}", path.display());
                 announce(&format!("unix:{}", path.display()))?;
-                let connections = connections(listener, is_guarded, self.over.clone());
+                let connections = connections(listener, &self.guard, self.over.clone());
                 self.serve_connections(connections, health, true).await
             }
         }

@@ -28,7 +28,7 @@ pub(crate) use display::{error_text, helper_error, message_position};
 pub(crate) use input::LeftOut;
 pub(crate) use platform::Began;
 pub(crate) use timers::Timers;
-pub(crate) use tools::answer;
+pub(crate) use tools::{answer, call_site};
 
 use crate::StoredValues;
 use crate::bootstrap::{FIRST_TOOL, LAZY_GLOBALS, Native};
@@ -184,6 +184,12 @@ pub(crate) fn native<'s>(
         Ok(None) | Err(Refusal::Thrown) => {}
         Err(Refusal::Error(message)) => display::throw_helper_error(scope, &state, &message),
         Err(Refusal::Stop(reason)) => {
+            if matches!(reason, Stop::Limit(_))
+                && state.guided.is_some()
+                && let Some(at) = call_site(scope)
+            {
+                state.shared.set_stopped_at(at);
+            }
             state.shared.stop(reason);
             scope.terminate_execution();
             notice_termination(scope, &state);

@@ -138,9 +138,9 @@ fn with_shapes<T>(state: &CellState, f: impl FnOnce(&Shapes) -> T) -> T {
 }
 
 /// Where the cell's own code is, of what runs.
-pub(super) fn call_site(scope: &mut v8::PinScope) -> Option<SourcePosition> {
+pub(crate) fn call_site(scope: &mut v8::PinScope) -> Option<SourcePosition> {
     // A wrapper of ours may be above it.
-    const FRAMES: usize = 4;
+    const FRAMES: usize = 8;
     let stack = v8::StackTrace::current_stack_trace(scope, FRAMES)?;
     (0..stack.get_frame_count()).find_map(|index| {
         let frame = stack.get_frame(scope, index)?;

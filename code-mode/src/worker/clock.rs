@@ -21,6 +21,8 @@ pub(crate) enum Due {
     WallTime,
     /// An observation ends.
     Collect(u64),
+    /// A cell that hit a limit must be terminated, whether or not its line is known.
+    Terminate,
     /// A cell that hit this limit should have stopped by now.
     Stuck(LimitExceeded),
     /// A cell that had to stop, for whatever reason, should have ended long ago.
@@ -135,6 +137,11 @@ impl Clock {
         match due {
             Due::Gone => return cell.has_ended(),
             Due::Collect(observation) => cell.collect_due(observation),
+            Due::Terminate => {
+                if let Some(isolate) = cell.isolate() {
+                    isolate.terminate_execution();
+                }
+            }
             Due::Stuck(limit) => cell.report_stuck(limit),
             Due::WallTime => {
                 if cell.wall_time_is_over() {

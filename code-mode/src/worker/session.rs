@@ -114,6 +114,7 @@ impl Session {
             self.outbound.clone(),
             self.clock.clone(),
             commands,
+            self.guided.is_some(),
         );
         self.cells().insert(number, shared.clone());
         let job = Job {
@@ -182,7 +183,10 @@ impl Session {
             // Others have stored since this cell looked.
             let exceeded = Limit::StoredBytes.exceeded(limit as u64);
             let end = match end {
-                CellEnd::Completed | CellEnd::Exited { .. } => CellEnd::Limit(exceeded),
+                CellEnd::Completed | CellEnd::Exited { .. } => CellEnd::Limit {
+                    limit: exceeded,
+                    position: None,
+                },
                 end => end,
             };
             return cell.end(Vec::new(), end);
