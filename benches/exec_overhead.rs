@@ -4,7 +4,8 @@
 //!
 //! `cargo build --release && cargo bench` runs all of it. Cold starts, memory and
 //! allocations are measured in processes of their own, which this program starts with
-//! `--cold`, `--memory` and `--allocations`.
+//! `--cold`, `--memory` and `--allocations`. With `--samples N`, `--warm-iterations N` or
+//! `--tool-counts N,N` it prints the table of the documentation and nothing else.
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -33,6 +34,8 @@ mod processes;
 mod scale;
 #[path = "stdio.rs"]
 mod stdio;
+#[path = "table.rs"]
+mod table;
 
 /// Answers every call with its input.
 struct Echo;
@@ -228,6 +231,11 @@ fn main() {
                 let count = arguments.get(3).and_then(|count| count.parse().ok());
                 return println!("{}", cold::first_exec(scenario, count.unwrap_or(0)));
             }
+            "--sample" => {
+                let number = |at: usize| arguments.get(at).and_then(|text| text.parse().ok());
+                let (tools, warm) = (number(3).unwrap_or(0), number(4).unwrap_or(1));
+                return println!("{}", table::sample(scenario, tools, warm));
+            }
             "--allocations" => return println!("{}", allocations::allocations(scenario)),
             _ => {}
         }
@@ -237,6 +245,14 @@ fn main() {
         "{} is missing: run `cargo build --release` first",
         program().display()
     );
+    match table::Wanted::of(&arguments) {
+        Ok(Some(wanted)) => return wanted.print(),
+        Ok(None) => {}
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            std::process::exit(2);
+        }
+    }
     let mut criterion = Criterion::default().configure_from_args();
     {
         let runtime = runtime();

@@ -9,7 +9,7 @@ use crate::{HI, exec, in_process, options, runtime, session, tools};
 
 /// Memory of this process and all its descendants in KiB, shared pages divided
 /// among those that share them.
-fn proportional_memory() -> u64 {
+pub fn proportional_memory() -> u64 {
     let this = std::process::id();
     pss_kib(this) + descendants(this).into_iter().map(pss_kib).sum::<u64>()
 }
