@@ -191,7 +191,8 @@ pub enum Limit {
 }
 
 impl Limit {
-    fn name_and_unit(self) -> (&'static str, &'static str) {
+    /// Its name and its unit, as errors have them: `heap` and `bytes`.
+    pub fn name_and_unit(self) -> (&'static str, &'static str) {
         match self {
             Self::Heap => ("heap", "bytes"),
             Self::CpuTime => ("CPU time", "ms"),

@@ -4,11 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use code_mode_host::{CellId, ExecuteRequest, Limits, Provider, SessionError, SessionOptions};
+use code_mode_host::describe::{ToolGroup, ToolsFrom, guided_exec_tool};
+use code_mode_host::{
+    CellId, ExecuteRequest, Limits, Provider, Session, SessionError, SessionOptions,
+};
 use code_mode_protocol::wire::frame;
 use code_mode_protocol::wire::stdio::{
-    CellExecutionLimits, ClientMessage, MAX_FRAME_BYTES, MessageError, Operation, OutputTruncation,
-    Value,
+    CellExecutionLimits, ClientMessage, GuidedOpen, MAX_FRAME_BYTES, MessageError, Operation,
+    OutputTruncation, Value,
 };
 use futures::StreamExt;
 use tokio_util::codec::FramedRead;
@@ -16,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
 
-use super::delegate::{Callbacks, SessionDelegate};
+use super::delegate::{Callbacks, Guided, SessionDelegate};
 use super::handshake;
 use super::outbound::ToClient;
 use super::session::{Request, StdioSession};
@@ -98,6 +101,7 @@ async fn converse(
         CAPACITY
     };
     let mut connection = Connection {
+        has_guided: capabilities.guided,
         provider,
         limits,
         telemetry,
@@ -167,6 +171,8 @@ impl RequestIds {
 }
 
 struct Connection {
+    /// Whether the capability `guided-sessions-v1` was asked for.
+    has_guided: bool,
     provider: Arc<Provider>,
     telemetry: Arc<dyn Telemetry>,
     limits: Limits,
@@ -195,6 +201,7 @@ impl Connection {
                 if !self.request_ids.is_new(id) {
                     return Err(ServeError::RepeatedId(id));
                 }
+                self.check(operation.needs_guided())?;
                 self.request(id, operation)?;
             }
             ClientMessage::Yield { id } => {
@@ -208,10 +215,19 @@ impl Connection {
                 }
             }
             ClientMessage::DelegateResponse { id, answer } => {
+                self.check(answer.needs_guided())?;
                 self.callbacks.answered(id, answer);
             }
         }
         Ok(())
+    }
+
+    /// What only guided sessions have is not understood without them.
+    fn check(&self, needs_guided: Option<MessageError>) -> Result<(), ServeError> {
+        match needs_guided {
+            Some(error) if !self.has_guided => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     fn request(&mut self, id: u64, operation: Operation<'_>) -> Result<(), ServeError> {
@@ -233,6 +249,7 @@ impl Connection {
                 session_id,
                 limits,
                 output_truncation,
+                guided,
             } => {
                 let truncated_by = match output_truncation {
                     Some(OutputTruncation::Server) => TruncatedBy::Server,
@@ -242,8 +259,11 @@ impl Connection {
                 self.open(
                     new(Budget::default()),
                     session_id,
-                    limits,
-                    truncated_by,
+                    Asked {
+                        limits,
+                        truncated_by,
+                        guided,
+                    },
                     span,
                 );
             }
@@ -254,14 +274,31 @@ impl Connection {
                 source,
                 yield_time,
                 max_output_tokens,
+                guided,
             } => match self.sessions.get_mut(&session_id) {
                 Some(session) => {
                     let request =
                         new(session.budget(max_output_tokens)).observing(begun(observations, id));
-                    let tools = session.tools(enabled_tools).map_err(ServeError::Tools)?;
+                    let tools = match session.tools(enabled_tools) {
+                        Ok(tools) => tools,
+                        // An SDK's user has written them.
+                        Err(error) if session.is_guided() => {
+                            request.respond(Err(ServeError::Tools(error)));
+                            return Ok(());
+                        }
+                        Err(error) => return Err(ServeError::Tools(error)),
+                    };
                     let span = span("session/execute", &session_id, Some(&tool_call_id));
                     let mut execute = ExecuteRequest::new(tool_call_id, source).tools(tools);
                     execute.trace_context = self.telemetry.context(&span);
+                    if let Some(guided) = guided {
+                        let parent = guided.trace_context();
+                        if let Some(parent) = &parent {
+                            self.telemetry.set_parent(&span, parent);
+                        }
+                        execute.trace_context = self.telemetry.context(&span).or(parent);
+                        execute.constants = guided.constants.into_iter().collect();
+                    }
                     let run = session.execute(request, execute, yield_time);
                     self.observe(id, run.instrument(span));
                 }
@@ -318,8 +355,67 @@ impl Connection {
                     request.respond(Ok::<_, SessionError>(Value::SessionClosed { session_id }));
                 });
             }
+            Operation::Stored { session_id } => {
+                let request = new(Budget::default());
+                self.ask(request, &session_id, |session| {
+                    let values = session.stored_values().into_iter().collect();
+                    Ok(Value::SessionValues { values })
+                });
+            }
+            Operation::Pause {
+                session_id,
+                cell_id,
+                begins,
+            } => {
+                let cell = cell_id.map(named).transpose()?;
+                let request = new(Budget::default());
+                self.ask(request, &session_id, move |session| {
+                    let held = match begins {
+                        true => session.pause(cell.as_ref()),
+                        false => session.resume(cell.as_ref()),
+                    };
+                    held.map(|held| Value::SessionPaused { held })
+                });
+            }
+            Operation::Describe {
+                session_id,
+                enabled_tools,
+                budget_tokens,
+            } => {
+                let request = new(Budget::default());
+                match self.sessions.get_mut(&session_id) {
+                    Some(session) => {
+                        let tools = session.tools(enabled_tools).map_err(ServeError::Tools);
+                        request.respond(tools.map(|tools| {
+                            let groups = ToolGroup::by_namespace(&tools);
+                            let budget = budget_tokens.unwrap_or(DESCRIPTION_TOKENS);
+                            let text = guided_exec_tool(ToolsFrom::Agent, &groups, budget);
+                            Value::SessionDescription { text }
+                        }));
+                    }
+                    None => request.respond(Err(unknown(&session_id))),
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Answers a request from what its session knows.
+    fn ask(
+        &self,
+        request: Request,
+        session_id: &str,
+        look: impl FnOnce(&Session) -> Result<Value, SessionError> + Send + 'static,
+    ) {
+        match self.sessions.get(session_id) {
+            Some(session) => {
+                let opening = session.opening.clone();
+                self.tasks.spawn(async move {
+                    request.respond(opening.await.and_then(|session| look(&session)));
+                });
+            }
+            None => request.respond(Err(unknown(session_id))),
+        }
     }
 
     /// Runs a request that can be yielded or cancelled.
@@ -332,14 +428,7 @@ impl Connection {
         });
     }
 
-    fn open(
-        &mut self,
-        request: Request,
-        session_id: String,
-        asked: CellExecutionLimits,
-        truncated_by: TruncatedBy,
-        span: Span,
-    ) {
+    fn open(&mut self, request: Request, session_id: String, asked: Asked, span: Span) {
         let known = self.sessions.get(&session_id);
         let is_closing = self.closing.lock().contains(&session_id);
         if is_closing || known.is_some_and(|known| !matches!(known.opening.peek(), Some(Err(_)))) {
@@ -348,21 +437,32 @@ impl Connection {
         }
         let limits = session_limits(
             &self.limits,
-            asked.max_heap_size_bytes,
-            asked.max_yield_time_ms,
+            asked.limits.max_heap_size_bytes,
+            asked.limits.max_yield_time_ms,
         );
         let (cells, gone) = (Cells::default(), CancellationToken::new());
+        let guided = asked.guided.as_ref();
+        let guided = guided.map(|guided| Arc::new(Guided::new(guided.events)));
         let delegate = Arc::new(SessionDelegate {
             session_id: session_id.clone(),
             callbacks: self.callbacks.clone(),
             cells: cells.clone(),
             gone: gone.clone(),
+            guided: guided.clone(),
         });
         let provider = self.provider.clone();
-        let options = SessionOptions::default().limits(limits);
+        let options = match asked.guided {
+            None => SessionOptions::default().limits(limits),
+            Some(asked) => SessionOptions::default()
+                .guided(true)
+                .check_inputs(asked.check_inputs.unwrap_or(true))
+                .require_readable_schemas(asked.require_readable_schemas)
+                .limits(asked.limits.within(&limits))
+                .stored(asked.stored.into_iter().collect()),
+        };
         let opening = async move { provider.open_session(delegate, options).await };
         let opening = opening.instrument(span);
-        let session = StdioSession::new(opening, cells, gone, truncated_by);
+        let session = StdioSession::new(opening, cells, gone, asked.truncated_by, guided);
         let opened = session.opening.clone();
         self.sessions.insert(session_id.clone(), session);
         self.tasks.spawn(async move {
@@ -370,6 +470,16 @@ impl Connection {
         });
     }
 }
+
+/// What a client asks for with a session.
+struct Asked {
+    limits: CellExecutionLimits,
+    truncated_by: TruncatedBy,
+    guided: Option<Box<GuidedOpen>>,
+}
+
+/// How long the tools' part of a description is, where the client does not say.
+const DESCRIPTION_TOKENS: usize = 4000;
 
 /// The tokens of an observation that begins. An id is used once, so they are new.
 fn begun(observations: &Mutex<Observations<u64>>, id: u64) -> Tokens {

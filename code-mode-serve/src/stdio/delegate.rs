@@ -1,12 +1,16 @@
 //! Callbacks of cells, as messages to the client.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use code_mode_host::{
-    CellId, CellNotification, CodeModeSessionDelegate, Json, NestedToolCall, ToolError,
+    CellEnded, CellId, CellNotification, CellResponse, CellStarted, CellStats,
+    CodeModeSessionDelegate, Json, NestedToolCall, ToolCallFinished, ToolError,
 };
-use code_mode_protocol::wire::stdio::{DelegateAnswer, DelegateRequest, HostMessage, Invocation};
+use code_mode_protocol::wire::stdio::{
+    DelegateAnswer, DelegateRequest, GuidedEnd, HostMessage, Invocation, SessionEvent,
+};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -72,7 +76,7 @@ impl Callbacks {
         if let Err(TooLarge) = self.outbound.try_send(message) {
             self.state().pending.forget(id);
             return Some(DelegateAnswer::Error(
-                "the call does not fit a frame of the stdio wire".to_owned(),
+                "the call does not fit a frame of the stdio wire".into(),
             ));
         }
         tokio::select! {
@@ -95,6 +99,55 @@ pub(super) struct SessionDelegate {
     pub(super) cells: Cells<()>,
     /// Cancelled when the session is gone.
     pub(super) gone: CancellationToken,
+    /// Of a guided session.
+    pub(super) guided: Option<Arc<Guided>>,
+}
+
+impl SessionDelegate {
+    /// Sends an event of the session, where the client asked for events.
+    fn event(&self, event: SessionEvent<'_>) {
+        if self
+            .guided
+            .as_ref()
+            .is_some_and(|guided| guided.sends_events)
+        {
+            self.callbacks.outbound.send(HostMessage::SessionEvent {
+                session_id: &self.session_id,
+                event,
+            });
+        }
+    }
+}
+
+/// What a guided session knows of its cells.
+pub(super) struct Guided {
+    sends_events: bool,
+    /// What cells used that have ended, until their results were sent or they were closed.
+    stats: Mutex<HashMap<CellId, CellStats>>,
+}
+
+impl Guided {
+    pub(super) fn new(sends_events: bool) -> Self {
+        Self {
+            sends_events,
+            stats: Mutex::default(),
+        }
+    }
+
+    fn stats(&self) -> MutexGuard<'_, HashMap<CellId, CellStats>> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How a cell ended, as a final response says.
+    pub(super) fn end(&self, response: &CellResponse) -> Option<GuidedEnd> {
+        let outcome = response.outcome()?;
+        let position = match response {
+            CellResponse::Result { error_position, .. } => *error_position,
+            _ => None,
+        };
+        let stats = self.stats().get(response.cell_id()).copied();
+        Some(GuidedEnd::new(&outcome, position, stats.as_ref()))
+    }
 }
 
 #[async_trait]
@@ -105,7 +158,10 @@ impl CodeModeSessionDelegate for SessionDelegate {
         cancelled: CancellationToken,
     ) -> Result<Json, ToolError> {
         let request = DelegateRequest::InvokeTool {
-            invocation: Invocation::new(&mut call),
+            invocation: match self.guided {
+                Some(_) => Invocation::guided(&mut call),
+                None => Invocation::new(&mut call),
+            },
         };
         match self
             .callbacks
@@ -113,7 +169,7 @@ impl CodeModeSessionDelegate for SessionDelegate {
             .await
         {
             Some(DelegateAnswer::ToolResult(result)) => Ok(result),
-            Some(DelegateAnswer::Error(message)) => Err(message.into()),
+            Some(DelegateAnswer::Error(error)) => Err(error),
             Some(DelegateAnswer::NotificationDelivered) => {
                 Err("the client answered a tool call as if it were a notification".into())
             }
@@ -131,13 +187,42 @@ impl CodeModeSessionDelegate for SessionDelegate {
             .callbacks
             .ask(&self.session_id, request, cancelled)
             .await;
-        if let Some(DelegateAnswer::Error(message)) = answer {
-            tracing::warn!("the client did not take a notification: {message}");
+        if let Some(DelegateAnswer::Error(error)) = answer {
+            tracing::warn!("the client did not take a notification: {error}");
         }
+    }
+
+    fn cell_started(&self, cell: &CellStarted) {
+        self.event(SessionEvent::CellStarted {
+            cell_id: cell.cell_id.as_str(),
+            call_id: &cell.tool_call_id,
+        });
+    }
+
+    fn cell_ended(&self, cell: &CellEnded) {
+        if let Some(guided) = &self.guided {
+            guided.stats().insert(cell.cell_id.clone(), cell.stats);
+        }
+        self.event(SessionEvent::cell_ended(cell));
+    }
+
+    fn tool_call_started(&self, call: &NestedToolCall) {
+        self.event(SessionEvent::CallStarted {
+            cell_id: call.cell_id.as_str(),
+            runtime_tool_call_id: call.runtime_tool_call_id.to_string(),
+            tool_name: &call.tool_name,
+        });
+    }
+
+    fn tool_call_finished(&self, call: &ToolCallFinished) {
+        self.event(SessionEvent::call_finished(call));
     }
 
     async fn cell_closed(&self, cell_id: CellId) {
         self.cells.closed(&cell_id, &self.gone).await;
+        if let Some(guided) = &self.guided {
+            guided.stats().remove(&cell_id);
+        }
         self.callbacks.outbound.send(HostMessage::CellClosed {
             session_id: &self.session_id,
             cell_id: cell_id.as_str(),

@@ -1,7 +1,7 @@
 //! The first message of a connection and its answer.
 
 use code_mode_protocol::wire::stdio::{
-    CAPABILITIES, ClientMessage, Hello, HostMessage, MessageError, Rejection, VERSION,
+    CAPABILITIES, ClientMessage, GUIDED, Hello, HostMessage, MessageError, Rejection, VERSION,
 };
 
 /// The capabilities that a connection has.
@@ -9,6 +9,8 @@ use code_mode_protocol::wire::stdio::{
 pub(super) struct Capabilities {
     /// `delegate-capacity-4096`: that many callbacks without an answer, not 128.
     pub(super) large_delegate: bool,
+    /// `guided-sessions-v1`: what the SDKs of this project use.
+    pub(super) guided: bool,
 }
 
 /// Answers a first message: what the connection has, or `None` where it was
@@ -55,6 +57,7 @@ pub(super) fn answer(
         .collect();
     let capabilities = Capabilities {
         large_delegate: asked.contains(&"delegate-capacity-4096"),
+        guided: asked.contains(&GUIDED),
     };
     let ready = HostMessage::Ready {
         selected_version: VERSION,

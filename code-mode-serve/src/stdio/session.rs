@@ -1,17 +1,21 @@
 //! One session of a connection.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use code_mode_host::{
     CellId, CellResponse, ExecuteRequest, Session, SessionError, ToolDefinition, ToolSet,
     WaitRequest,
 };
-use code_mode_protocol::wire::stdio::{HostMessage, MAX_FRAME_BYTES, TimedResponse, Value};
+use code_mode_protocol::wire::stdio::{
+    GuidedDefinition, HostMessage, MAX_FRAME_BYTES, TimedResponse, Value,
+};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+use super::delegate::Guided;
 use super::outbound::{ToClient, TooLarge};
 use crate::core::{Budget, Cells, Encoding, Tokens, TruncatedBy};
 
@@ -31,6 +35,7 @@ pub(super) struct StdioSession {
     /// definitions with every execute.
     tools: Option<(Box<RawValue>, ToolSet)>,
     truncated_by: TruncatedBy,
+    guided: Option<Arc<Guided>>,
 }
 
 /// How a request is answered and ended.
@@ -42,6 +47,8 @@ pub(super) struct Request {
     pub(super) tokens: Tokens,
     pub(super) received: Instant,
     pub(super) budget: Budget,
+    /// Of a guided session.
+    guided: Option<Arc<Guided>>,
 }
 
 impl Request {
@@ -52,6 +59,7 @@ impl Request {
             tokens: Tokens::default(),
             received: Instant::now(),
             budget,
+            guided: None,
         }
     }
 
@@ -71,13 +79,7 @@ impl Request {
     }
 
     fn initial_response(&self, result: Result<CellResponse, SessionError>) {
-        let result = result.map(|mut response| {
-            self.cut(&mut response);
-            TimedResponse {
-                response,
-                host_duration: self.received.elapsed(),
-            }
-        });
+        let result = result.map(|response| self.timed(response));
         let result = result.map_err(|error| error.to_string());
         let id = self.id;
         let message = HostMessage::InitialResponse { id, result };
@@ -89,19 +91,22 @@ impl Request {
     }
 
     fn outcome(&self, result: Result<CellResponse, SessionError>) {
-        self.respond(result.map(|mut response| {
-            self.cut(&mut response);
-            Value::WaitCompleted {
-                outcome: TimedResponse {
-                    response,
-                    host_duration: self.received.elapsed(),
-                },
-            }
+        self.respond(result.map(|response| Value::WaitCompleted {
+            outcome: self.timed(response),
         }));
     }
 
-    fn cut(&self, response: &mut CellResponse) {
-        self.budget.apply(response, MAX_FRAME_BYTES, Encoding::Json);
+    /// The response as it is sent.
+    fn timed(&self, mut response: CellResponse) -> TimedResponse {
+        let guided = self.guided.as_ref();
+        let guided = guided.and_then(|guided| guided.end(&response));
+        self.budget
+            .apply(&mut response, MAX_FRAME_BYTES, Encoding::Json);
+        TimedResponse {
+            response,
+            host_duration: self.received.elapsed(),
+            guided,
+        }
     }
 }
 
@@ -111,6 +116,7 @@ impl StdioSession {
         cells: Cells<()>,
         gone: CancellationToken,
         truncated_by: TruncatedBy,
+        guided: Option<Arc<Guided>>,
     ) -> Self {
         Self {
             opening: opening.boxed().shared(),
@@ -118,6 +124,7 @@ impl StdioSession {
             gone,
             tools: None,
             truncated_by,
+            guided,
         }
     }
 
@@ -129,6 +136,10 @@ impl StdioSession {
         }
     }
 
+    pub(super) fn is_guided(&self) -> bool {
+        self.guided.is_some()
+    }
+
     /// The definitions in a request.
     pub(super) fn tools(&mut self, json: &RawValue) -> Result<ToolSet, serde_json::Error> {
         if let Some((known, tools)) = &self.tools
@@ -136,8 +147,13 @@ impl StdioSession {
         {
             return Ok(tools.clone());
         }
-        let tools: Vec<ToolDefinition> = serde_json::from_str(json.get())?;
-        let tools = ToolSet::from(tools);
+        let tools: ToolSet = match self.guided {
+            None => serde_json::from_str::<Vec<ToolDefinition>>(json.get())?.into(),
+            Some(_) => {
+                let tools: Vec<GuidedDefinition> = serde_json::from_str(json.get())?;
+                tools.into_iter().map(ToolDefinition::from).collect()
+            }
+        };
         self.tools = Some((json.to_owned(), tools.clone()));
         Ok(tools)
     }
@@ -145,10 +161,11 @@ impl StdioSession {
     /// Runs a cell: `execution/started`, then its first observation.
     pub(super) fn execute(
         &self,
-        request: Request,
+        mut request: Request,
         mut execute: ExecuteRequest,
         yield_time: Option<Duration>,
     ) -> impl Future<Output = ()> + Send + use<> {
+        request.guided = self.guided.clone();
         let (opening, cells) = (self.opening.clone(), self.cells.clone());
         execute.yield_time = yield_time;
         execute.yield_now = request.tokens.yield_now.clone();
@@ -175,10 +192,11 @@ impl StdioSession {
     /// Observes a cell.
     pub(super) fn wait(
         &self,
-        request: Request,
+        mut request: Request,
         cell_id: CellId,
         yield_time: Option<Duration>,
     ) -> impl Future<Output = ()> + Send + use<> {
+        request.guided = self.guided.clone();
         let opening = self.opening.clone();
         let observed = self.cells.request(&cell_id);
         let mut wait = WaitRequest::new(cell_id).yield_now(request.tokens.yield_now.clone());
@@ -196,9 +214,10 @@ impl StdioSession {
     /// Stops a cell.
     pub(super) fn terminate(
         &self,
-        request: Request,
+        mut request: Request,
         cell_id: CellId,
     ) -> impl Future<Output = ()> + Send + use<> {
+        request.guided = self.guided.clone();
         let opening = self.opening.clone();
         let observed = self.cells.request(&cell_id);
         async move {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::Json;
+use super::guided::{GuidedExecute, GuidedOpen};
+use crate::{Json, ToolError, ToolFailure};
 
 /// A message of a client is not one of the wire.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +91,8 @@ pub enum Operation<'a> {
         limits: CellExecutionLimits,
         /// The side that cuts output to its budget, where the client names one.
         output_truncation: Option<OutputTruncation>,
+        /// The session is guided.
+        guided: Option<Box<GuidedOpen>>,
     },
     /// `session/execute`.
     Execute {
@@ -105,6 +108,8 @@ pub enum Operation<'a> {
         yield_time: Option<Duration>,
         /// The output budget.
         max_output_tokens: Option<u64>,
+        /// What guided sessions have besides.
+        guided: Option<Box<GuidedExecute>>,
     },
     /// `session/wait`.
     Wait {
@@ -131,6 +136,50 @@ pub enum Operation<'a> {
         /// Which session.
         session_id: String,
     },
+    /// `session/stored`, of guided sessions: the values that its cells have stored.
+    Stored {
+        /// Which session.
+        session_id: String,
+    },
+    /// `session/pause` and `session/resume`, of guided sessions: the deadlines of the session, or of
+    /// one cell, stand still.
+    Pause {
+        /// Which session.
+        session_id: String,
+        /// Which cell; all without one.
+        cell_id: Option<String>,
+        /// Whether the pause begins.
+        begins: bool,
+    },
+    /// `session/describe`, of guided sessions: the text for a model.
+    Describe {
+        /// Which session.
+        session_id: String,
+        /// Tool definitions, unread.
+        enabled_tools: &'a RawValue,
+        /// How long the tools' part may be; default 4,000 tokens.
+        budget_tokens: Option<usize>,
+    },
+}
+
+impl Operation<'_> {
+    /// What only the capability `guided-sessions-v1` has, of this request.
+    pub fn needs_guided(&self) -> Option<MessageError> {
+        let method = match self {
+            Self::Open {
+                guided: Some(_), ..
+            }
+            | Self::Execute {
+                guided: Some(_), ..
+            } => return Some(MessageError::Unexpected("guided")),
+            Self::Stored { .. } => "session/stored",
+            Self::Pause { begins: true, .. } => "session/pause",
+            Self::Pause { begins: false, .. } => "session/resume",
+            Self::Describe { .. } => "session/describe",
+            _ => return None,
+        };
+        Some(MessageError::UnknownMethod(method.to_owned()))
+    }
 }
 
 /// `cellExecutionLimits` of a `session/open`.
@@ -162,7 +211,21 @@ pub enum DelegateAnswer {
     /// `notification/delivered`.
     NotificationDelivered,
     /// The client refused or failed.
-    Error(String),
+    Error(ToolError),
+}
+
+impl DelegateAnswer {
+    /// What only the capability `guided-sessions-v1` has, of this answer.
+    pub fn needs_guided(&self) -> Option<MessageError> {
+        match self {
+            Self::Error(error) if error.code.is_some() => Some(MessageError::Unexpected("code")),
+            Self::Error(error) if error.data.is_some() => Some(MessageError::Unexpected("data")),
+            Self::Error(error) if error.failure != ToolFailure::Failed => {
+                Some(MessageError::Unexpected("failure"))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Every field any message can have. [`ClientMessage::parse`] decides which of them a message
@@ -195,6 +258,10 @@ struct RequestFields<'a> {
     max_output_tokens: Option<u64>,
     #[serde(borrow)]
     request: Option<PayloadFields<'a>>,
+    guided: Option<Box<GuidedOpen>>,
+    #[serde(borrow)]
+    enabled_tools: Option<&'a RawValue>,
+    budget_tokens: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -207,6 +274,7 @@ struct PayloadFields<'a> {
     yield_time_ms: Option<u64>,
     max_output_tokens: Option<u64>,
     cell_id: Option<String>,
+    guided: Option<Box<GuidedExecute>>,
 }
 
 #[derive(Deserialize)]
@@ -217,6 +285,9 @@ struct ResultFields<'a> {
     #[serde(borrow)]
     value: Option<ValueFields<'a>>,
     message: Option<String>,
+    code: Option<i64>,
+    data: Option<Json>,
+    failure: Option<ToolFailure>,
 }
 
 #[derive(Deserialize)]
@@ -319,6 +390,7 @@ impl<'a> Operation<'a> {
                 session_id: session_id()?,
                 limits: r.cell_execution_limits.take().unwrap_or_default(),
                 output_truncation: r.output_truncation.take(),
+                guided: r.guided.take(),
             },
             "session/execute" => {
                 let session_id = session_id()?;
@@ -331,13 +403,14 @@ impl<'a> Operation<'a> {
                     source: required(p.source.take(), "source")?,
                     yield_time: p.yield_time_ms.map(Duration::from_millis),
                     max_output_tokens: p.max_output_tokens,
+                    guided: p.guided.take(),
                 }
             }
             "session/wait" => {
                 let session_id = session_id()?;
                 let mut p = required(r.request.take(), "request")?;
                 no_others!(p: tool_call_id = "tool_call_id", enabled_tools = "enabled_tools",
-                    source = "source", max_output_tokens = "max_output_tokens");
+                    source = "source", max_output_tokens = "max_output_tokens", guided = "guided");
                 Self::Wait {
                     session_id,
                     cell_id: id(p.cell_id.take(), "cell_id")?,
@@ -353,11 +426,25 @@ impl<'a> Operation<'a> {
             "session/shutdown" => Self::Shutdown {
                 session_id: session_id()?,
             },
+            "session/stored" => Self::Stored {
+                session_id: session_id()?,
+            },
+            method @ ("session/pause" | "session/resume") => Self::Pause {
+                session_id: session_id()?,
+                cell_id: r.cell_id.take(),
+                begins: method == "session/pause",
+            },
+            "session/describe" => Self::Describe {
+                session_id: session_id()?,
+                enabled_tools: required(r.enabled_tools.take(), "enabledTools")?,
+                budget_tokens: r.budget_tokens.take(),
+            },
             other => return Err(MessageError::UnknownMethod(other.to_owned())),
         };
         no_others!(r: cell_id = "cellId", cell_execution_limits = "cellExecutionLimits",
             output_truncation = "outputTruncation", max_output_tokens = "maxOutputTokens",
-            request = "request");
+            request = "request", guided = "guided", enabled_tools = "enabledTools",
+            budget_tokens = "budgetTokens");
         Ok(operation)
     }
 }
@@ -366,7 +453,7 @@ impl DelegateAnswer {
     fn from_fields(r: ResultFields<'_>) -> Result<Self, MessageError> {
         match r.status.as_ref() {
             "ok" => {
-                no_others!(r: message = "message");
+                no_others!(r: message = "message", code = "code", data = "data", failure = "failure");
                 let value = required(r.value, "value")?;
                 match value.kind.as_ref() {
                     // A result that no strict parser takes costs its call, not the
@@ -374,7 +461,10 @@ impl DelegateAnswer {
                     "tool/result" => {
                         match Json::parse(required(value.result, "result")?.get().to_owned()) {
                             Ok(result) => Ok(Self::ToolResult(result)),
-                            Err(error) => Ok(Self::Error(format!("the tool's result is {error}"))),
+                            Err(error) => {
+                                let error = format!("the tool's result is {error}");
+                                Ok(Self::Error(error.into()))
+                            }
                         }
                     }
                     "notification/delivered" => {
@@ -386,7 +476,10 @@ impl DelegateAnswer {
             }
             "error" => {
                 no_others!(r: value = "value");
-                Ok(Self::Error(required(r.message, "message")?))
+                let mut error = ToolError::new(required(r.message, "message")?);
+                (error.code, error.data) = (r.code, r.data);
+                error.failure = r.failure.unwrap_or_default();
+                Ok(Self::Error(error))
             }
             other => Err(MessageError::UnknownType(other.to_owned())),
         }

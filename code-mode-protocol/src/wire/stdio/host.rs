@@ -1,12 +1,15 @@
 //! What the host says.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use crate::wire::frame::{Frame, FrameError};
 use crate::wire::json_frame::LargeTexts;
-use crate::{CellResponse, ContentItem, Json, NestedToolCall, ToolKind, ToolName};
+use crate::{CellResponse, ContentItem, Json, NestedToolCall, SourcePosition, ToolKind, ToolName};
+
+use super::guided::{GuidedEnd, SessionEvent};
 
 /// A message to the client.
 #[derive(Debug, Serialize)]
@@ -68,6 +71,14 @@ pub enum HostMessage<'a> {
         /// Which.
         cell_id: &'a str,
     },
+    /// `session/event`, of guided sessions that ask for it.
+    #[serde(rename = "session/event")]
+    SessionEvent {
+        /// Its session.
+        session_id: &'a str,
+        /// What happened.
+        event: SessionEvent<'a>,
+    },
 }
 
 /// Why a handshake failed.
@@ -125,6 +136,20 @@ pub struct Invocation<'a> {
     tool_name: &'a ToolName,
     tool_kind: ToolKind,
     input: Option<Json>,
+    #[serde(flatten)]
+    guided: Option<GuidedInvocation<'a>>,
+}
+
+/// What a call of a guided session carries besides.
+#[derive(Debug, Serialize)]
+struct GuidedInvocation<'a> {
+    call_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<SourcePosition>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tracestate: Option<&'a str>,
 }
 
 impl<'a> Invocation<'a> {
@@ -136,6 +161,27 @@ impl<'a> Invocation<'a> {
             runtime_tool_call_id: call.runtime_tool_call_id.to_string(),
             tool_name: &call.tool_name,
             tool_kind: call.tool_kind,
+            guided: None,
+        }
+    }
+
+    /// The call of a guided session.
+    pub fn guided(call: &'a mut NestedToolCall) -> Self {
+        let input = call.input.take();
+        let context = call.trace_context.as_ref();
+        let guided = GuidedInvocation {
+            call_id: &call.tool_call_id,
+            site: call.site,
+            traceparent: context.map(|context| context.traceparent.as_str()),
+            tracestate: context.and_then(|context| context.tracestate.as_deref()),
+        };
+        Self {
+            input,
+            cell_id: call.cell_id.as_str(),
+            runtime_tool_call_id: call.runtime_tool_call_id.to_string(),
+            tool_name: &call.tool_name,
+            tool_kind: call.tool_kind,
+            guided: Some(guided),
         }
     }
 }
@@ -169,6 +215,24 @@ pub enum Value {
         /// Which.
         session_id: String,
     },
+    /// `session/values`, of `session/stored`.
+    #[serde(rename = "session/values")]
+    SessionValues {
+        /// Key and value, in order of the keys.
+        values: BTreeMap<String, Json>,
+    },
+    /// `session/paused`, of `session/pause` and `session/resume`.
+    #[serde(rename = "session/paused")]
+    SessionPaused {
+        /// How many pauses are held now.
+        held: u32,
+    },
+    /// `session/description`, of `session/describe`.
+    #[serde(rename = "session/description")]
+    SessionDescription {
+        /// The description of the tool by which a model runs programs.
+        text: String,
+    },
 }
 
 /// A response and how long this program had the request.
@@ -178,6 +242,8 @@ pub struct TimedResponse {
     pub response: CellResponse,
     /// From reading the request to having the response.
     pub host_duration: Duration,
+    /// Of a guided session: how the cell ended.
+    pub guided: Option<GuidedEnd>,
 }
 
 impl HostMessage<'_> {
@@ -272,12 +338,19 @@ fn live_or_missing<S: Serializer>(timed: &TimedResponse, serializer: S) -> Resul
 #[derive(Serialize)]
 enum Response<'a> {
     Yielded(Observed<'a>),
-    Terminated(Observed<'a>),
+    Terminated {
+        #[serde(flatten)]
+        observed: Observed<'a>,
+        #[serde(flatten)]
+        guided: Option<&'a GuidedEnd>,
+    },
     Result {
         #[serde(flatten)]
         observed: Observed<'a>,
         error_text: Option<&'a str>,
         result_buffered_for_ns: u64,
+        #[serde(flatten)]
+        guided: Option<&'a GuidedEnd>,
     },
 }
 
@@ -300,7 +373,10 @@ impl Serialize for TimedResponse {
             CellResponse::Yielded { .. } | CellResponse::Pending { .. } => {
                 Response::Yielded(observed)
             }
-            CellResponse::Terminated { .. } => Response::Terminated(observed),
+            CellResponse::Terminated { .. } => Response::Terminated {
+                observed,
+                guided: self.guided.as_ref(),
+            },
             CellResponse::Result {
                 error_text,
                 buffered_for,
@@ -309,6 +385,7 @@ impl Serialize for TimedResponse {
                 observed,
                 error_text: error_text.as_deref(),
                 result_buffered_for_ns: nanoseconds(*buffered_for),
+                guided: self.guided.as_ref(),
             },
         }
         .serialize(serializer)
@@ -350,6 +427,7 @@ mod tests {
         let timed = TimedResponse {
             response,
             host_duration: Duration::from_nanos(7),
+            guided: None,
         };
         assert_eq!(
             written(HostMessage::InitialResponse {

@@ -7,11 +7,15 @@
 //! result and the tool definitions stay text until somebody needs them.
 
 mod client;
+mod guided;
 mod host;
 
 pub use client::{
     CellExecutionLimits, ClientMessage, DelegateAnswer, Hello, MessageError, Operation,
     OutputTruncation,
+};
+pub use guided::{
+    GUIDED, GuidedDefinition, GuidedEnd, GuidedExecute, GuidedLimits, GuidedOpen, SessionEvent,
 };
 pub use host::{DelegateRequest, HostMessage, Invocation, Rejection, TimedResponse, Value};
 
@@ -22,9 +26,10 @@ pub const VERSION: u64 = 1;
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
 
 /// The capabilities this program knows, sorted.
-pub const CAPABILITIES: [&str; 4] = [
+pub const CAPABILITIES: [&str; 5] = [
     "bounded-output-v1",
     "delegate-capacity-4096",
+    GUIDED,
     "session-cell-execution-resource-limits",
     "yield-observation",
 ];
