@@ -291,6 +291,7 @@ impl Connection {
                     let span = span("session/execute", &session_id, Some(&tool_call_id));
                     let mut execute = ExecuteRequest::new(tool_call_id, source).tools(tools);
                     execute.trace_context = self.telemetry.context(&span);
+                    execute.max_output_tokens = session.own_budget(max_output_tokens);
                     if let Some(guided) = guided {
                         let parent = guided.trace_context();
                         if let Some(parent) = &parent {
@@ -315,7 +316,8 @@ impl Connection {
                         new(session.budget(max_output_tokens)).observing(begun(observations, id));
                     let span = span("session/wait", &session_id, None);
                     let cell_id = named(cell_id)?;
-                    let run = session.wait(request, cell_id, yield_time);
+                    let tokens = session.own_budget(max_output_tokens);
+                    let run = session.wait(request, cell_id, (yield_time, tokens));
                     self.observe(id, run.instrument(span));
                 }
                 None => new(Budget::default()).respond(Err(unknown(&session_id))),

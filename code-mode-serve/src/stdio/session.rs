@@ -136,6 +136,11 @@ impl StdioSession {
         }
     }
 
+    /// The budget that a guided session cuts output to by itself.
+    pub(super) fn own_budget(&self, tokens: Option<u64>) -> Option<u64> {
+        tokens.filter(|_| self.is_guided())
+    }
+
     pub(super) fn is_guided(&self) -> bool {
         self.guided.is_some()
     }
@@ -194,13 +199,13 @@ impl StdioSession {
         &self,
         mut request: Request,
         cell_id: CellId,
-        yield_time: Option<Duration>,
+        (yield_time, max_output_tokens): (Option<Duration>, Option<u64>),
     ) -> impl Future<Output = ()> + Send + use<> {
         request.guided = self.guided.clone();
         let opening = self.opening.clone();
         let observed = self.cells.request(&cell_id);
         let mut wait = WaitRequest::new(cell_id).yield_now(request.tokens.yield_now.clone());
-        wait.yield_time = yield_time;
+        (wait.yield_time, wait.max_output_tokens) = (yield_time, max_output_tokens);
         async move {
             let outcome = async { opening.await?.wait(wait).await };
             tokio::select! {

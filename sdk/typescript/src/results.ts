@@ -1,0 +1,110 @@
+/** A piece of a program's output. */
+export type ContentItem =
+  | { readonly type: "text"; readonly text: string; readonly note?: "log" | "warning" | "unfinished" }
+  | { readonly type: "image"; readonly url: string }
+  | { readonly type: "audio"; readonly url: string };
+
+/** What a cell used. */
+export interface CellStats {
+  readonly wallMs: number;
+  readonly processorMs: number;
+  readonly queuedMs: number;
+  readonly peakHeapBytes: number;
+  readonly outputBytes: number;
+  readonly calls: number;
+  readonly callsFailed: number;
+  readonly callsCancelled: number;
+}
+
+/** Why a program failed. */
+export interface CellError {
+  /** The message, with the line it points at and help where there is some: for the model. */
+  readonly message: string;
+  /** `script_error`, `limit`, `exited` (with a status that is not 0), `lost` (the process died) or `missing` (no such cell). */
+  readonly kind: "script_error" | "limit" | "exited" | "lost" | "missing";
+  readonly position: { readonly line: number; readonly column: number } | undefined;
+  /** The limit that was hit. */
+  readonly limit: { readonly name: string; readonly value: number; readonly unit: string } | undefined;
+  /** What the program called `exit` with. */
+  readonly exitStatus: number | undefined;
+}
+
+/** What one observation of a cell gave. */
+export interface CellResult {
+  /** `running`: `wait` for more. */
+  readonly status: "running" | "completed" | "failed" | "terminated";
+  readonly cellId: string;
+  /** Output since the last observation. */
+  readonly content: readonly ContentItem[];
+  /** The texts of the output that are the program's results, joined by newlines. */
+  readonly text: string;
+  readonly error: CellError | undefined;
+  /** What the cell used, once it has ended. */
+  readonly stats: CellStats | undefined;
+  /** The output and the error as one text, for a model. */
+  forModel(): string;
+}
+
+type Wire = Record<string, any>;
+
+function item(wire: Wire): ContentItem {
+  switch (wire["type"]) {
+    case "input_image":
+      return { type: "image", url: wire["image_url"] };
+    case "input_audio":
+      return { type: "audio", url: wire["audio_url"] };
+    default:
+      return wire["note"] ? { type: "text", text: wire["text"], note: wire["note"] } : { type: "text", text: wire["text"] };
+  }
+}
+
+function stats(wire: Wire | undefined): CellStats | undefined {
+  return (
+    wire && {
+      wallMs: wire["wall_ms"],
+      processorMs: wire["processor_ms"],
+      queuedMs: wire["queued_ms"],
+      peakHeapBytes: wire["peak_heap_bytes"],
+      outputBytes: wire["output_bytes"],
+      calls: wire["calls"],
+      callsFailed: wire["calls_failed"],
+      callsCancelled: wire["calls_cancelled"],
+    }
+  );
+}
+
+/** The result that a response of the wire is: `{"Result": {...}}`, `{"Yielded": ...}` or `{"Terminated": ...}`. */
+export function result(response: Wire): CellResult {
+  const [kind, observed] = Object.entries(response)[0] as [string, Wire];
+  const content = (observed["content_items"] as Wire[]).map(item);
+  const outcome = (observed["outcome"] ?? {}) as Wire;
+  const isFailure = !["completed", "terminated", "shut_down"].includes(outcome["kind"]) && !(outcome["kind"] === "exited" && !outcome["status"]);
+  const status =
+    kind === "Yielded" ? "running" : kind === "Terminated" || outcome["kind"] === "shut_down" ? "terminated" : isFailure ? "failed" : "completed";
+  const error: CellError | undefined =
+    status !== "failed"
+      ? undefined
+      : {
+          message: observed["error_text"] ?? `the program called exit(${outcome["status"]})`,
+          kind: outcome["kind"],
+          position: observed["error_position"],
+          limit: outcome["limit"],
+          exitStatus: outcome["status"],
+        };
+  const texts = content.filter((one) => one.type === "text");
+  return {
+    status,
+    cellId: observed["cell_id"],
+    content,
+    text: texts.filter((one) => !one.note).map((one) => one.text).join("\n"),
+    error,
+    stats: stats(observed["stats"]),
+    forModel() {
+      const parts = texts.map((one) => one.text);
+      if (error) parts.push(`error: ${error.message}`);
+      if (status === "running") parts.push(`(the program is still running: wait for cell ${observed["cell_id"]})`);
+      if (status === "terminated") parts.push("(the program was terminated)");
+      return parts.join("\n");
+    },
+  };
+}

@@ -1,0 +1,334 @@
+import { HostLostError, RequestError, ToolError } from "./errors.js";
+import { result, type CellResult } from "./results.js";
+import { definition, failed, run, type Tool, type ToolCall, type ToolContext, type Tools } from "./tools.js";
+import type { Json, SessionHandler, Wire } from "./wire.js";
+
+/** The decision about a call: whether it runs, or why not. */
+export type Decision = boolean | { readonly allow: boolean; readonly reason?: string };
+
+/** What happens in a session. */
+export type SessionEvent = { readonly type: string } & Readonly<Record<string, unknown>>;
+
+/** What cells of a session may use; what is left out is the host's own limit, which is also the most. */
+export interface Limits {
+  readonly maxHeapBytes?: number;
+  readonly maxCpuTimeMs?: number;
+  readonly maxWallTimeMs?: number;
+  readonly maxYieldTimeMs?: number;
+  readonly maxOutputBytes?: number;
+  readonly maxLiveCells?: number;
+  readonly maxPendingToolCalls?: number;
+  readonly maxStoredBytes?: number;
+}
+
+export interface SessionOptions {
+  /** The tools that programs may call. */
+  readonly tools?: Tools;
+  /**
+   * Asked before calls run: for all that wait at that moment, in one array. It answers for all
+   * (`true`, `false`) or for each. Clocks of their programs stand still meanwhile.
+   */
+  readonly approve?: (calls: readonly ToolCall[]) => Decision | readonly Decision[] | Promise<Decision | readonly Decision[]>;
+  /** Told of cells and calls: `cell/started`, `cell/ended`, `call/started`, `call/finished`, and of `notification`s of programs. */
+  readonly onEvent?: (event: SessionEvent) => void;
+  /** Values that programs find stored. */
+  readonly stored?: Readonly<Record<string, Json>>;
+  readonly limits?: Limits;
+  /** Whether inputs are checked against the schemas before a tool runs. Default true. */
+  readonly checkInputs?: boolean;
+  /** Whether a tool whose schema cannot be read is left out. Default false. */
+  readonly requireReadableSchemas?: boolean;
+  /** How long the tools' part of `instructions` may be, in tokens. Default 4,000. */
+  readonly instructionsTokens?: number;
+}
+
+export interface ExecOptions {
+  /** How long this observation lasts before the result is `running`, in milliseconds. Default 10,000. */
+  readonly yieldTimeMs?: number;
+  /** The most tokens of output. Default: nothing is cut. */
+  readonly maxOutputTokens?: number;
+  /** The name of the model's call; tools and events carry it. */
+  readonly toolCallId?: string;
+  /** Globals that the program finds. */
+  readonly constants?: Readonly<Record<string, Json>>;
+  /** Terminates the program when it is aborted. */
+  readonly signal?: AbortSignal;
+  /** The span that the program descends from, as W3C Trace Context has it. */
+  readonly traceparent?: string;
+  readonly tracestate?: string;
+}
+
+export interface WaitOptions {
+  readonly yieldTimeMs?: number;
+  readonly maxOutputTokens?: number;
+  /** Ends the observation, and leaves the program running. */
+  readonly signal?: AbortSignal;
+}
+
+let sessions = 0;
+let execs = 0;
+
+/** One agent's programs, and the values that they store. */
+export class Session implements SessionHandler {
+  readonly #wire: Wire;
+  readonly #id = `s${++sessions}`;
+  readonly #options: SessionOptions;
+  readonly #tools = new Map<string, Tool<any>>();
+  #definitions: Json[] = [];
+  #asked: { call: ToolContext; decide(decision: Decision): void }[] = [];
+  #isOpen = false;
+  #lost: HostLostError | undefined;
+
+  /** What a model should be told of the tool by which it runs programs. */
+  instructions = "";
+
+  /** @internal */
+  constructor(wire: Wire, options: SessionOptions) {
+    this.#wire = wire;
+    this.#options = options;
+  }
+
+  /** @internal */
+  async open(): Promise<this> {
+    const { tools = {}, stored = {}, limits = {}, checkInputs = true, requireReadableSchemas = false } = this.#options;
+    for (const [name, tool] of Object.entries(tools)) this.#tools.set(`${tool.namespace ?? ""}\0${name}`, tool);
+    this.#definitions = await Promise.all(Object.entries(tools).map(([name, tool]) => definition(name, tool)));
+    this.#wire.register(this.#id, this);
+    this.#isOpen = true;
+    const events = this.#options.onEvent !== undefined;
+    const guided = { checkInputs, requireReadableSchemas, stored, limits, events };
+    const opened = this.#request({ method: "session/open", sessionId: this.#id, guided });
+    const described = this.#request({
+      method: "session/describe",
+      sessionId: this.#id,
+      enabledTools: this.#definitions,
+      ...(this.#options.instructionsTokens !== undefined && { budgetTokens: this.#options.instructionsTokens }),
+    });
+    const [, description] = await Promise.all([opened, described]);
+    this.instructions = description["text"];
+    return this;
+  }
+
+  async #request(request: Record<string, unknown>): Promise<Record<string, any>> {
+    return this.#wire.request(request).answer;
+  }
+
+  #check(): void {
+    if (this.#lost) throw this.#lost;
+    if (!this.#isOpen) throw new RequestError("the session is closed");
+  }
+
+  /** Runs a program until it ends or `yieldTimeMs` is over. */
+  async exec(code: string, options: ExecOptions = {}): Promise<CellResult> {
+    this.#check();
+    const { signal, constants = {}, traceparent, tracestate } = options;
+    signal?.throwIfAborted();
+    const request = {
+      method: "session/execute",
+      sessionId: this.#id,
+      request: {
+        tool_call_id: options.toolCallId ?? `exec-${++execs}`,
+        enabled_tools: this.#definitions,
+        source: code,
+        yield_time_ms: options.yieldTimeMs ?? 10_000,
+        max_output_tokens: options.maxOutputTokens ?? null,
+        guided: { constants, ...(traceparent && { traceparent }), ...(tracestate && { tracestate }) },
+      },
+    };
+    let cell: string | undefined;
+    const stop = () => {
+      if (cell !== undefined) void this.terminate(cell).catch(() => {});
+    };
+    const { answer } = this.#wire.request(request, (started) => {
+      cell = started["cellId"];
+      if (signal?.aborted) stop();
+    });
+    signal?.addEventListener("abort", stop, { once: true });
+    try {
+      return result(await answer);
+    } finally {
+      signal?.removeEventListener("abort", stop);
+    }
+  }
+
+  /** Waits for more of a program that is still running. */
+  async wait(cellId: string, options: WaitOptions = {}): Promise<CellResult> {
+    this.#check();
+    const { id, answer } = this.#wire.request({
+      method: "session/wait",
+      sessionId: this.#id,
+      request: { cell_id: cellId, yield_time_ms: options.yieldTimeMs ?? 10_000 },
+      maxOutputTokens: options.maxOutputTokens ?? null,
+    });
+    const { signal } = options;
+    const stop = () => this.#wire.yieldNow(id);
+    if (signal?.aborted) stop();
+    signal?.addEventListener("abort", stop, { once: true });
+    try {
+      return this.#outcome(await answer);
+    } finally {
+      signal?.removeEventListener("abort", stop);
+    }
+  }
+
+  /** Runs a program to its end, however often it yields. */
+  async run(code: string, options: ExecOptions = {}): Promise<CellResult> {
+    let last = await this.exec(code, options);
+    const content = [...last.content];
+    const { signal } = options;
+    const stop = () => void this.terminate(last.cellId).catch(() => {});
+    signal?.addEventListener("abort", stop, { once: true });
+    try {
+      while (last.status === "running") {
+        last = await this.wait(last.cellId);
+        content.push(...last.content);
+      }
+    } finally {
+      signal?.removeEventListener("abort", stop);
+    }
+    const texts = content.filter((one) => one.type === "text");
+    const text = texts.filter((one) => !one.note).map((one) => one.text).join("\n");
+    const { error } = last;
+    const forModel = () => [...texts.map((one) => one.text), ...(error ? [`error: ${error.message}`] : [])].join("\n");
+    return { ...last, content, text, forModel };
+  }
+
+  /** Stops a program, and waits until it has stopped. */
+  async terminate(cellId: string): Promise<CellResult> {
+    this.#check();
+    return this.#outcome(await this.#request({ method: "session/terminate", sessionId: this.#id, cellId }));
+  }
+
+  #outcome(answer: Record<string, any>): CellResult {
+    return result(Object.values(answer["outcome"])[0] as Record<string, unknown>);
+  }
+
+  /** The values that programs have stored. */
+  async stored(): Promise<Record<string, Json>> {
+    this.#check();
+    return (await this.#request({ method: "session/stored", sessionId: this.#id }))["values"];
+  }
+
+  /** Lets the deadlines of one program, or of all, stand still until the returned function is called. */
+  async pause(cellId?: string): Promise<() => Promise<void>> {
+    this.#check();
+    const about = { sessionId: this.#id, ...(cellId !== undefined && { cellId }) };
+    await this.#request({ method: "session/pause", ...about });
+    let isHeld = true;
+    return async () => {
+      if (!isHeld || !this.#isOpen) return;
+      isHeld = false;
+      // A program that has ended meanwhile needs no resuming.
+      await this.#request({ method: "session/resume", ...about }).catch(() => {});
+    };
+  }
+
+  /** Stops every program, and forgets the stored values. */
+  async close(): Promise<void> {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    try {
+      await this.#request({ method: "session/shutdown", sessionId: this.#id });
+    } catch (error) {
+      if (!(error instanceof HostLostError)) throw error;
+    } finally {
+      this.#wire.forget(this.#id);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** @internal */
+  async call(_: number, invocation: Record<string, any>, signal: AbortSignal): Promise<Record<string, unknown>> {
+    const { name, namespace } = invocation["tool_name"];
+    const tool = this.#tools.get(`${namespace ?? ""}\0${name}`);
+    if (!tool) return failed(new ToolError(`there is no tool ${name}`));
+    const context: ToolContext = {
+      name,
+      input: invocation["input"],
+      cellId: invocation["cell_id"],
+      callId: invocation["runtime_tool_call_id"],
+      toolCallId: invocation["call_id"],
+      site: invocation["site"],
+      traceparent: invocation["traceparent"],
+      tracestate: invocation["tracestate"],
+      signal,
+    };
+    try {
+      if (await this.#needsApproval(tool, context)) {
+        const decision = await this.#ask(context);
+        const { allow, reason } = typeof decision === "boolean" ? { allow: decision, reason: undefined } : decision;
+        if (!allow) throw new ToolError(reason ?? "the call was not approved", { failure: "blocked" });
+      }
+    } catch (error) {
+      return failed(error);
+    }
+    return run(tool, context);
+  }
+
+  async #needsApproval(tool: Tool<any>, context: ToolContext): Promise<boolean> {
+    const { needsApproval } = tool;
+    const needs = typeof needsApproval === "function" ? await needsApproval(context.input) : needsApproval;
+    if (needs === true && !this.#options.approve) {
+      throw new ToolError("the call needs an approval, and nobody can be asked", { failure: "blocked" });
+    }
+    return this.#options.approve !== undefined && needs !== false;
+  }
+
+  /** Asks about this call, together with those that come in the same moment. */
+  async #ask(call: ToolContext): Promise<Decision> {
+    const resume = await this.pause(call.cellId);
+    try {
+      return await new Promise<Decision>((decide, reject) => {
+        call.signal.addEventListener("abort", () => reject(new ToolError("the call was cancelled")), { once: true });
+        this.#asked.push({ call, decide });
+        if (this.#asked.length === 1) setTimeout(() => void this.#askAll(), 0);
+      });
+    } finally {
+      await resume();
+    }
+  }
+
+  async #askAll(): Promise<void> {
+    const asked = this.#asked.filter(({ call }) => !call.signal.aborted);
+    this.#asked = [];
+    if (asked.length === 0) return;
+    let decided: Decision | readonly Decision[];
+    try {
+      decided = await this.#options.approve!(asked.map(({ call }) => call));
+    } catch (error) {
+      decided = { allow: false, reason: `nobody could be asked: ${(error as Error)?.message ?? error}` };
+    }
+    asked.forEach(({ decide }, index) => {
+      const decision = Array.isArray(decided) ? (decided as readonly Decision[])[index] : (decided as Decision);
+      decide(decision ?? false);
+    });
+  }
+
+  /** @internal */
+  notify(text: string, cellId: string): void {
+    this.event({ type: "notification", text, cell_id: cellId });
+  }
+
+  /** @internal */
+  event(event: Record<string, any>): void {
+    try {
+      this.#options.onEvent?.(event as SessionEvent);
+    } catch {
+      // What an observer throws is its own.
+    }
+  }
+
+  /** @internal */
+  cellClosed(cellId: string): void {
+    this.event({ type: "cell/closed", cell_id: cellId });
+  }
+
+  /** @internal */
+  lost(error: HostLostError): void {
+    this.#lost = error;
+    this.#isOpen = false;
+  }
+}

@@ -1,0 +1,300 @@
+// One connection to a host: `code-mode serve --listen stdio`, and the wire it speaks.
+import { spawn, type ChildProcess } from "node:child_process";
+import type { Readable, Writable } from "node:stream";
+
+import { HostLostError, RequestError, StartError } from "./errors.js";
+
+export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
+type Message = Record<string, any>;
+
+/** What a session does with the messages that are for it. */
+export interface SessionHandler {
+  call(id: number, invocation: Message, signal: AbortSignal): Promise<Message>;
+  notify(text: string, cellId: string): void;
+  event(event: Message): void;
+  cellClosed(cellId: string): void;
+  lost(error: HostLostError): void;
+}
+
+interface Pending {
+  resolve(value: Message): void;
+  reject(error: Error): void;
+  /** An execute has two answers. */
+  first?: (value: Message) => void;
+}
+
+const LARGEST_FRAME = 64 * 1024 * 1024;
+const CAPABILITIES = ["bounded-output-v1", "delegate-capacity-4096", "guided-sessions-v1"];
+/** How much of what the program writes on standard error is kept for an error. */
+const LAST_WORDS = 2000;
+
+export interface WireOptions {
+  program: string;
+  args: string[];
+  env: NodeJS.ProcessEnv;
+}
+
+export class Wire {
+  readonly #child: ChildProcess;
+  readonly #input: Writable;
+  readonly #output: Readable & { ref?(): void; unref?(): void };
+  readonly #pending = new Map<number, Pending>();
+  readonly #calls = new Map<number, AbortController>();
+  readonly #sessions = new Map<string, SessionHandler>();
+  #chunks: Buffer[] = [];
+  #buffered = 0;
+  #wanted = 0;
+  #lastId = 0;
+  #said = "";
+  #lost: HostLostError | undefined;
+  #isClosing = false;
+  #ready!: (message: Message) => void;
+  #failed!: (error: Error) => void;
+  /** Ends when the process has ended. */
+  readonly ended: Promise<void>;
+
+  private constructor({ program, args, env }: WireOptions) {
+    this.#child = spawn(program, ["serve", "--listen", "stdio", ...args], {
+      env,
+      stdio: ["pipe", "pipe", "pipe"],
+      // A Ctrl-C at the terminal is the agent's; the host ends with its input.
+      detached: process.platform !== "win32",
+    });
+    const { stdin, stdout, stderr } = this.#child;
+    this.#input = stdin!;
+    this.#output = stdout!;
+    this.#input.on("error", () => {});
+    this.#output.on("data", (chunk: Buffer) => this.#read(chunk));
+    stderr!.setEncoding("utf8");
+    stderr!.on("data", (text: string) => {
+      this.#said = (this.#said + text).slice(-LAST_WORDS);
+    });
+    this.ended = new Promise((resolve) => {
+      this.#child.once("error", (error) => {
+        this.#lose(`it did not start: ${error.message}`);
+        resolve();
+      });
+      this.#child.once("close", (code, signal) => {
+        const said = this.#said.trim();
+        const how = signal ? `it was ended by ${signal}` : `it ended with status ${code}`;
+        this.#lose(said ? `${how}: ${said}` : how);
+        resolve();
+      });
+    });
+    this.#watch();
+  }
+
+  /** Starts a host and agrees with it on what both can. */
+  static async start(options: WireOptions): Promise<Wire> {
+    const wire = new Wire(options);
+    const answer = await new Promise<Message>((resolve, reject) => {
+      wire.#ready = resolve;
+      wire.#failed = reject;
+      wire.#send({
+        type: "connection/hello",
+        supportedVersions: [1],
+        requiredCapabilities: CAPABILITIES,
+      });
+      wire.#watch();
+    });
+    if (answer["type"] !== "connection/ready") {
+      wire.close();
+      throw new StartError(`${options.program} is not a host that this SDK can use: ${JSON.stringify(answer["reason"])}`);
+    }
+    wire.#failed = () => {};
+    wire.#isReady = true;
+    wire.#watch();
+    return wire;
+  }
+
+  #isReady = false;
+
+  get isLost(): boolean {
+    return this.#lost !== undefined || this.#isClosing;
+  }
+
+  get pid(): number | undefined {
+    return this.#child.pid;
+  }
+
+  /** While nothing is pending, the host keeps no program of its user running. */
+  #watch(): void {
+    const isWanted = this.#pending.size > 0 || this.#calls.size > 0 || this.#isClosing || !this.#isReady;
+    const streams = [this.#input, this.#output, this.#child.stderr] as { ref?(): void; unref?(): void }[];
+    for (const one of [this.#child, ...streams]) {
+      if (isWanted) one.ref?.();
+      else one.unref?.();
+    }
+  }
+
+  register(session: string, handler: SessionHandler): void {
+    this.#sessions.set(session, handler);
+  }
+
+  forget(session: string): void {
+    this.#sessions.delete(session);
+  }
+
+  /** Sends a request. `first` gets the first of two answers; the promise is of the last. */
+  request(request: Message, first?: (value: Message) => void): { id: number; answer: Promise<Message> } {
+    const id = ++this.#lastId;
+    const answer = new Promise<Message>((resolve, reject) => {
+      if (this.#lost || this.#isClosing) {
+        reject(this.#lost ?? new HostLostError("the host is closed"));
+        return;
+      }
+      const pending: Pending = first ? { resolve, reject, first } : { resolve, reject };
+      const refused = this.#send({ type: "operation/request", id, request });
+      if (refused) {
+        reject(refused);
+        return;
+      }
+      this.#pending.set(id, pending);
+      this.#watch();
+    });
+    return { id, answer };
+  }
+
+  /** Ends the observation that a request holds. */
+  yieldNow(id: number): void {
+    if (!this.isLost) this.#send({ type: "operation/yield", id });
+  }
+
+  /** Ends the host with everything in it. */
+  close(): void {
+    if (this.#isClosing) return;
+    this.#isClosing = true;
+    this.#input.end();
+    const lost = new HostLostError("the host was closed");
+    for (const { reject } of this.#pending.values()) reject(lost);
+    this.#pending.clear();
+    for (const call of this.#calls.values()) call.abort(lost);
+    for (const session of this.#sessions.values()) session.lost(lost);
+    this.#sessions.clear();
+    this.#watch();
+  }
+
+  #send(message: Message): RequestError | undefined {
+    let text: string;
+    try {
+      text = JSON.stringify(message);
+    } catch (error) {
+      return new RequestError(`it is not JSON: ${(error as Error).message}`);
+    }
+    const content = Buffer.from(text);
+    if (content.length > LARGEST_FRAME) return new RequestError(`${content.length} bytes are more than a message of 64 MiB`);
+    const frame = Buffer.allocUnsafe(4);
+    frame.writeUInt32LE(content.length);
+    this.#input.cork();
+    this.#input.write(frame);
+    this.#input.write(content);
+    this.#input.uncork();
+    return undefined;
+  }
+
+  #read(chunk: Buffer): void {
+    this.#chunks.push(chunk);
+    this.#buffered += chunk.length;
+    for (;;) {
+      if (this.#wanted === 0) {
+        if (this.#buffered < 4) return;
+        this.#wanted = this.#take(4).readUInt32LE();
+      }
+      if (this.#buffered < this.#wanted) return;
+      const content = this.#take(this.#wanted);
+      this.#wanted = 0;
+      let message: Message;
+      try {
+        message = JSON.parse(content.toString("utf8"));
+      } catch {
+        this.#child.kill("SIGKILL");
+        return this.#lose("it sent what is not JSON");
+      }
+      this.#receive(message);
+    }
+  }
+
+  #take(count: number): Buffer {
+    let all = this.#chunks[0]!;
+    if (all.length < count) {
+      all = Buffer.concat(this.#chunks);
+      this.#chunks = [all];
+    }
+    const rest = all.subarray(count);
+    if (rest.length > 0) this.#chunks[0] = rest;
+    else this.#chunks.shift();
+    this.#buffered -= count;
+    return all.subarray(0, count);
+  }
+
+  #receive(message: Message): void {
+    switch (message["type"]) {
+      case "operation/response":
+      case "execute/initialResponse":
+        return this.#answered(message);
+      case "delegate/request":
+        void this.#called(message);
+        return;
+      case "delegate/cancel":
+        this.#calls.get(message["id"])?.abort(new Error("the call was cancelled"));
+        return;
+      case "cell/closed":
+        return this.#sessions.get(message["sessionId"])?.cellClosed(message["cellId"]);
+      case "session/event":
+        return this.#sessions.get(message["sessionId"])?.event(message["event"]);
+      default:
+        this.#ready(message);
+    }
+  }
+
+  #answered(message: Message): void {
+    const pending = this.#pending.get(message["id"]);
+    if (!pending) return;
+    const { status, value, message: why } = message["result"];
+    if (status === "ok" && pending.first && message["type"] === "operation/response") {
+      const { first } = pending;
+      delete pending.first;
+      return first(value);
+    }
+    this.#pending.delete(message["id"]);
+    if (status === "ok") pending.resolve(value);
+    else pending.reject(new RequestError(why));
+    this.#watch();
+  }
+
+  async #called(message: Message): Promise<void> {
+    const { id, sessionId, request } = message as { id: number; sessionId: string; request: Message };
+    const session = this.#sessions.get(sessionId);
+    const answer = (result: Message) => {
+      if (this.isLost) return;
+      const refused = this.#send({ type: "delegate/response", id, result });
+      if (refused) this.#send({ type: "delegate/response", id, result: { status: "error", message: `the result cannot be sent: ${refused.message}` } });
+    };
+    if (!session) return answer({ status: "error", message: "the session is closed" });
+    if (request["type"] === "notification/send") {
+      session.notify(request["text"], request["cellId"]);
+      return answer({ status: "ok", value: { type: "notification/delivered" } });
+    }
+    const controller = new AbortController();
+    this.#calls.set(id, controller);
+    this.#watch();
+    const result = await session.call(id, request["invocation"], controller.signal);
+    this.#calls.delete(id);
+    // Nobody waits for the answer to a cancelled call.
+    if (!controller.signal.aborted) answer(result);
+    this.#watch();
+  }
+
+  #lose(how: string): void {
+    if (this.#lost) return;
+    const lost = new HostLostError(`the host was lost: ${how}`);
+    this.#lost = lost;
+    this.#failed?.(new StartError(`the host did not start: ${how}`));
+    for (const { reject } of this.#pending.values()) reject(lost);
+    this.#pending.clear();
+    for (const call of this.#calls.values()) call.abort(lost);
+    for (const session of this.#sessions.values()) session.lost(lost);
+    this.#sessions.clear();
+    this.#watch();
+  }
+}
