@@ -1,0 +1,49 @@
+"""Runs the programs that a model writes, in sandboxed processes, with your functions as their tools.
+
+    from code_mode import CodeMode
+
+    async def add(a: int, b: int) -> int:
+        "Sum"
+        return a + b
+
+    async with CodeMode() as host:
+        async with host.session(tools=[add]) as session:
+            result = await session.run("text(await tools.add({ a: 1, b: 2 }))")
+            print(result.text)
+"""
+
+from ._errors import CodeModeError, HostLostError, RequestError, StartError, ToolError
+from ._host import CodeMode
+from ._program import find_program
+from ._results import CellError, CellResult, CellStats, ContentItem, Limit, Position
+from ._session import Approve, Decision, Limits, Session
+from ._sync import CodeModeSync, SessionSync
+from ._tools import Tool, ToolCall, ToolContext, ToolLike, audio, image
+
+__all__ = [
+    "Approve",
+    "CellError",
+    "CellResult",
+    "CellStats",
+    "CodeMode",
+    "CodeModeError",
+    "CodeModeSync",
+    "ContentItem",
+    "Decision",
+    "HostLostError",
+    "Limit",
+    "Limits",
+    "Position",
+    "RequestError",
+    "Session",
+    "SessionSync",
+    "StartError",
+    "Tool",
+    "ToolCall",
+    "ToolContext",
+    "ToolError",
+    "ToolLike",
+    "audio",
+    "find_program",
+    "image",
+]

@@ -1,0 +1,213 @@
+"""JSON Schemas from type hints, and values of the hinted types from JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import re
+import types
+import typing
+from typing import Any, Callable, Mapping
+
+Schema = dict[str, Any]
+
+_PLAIN: dict[Any, Schema] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    type(None): {"type": "null"},
+    Any: {},
+    object: {},
+    dict: {"type": "object"},
+    list: {"type": "array"},
+    bytes: {"type": "string", "contentEncoding": "base64"},
+}
+
+
+def _is_pydantic(hint: Any) -> bool:
+    return isinstance(hint, type) and hasattr(hint, "model_json_schema")
+
+
+def schema_of(hint: Any) -> Schema:
+    """The JSON Schema of a type hint; one that takes everything for a type it does not know."""
+    try:
+        if hint in _PLAIN:
+            return dict(_PLAIN[hint])
+    except TypeError:
+        pass
+    if _is_pydantic(hint):
+        return typing.cast(Schema, hint.model_json_schema())
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        schema = schema_of(args[0])
+        said = [note for note in args[1:] if isinstance(note, str)]
+        described = [getattr(note, "description", None) for note in args[1:]]
+        said += [text for text in described if isinstance(text, str)]
+        return {**schema, "description": said[0]} if said else schema
+    if origin is typing.Union or origin is types.UnionType:
+        return {"anyOf": [schema_of(arg) for arg in args]}
+    if origin is typing.Literal:
+        return {"enum": list(args)}
+    if origin in (list, set, frozenset) or getattr(origin, "__name__", "") in ("Sequence", "Iterable"):
+        return {"type": "array", "items": schema_of(args[0]) if args else {}}
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            return {"type": "array", "items": schema_of(args[0])}
+        count = len(args)
+        items = [schema_of(arg) for arg in args]
+        return {"type": "array", "prefixItems": items, "minItems": count, "maxItems": count}
+    if origin is dict or getattr(origin, "__name__", "") == "Mapping":
+        return {"type": "object", "additionalProperties": schema_of(args[1]) if args else {}}
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return {"enum": [member.value for member in hint]}
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        hints = typing.get_type_hints(hint, include_extras=True)
+        fields = [field for field in dataclasses.fields(hint) if field.init]
+        needed = [
+            field.name
+            for field in fields
+            if field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        ]
+        return _object({field.name: schema_of(hints[field.name]) for field in fields}, needed)
+    if typing.is_typeddict(hint):
+        hints = typing.get_type_hints(hint, include_extras=True)
+        plain = {name: _unwrapped(hint) for name, hint in hints.items()}
+        needed = sorted(hint.__required_keys__)
+        return _object({name: schema_of(hint) for name, hint in plain.items()}, needed)
+    return {}
+
+
+def _unwrapped(hint: Any) -> Any:
+    """The type in ``Required[...]`` and ``NotRequired[...]``."""
+    name = getattr(typing.get_origin(hint), "_name", "")
+    return typing.get_args(hint)[0] if name in ("Required", "NotRequired") else hint
+
+
+def _object(properties: Mapping[str, Schema], required: list[str]) -> Schema:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def value_of(hint: Any, value: Any) -> Any:
+    """JSON as the hinted type: a pydantic model, a dataclass, an enum, a set, bytes."""
+    if _is_pydantic(hint):
+        return hint.model_validate(value)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return value_of(args[0], value)
+    if origin is typing.Union or origin is types.UnionType:
+        if value is None and type(None) in args:
+            return None
+        rest = [arg for arg in args if arg is not type(None)]
+        return value_of(rest[0], value) if len(rest) == 1 else value
+    if isinstance(value, list):
+        if origin in (list, set, frozenset) or getattr(origin, "__name__", "") == "Sequence":
+            items = [value_of(args[0], item) for item in value] if args else value
+            return origin(items) if origin in (set, frozenset) else items
+        if origin is tuple:
+            return tuple(value)
+    if hint is bytes and isinstance(value, str):
+        import base64
+
+        return base64.b64decode(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return hint(value)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        hints = typing.get_type_hints(hint, include_extras=True)
+        return hint(**{name: value_of(hints.get(name, Any), one) for name, one in value.items()})
+    return value
+
+
+class Signature:
+    """What a function takes, as far as programs may pass it."""
+
+    def __init__(self, function: Callable[..., Any], context: type) -> None:
+        try:
+            self.hints = typing.get_type_hints(function, include_extras=True)
+        except Exception:
+            # A hint that cannot be resolved here takes everything.
+            self.hints = {}
+        self.context: str | None = None
+        self.takes_all = False
+        properties: dict[str, Schema] = {}
+        required: list[str] = []
+        described = _arguments(inspect.getdoc(function) or "")
+        for name, parameter in inspect.signature(function).parameters.items():
+            hint = self.hints.get(name, Any)
+            if hint is context:
+                self.context = name
+                continue
+            if parameter.kind is parameter.VAR_KEYWORD:
+                self.takes_all = True
+                continue
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+                raise TypeError(
+                    f"{function!r} cannot be a tool: programs pass arguments by name, and {name} has none"
+                )
+            schema = schema_of(hint)
+            if name in described:
+                schema.setdefault("description", described[name])
+            if parameter.default is parameter.empty:
+                required.append(name)
+            else:
+                _add_default(schema, parameter.default)
+            properties[name] = schema
+        self.schema = _object(properties, required)
+        if self.takes_all:
+            self.schema["additionalProperties"] = True
+        _lift_definitions(self.schema)
+        returned = self.hints.get("return", Any)
+        output = schema_of(returned) if returned is not type(None) else {}
+        self.output = output or None
+
+    def arguments(self, given: Any) -> dict[str, Any]:
+        """The keyword arguments of a call."""
+        if not isinstance(given, dict):
+            raise TypeError("the input must be an object")
+        return {name: value_of(self.hints.get(name, Any), value) for name, value in given.items()}
+
+
+def _add_default(schema: Schema, default: Any) -> None:
+    if isinstance(default, (str, int, float, bool, type(None))):
+        schema["default"] = default
+
+
+def _lift_definitions(schema: Schema) -> None:
+    """Moves the ``$defs`` of pydantic models to the root, where their references point."""
+    definitions: Schema = {}
+    for one in schema["properties"].values():
+        definitions.update(one.pop("$defs", {}))
+    if definitions:
+        schema["$defs"] = definitions
+
+
+def description_of(function: Callable[..., Any]) -> str:
+    """The part of a docstring that is about the function, and not about its arguments."""
+    text = inspect.getdoc(function) or ""
+    return re.split(r"\n\s*\n?(?=(?:Args|Arguments|Parameters|Returns|Raises):)", text)[0].strip()
+
+
+def _arguments(doc: str) -> dict[str, str]:
+    """What a docstring in Google's style says of each argument."""
+    found = re.search(r"^(?:Args|Arguments|Parameters):\s*\n((?:[ \t]+.*\n?|\s*\n)+)", doc, re.M)
+    if not found:
+        return {}
+    said: dict[str, str] = {}
+    name = None
+    for line in found.group(1).splitlines():
+        begins = re.match(r"\s{1,4}(\w+)\s*(?:\([^)]*\))?:\s*(.*)", line)
+        if begins:
+            name = begins.group(1)
+            said[name] = begins.group(2).strip()
+        elif name and line.strip():
+            said[name] += " " + line.strip()
+    return said

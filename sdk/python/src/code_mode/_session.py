@@ -1,0 +1,378 @@
+"""Sessions: one agent's programs, and the values that they store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, TypedDict, Union
+
+from contextlib import asynccontextmanager
+
+from ._errors import HostLostError, RequestError, ToolError
+from ._results import CellResult, Position, result
+from ._tools import ToolCall, ToolContext, ToolLike, failed, tool_of
+from ._wire import Message, Wire
+
+#: A decision about a call: whether it runs; a text is the reason why not.
+Decision = Union[bool, str]
+Decisions = Union[Decision, Sequence[Decision]]
+#: Asked before calls run: for all that wait at that moment. It answers for all, or for each.
+Approve = Callable[[Sequence[ToolCall]], Union[Decisions, Awaitable[Decisions]]]
+
+_sessions = itertools.count(1)
+_execs = itertools.count(1)
+
+
+class Limits(TypedDict, total=False):
+    """What cells of a session may use; what is left out is the host's own limit, which is also the
+    most. Times are in seconds."""
+
+    max_heap_bytes: int
+    max_cpu_time: float
+    max_wall_time: float
+    max_yield_time: float
+    max_output_bytes: int
+    max_live_cells: int
+    max_pending_tool_calls: int
+    max_stored_bytes: int
+
+
+def _limits(limits: Limits) -> Message:
+    told: Message = {}
+    for name, value in limits.items():
+        first, *rest = name.split("_")
+        camel = first + "".join(part.capitalize() for part in rest)
+        if name.endswith("_time"):
+            told[f"{camel}Ms"] = round(float(str(value)) * 1000)
+        else:
+            told[camel] = value
+    return told
+
+
+class Session:
+    """One agent's programs, and the values that they store.
+
+    ``async with host.session(...) as session`` opens and closes it.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Wire]],
+        *,
+        tools: Iterable[ToolLike] = (),
+        approve: Approve | None = None,
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+        stored: Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
+        check_inputs: bool = True,
+        require_readable_schemas: bool = False,
+        instructions_tokens: int = 4000,
+    ) -> None:
+        self._connect = connect
+        self._tools = {}
+        for tool in map(tool_of, tools):
+            self._tools[(tool.namespace, tool.own_name)] = tool
+        self._definitions = [tool.definition() for tool in self._tools.values()]
+        self._approve = approve
+        self._on_event = on_event
+        self._guided = {
+            "checkInputs": check_inputs,
+            "requireReadableSchemas": require_readable_schemas,
+            "stored": dict(stored or {}),
+            "limits": _limits(limits or {}),
+            "events": on_event is not None,
+        }
+        self._instructions_tokens = instructions_tokens
+        self._id = f"s{next(_sessions)}"
+        self._wire: Wire | None = None
+        self._lost: HostLostError | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._asked: list[tuple[ToolCall, asyncio.Future[Decision]]] = []
+        #: What a model should be told of the tool by which it runs programs; known once it is open.
+        self.instructions = ""
+
+    async def __aenter__(self) -> "Session":
+        return await self.open()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> "Session":
+        """Opens the session."""
+        if self._wire is not None:
+            return self
+        wire = await self._connect()
+        self._wire = wire
+        wire.register(self._id, self)
+        about = {"sessionId": self._id}
+        opened = self._ask_host({"method": "session/open", **about, "guided": self._guided})
+        described = self._ask_host(
+            {
+                "method": "session/describe",
+                **about,
+                "enabledTools": self._definitions,
+                "budgetTokens": self._instructions_tokens,
+            }
+        )
+        _, description = await asyncio.gather(opened, described)
+        self.instructions = description["text"]
+        return self
+
+    def _open_wire(self) -> Wire:
+        if self._lost is not None:
+            raise self._lost
+        if self._wire is None:
+            raise RequestError("the session is not open")
+        return self._wire
+
+    def _ask_host(self, request: Message) -> asyncio.Future[Message]:
+        return self._open_wire().request(request)[1]
+
+    async def exec(
+        self,
+        code: str,
+        *,
+        yield_time: float = 10,
+        max_output_tokens: int | None = None,
+        tool_call_id: str | None = None,
+        constants: Mapping[str, Any] | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+    ) -> CellResult:
+        """Runs a program until it ends or ``yield_time`` seconds are over.
+
+        Cancelling the call terminates the program.
+        """
+        guided: Message = {"constants": dict(constants or {})}
+        if traceparent:
+            guided["traceparent"] = traceparent
+        if tracestate:
+            guided["tracestate"] = tracestate
+        request = {
+            "method": "session/execute",
+            "sessionId": self._id,
+            "request": {
+                "tool_call_id": tool_call_id or f"exec-{next(_execs)}",
+                "enabled_tools": self._definitions,
+                "source": code,
+                "yield_time_ms": round(yield_time * 1000),
+                "max_output_tokens": max_output_tokens,
+                "guided": guided,
+            },
+        }
+        wire = self._open_wire()
+        started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        first = lambda value: started.done() or started.set_result(value["cellId"])
+        _, answer = wire.request(request, first)
+        try:
+            return result(await asyncio.shield(answer))
+        except asyncio.CancelledError:
+            if not answer.done():
+                self._end_soon(wire, started)
+            raise
+
+    def _end_soon(self, wire: Wire, started: asyncio.Future[str]) -> None:
+        """Terminates a program that nobody waits for, as soon as it is known by a name."""
+
+        def end(cell: asyncio.Future[str]) -> None:
+            if not wire.is_lost and not cell.cancelled():
+                about = {"sessionId": self._id, "cellId": cell.result()}
+                _, ended = wire.request({"method": "session/terminate", **about})
+                ended.add_done_callback(lambda done: done.exception())
+
+        started.add_done_callback(end)
+
+    async def wait(
+        self, cell_id: str, *, yield_time: float = 10, max_output_tokens: int | None = None
+    ) -> CellResult:
+        """Waits for more of a program that is still running.
+
+        Cancelling the call leaves the program running, and its output for the next wait.
+        """
+        wire = self._open_wire()
+        id, answer = wire.request(
+            {
+                "method": "session/wait",
+                "sessionId": self._id,
+                "request": {"cell_id": cell_id, "yield_time_ms": round(yield_time * 1000)},
+                "maxOutputTokens": max_output_tokens,
+            }
+        )
+        try:
+            return _outcome(await answer)
+        except asyncio.CancelledError:
+            wire.cancel(id)
+            raise
+
+    async def run(self, code: str, **options: Any) -> CellResult:
+        """Runs a program to its end, however often it yields; takes the options of :meth:`exec`."""
+        last = await self.exec(code, **options)
+        content = list(last.content)
+        try:
+            while last.status == "running":
+                last = await self.wait(last.cell_id)
+                content += last.content
+        except asyncio.CancelledError:
+            if self._wire is not None and not self._wire.is_lost:
+                await self.terminate(last.cell_id)
+            raise
+        return CellResult(last.status, last.cell_id, tuple(content), last.error, last.stats)
+
+    async def terminate(self, cell_id: str) -> CellResult:
+        """Stops a program, and waits until it has stopped."""
+        request = {"method": "session/terminate", "sessionId": self._id, "cellId": cell_id}
+        return _outcome(await self._ask_host(request))
+
+    async def stored(self) -> dict[str, Any]:
+        """The values that programs have stored."""
+        request = {"method": "session/stored", "sessionId": self._id}
+        values: dict[str, Any] = (await self._ask_host(request))["values"]
+        return values
+
+    @asynccontextmanager
+    async def paused(self, cell_id: str | None = None) -> AsyncIterator[None]:
+        """Lets the deadlines of one program, or of all, stand still meanwhile."""
+        about = {"sessionId": self._id} if cell_id is None else {"sessionId": self._id, "cellId": cell_id}
+        await self._ask_host({"method": "session/pause", **about})
+        try:
+            yield
+        finally:
+            if self._wire is not None and not self._wire.is_lost:
+                try:
+                    await self._ask_host({"method": "session/resume", **about})
+                except (RequestError, HostLostError):
+                    # A program that has ended meanwhile needs no resuming.
+                    pass
+
+    async def close(self) -> None:
+        """Stops every program, and forgets the stored values."""
+        wire, self._wire = self._wire, None
+        if wire is None:
+            return
+        try:
+            if not wire.is_lost:
+                await wire.request({"method": "session/shutdown", "sessionId": self._id})[1]
+        except HostLostError:
+            pass
+        finally:
+            wire.forget(self._id)
+            if self._threads is not None:
+                self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # What the host asks.
+
+    async def call(self, invocation: Message) -> Message:
+        """Runs a tool; for the connection."""
+        name = invocation["tool_name"]
+        tool = self._tools.get((name["namespace"], name["name"]))
+        if tool is None:
+            return failed(ToolError(f"there is no tool {name['name']}"))
+        site = invocation.get("site")
+        context = ToolContext(
+            name=name["name"],
+            input=invocation["input"],
+            cell_id=invocation["cell_id"],
+            call_id=invocation["runtime_tool_call_id"],
+            tool_call_id=invocation["call_id"],
+            site=Position(**site) if site else None,
+            traceparent=invocation.get("traceparent"),
+            tracestate=invocation.get("tracestate"),
+        )
+        try:
+            needs = tool.needs_approval
+            if callable(needs):
+                needs = await self._maybe_awaited(needs(context.input))
+            if needs and self._approve is None:
+                why = "the call needs an approval, and nobody can be asked"
+                raise ToolError(why, failure="blocked")
+            if self._approve is not None and needs is not False:
+                decision = await self._ask(context)
+                if decision is not True:
+                    why = decision if isinstance(decision, str) else "the call was not approved"
+                    raise ToolError(why, failure="blocked")
+            bound = tool.bound(context)
+            value = await (bound() if tool.is_async else self._in_thread(bound))
+            if inspect.isawaitable(value):
+                value = await value
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a tool's failure is its program's
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            return failed(error)
+        return {"status": "ok", "value": {"type": "tool/result", "result": value}}
+
+    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+        """Runs what may block where it blocks no other tool."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(max_workers=64, thread_name_prefix="code-mode-tool")
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, context.run, function)
+
+    @staticmethod
+    async def _maybe_awaited(value: Any) -> Any:
+        return await value if inspect.isawaitable(value) else value
+
+    async def _ask(self, call: ToolCall) -> Decision:
+        """Asks about this call, together with those that come in the same moment."""
+        async with self.paused(call.cell_id):
+            loop = asyncio.get_running_loop()
+            decided: asyncio.Future[Decision] = loop.create_future()
+            self._asked.append((call, decided))
+            if len(self._asked) == 1:
+                loop.call_later(0.001, lambda: loop.create_task(self._ask_all()))
+            return await decided
+
+    async def _ask_all(self) -> None:
+        asked = [(call, decided) for call, decided in self._asked if not decided.done()]
+        self._asked = []
+        approve = self._approve
+        if not asked or approve is None:
+            return
+        calls = [call for call, _ in asked]
+        decisions: Decisions
+        try:
+            if inspect.iscoroutinefunction(approve):
+                decisions = await approve(calls)
+            else:
+                decisions = await self._maybe_awaited(await self._in_thread(lambda: approve(calls)))
+        except Exception as error:
+            decisions = f"nobody could be asked: {error}"
+        for index, (_, decided) in enumerate(asked):
+            if isinstance(decisions, (bool, str)):
+                decision: Decision = decisions
+            else:
+                decision = decisions[index] if index < len(decisions) else False
+            if not decided.done():
+                decided.set_result(decision)
+
+    def notify(self, text: str, cell_id: str) -> None:
+        """Takes a program's notification; for the connection."""
+        self.event({"type": "notification", "text": text, "cell_id": cell_id})
+
+    def event(self, event: Message) -> None:
+        """Takes an event; for the connection."""
+        if self._on_event is not None:
+            try:
+                self._on_event(event)
+            except Exception:  # noqa: BLE001, S110 - what an observer raises is its own
+                pass
+
+    def lost(self, error: HostLostError) -> None:
+        """Takes the end of the host; for the connection."""
+        self._lost = error
+
+
+def _outcome(answer: Message) -> CellResult:
+    (response,) = answer["outcome"].values()
+    return result(response)

@@ -1,0 +1,161 @@
+"""The same without ``await``."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Callable, Coroutine, Iterable, Mapping, Sequence, TypeVar
+
+from ._host import CodeMode
+from ._results import CellResult
+from ._session import Approve, Limits, Session
+from ._tools import ToolLike
+
+T = TypeVar("T")
+
+
+class _Loop:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="code-mode", daemon=True)
+        self.thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Waits for something; an interrupt of the waiting cancels it."""
+        done: Future[T] = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return done.result()
+        except BaseException:
+            done.cancel()
+            raise
+
+    def end(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+
+class CodeModeSync:
+    """As :class:`CodeMode`, for programs without an event loop. Its arguments are the same."""
+
+    def __init__(
+        self,
+        *,
+        program: str | None = None,
+        require_sandbox: bool = False,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._loop = _Loop()
+
+        async def host() -> CodeMode:
+            return await CodeMode(
+                program=program, require_sandbox=require_sandbox, args=args, env=env
+            ).start()
+
+        try:
+            self._host = self._loop.run(host())
+        except BaseException:
+            self._loop.end()
+            raise
+        self._is_closed = False
+
+    def __enter__(self) -> "CodeModeSync":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def pid(self) -> int:
+        """The process id of the host."""
+        return self._loop.run(self._host.pid())
+
+    def session(
+        self,
+        *,
+        tools: Iterable[ToolLike] = (),
+        approve: Approve | None = None,
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+        stored: Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
+        check_inputs: bool = True,
+        require_readable_schemas: bool = False,
+        instructions_tokens: int = 4000,
+    ) -> "SessionSync":
+        """Opens a session; its arguments are those of :meth:`CodeMode.session`. Tools run in threads,
+        or on the loop of the host where they are asynchronous."""
+        session = self._host.session(
+            tools=tools,
+            approve=approve,
+            on_event=on_event,
+            stored=stored,
+            limits=limits,
+            check_inputs=check_inputs,
+            require_readable_schemas=require_readable_schemas,
+            instructions_tokens=instructions_tokens,
+        )
+        return SessionSync(self._loop, self._loop.run(session.open()))
+
+    def close(self) -> None:
+        """Ends the host with all its sessions."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._loop.run(self._host.close())
+            self._loop.end()
+
+
+class SessionSync:
+    """As :class:`Session`, without ``await``."""
+
+    def __init__(self, loop: _Loop, session: Session) -> None:
+        self._loop = loop
+        self._session = session
+
+    def __enter__(self) -> "SessionSync":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def instructions(self) -> str:
+        """What a model should be told of the tool by which it runs programs."""
+        return self._session.instructions
+
+    def exec(self, code: str, **options: Any) -> CellResult:
+        """As :meth:`Session.exec`."""
+        return self._loop.run(self._session.exec(code, **options))
+
+    def run(self, code: str, **options: Any) -> CellResult:
+        """As :meth:`Session.run`."""
+        return self._loop.run(self._session.run(code, **options))
+
+    def wait(self, cell_id: str, **options: Any) -> CellResult:
+        """As :meth:`Session.wait`."""
+        return self._loop.run(self._session.wait(cell_id, **options))
+
+    def terminate(self, cell_id: str) -> CellResult:
+        """As :meth:`Session.terminate`."""
+        return self._loop.run(self._session.terminate(cell_id))
+
+    def stored(self) -> dict[str, Any]:
+        """As :meth:`Session.stored`."""
+        return self._loop.run(self._session.stored())
+
+    def close(self) -> None:
+        """As :meth:`Session.close`."""
+        self._loop.run(self._session.close())

@@ -1,0 +1,171 @@
+"""Functions as tools of programs."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import enum
+import inspect
+import json
+from dataclasses import dataclass, field
+from typing import Any, Awaitable, Callable, Mapping, Union
+
+from ._errors import ToolError
+from ._results import Position
+from ._schema import Signature, description_of
+
+#: A tool: a function, or a :class:`Tool` that says more of one.
+ToolLike = Union["Tool", Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call of a tool by a program."""
+
+    #: The tool.
+    name: str
+    #: What the program passed.
+    input: Any
+    #: The calling cell.
+    cell_id: str
+    #: The call's place in the cell: ``tool-1``, ...
+    call_id: str
+    #: The ``tool_call_id`` of the exec.
+    tool_call_id: str
+    #: Where in the program the call was made.
+    site: Position | None = None
+    #: The span of the call, as W3C Trace Context has it, where the exec named one.
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True)
+class ToolContext(ToolCall):
+    """A call as its tool sees it: a parameter of this type gets it."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function as a tool, with what its hints and its docstring do not say."""
+
+    function: Callable[..., Any]
+    #: Default: the function's.
+    name: str | None = None
+    #: Default: the docstring, without the part on arguments.
+    description: str | None = None
+    #: JSON Schema of the input. Default: from the type hints. A function with a schema of its own
+    #: gets the input as one argument.
+    input_schema: Mapping[str, Any] | None = None
+    #: JSON Schema of the result. Default: from the type hints.
+    output_schema: Mapping[str, Any] | None = None
+    #: A program also reaches it as ``tools.NAMESPACE.NAME``.
+    namespace: str | None = None
+    #: The text for the model leaves it out; programs find it by ``search_tools``.
+    deferred: bool = False
+    #: Nothing names it, and it can be called all the same.
+    hidden: bool = False
+    #: Whether ``approve`` is asked before a call. Default: it is, where the session has one.
+    needs_approval: bool | Callable[[Any], bool | Awaitable[bool]] | None = None
+    signature: Signature | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.input_schema is None:
+            object.__setattr__(self, "signature", Signature(self.function, ToolContext))
+
+    @property
+    def own_name(self) -> str:
+        """The name that programs use."""
+        return self.name or getattr(self.function, "__name__", type(self.function).__name__)
+
+    def definition(self) -> dict[str, Any]:
+        """The definition as the wire has it."""
+        name, signature = self.own_name, self.signature
+        output = self.output_schema
+        if output is None and signature is not None:
+            output = signature.output
+        description = self.description
+        return {
+            "name": f"{self.namespace}__{name}" if self.namespace else name,
+            "tool_name": {"name": name, "namespace": self.namespace},
+            "description": description_of(self.function) if description is None else description,
+            "input_schema": signature.schema if signature is not None else self.input_schema,
+            "output_schema": output,
+            "deferred": self.deferred,
+            "hidden": self.hidden,
+        }
+
+    def bound(self, context: ToolContext) -> Callable[[], Any]:
+        """The call, ready to be made."""
+        if self.signature is None:
+            return lambda: self.function(context.input)
+        arguments = self.signature.arguments({} if context.input is None else context.input)
+        if self.signature.context is not None:
+            arguments[self.signature.context] = context
+        return lambda: self.function(**arguments)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function runs on the event loop; others run in threads."""
+        function = self.function
+        call = getattr(function, "__call__", None)
+        return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def tool_of(given: ToolLike) -> Tool:
+    """The tool that a function, or a tool, is."""
+    return given if isinstance(given, Tool) else Tool(given)
+
+
+def image(data: bytes | str, mime_type: str) -> dict[str, Any]:
+    """An image as the result of a tool; the program shows it with ``image(result)``."""
+    return {"type": "image", "data": _base64(data), "mimeType": mime_type}
+
+
+def audio(data: bytes | str, mime_type: str) -> dict[str, Any]:
+    """A sound as the result of a tool; the program plays it with ``audio(result)``."""
+    return {"type": "audio", "data": _base64(data), "mimeType": mime_type}
+
+
+def _base64(data: bytes | str) -> str:
+    return data if isinstance(data, str) else base64.b64encode(data).decode()
+
+
+def _plain(value: Any) -> Any:
+    """What the encoder of JSON does not know."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        blob = base64.b64encode(bytes(value)).decode()
+        mime = "application/octet-stream"
+        return {"type": "resource", "resource": {"uri": "data:,", "mimeType": mime, "blob": blob}}
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError(f"the result has a {type(value).__name__}, which JSON cannot hold")
+
+
+def encoded(value: Any) -> bytes:
+    """A value as JSON, without what strict parsers refuse."""
+    return json.dumps(value, default=_plain, allow_nan=False, separators=(",", ":")).encode()
+
+
+def failed(error: BaseException) -> dict[str, Any]:
+    """A failure as the wire has it."""
+    told: dict[str, Any] = {"status": "error", "message": str(error) or type(error).__name__}
+    if isinstance(error, ToolError):
+        if error.code is not None:
+            told["code"] = error.code
+        if error.failure != "failed":
+            told["failure"] = error.failure
+        if error.data is not None:
+            try:
+                encoded(error.data)
+                told["data"] = error.data
+            except (TypeError, ValueError):
+                pass
+    return told
