@@ -65,6 +65,9 @@ export interface WaitOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Calls that come this soon after each other are put to a person together. */
+const ASKED_TOGETHER_MS = 10;
+
 let sessions = 0;
 let execs = 0;
 
@@ -284,7 +287,7 @@ export class Session implements SessionHandler {
       return await new Promise<Decision>((decide, reject) => {
         call.signal.addEventListener("abort", () => reject(new ToolError("the call was cancelled")), { once: true });
         this.#asked.push({ call, decide });
-        if (this.#asked.length === 1) setTimeout(() => void this.#askAll(), 0);
+        if (this.#asked.length === 1) setTimeout(() => void this.#askAll(), ASKED_TOGETHER_MS);
       });
     } finally {
       await resume();

@@ -27,7 +27,8 @@ def find_program() -> str:
         raise StartError(f"CODE_MODE_BIN names {named}, which is no program")
     looked = ["CODE_MODE_BIN is not set"]
     # Where installers put the program of a wheel: of this environment, of the user, of `--target`.
-    folders = [sysconfig.get_path("scripts"), Path(__file__).resolve().parents[1] / "bin"]
+    own = Path(__file__).resolve().parents[1] / "bin"
+    folders: list[str | Path] = [sysconfig.get_path("scripts"), own]
     try:
         folders.append(sysconfig.get_path("scripts", scheme=f"{os.name}_user"))
     except KeyError:

@@ -75,7 +75,8 @@ def schema_of(hint: Any) -> Schema:
     if typing.is_typeddict(hint):
         hints = typing.get_type_hints(hint, include_extras=True)
         plain = {name: _unwrapped(hint) for name, hint in hints.items()}
-        needed = sorted(hint.__required_keys__)
+        names: frozenset[str] = getattr(hint, "__required_keys__", frozenset())
+        needed = sorted(names)
         return _object({name: schema_of(hint) for name, hint in plain.items()}, needed)
     return {}
 

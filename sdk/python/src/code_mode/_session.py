@@ -23,6 +23,9 @@ Decisions = Union[Decision, Sequence[Decision]]
 #: Asked before calls run: for all that wait at that moment. It answers for all, or for each.
 Approve = Callable[[Sequence[ToolCall]], Union[Decisions, Awaitable[Decisions]]]
 
+#: Calls that come this soon after each other are put to a person together, in seconds.
+_ASKED_TOGETHER = 0.01
+
 _sessions = itertools.count(1)
 _execs = itertools.count(1)
 
@@ -171,7 +174,10 @@ class Session:
         }
         wire = self._open_wire()
         started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        first = lambda value: started.done() or started.set_result(value["cellId"])
+
+        def first(value: Message) -> None:
+            started.set_result(value["cellId"])
+
         _, answer = wire.request(request, first)
         try:
             return result(await asyncio.shield(answer))
@@ -330,7 +336,7 @@ class Session:
             decided: asyncio.Future[Decision] = loop.create_future()
             self._asked.append((call, decided))
             if len(self._asked) == 1:
-                loop.call_later(0.001, lambda: loop.create_task(self._ask_all()))
+                loop.call_later(_ASKED_TOGETHER, lambda: loop.create_task(self._ask_all()))
             return await decided
 
     async def _ask_all(self) -> None:

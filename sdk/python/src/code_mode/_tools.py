@@ -75,7 +75,7 @@ class Tool:
     @property
     def own_name(self) -> str:
         """The name that programs use."""
-        return self.name or getattr(self.function, "__name__", type(self.function).__name__)
+        return self.name or str(getattr(self.function, "__name__", type(self.function).__name__))
 
     def definition(self) -> dict[str, Any]:
         """The definition as the wire has it."""
@@ -144,8 +144,9 @@ def _plain(value: Any) -> Any:
         blob = base64.b64encode(bytes(value)).decode()
         mime = "application/octet-stream"
         return {"type": "resource", "resource": {"uri": "data:,", "mimeType": mime, "blob": blob}}
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
+    said = getattr(value, "isoformat", None)
+    if callable(said):
+        return said()
     raise TypeError(f"the result has a {type(value).__name__}, which JSON cannot hold")
 
 

@@ -1,0 +1,1 @@
+"""A session as the tools of an agent framework; each module needs its framework."""

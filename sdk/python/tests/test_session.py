@@ -1,0 +1,245 @@
+"""What the SDK promises, against the program that CODE_MODE_BIN names."""
+
+import asyncio
+import dataclasses
+import enum
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unittest
+from typing import Annotated, Literal, Optional, TypedDict
+
+from code_mode import (
+    CodeMode,
+    CodeModeSync,
+    ContentItem,
+    HostLostError,
+    RequestError,
+    StartError,
+    Tool,
+    ToolCall,
+    ToolContext,
+    ToolError,
+    image,
+)
+
+
+async def add(a: int, b: int = 40) -> int:
+    """Sum
+
+    Args:
+        a: the first number
+    """
+    return a + b
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Point:
+    x: float
+    y: float = 0.0
+
+
+class Row(TypedDict):
+    name: str
+    tags: list[str]
+
+
+class Sessions(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self) -> None:
+        self.host = CodeMode()
+        await self.host.start()
+
+    async def asyncTearDown(self) -> None:
+        await self.host.close()
+
+    async def test_a_program_calls_functions_of_ours_and_its_output_comes_back(self) -> None:
+        async with self.host.session(tools=[add]) as session:
+            self.assertIn("/** Sum */\nadd(args: { a: number;", session.instructions)
+            result = await session.run("console.log('note'); text(await tools.add({ a: 2 }))")
+        self.assertEqual((result.status, result.text), ("completed", "42"))
+        self.assertEqual(result.content[0], ContentItem("text", "[log] note", "log"))
+        assert result.stats is not None
+        self.assertEqual(result.stats.calls, 1)
+
+    async def test_an_input_that_does_not_fit_never_reaches_the_function(self) -> None:
+        async with self.host.session(tools=[add]) as session:
+            result = await session.run("\nawait tools.add({ a: 'x' })")
+        assert result.error is not None and result.error.position is not None
+        self.assertEqual((result.status, result.error.kind), ("failed", "script_error"))
+        self.assertEqual(result.error.position.line, 2)
+
+    async def test_hints_become_schemas_and_inputs_become_the_hinted_types(self) -> None:
+        seen: list[object] = []
+
+        def takes(
+            point: Point,
+            colour: Colour,
+            row: Row,
+            how: Literal["a", "b"],
+            some: Annotated[list[int], "numbers"],
+            maybe: Optional[str] = None,
+        ) -> None:
+            seen.extend([point, colour, row, how, some, maybe])
+
+        async with self.host.session(tools=[takes]) as session:
+            program = "await tools.takes({ point: { x: 1 }, colour: 'red', row: { name: 'n', tags: [] }, how: 'a', some: [1] })"
+            result = await session.run(program)
+            wrong = await session.run(program.replace("'red'", "'blue'"))
+        self.assertIsNone(result.error)
+        self.assertEqual(seen, [Point(1.0), Colour.RED, {"name": "n", "tags": []}, "a", [1], None])
+        assert wrong.error is not None
+        self.assertIn("colour", wrong.error.message)
+
+    async def test_an_error_of_a_tool_reaches_the_program_with_its_message_code_and_data(self) -> None:
+        def fails() -> None:
+            raise ToolError("no file", code=7, data={"path": "/x"})
+
+        def breaks() -> None:
+            raise KeyError("k")
+
+        async with self.host.session(tools=[fails, breaks]) as session:
+            result = await session.run(
+                "for (const name of ['fails', 'breaks']) try { await tools[name]({}) } catch (e) { text([e.message, e.code, e.data]) }"
+            )
+        self.assertEqual(result.text, '["no file",7,{"path":"/x"}]\n["\'k\'",null,null]')
+
+    async def test_a_tool_that_blocks_does_not_block_the_others(self) -> None:
+        barrier = threading.Barrier(4, timeout=20)
+
+        def block() -> int:
+            return barrier.wait() >= 0 and 1 or 0
+
+        async with self.host.session(tools=[block]) as session:
+            result = await session.run(
+                "text((await Promise.all([1, 2, 3, 4].map(() => tools.block({})))).length)"
+            )
+        self.assertEqual(result.text, "4")
+
+    async def test_cancelling_a_program_cancels_its_tool(self) -> None:
+        began, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> None:
+            began.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        async with self.host.session(tools=[slow]) as session:
+            running = asyncio.create_task(session.run("await tools.slow({})"))
+            await began.wait()
+            running.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await running
+            await asyncio.wait_for(cancelled.wait(), 20)
+            # The session goes on.
+            self.assertEqual((await session.run("text(1)")).text, "1")
+
+    async def test_calls_that_wait_together_are_approved_together_and_the_clocks_stand_still(self) -> None:
+        asked: list[list[int]] = []
+
+        async def approve(calls: "list[ToolCall]") -> "list[bool | str]":
+            asked.append([call.input["a"] for call in calls])
+            await asyncio.sleep(0.3)
+            return ["not two" if call.input["a"] == 2 else True for call in calls]
+
+        options = {"limits": {"max_wall_time": 0.25}}
+        async with self.host.session(tools=[add], approve=approve, **options) as session:  # type: ignore[arg-type]
+            result = await session.run(
+                "const all = await Promise.allSettled([1, 2].map((a) => tools.add({ a }))); text(all.map((one) => one.value ?? one.reason.message))"
+            )
+        self.assertEqual(asked, [[1, 2]])
+        self.assertEqual(result.text, '[41,"not two"]')
+
+    async def test_limits_end_a_program_with_their_name_and_the_line(self) -> None:
+        async with self.host.session(limits={"max_cpu_time": 0.1}) as session:
+            error = (await session.run("let n = 0;\nfor (;;) n++;")).error
+        assert error is not None and error.limit is not None and error.position is not None
+        self.assertEqual((error.kind, error.limit.name, error.limit.value), ("limit", "CPU time", 100))
+        self.assertEqual(error.position.line, 2)
+
+    async def test_stored_values_constants_images_and_context(self) -> None:
+        def shot(context: ToolContext) -> dict[str, object]:
+            assert context.tool_call_id == "model-1" and context.site is not None
+            return image(b"\x01\x02", "image/png")
+
+        async with self.host.session(tools=[shot], stored={"a": 1}) as session:
+            result = await session.run(
+                "store('b', load('a') + GIVEN); image(await tools.shot({}))",
+                constants={"GIVEN": 2},
+                tool_call_id="model-1",
+            )
+            self.assertEqual(await session.stored(), {"a": 1, "b": 3})
+        self.assertEqual(result.content[0].value, "data:image/png;base64,AQI=")
+
+    async def test_results_that_are_no_json_fail_their_call_alone(self) -> None:
+        tools = [Tool(lambda _: value, name=f"t{at}", input_schema={}) for at, value in enumerate([object(), float("nan")])]
+        async with self.host.session(tools=tools) as session:
+            result = await session.run(
+                "for (const name of ['t0', 't1']) await tools[name]({}).catch((e) => text(typeof e.message))"
+            )
+        self.assertEqual(result.text, "string\nstring")
+        with self.assertRaises(RequestError):
+            await session.exec("1")
+
+    async def test_a_host_that_dies_fails_what_is_pending_and_the_next_session_has_a_new_one(self) -> None:
+        began = asyncio.Event()
+
+        async def never() -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        session = await self.host.session(tools=[never]).open()
+        pending = [asyncio.create_task(session.exec(code)) for code in ("await tools.never({})", "for (;;);")]
+        await began.wait()
+        os.kill(await self.host.pid(), signal.SIGKILL)
+        for error in await asyncio.gather(*pending, return_exceptions=True):
+            self.assertIsInstance(error, HostLostError)
+        with self.assertRaises(HostLostError):
+            await session.exec("1")
+        async with self.host.session() as again:
+            self.assertEqual((await again.run("text('again')")).text, "again")
+
+    async def test_a_program_that_is_not_there_or_no_host_is_an_error_that_says_so(self) -> None:
+        for options in ({"program": "/no/such"}, {"program": "/bin/true"}, {"args": ["--no-such-option"]}):
+            with self.assertRaises(StartError) as raised:
+                await CodeMode(**options).start()  # type: ignore[arg-type]
+        self.assertIn("no-such-option", str(raised.exception))
+
+
+class Processes(unittest.TestCase):
+    def test_the_same_without_await(self) -> None:
+        def double(n: int) -> int:
+            return 2 * n
+
+        with CodeModeSync() as host, host.session(tools=[double, add]) as session:
+            result = session.run("text(await tools.double({ n: 20 }) + await tools.add({ a: 2 }))")
+            self.assertEqual(result.text, "82")
+
+    def test_a_program_that_forgets_to_close_leaves_no_process_behind(self) -> None:
+        for ending in ("", "import os; os._exit(3)", "import os; os.kill(os.getpid(), 9)"):
+            source = (
+                "from code_mode import CodeModeSync\n"
+                "host = CodeModeSync(); session = host.session(); session.run('text(1)')\n"
+                "print(host.pid(), flush=True)\n" + ending
+            )
+            done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
+            pid = int(done.stdout)
+            while True:
+                try:
+                    os.kill(pid, 0)
+                except ProcessLookupError:
+                    break
+                time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    unittest.main()

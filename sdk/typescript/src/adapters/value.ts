@@ -1,0 +1,26 @@
+// Programs whose result is a value: what code modes expect whose programs are functions.
+import type { CodeMode } from "../index.js";
+import type { CellError } from "../results.js";
+import type { Limits } from "../session.js";
+import type { Tools } from "../tools.js";
+
+/** What a program gave. */
+export interface ValueResult {
+  readonly value: unknown;
+  readonly error: CellError | undefined;
+  readonly logs: string[];
+}
+
+/** Runs a program that ends with `await code_mode_return(value)` in a session of its own. */
+export async function runForValue(host: CodeMode, program: string, tools: Tools, limits: Limits): Promise<ValueResult> {
+  let value: unknown;
+  const give = { hidden: true, execute: (input: { value?: unknown }) => void (value = input.value) };
+  const session = await host.session({ tools: { ...tools, code_mode_return: give }, limits, checkInputs: false });
+  try {
+    const done = await session.run(`const code_mode_return = (value) => tools.code_mode_return({ value });\n${program}`);
+    const texts = done.content.filter((item) => item.type === "text");
+    return { value, error: done.error, logs: texts.map((item) => item.text.replace(/^\[log\] /, "")) };
+  } finally {
+    await session.close();
+  }
+}

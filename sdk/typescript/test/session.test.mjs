@@ -1,0 +1,190 @@
+// What the SDK promises, against the program that CODE_MODE_BIN names: `node --test test/session.test.mjs`.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { after, before, test } from "node:test";
+
+import { z } from "zod";
+
+import { CodeMode, HostLostError, RequestError, StartError, ToolError, image, tool } from "../dist/index.js";
+
+let host;
+before(async () => {
+  host = await CodeMode.start();
+});
+after(() => host.close());
+
+async function inSession(options, work) {
+  const session = await host.session(options);
+  try {
+    return await work(session);
+  } finally {
+    await session.close();
+  }
+}
+
+const add = tool({
+  description: "Sum",
+  inputSchema: z.object({ a: z.number(), b: z.number().default(40) }),
+  execute: async ({ a, b }) => a + b,
+});
+
+test("a program calls functions of ours and its output comes back", () =>
+  inSession({ tools: { add } }, async (session) => {
+    assert.match(session.instructions, /\/\*\* Sum \*\/\nadd\(args: \{ a: number;/);
+    const result = await session.run("console.log('note'); text(await tools.add({ a: 2 }))");
+    assert.equal(result.status, "completed");
+    assert.equal(result.text, "42");
+    assert.deepEqual(result.content[0], { type: "text", text: "[log] note", note: "log" });
+    assert.equal(result.stats.calls, 1);
+    assert.ok(result.stats.processorMs > 0);
+  }));
+
+test("an input that does not fit never reaches the function", () =>
+  inSession({ tools: { add } }, async (session) => {
+    const { error, status } = await session.run("\nawait tools.add({ a: 'x' })");
+    assert.equal(status, "failed");
+    assert.equal(error.kind, "script_error");
+    assert.equal(error.position.line, 2);
+    assert.match(error.message, /tools\.add does not fit/);
+  }));
+
+test("an error of a tool reaches the program with its message, code and data", () =>
+  inSession(
+    { tools: { fails: { execute: () => { throw new ToolError("no file", { code: 7, data: { path: "/x" } }); } } } },
+    async (session) => {
+      const { text } = await session.run("try { await tools.fails({}) } catch (e) { text([e.message, e.code, e.data]) }");
+      assert.equal(text, '["no file",7,{"path":"/x"}]');
+    },
+  ));
+
+test("a program that is still running is waited for, and one that is given up is terminated", () =>
+  inSession({}, async (session) => {
+    let result = await session.exec("text(1); await new Promise((done) => setTimeout(done, 200)); text(2)", { yieldTimeMs: 1 });
+    assert.equal(result.status, "running");
+    while (result.status === "running") result = await session.wait(result.cellId);
+    assert.equal(result.text, "2");
+    const controller = new AbortController();
+    const endless = session.exec("for (;;);", { signal: controller.signal });
+    controller.abort();
+    assert.equal((await endless).status, "terminated");
+  }));
+
+test("cancelling a program aborts the calls that it waits for", () =>
+  inSession(
+    {
+      tools: {
+        slow: {
+          execute: (_, { signal }) => new Promise((_, fail) => signal.addEventListener("abort", () => { aborted = true; fail(signal.reason); })),
+        },
+      },
+    },
+    async (session) => {
+      const running = await session.exec("await tools.slow({})", { yieldTimeMs: 1 });
+      assert.equal((await session.terminate(running.cellId)).status, "terminated");
+      assert.equal(aborted, true);
+    },
+  ));
+let aborted = false;
+
+test("calls that wait together are approved together, and the clocks stand still", () => {
+  const asked = [];
+  const approve = async (calls) => {
+    asked.push(calls.map((call) => call.input.a));
+    await new Promise((done) => setTimeout(done, 300));
+    return calls.map((call) => (call.input.a === 2 ? { allow: false, reason: "not two" } : true));
+  };
+  return inSession({ tools: { add }, approve, limits: { maxWallTimeMs: 250 } }, async (session) => {
+    const { text } = await session.run(
+      "const all = await Promise.allSettled([1, 2].map((a) => tools.add({ a }))); text(all.map((one) => one.value ?? one.reason.message))",
+    );
+    assert.deepEqual(asked, [[1, 2]]);
+    assert.equal(text, '[41,"not two"]');
+  });
+});
+
+test("limits end a program with their name and the line", () =>
+  inSession({ limits: { maxCpuTimeMs: 100 } }, async (session) => {
+    const { error } = await session.run("let n = 0;\nfor (;;) n++;");
+    assert.equal(error.kind, "limit");
+    assert.deepEqual(error.limit, { name: "CPU time", value: 100, unit: "ms" });
+    assert.equal(error.position.line, 2);
+  }));
+
+test("stored values go in and come out, constants are globals, and images are content", () =>
+  inSession({ stored: { a: 1 }, tools: { shot: { execute: () => image(new Uint8Array([1, 2]), "image/png") } } }, async (session) => {
+    const { content, error } = await session.run("store('b', load('a') + GIVEN); image(await tools.shot({}))", { constants: { GIVEN: 2 } });
+    assert.equal(error, undefined);
+    assert.deepEqual(await session.stored(), { a: 1, b: 3 });
+    assert.deepEqual(content[0], { type: "image", url: "data:image/png;base64,AQI=" });
+  }));
+
+test("events tell of cells, calls and notifications, and an observer that throws costs nothing", async () => {
+  const types = [];
+  const onEvent = (event) => {
+    types.push(event.type);
+    throw new Error("mine");
+  };
+  await inSession({ tools: { add }, onEvent }, (session) => session.run("await tools.add({ a: 1 }); notify('x')"));
+  for (const type of ["cell/started", "call/started", "call/finished", "notification", "cell/ended", "cell/closed"]) {
+    assert.ok(types.includes(type), `${type} of ${types}`);
+  }
+});
+
+test("results that are no JSON fail their call alone, and a closed session says so", async () => {
+  const cycle = {};
+  cycle.cycle = cycle;
+  const session = await host.session({ tools: { cycle: { execute: () => cycle }, big: { execute: () => 1n } } });
+  const { text } = await session.run("for (const name of ['cycle', 'big']) await tools[name]({}).catch((e) => text(typeof e.message))");
+  assert.equal(text, "string\nstring");
+  await session.close();
+  await session.close();
+  await assert.rejects(session.exec("1"), RequestError);
+});
+
+test("a host that dies fails what is pending, and the next session has a new one", async () => {
+  const own = await CodeMode.start();
+  const session = await own.session({ tools: { never: { execute: () => new Promise(() => {}) } } });
+  const pending = [session.exec("await tools.never({})"), session.exec("for (;;);")];
+  const failed = pending.map((one) => assert.rejects(one, HostLostError));
+  await new Promise((done) => setTimeout(done, 200));
+  process.kill(await own.pid(), "SIGKILL");
+  await Promise.all(failed);
+  await assert.rejects(session.exec("1"), HostLostError);
+  const next = await own.session();
+  assert.equal((await next.run("text('again')")).text, "again");
+  await own.close();
+  await assert.rejects(own.session(), HostLostError);
+});
+
+test("a program that is not there, or no host, is an error that says so", async () => {
+  await assert.rejects(CodeMode.start({ program: "/no/such/program" }), StartError);
+  await assert.rejects(CodeMode.start({ program: "/bin/true" }), StartError);
+  await assert.rejects(CodeMode.start({ args: ["--no-such-option"] }), /no-such-option/);
+});
+
+test("a program that forgets to close ends, and leaves no process behind", async () => {
+  const url = new URL("../dist/index.js", import.meta.url);
+  const source = `
+    import { CodeMode } from ${JSON.stringify(url)};
+    const host = await CodeMode.start();
+    const session = await host.session();
+    await session.run("text(1)");
+    console.log(await host.pid());`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", source], { stdio: ["ignore", "pipe", "inherit"] });
+  let said = "";
+  child.stdout.on("data", (text) => (said += text));
+  const [status] = await once(child, "close");
+  assert.equal(status, 0);
+  const gone = async () => {
+    for (;;) {
+      try {
+        process.kill(Number(said), 0);
+      } catch {
+        return;
+      }
+      await new Promise((done) => setTimeout(done, 10));
+    }
+  };
+  await gone();
+});
