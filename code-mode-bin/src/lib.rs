@@ -7,6 +7,7 @@
 mod address_space;
 mod args;
 mod doctor;
+mod generate;
 mod large_buffers;
 mod mcp;
 mod replay;
@@ -54,6 +55,7 @@ impl Arguments for timeline::Args {}
 impl Arguments for replay::Args {}
 impl Arguments for doctor::Args {}
 impl Arguments for worker::Args {}
+impl Arguments for generate::Args {}
 impl Arguments for run::Args {
     fn telemetry(&self) -> Option<&telemetry::TelemetryArgs> {
         Some(&self.telemetry)
@@ -96,6 +98,7 @@ const MCP: &str = "Serve the tools of many MCP servers as one tool that runs pro
 const TIMELINE: &str = "Make a page and a Chrome trace of a trace";
 const REPLAY: &str = "Run the cells of a trace again and say what differs";
 const DOCTOR: &str = "Show the runtime, its sandbox and its limits, and test the sandbox";
+const GENERATE: &str = "Write the man pages and the completions of the packages";
 const WORKER: &str = "Run a session's cells for the provider that started this process";
 
 /// The command line. The options of a command are made only where it is the one
@@ -127,6 +130,10 @@ fn command_line() -> Command {
             Command::new("doctor")
                 .about(DOCTOR)
                 .defer(|command| doctor::Args::augment_args(command).about(DOCTOR)),
+            Command::new("generate")
+                .hide(true)
+                .about(GENERATE)
+                .defer(|command| generate::Args::augment_args(command).about(GENERATE)),
             Command::new("worker")
                 .about(WORKER)
                 .defer(|command| worker::Args::augment_args(command).about(WORKER)),
@@ -160,6 +167,10 @@ pub fn main() -> ExitCode {
             Some(("timeline", matches)) => start(timeline::main, matches),
             Some(("replay", matches)) => start(replay::main, matches),
             Some(("doctor", matches)) => start(doctor::main, matches),
+            Some(("generate", matches)) => start(
+                |args: generate::Args| generate::main(&args, command_line()),
+                matches,
+            ),
             Some(("worker", matches)) => start(worker::main, matches),
             _ => Err(command_line().error(ErrorKind::MissingSubcommand, "a command is needed")),
         });

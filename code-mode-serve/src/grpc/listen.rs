@@ -224,6 +224,7 @@ fn drains(interrupt: Interrupt) -> bool {
 /// Takes no new sessions and cells, and waits for the cells that are there: until none is
 /// left, the time is over or a second signal comes.
 async fn drain(service: &Service, health: &HealthReporter, time: Duration, again: &mut Interrupts) {
+    notify(State::Stopping);
     service.draining().cancel();
     health
         .set_not_serving::<CodeModeHostServer<Service>>()
@@ -338,10 +339,36 @@ impl Served {
     }
 }
 
-/// Says where the program listens: one line, and nothing else, on standard output.
+/// Says where the program listens: one line, and nothing else, on standard output; and to systemd,
+/// where that has started it, that it is ready.
 fn announce(address: &str) -> Result<(), ListenError> {
     let mut output = io::stdout().lock();
     writeln!(output, "{address}")
         .and_then(|()| output.flush())
-        .map_err(ListenError::Announce)
+        .map_err(ListenError::Announce)?;
+    notify(State::Ready);
+    Ok(())
+}
+
+/// What systemd may know of a service.
+#[derive(Clone, Copy)]
+enum State {
+    Ready,
+    Stopping,
+}
+
+/// Tells systemd, where that has started the program. Nobody else is told.
+fn notify(state: State) {
+    #[cfg(target_os = "linux")]
+    {
+        let state = match state {
+            State::Ready => sd_notify::NotifyState::Ready,
+            State::Stopping => sd_notify::NotifyState::Stopping,
+        };
+        if let Err(error) = sd_notify::notify(&[state]) {
+            tracing::warn!("systemd cannot be told: {error}");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = state;
 }
