@@ -120,8 +120,8 @@ export class Wire {
   /** While nothing is pending, the host keeps no program of its user running. */
   #watch(): void {
     const isWanted = this.#pending.size > 0 || this.#calls.size > 0 || this.#isClosing || !this.#isReady;
-    const streams = [this.#input, this.#output, this.#child.stderr] as { ref?(): void; unref?(): void }[];
-    for (const one of [this.#child, ...streams]) {
+    const streams = [this.#input, this.#output, this.#child.stderr] as { destroyed?: boolean; ref?(): void; unref?(): void }[];
+    for (const one of [this.#child, ...streams.filter((stream) => !stream.destroyed)]) {
       if (isWanted) one.ref?.();
       else one.unref?.();
     }
