@@ -22,8 +22,8 @@ use crate::propagation::{NoPropagation, Propagation};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ProviderOptions {
-    /// Where workers come from. Default: the program `code-mode`, looked for beside
-    /// the running program and then on `PATH`.
+    /// Where workers come from. Default [`WorkerSource::Find`]: `CODE_MODE_BIN`, beside the running
+    /// program, `PATH`.
     pub worker: WorkerSource,
     /// Limits of every session that does not bring its own.
     pub limits: Limits,
@@ -205,8 +205,8 @@ impl TraceFolder {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum WorkerSource {
-    /// The program [`PROGRAM_NAME`](crate::PROGRAM_NAME), beside the running program
-    /// or on `PATH`.
+    /// The program that the environment variable `CODE_MODE_BIN` names; else
+    /// [`PROGRAM_NAME`](crate::PROGRAM_NAME) beside the running program, or on `PATH`.
     Find,
     /// This program, started as `PROGRAM worker`.
     Program(PathBuf),

@@ -40,7 +40,7 @@ impl Source {
     /// [`SpawnError::NotFound`] where the program must be found and is not there.
     pub(crate) fn new(options: ProviderOptions, purpose: Purpose) -> Result<Self, SpawnError> {
         let kind = match &options.worker {
-            WorkerSource::Find => Kind::Program(locate::find().ok_or(SpawnError::NotFound)?),
+            WorkerSource::Find => Kind::Program(locate::find()?),
             WorkerSource::Program(path) => Kind::Program(path.clone()),
             WorkerSource::Socket(path) => Kind::Socket(path.clone()),
             WorkerSource::InMemory(connect) => Kind::InMemory(connect.clone()),

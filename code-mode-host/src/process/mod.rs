@@ -62,11 +62,11 @@ const LAST_WORDS: usize = 300;
 #[non_exhaustive]
 pub enum SpawnError {
     /// The worker's program was not found.
-    #[error(
-        "the program {} was found neither beside the running program nor on PATH",
-        crate::PROGRAM_NAME
-    )]
-    NotFound,
+    #[error("the program {} was not found: {looked}", crate::PROGRAM_NAME)]
+    NotFound {
+        /// Where it was looked for, in one line.
+        looked: String,
+    },
     /// The operating system refused.
     #[error("cannot start {}: {error}", program.display())]
     Start {
