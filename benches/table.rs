@@ -92,7 +92,7 @@ fn p95(mut values: Vec<f64>) -> f64 {
     values[(values.len() * 95).div_ceil(100) - 1]
 }
 
-/// A sample, measured in a process of its own.
+/// A sample, measured in a separate process.
 fn fresh(way: &str, tools: usize, warm: usize) -> [f64; 4] {
     let output = Command::new(std::env::current_exe().expect("a path"))
         .args(["--sample", way, &tools.to_string(), &warm.to_string()])

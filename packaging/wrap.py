@@ -208,7 +208,7 @@ def crates():
 
 
 def component_list(version):
-    """What is in the program, in CycloneDX."""
+    """The components of the program, in CycloneDX."""
     parts = []
     for crate in crates():
         if crate["source"] is None:

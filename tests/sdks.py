@@ -38,7 +38,7 @@ const result: CellResult = await session.exec("1", { yieldTimeMs: 10 });
 const line: number | undefined = result.error?.position?.line;
 export const tools = codeModeTools(session);
 export { line };
-// @ts-expect-error: there is no such option
+// @ts-expect-error: the option has another name
 await session.exec("1", { yieldTime: 10 });
 """
 

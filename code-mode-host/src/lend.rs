@@ -32,7 +32,7 @@ pub struct LentWorker {
 }
 
 impl LentWorker {
-    /// `options` have what observes the delegates of sessions: here it is told of the cells.
+    /// The observer that `options` have for the delegates of sessions gets the cells of this worker.
     pub(crate) fn new(
         stream: Stream,
         child: Child,
