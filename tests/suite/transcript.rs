@@ -67,3 +67,54 @@ fn what_guided_sessions_have_is_unknown_without_their_capability() {
         });
     }
 }
+
+#[test]
+fn what_an_sdks_user_writes_wrongly_costs_its_request_or_its_call_alone() {
+    let long = "[".repeat(300) + &"]".repeat(300);
+    let wrong = [
+        r#"{"method": "session/wait", "sessionId": "s", "request": {"cell_id": ""}}"#.to_owned(),
+        r#"{"method": "session/wait", "sessionId": "s", "request": {"cell_id": "1", "yield_time_ms": 1.5}}"#.to_owned(),
+        r#"{"method": "session/terminate", "sessionId": "s", "cellId": ""}"#.to_owned(),
+        r#"{"method": "session/pause", "sessionId": "s", "cellId": ""}"#.to_owned(),
+        r#"{"method": "session/execute", "sessionId": "s", "request": {"tool_call_id": "c", "enabled_tools": [], "source": "\ud800"}}"#.to_owned(),
+        r#"{"method": "session/execute", "sessionId": "s", "request": {"tool_call_id": "c", "enabled_tools": [{"name": "a b"}, {"name": "a-b"}], "source": ""}}"#.to_owned(),
+        r#"{"method": "session/open", "sessionId": "t", "guided": {"limits": {"maxHeapBytes": -1}}}"#.to_owned(),
+        format!(r#"{{"method": "session/open", "sessionId": "t", "guided": {{"stored": {{"k": {long}}}}}}}"#),
+    ];
+    run(async {
+        let mut client = Client::start(&["serve", "--listen", "stdio"]);
+        client.hello(&["guided-sessions-v1"], &[]).await;
+        let mut ask = async |id: usize, request: &str| {
+            let message =
+                format!(r#"{{"type": "operation/request", "id": {id}, "request": {request}}}"#);
+            client.send(&Value::String(message)).await;
+            loop {
+                let answer = client.receive().await.expect("an answer");
+                if answer["type"] == "delegate/request" {
+                    let id = &answer["id"];
+                    let result = r#"{"status": "error", "message": 5}"#;
+                    let answer = format!(
+                        r#"{{"type": "delegate/response", "id": {id}, "result": {result}}}"#
+                    );
+                    client.send(&Value::String(answer)).await;
+                } else if answer["id"] == id
+                    && answer["result"]["value"]["type"] != "execution/started"
+                {
+                    return answer["result"].clone();
+                }
+            }
+        };
+        let open = r#"{"method": "session/open", "sessionId": "s", "guided": {}}"#;
+        assert_eq!(ask(1, open).await["status"], "ok");
+        for (at, request) in wrong.iter().enumerate() {
+            assert_eq!(ask(at + 2, request).await["status"], "error", "{request}");
+        }
+        // An answer that cannot be read fails its call.
+        let calls = r#"{"method": "session/execute", "sessionId": "s", "request": {"tool_call_id": "c",
+            "enabled_tools": [{"name": "t"}], "source": "await tools.t({}).catch((e) => text(e.message))"}}"#;
+        let result = ask(100, calls).await;
+        let said = &result["value"]["Result"]["content_items"][0]["text"];
+        let said = said.as_str().expect("text");
+        assert!(said.contains("answer cannot be read"), "{said}");
+    });
+}

@@ -10,10 +10,11 @@ use code_mode_host::{
 };
 use code_mode_protocol::wire::frame;
 use code_mode_protocol::wire::stdio::{
-    CellExecutionLimits, ClientMessage, GuidedOpen, MAX_FRAME_BYTES, MessageError, Operation,
-    OutputTruncation, Value,
+    CellExecutionLimits, ClientMessage, DelegateAnswer, GuidedOpen, MAX_FRAME_BYTES, MessageError,
+    Operation, OutputTruncation, Value,
 };
 use futures::StreamExt;
+use serde::Deserialize;
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -195,14 +196,21 @@ impl Connection {
 
     /// Takes in one frame. It never waits: what takes time runs in a task.
     fn receive(&mut self, content: &[u8]) -> Result<(), ServeError> {
-        match ClientMessage::parse(content)? {
+        let message = match ClientMessage::parse(content) {
+            Ok(message) => message,
+            Err(error) => return self.unreadable(content, error),
+        };
+        match message {
             ClientMessage::Hello(_) => return Err(ServeError::SecondHello),
             ClientMessage::Request { id, operation } => {
                 if !self.request_ids.is_new(id) {
                     return Err(ServeError::RepeatedId(id));
                 }
                 self.check(operation.needs_guided())?;
-                self.request(id, operation)?;
+                match self.request(id, operation) {
+                    Err(ServeError::Message(error)) if self.has_guided => self.refuse(id, &error),
+                    done => done?,
+                }
             }
             ClientMessage::Yield { id } => {
                 if let Some(tokens) = self.observations().begun(&id) {
@@ -220,6 +228,30 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// A message that cannot be read ends the connection. Not so where the client is an SDK: its
+    /// user, or a model, has written what the message carries, and it costs its request or its call
+    /// alone.
+    fn unreadable(&mut self, content: &[u8], error: MessageError) -> Result<(), ServeError> {
+        match Named::of(content).filter(|_| self.has_guided) {
+            Some(Named::Request(id)) if self.request_ids.is_new(id) => {
+                self.refuse(id, &error);
+                Ok(())
+            }
+            Some(Named::Answer(id)) => {
+                let error = format!("the client's answer cannot be read: {error}");
+                self.callbacks
+                    .answered(id, DelegateAnswer::Error(error.into()));
+                Ok(())
+            }
+            _ => Err(error.into()),
+        }
+    }
+
+    fn refuse(&self, id: u64, error: &MessageError) {
+        let request = Request::new(id, self.client.clone(), Budget::default());
+        request.respond(Err(error));
     }
 
     /// What only guided sessions have is not understood without them.
@@ -470,6 +502,31 @@ impl Connection {
         self.tasks.spawn(async move {
             request.respond(opened.await.map(|_| Value::SessionReady { session_id }));
         });
+    }
+}
+
+/// What a message that cannot be read is about.
+enum Named {
+    Request(u64),
+    Answer(u64),
+}
+
+impl Named {
+    fn of(content: &[u8]) -> Option<Self> {
+        /// The members that name a message; the others are not looked at.
+        #[derive(Deserialize)]
+        struct Name<'a> {
+            #[serde(rename = "type")]
+            kind: &'a str,
+            id: u64,
+        }
+
+        let name: Name<'_> = serde_json::from_slice(content).ok()?;
+        match name.kind {
+            "operation/request" => Some(Self::Request(name.id)),
+            "delegate/response" => Some(Self::Answer(name.id)),
+            _ => None,
+        }
     }
 }
 

@@ -1,17 +1,19 @@
 //! One session of a connection.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use code_mode_host::{
     CellId, CellResponse, ExecuteRequest, Session, SessionError, ToolDefinition, ToolSet,
-    WaitRequest,
+    WaitRequest, normalize_tool_name,
 };
 use code_mode_protocol::wire::stdio::{
     GuidedDefinition, HostMessage, MAX_FRAME_BYTES, TimedResponse, Value,
 };
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use serde::de::Error as _;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
@@ -146,6 +148,10 @@ impl StdioSession {
     }
 
     /// The definitions in a request.
+    ///
+    /// # Errors
+    /// Where they are not definitions; in a guided session also where programs could not tell two
+    /// of them apart.
     pub(super) fn tools(&mut self, json: &RawValue) -> Result<ToolSet, serde_json::Error> {
         if let Some((known, tools)) = &self.tools
             && known.get() == json.get()
@@ -156,7 +162,9 @@ impl StdioSession {
             None => serde_json::from_str::<Vec<ToolDefinition>>(json.get())?.into(),
             Some(_) => {
                 let tools: Vec<GuidedDefinition> = serde_json::from_str(json.get())?;
-                tools.into_iter().map(ToolDefinition::from).collect()
+                let tools: ToolSet = tools.into_iter().map(ToolDefinition::from).collect();
+                check_names(&tools)?;
+                tools
             }
         };
         self.tools = Some((json.to_owned(), tools.clone()));
@@ -230,4 +238,19 @@ impl StdioSession {
             drop(observed);
         }
     }
+}
+
+/// Programs reach a tool by its normalised name, so that no two tools may have one.
+fn check_names(tools: &[ToolDefinition]) -> Result<(), serde_json::Error> {
+    let mut known = HashMap::new();
+    for tool in tools {
+        let name = normalize_tool_name(&tool.name);
+        if let Some(other) = known.insert(name.clone(), &tool.name) {
+            return Err(serde_json::Error::custom(format!(
+                "programs would reach both {other:?} and {:?} as tools.{name}",
+                tool.name
+            )));
+        }
+    }
+    Ok(())
 }

@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 from typing import Annotated, Literal, Optional, TypedDict
 
 from code_mode import (
@@ -215,7 +217,154 @@ class Sessions(unittest.IsolatedAsyncioTestCase):
         self.assertIn("no-such-option", str(raised.exception))
 
 
+    async def test_whatever_a_tool_or_an_approver_does_costs_its_call_alone(self) -> None:
+        class Odd(Exception):
+            def __str__(self) -> str:
+                raise RuntimeError("no text")
+
+        class Dumps:
+            def model_dump(self, mode: str) -> object:
+                raise RuntimeError("no dump")
+
+        def raising(error: BaseException) -> Tool:
+            def fail(_: object) -> None:
+                raise error
+
+            return Tool(fail, name=f"t{len(tools)}", input_schema={})
+
+        def giving(value: object) -> Tool:
+            return Tool(lambda _: value, name=f"t{len(tools)}", input_schema={})
+
+        tools: list[Tool] = []
+        errors = [SystemExit(3), StopIteration(), Odd(), asyncio.CancelledError(), KeyboardInterrupt()]
+        errors += [OSError("caf\udce9.txt"), ToolError("m", code=2**80), ToolError("m", data=object())]
+        for error in errors:
+            tools.append(raising(error))
+        deep: list[object] = []
+        for _ in range(5000):
+            deep = [deep]
+        for value in [unittest.mock.MagicMock(), Dumps(), deep, 10**5000, "\udce9"]:
+            tools.append(giving(value))
+        names = [tool.own_name for tool in tools]
+        async with self.host.session(tools=tools) as session:
+            code = f"for (const name of {names}) await tools[name]({{}}).then(() => text(1), (e) => text(typeof e.message))"
+            result = await asyncio.wait_for(session.run(code), 60)
+            self.assertEqual(len(result.text.split("\n")), len(tools), result)
+        for approve in [lambda _: None, lambda _: 5, lambda _: {}, lambda _: [None], lambda calls: [][0]]:
+            async with self.host.session(tools=[add], approve=approve) as session:  # type: ignore[arg-type]
+                program = "await tools.add({ a: 1 }).catch((e) => text(e.message))"
+                self.assertRegex((await session.run(program)).text, "not approved|could be asked")
+
+    async def test_wrong_arguments_fail_their_request_alone(self) -> None:
+        async with self.host.session() as session:
+            for wrong in [
+                lambda: session.exec("1", yield_time=float("nan")),
+                lambda: session.exec("text('\udce9')"),
+                lambda: session.exec(None),  # type: ignore[arg-type]
+                lambda: session.exec("1", max_output_tokens=-1),
+                lambda: session.wait(""),
+                lambda: session.terminate(""),
+                lambda: self.host.session(limits={"max_heap_byte": 1}).open(),  # type: ignore[typeddict-unknown-key]
+                lambda: self.host.session(limits={"max_heap_bytes": -1}).open(),
+                lambda: self.host.session(tools=[Tool(add, name="a b"), Tool(add, name="a-b")]).open(),
+            ]:
+                with self.assertRaises(RequestError):
+                    await asyncio.wait_for(wrong(), 20)
+            self.assertEqual((await session.run("text(1)")).text, "1")
+
+    async def test_a_pause_that_is_cancelled_is_over(self) -> None:
+        async with self.host.session(limits={"max_wall_time": 0.5}) as session:
+
+            async def pause() -> None:
+                async with session.paused():
+                    await asyncio.Event().wait()
+
+            for turns in range(4):
+                pausing = asyncio.create_task(pause())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                pausing.cancel()
+                await asyncio.gather(pausing, return_exceptions=True)
+            result = await asyncio.wait_for(session.run("await new Promise((done) => setTimeout(done, 60000))"), 20)
+            assert result.error is not None and result.error.limit is not None
+            self.assertEqual(result.error.limit.name, "wall time")
+
+    async def test_odd_signatures_are_read_as_far_as_they_go(self) -> None:
+        @dataclasses.dataclass
+        class Node:
+            value: int
+            next: "Optional[Node]" = None
+
+        class Callable:
+            __name__ = "called"
+
+            def __call__(self, a: int) -> int:
+                return a
+
+        def infinite(timeout: float = float("inf")) -> float:
+            return timeout
+
+        def partly(a: int, b: "NoSuchType", context: "ToolContext | None" = None) -> str:  # type: ignore[name-defined]  # noqa: F821
+            assert context is not None
+            return context.name
+
+        def points(by_name: dict[str, Point]) -> float:
+            return sum(point.x for point in by_name.values())
+
+        def nodes(node: Node) -> int:
+            return node.value
+
+        tools = [Callable(), infinite, partly, points, nodes]
+        async with self.host.session(tools=tools) as session:
+            result = await session.run(
+                "text([await tools.called({ a: 1 }), await tools.infinite({}).catch(() => 'inf'), await tools.partly({ a: 1, b: 2 }),"
+                " await tools.points({ by_name: { p: { x: 2 } } }), await tools.nodes({ node: { value: 3, next: { value: 4 } } })])"
+            )
+        self.assertEqual(result.text, '[1,"inf","partly",2,3]', result)
+
+    async def test_what_does_not_greet_is_no_host_and_is_ended(self) -> None:
+        for script in ["printf 'hello world'; exec sleep 60", "printf '\\4\\0\\0\\0null'; exec sleep 60"]:
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "program")
+                with open(path, "w") as file:
+                    file.write(f"#!/bin/sh\n{script}\n")
+                os.chmod(path, 0o755)
+                with self.assertRaises(StartError):
+                    await asyncio.wait_for(CodeMode(program=path).start(), 20)
+        host = CodeMode()
+        with self.assertRaises(asyncio.TimeoutError):
+            await asyncio.wait_for(host.start(), 0.001)
+        await host.close()
+
+
 class Processes(unittest.TestCase):
+    def test_a_tool_that_exits_or_never_ends_does_not_keep_the_program(self) -> None:
+        source = (
+            "import sys, time\nfrom code_mode import CodeModeSync\n"
+            "def leave() -> None:\n    sys.exit(3)\n"
+            "def sleep() -> None:\n    time.sleep(1000)\n"
+            "with CodeModeSync() as host, host.session(tools=[leave, sleep]) as session:\n"
+            "    print(session.run('await tools.leave({})').error.kind)\n"
+            "    cell = session.exec('await tools.sleep({})', yield_time=0.2).cell_id\n"
+            "    print(session.terminate(cell).status)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.stdout, "script_error\nterminated\n", done.stderr)
+
+    def test_a_host_serves_one_event_loop_after_the_other_and_says_that_it_is_closed(self) -> None:
+        host = CodeMode()
+
+        async def use() -> str:
+            async with host.session() as session:
+                return (await session.run("text(1)")).text
+
+        self.assertEqual([asyncio.run(use()), asyncio.run(use())], ["1", "1"])
+        asyncio.run(host.close())
+        sync = CodeModeSync()
+        sync.close()
+        with self.assertRaises(HostLostError):
+            sync.session()
+
     def test_the_same_without_await(self) -> None:
         def double(n: int) -> int:
             return 2 * n

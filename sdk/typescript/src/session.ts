@@ -1,6 +1,6 @@
 import { HostLostError, RequestError, ToolError } from "./errors.js";
 import { result, type CellResult } from "./results.js";
-import { definition, failed, run, type Tool, type ToolCall, type ToolContext, type Tools } from "./tools.js";
+import { definition, failed, messageOf, run, type Tool, type ToolCall, type ToolContext, type Tools } from "./tools.js";
 import type { Json, SessionHandler, Wire } from "./wire.js";
 
 /** The decision about a call: whether it runs, or why not. */
@@ -68,6 +68,20 @@ export interface WaitOptions {
 /** Calls that come this soon after each other are put to a person together. */
 const ASKED_TOGETHER_MS = 10;
 
+/** The decision about one call: true, or why not. Whatever is no decision is a refusal. */
+function decision(decided: unknown, index: number): true | string {
+  const refused = "the call was not approved";
+  try {
+    const own: unknown = Array.isArray(decided) ? decided[index] : decided;
+    if (own === true) return true;
+    const { allow, reason } = own as { allow?: unknown; reason?: unknown };
+    if (allow === true) return true;
+    return typeof reason === "string" ? reason : refused;
+  } catch {
+    return refused;
+  }
+}
+
 let sessions = 0;
 let execs = 0;
 
@@ -78,7 +92,7 @@ export class Session implements SessionHandler {
   readonly #options: SessionOptions;
   readonly #tools = new Map<string, Tool<any>>();
   #definitions: Json[] = [];
-  #asked: { call: ToolContext; decide(decision: Decision): void }[] = [];
+  #asked: { call: ToolContext; decide(decision: true | string): void }[] = [];
   #isOpen = false;
   #lost: HostLostError | undefined;
 
@@ -181,6 +195,7 @@ export class Session implements SessionHandler {
     const { signal } = options;
     const stop = () => void this.terminate(last.cellId).catch(() => {});
     signal?.addEventListener("abort", stop, { once: true });
+    if (signal?.aborted && last.status === "running") stop();
     try {
       while (last.status === "running") {
         last = await this.wait(last.cellId);
@@ -244,7 +259,7 @@ export class Session implements SessionHandler {
   }
 
   /** @internal */
-  async call(_: number, invocation: Record<string, any>, signal: AbortSignal): Promise<Record<string, unknown>> {
+  async call(invocation: Record<string, any>, signal: AbortSignal): Promise<string> {
     const { name, namespace } = invocation["tool_name"];
     const tool = this.#tools.get(`${namespace ?? ""}\0${name}`);
     if (!tool) return failed(new ToolError(`there is no tool ${name}`));
@@ -262,8 +277,7 @@ export class Session implements SessionHandler {
     try {
       if (await this.#needsApproval(tool, context)) {
         const decision = await this.#ask(context);
-        const { allow, reason } = typeof decision === "boolean" ? { allow: decision, reason: undefined } : decision;
-        if (!allow) throw new ToolError(reason ?? "the call was not approved", { failure: "blocked" });
+        if (decision !== true) throw new ToolError(decision, { failure: "blocked" });
       }
     } catch (error) {
       return failed(error);
@@ -281,11 +295,13 @@ export class Session implements SessionHandler {
   }
 
   /** Asks about this call, together with those that come in the same moment. */
-  async #ask(call: ToolContext): Promise<Decision> {
+  async #ask(call: ToolContext): Promise<true | string> {
     const resume = await this.pause(call.cellId);
     try {
-      return await new Promise<Decision>((decide, reject) => {
-        call.signal.addEventListener("abort", () => reject(new ToolError("the call was cancelled")), { once: true });
+      return await new Promise<true | string>((decide, reject) => {
+        const cancelled = () => reject(new ToolError("the call was cancelled"));
+        if (call.signal.aborted) return cancelled();
+        call.signal.addEventListener("abort", cancelled, { once: true });
         this.#asked.push({ call, decide });
         if (this.#asked.length === 1) setTimeout(() => void this.#askAll(), ASKED_TOGETHER_MS);
       });
@@ -302,12 +318,9 @@ export class Session implements SessionHandler {
     try {
       decided = await this.#options.approve!(asked.map(({ call }) => call));
     } catch (error) {
-      decided = { allow: false, reason: `nobody could be asked: ${(error as Error)?.message ?? error}` };
+      decided = { allow: false, reason: `nobody could be asked: ${messageOf(error)}` };
     }
-    asked.forEach(({ decide }, index) => {
-      const decision = Array.isArray(decided) ? (decided as readonly Decision[])[index] : (decided as Decision);
-      decide(decision ?? false);
-    });
+    asked.forEach(({ decide }, index) => decide(decision(decided, index)));
   }
 
   /** @internal */
@@ -317,11 +330,11 @@ export class Session implements SessionHandler {
 
   /** @internal */
   event(event: Record<string, any>): void {
+    // What an observer throws is its own, now or later.
     try {
-      this.#options.onEvent?.(event as SessionEvent);
-    } catch {
-      // What an observer throws is its own.
-    }
+      const seen: unknown = this.#options.onEvent?.(event as SessionEvent);
+      if (seen instanceof Promise) seen.catch(() => {});
+    } catch {}
   }
 
   /** @internal */

@@ -71,7 +71,7 @@ function base64(bytes: Uint8Array | string): string {
 
 /** A definition as the wire has it. */
 export async function definition(name: string, tool: Tool<any>): Promise<Json> {
-  const schema = async (given: Schema | undefined) => (given === undefined ? null : ((await toJsonSchema(given)) ?? null));
+  const schema = async (given: Schema | null | undefined) => (given === undefined || given === null ? null : ((await toJsonSchema(given)) ?? null));
   const full = tool.namespace ? `${tool.namespace}__${name}` : name;
   return {
     name: full,
@@ -84,41 +84,53 @@ export async function definition(name: string, tool: Tool<any>): Promise<Json> {
   };
 }
 
-/** Runs a tool; the answer as the wire has it. */
-export async function run(tool: Tool<any>, context: ToolContext): Promise<Record<string, unknown>> {
+/** Runs a tool; the answer as the wire has it, in JSON. It never throws. */
+export async function run(tool: Tool<any>, context: ToolContext): Promise<string> {
   try {
     const input = await parsed(tool.inputSchema, context.input ?? {});
-    return { status: "ok", value: { type: "tool/result", result: plain(await tool.execute(input, context)) } };
+    const result = json(await tool.execute(input, context));
+    return `{"status":"ok","value":{"type":"tool/result","result":${result}}}`;
   } catch (error) {
     return failed(error);
   }
 }
 
-/** A failure as the wire has it. */
-export function failed(error: unknown): Record<string, unknown> {
-  const thrown = error instanceof Error ? error : new Error(String(error));
-  const told: Record<string, unknown> = { status: "error", message: thrown.message || thrown.name };
-  const { code, data, failure } = thrown as Partial<ToolError>;
-  if (Number.isSafeInteger(code)) told["code"] = code;
-  if (failure === "blocked" || failure === "unknown") told["failure"] = failure;
-  if (error instanceof ToolError && data !== undefined) {
-    try {
-      told["data"] = plain(data);
-    } catch {
-      // The message says enough.
-    }
+/** A failure as the wire has it, in JSON. It never throws, whatever was thrown. */
+export function failed(error: unknown): string {
+  const told: Record<string, unknown> = { status: "error", message: messageOf(error) };
+  try {
+    const { code, failure } = error as Partial<ToolError>;
+    if (Number.isSafeInteger(code)) told["code"] = code;
+    if (failure === "blocked" || failure === "unknown") told["failure"] = failure;
+  } catch {
+    // Not an error that says more.
   }
-  return told;
+  const text = JSON.stringify(told);
+  if (!(error instanceof ToolError) || error.data === undefined) return text;
+  try {
+    return `${text.slice(0, -1)},"data":${json(error.data)}}`;
+  } catch {
+    // The message says enough.
+    return text;
+  }
 }
 
-/** A value as JSON has it; throws where JSON cannot have it. */
-function plain(value: unknown): unknown {
-  if (value === undefined || typeof value === "function" || typeof value === "symbol") return null;
+/** What a thrown value says. It never throws. */
+export function messageOf(error: unknown): string {
+  try {
+    if (error instanceof Error) return String(error.message || error.name);
+    return String(error);
+  } catch {
+    return "something was thrown that has no text";
+  }
+}
+
+/** A value as JSON; throws where JSON cannot hold it. */
+function json(value: unknown): string {
   if (value instanceof Uint8Array) {
     const resource = { uri: "data:,", mimeType: "application/octet-stream", blob: base64(value) };
-    return { type: "resource", resource };
+    return JSON.stringify({ type: "resource", resource });
   }
-  // Errors are thrown here, where they fail the call alone.
-  JSON.stringify(value);
-  return value;
+  // Undefined, a function and a symbol have no JSON.
+  return JSON.stringify(value) ?? "null";
 }

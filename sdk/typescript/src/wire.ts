@@ -3,13 +3,15 @@ import { spawn, type ChildProcess } from "node:child_process";
 import type { Readable, Writable } from "node:stream";
 
 import { HostLostError, RequestError, StartError } from "./errors.js";
+import { failed, messageOf } from "./tools.js";
 
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 type Message = Record<string, any>;
 
 /** What a session does with the messages that are for it. */
 export interface SessionHandler {
-  call(id: number, invocation: Message, signal: AbortSignal): Promise<Message>;
+  /** The answer, in JSON. */
+  call(invocation: Message, signal: AbortSignal): Promise<string>;
   notify(text: string, cellId: string): void;
   event(event: Message): void;
   cellClosed(cellId: string): void;
@@ -24,6 +26,8 @@ interface Pending {
 }
 
 const LARGEST_FRAME = 64 * 1024 * 1024;
+/** How long a host may take for its greeting. */
+const GREETING_MS = 10_000;
 const CAPABILITIES = ["bounded-output-v1", "delegate-capacity-4096", "guided-sessions-v1"];
 /** How much of what the program writes on standard error is kept for an error. */
 const LAST_WORDS = 2000;
@@ -87,24 +91,33 @@ export class Wire {
   /** Starts a host and agrees with it on what both can. */
   static async start(options: WireOptions): Promise<Wire> {
     const wire = new Wire(options);
-    const answer = await new Promise<Message>((resolve, reject) => {
-      wire.#ready = resolve;
-      wire.#failed = reject;
-      wire.#send({
-        type: "connection/hello",
-        supportedVersions: [1],
-        requiredCapabilities: CAPABILITIES,
+    let late: NodeJS.Timeout | undefined;
+    try {
+      const answer = await new Promise<Message>((resolve, reject) => {
+        wire.#ready = resolve;
+        wire.#failed = reject;
+        late = setTimeout(() => reject(new StartError(`${options.program} does not greet: it is not a host`)), GREETING_MS);
+        wire.#send({
+          type: "connection/hello",
+          supportedVersions: [1],
+          requiredCapabilities: CAPABILITIES,
+        });
+        wire.#watch();
       });
-      wire.#watch();
-    });
-    if (answer["type"] !== "connection/ready") {
+      if (answer["type"] !== "connection/ready") {
+        throw new StartError(`${options.program} is not a host that this SDK can use: ${JSON.stringify(answer["reason"])}`);
+      }
+      return wire;
+    } catch (error) {
       wire.close();
-      throw new StartError(`${options.program} is not a host that this SDK can use: ${JSON.stringify(answer["reason"])}`);
+      wire.#child.kill("SIGKILL");
+      throw error;
+    } finally {
+      clearTimeout(late);
+      wire.#failed = () => {};
+      wire.#isReady = true;
+      wire.#watch();
     }
-    wire.#failed = () => {};
-    wire.#isReady = true;
-    wire.#watch();
-    return wire;
   }
 
   #isReady = false;
@@ -179,8 +192,12 @@ export class Wire {
     try {
       text = JSON.stringify(message);
     } catch (error) {
-      return new RequestError(`it is not JSON: ${(error as Error).message}`);
+      return new RequestError(`it is not JSON: ${messageOf(error)}`);
     }
+    return this.#sendText(text);
+  }
+
+  #sendText(text: string): RequestError | undefined {
     const content = Buffer.from(text);
     if (content.length > LARGEST_FRAME) return new RequestError(`${content.length} bytes are more than a message of 64 MiB`);
     const frame = Buffer.allocUnsafe(4);
@@ -199,19 +216,24 @@ export class Wire {
       if (this.#wanted === 0) {
         if (this.#buffered < 4) return;
         this.#wanted = this.#take(4).readUInt32LE();
+        if (this.#wanted > LARGEST_FRAME) return this.#breaks("it sent a message of more than 64 MiB");
       }
       if (this.#buffered < this.#wanted) return;
       const content = this.#take(this.#wanted);
       this.#wanted = 0;
-      let message: Message;
       try {
-        message = JSON.parse(content.toString("utf8"));
+        this.#receive(JSON.parse(content.toString("utf8")));
       } catch {
-        this.#child.kill("SIGKILL");
-        return this.#lose("it sent what is not JSON");
+        return this.#breaks("it sent what is not a message of the wire");
       }
-      this.#receive(message);
     }
+  }
+
+  #breaks(how: string): void {
+    this.#child.kill("SIGKILL");
+    this.#chunks = [];
+    this.#buffered = 0;
+    this.#lose(how);
   }
 
   #take(count: number): Buffer {
@@ -237,7 +259,9 @@ export class Wire {
         return;
       case "delegate/cancel":
         this.#calls.get(message["id"])?.abort(new Error("the call was cancelled"));
-        return;
+        // A tool that does not stop keeps nobody's program running.
+        this.#calls.delete(message["id"]);
+        return this.#watch();
       case "cell/closed":
         return this.#sessions.get(message["sessionId"])?.cellClosed(message["cellId"]);
       case "session/event":
@@ -265,20 +289,20 @@ export class Wire {
   async #called(message: Message): Promise<void> {
     const { id, sessionId, request } = message as { id: number; sessionId: string; request: Message };
     const session = this.#sessions.get(sessionId);
-    const answer = (result: Message) => {
+    const answer = (result: string) => {
       if (this.isLost) return;
-      const refused = this.#send({ type: "delegate/response", id, result });
-      if (refused) this.#send({ type: "delegate/response", id, result: { status: "error", message: `the result cannot be sent: ${refused.message}` } });
+      const refused = this.#sendText(`{"type":"delegate/response","id":${id},"result":${result}}`);
+      if (refused) this.#sendText(`{"type":"delegate/response","id":${id},"result":${failed(refused)}}`);
     };
-    if (!session) return answer({ status: "error", message: "the session is closed" });
+    if (!session) return answer(failed(new Error("the session is closed")));
     if (request["type"] === "notification/send") {
       session.notify(request["text"], request["cellId"]);
-      return answer({ status: "ok", value: { type: "notification/delivered" } });
+      return answer('{"status":"ok","value":{"type":"notification/delivered"}}');
     }
     const controller = new AbortController();
     this.#calls.set(id, controller);
     this.#watch();
-    const result = await session.call(id, request["invocation"], controller.signal);
+    const result = await session.call(request["invocation"], controller.signal).catch(failed);
     this.#calls.delete(id);
     // Nobody waits for the answer to a cancelled call.
     if (!controller.signal.aborted) answer(result);

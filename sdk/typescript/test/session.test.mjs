@@ -2,6 +2,9 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 
 import { z } from "zod";
@@ -161,6 +164,70 @@ test("a program that is not there, or no host, is an error that says so", async 
   await assert.rejects(CodeMode.start({ program: "/no/such/program" }), StartError);
   await assert.rejects(CodeMode.start({ program: "/bin/true" }), StartError);
   await assert.rejects(CodeMode.start({ args: ["--no-such-option"] }), /no-such-option/);
+});
+
+test("whatever a tool or an approver throws costs its call alone", async () => {
+  const thrown = [
+    null, Object.create(null), { toString() { throw new Error("x"); } },
+    Object.defineProperty(new Error("x"), "message", { get() { throw new Error("y"); } }),
+    Object.assign(new Error("x"), { message: 5 }), new Error("caf\udce9"), new ToolError("m", { code: 1.5, data: 1n }),
+  ];
+  const given = [{ toJSON() { return undefined; } }, () => 1, Symbol("s"), "\udce9", { toJSON() { throw null; } }];
+  const tools = {};
+  thrown.forEach((error, at) => (tools[`throws${at}`] = { execute: () => { throw error; } }));
+  given.forEach((value, at) => (tools[`gives${at}`] = { execute: () => value }));
+  await inSession({ tools }, async (session) => {
+    const names = JSON.stringify(Object.keys(tools));
+    const { text } = await session.run(`for (const name of ${names}) await tools[name]({}).then(() => text(1), (e) => text(typeof e.message))`);
+    assert.equal(text.split("\n").length, thrown.length + given.length);
+  });
+  for (const approve of [() => null, () => 5, () => [], () => { throw Object.create(null); }, () => new Proxy({}, { get() { throw 1; } })]) {
+    await inSession({ tools: { add }, approve }, async (session) => {
+      const { text } = await session.run("await tools.add({ a: 1 }).catch((e) => text(e.message))");
+      assert.match(text, /not approved|could be asked/);
+    });
+  }
+});
+
+test("wrong arguments fail their request alone", () =>
+  inSession({}, async (session) => {
+    for (const wrong of [
+      () => session.exec("1", { yieldTimeMs: 1.5 }), () => session.exec("1", { yieldTimeMs: -1 }), () => session.exec("text('\ud800')"),
+      () => session.exec(undefined), () => session.exec(5), () => session.wait(""), () => session.wait(undefined), () => session.terminate(""),
+      () => session.pause(""), () => host.session({ limits: { maxHeapByte: 1 } }), () => host.session({ limits: { maxHeapBytes: -1 } }),
+      () => host.session({ tools: { "a b": add, "a-b": add } }), () => host.session({ stored: null }),
+    ]) {
+      await assert.rejects(async () => wrong(), (error) => error instanceof RequestError || error instanceof TypeError, String(wrong));
+    }
+    assert.equal((await session.run("text(1)")).text, "1");
+  }));
+
+test("what does not greet is no host and is ended", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "code-mode-"));
+  for (const script of ["printf 'hello world'; exec sleep 60", "printf '\\4\\0\\0\\0null'; exec sleep 60"]) {
+    const program = join(folder, "program");
+    await writeFile(program, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+    await assert.rejects(CodeMode.start({ program }), StartError);
+  }
+  await rm(folder, { recursive: true });
+});
+
+test("neither a tool that never ends nor calls that were given up keep a program running", async () => {
+  const url = new URL("../dist/index.js", import.meta.url);
+  const source = `
+    import { CodeMode } from ${JSON.stringify(url)};
+    const host = await CodeMode.start();
+    const session = await host.session({ tools: { never: { execute: () => new Promise(() => {}) } } });
+    const { cellId } = await session.exec("await tools.never({})", { yieldTimeMs: 100 });
+    await session.terminate(cellId);
+    const asking = await host.session({ tools: { t: { execute: () => 1 } }, approve: () => true, onEvent: async () => { throw 1; } });
+    for (let i = 0; i < 20; i++) await asking.exec("tools.t({}); exit()");
+    console.log("done");`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", source], { stdio: ["ignore", "pipe", "inherit"] });
+  let said = "";
+  child.stdout.on("data", (text) => (said += text));
+  const [status] = await once(child, "close");
+  assert.deepEqual([status, said], [0, "done\n"]);
 });
 
 test("a program that forgets to close ends, and leaves no process behind", async () => {

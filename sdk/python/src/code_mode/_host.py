@@ -68,6 +68,10 @@ class CodeMode:
         async with self._starting:
             if self._is_closed:
                 raise HostLostError("the host is closed")
+            if self._wire is not None and self._wire.loop is not asyncio.get_running_loop():
+                # It was started by a loop that has ended since.
+                self._wire.abandon()
+                self._wire = None
             if self._wire is None or self._wire.is_lost:
                 program = self._program or find_program()
                 self._wire = await Wire.start(program, self._args, self._env)
@@ -119,7 +123,8 @@ class CodeMode:
     async def close(self) -> None:
         """Ends the host with all its sessions."""
         self._is_closed = True
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.close()
-            await wire.ended()
+        async with self._starting:
+            wire, self._wire = self._wire, None
+            if wire is not None:
+                wire.close()
+                await wire.ended()

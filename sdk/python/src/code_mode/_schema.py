@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import math
 import re
+import sys
 import types
 import typing
 from typing import Any, Callable, Mapping
@@ -30,8 +32,11 @@ def _is_pydantic(hint: Any) -> bool:
     return isinstance(hint, type) and hasattr(hint, "model_json_schema")
 
 
-def schema_of(hint: Any) -> Schema:
-    """The JSON Schema of a type hint; one that takes everything for a type it does not know."""
+def schema_of(hint: Any, within: tuple[Any, ...] = ()) -> Schema:
+    """The JSON Schema of a type hint; one that takes everything for a type it does not know, and for
+    a type within itself."""
+    if any(hint is one for one in within):
+        return {}
     try:
         if hint in _PLAIN:
             return dict(_PLAIN[hint])
@@ -40,30 +45,32 @@ def schema_of(hint: Any) -> Schema:
     if _is_pydantic(hint):
         return typing.cast(Schema, hint.model_json_schema())
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is None:
+        within = (*within, hint)
     if origin is typing.Annotated:
-        schema = schema_of(args[0])
+        schema = schema_of(args[0], within)
         said = [note for note in args[1:] if isinstance(note, str)]
         described = [getattr(note, "description", None) for note in args[1:]]
         said += [text for text in described if isinstance(text, str)]
         return {**schema, "description": said[0]} if said else schema
     if origin is typing.Union or origin is types.UnionType:
-        return {"anyOf": [schema_of(arg) for arg in args]}
+        return {"anyOf": [schema_of(arg, within) for arg in args]}
     if origin is typing.Literal:
         return {"enum": list(args)}
     if origin in (list, set, frozenset) or getattr(origin, "__name__", "") in ("Sequence", "Iterable"):
-        return {"type": "array", "items": schema_of(args[0]) if args else {}}
+        return {"type": "array", "items": schema_of(args[0], within) if args else {}}
     if origin is tuple:
         if len(args) == 2 and args[1] is Ellipsis:
-            return {"type": "array", "items": schema_of(args[0])}
+            return {"type": "array", "items": schema_of(args[0], within)}
         count = len(args)
-        items = [schema_of(arg) for arg in args]
+        items = [schema_of(arg, within) for arg in args]
         return {"type": "array", "prefixItems": items, "minItems": count, "maxItems": count}
     if origin is dict or getattr(origin, "__name__", "") == "Mapping":
-        return {"type": "object", "additionalProperties": schema_of(args[1]) if args else {}}
+        return {"type": "object", "additionalProperties": schema_of(args[1], within) if args else {}}
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return {"enum": [member.value for member in hint]}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        hints = typing.get_type_hints(hint, include_extras=True)
+        hints = _hints(hint)
         fields = [field for field in dataclasses.fields(hint) if field.init]
         needed = [
             field.name
@@ -71,13 +78,13 @@ def schema_of(hint: Any) -> Schema:
             if field.default is dataclasses.MISSING
             and field.default_factory is dataclasses.MISSING
         ]
-        return _object({field.name: schema_of(hints[field.name]) for field in fields}, needed)
+        return _object({field.name: schema_of(hints[field.name], within) for field in fields}, needed)
     if typing.is_typeddict(hint):
-        hints = typing.get_type_hints(hint, include_extras=True)
+        hints = _hints(hint)
         plain = {name: _unwrapped(hint) for name, hint in hints.items()}
         names: frozenset[str] = getattr(hint, "__required_keys__", frozenset())
         needed = sorted(names)
-        return _object({name: schema_of(hint) for name, hint in plain.items()}, needed)
+        return _object({name: schema_of(hint, within) for name, hint in plain.items()}, needed)
     return {}
 
 
@@ -108,6 +115,9 @@ def value_of(hint: Any, value: Any) -> Any:
             return None
         rest = [arg for arg in args if arg is not type(None)]
         return value_of(rest[0], value) if len(rest) == 1 else value
+    if isinstance(value, dict) and len(args) == 2:
+        if origin is dict or getattr(origin, "__name__", "") == "Mapping":
+            return {name: value_of(args[1], one) for name, one in value.items()}
     if isinstance(value, list):
         if origin in (list, set, frozenset) or getattr(origin, "__name__", "") == "Sequence":
             items = [value_of(args[0], item) for item in value] if args else value
@@ -123,7 +133,7 @@ def value_of(hint: Any, value: Any) -> Any:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return hint(value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        hints = typing.get_type_hints(hint, include_extras=True)
+        hints = _hints(hint)
         return hint(**{name: value_of(hints.get(name, Any), one) for name, one in value.items()})
     return value
 
@@ -132,11 +142,7 @@ class Signature:
     """What a function takes, as far as programs may pass it."""
 
     def __init__(self, function: Callable[..., Any], context: type) -> None:
-        try:
-            self.hints = typing.get_type_hints(function, include_extras=True)
-        except Exception:
-            # A hint that cannot be resolved here takes everything.
-            self.hints = {}
+        self.hints = _hints(function)
         self.context: str | None = None
         self.takes_all = False
         properties: dict[str, Schema] = {}
@@ -144,7 +150,7 @@ class Signature:
         described = _arguments(inspect.getdoc(function) or "")
         for name, parameter in inspect.signature(function).parameters.items():
             hint = self.hints.get(name, Any)
-            if hint is context:
+            if hint is context or context in typing.get_args(hint):
                 self.context = name
                 continue
             if parameter.kind is parameter.VAR_KEYWORD:
@@ -177,7 +183,33 @@ class Signature:
         return {name: value_of(self.hints.get(name, Any), value) for name, value in given.items()}
 
 
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The type hints of a function, or of the `__call__` of an object. One that cannot be resolved takes
+    everything, and the others stay."""
+    if not isinstance(function, (types.FunctionType, types.MethodType, type)):
+        inner: Callable[..., Any] = getattr(type(function), "__call__", function)
+        function = getattr(function, "func", inner)
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except Exception:
+        pass
+    found: dict[str, Any] = {}
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    names = dict(vars(module)) if module is not None else {}
+    if isinstance(function, type):
+        names[function.__name__] = function
+    for name, hint in getattr(function, "__annotations__", {}).items():
+        alone = types.SimpleNamespace(__annotations__={name: hint})
+        try:
+            found |= typing.get_type_hints(alone, globalns=names, include_extras=True)
+        except Exception:
+            found[name] = Any
+    return found
+
+
 def _add_default(schema: Schema, default: Any) -> None:
+    if isinstance(default, float) and not math.isfinite(default):
+        return
     if isinstance(default, (str, int, float, bool, type(None))):
         schema["default"] = default
 
@@ -185,8 +217,20 @@ def _add_default(schema: Schema, default: Any) -> None:
 def _lift_definitions(schema: Schema) -> None:
     """Moves the ``$defs`` of pydantic models to the root, where their references point."""
     definitions: Schema = {}
-    for one in schema["properties"].values():
-        definitions.update(one.pop("$defs", {}))
+
+    def lift(part: Any) -> None:
+        if isinstance(part, dict):
+            found = part.pop("$defs", None)
+            if isinstance(found, dict):
+                lift(found)
+                definitions.update(found)
+            for one in part.values():
+                lift(one)
+        elif isinstance(part, list):
+            for one in part:
+                lift(one)
+
+    lift(schema["properties"])
     if definitions:
         schema["$defs"] = definitions
 

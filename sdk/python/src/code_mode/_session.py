@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import inspect
 import itertools
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from types import TracebackType
 from typing import Any, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, TypedDict, Union
 
@@ -25,6 +25,9 @@ Approve = Callable[[Sequence[ToolCall]], Union[Decisions, Awaitable[Decisions]]]
 
 #: Calls that come this soon after each other are put to a person together, in seconds.
 _ASKED_TOGETHER = 0.01
+
+#: Tools of one session that may block at the same time; more wait.
+_MOST_THREADS = 256
 
 _sessions = itertools.count(1)
 _execs = itertools.count(1)
@@ -93,7 +96,7 @@ class Session:
         self._id = f"s{next(_sessions)}"
         self._wire: Wire | None = None
         self._lost: HostLostError | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._blocking = asyncio.Semaphore(_MOST_THREADS)
         self._asked: list[tuple[ToolCall, asyncio.Future[Decision]]] = []
         #: What a model should be told of the tool by which it runs programs; known once it is open.
         self.instructions = ""
@@ -114,19 +117,26 @@ class Session:
         if self._wire is not None:
             return self
         wire = await self._connect()
+        self._lost = None
+        self._id = f"s{next(_sessions)}"
         self._wire = wire
         wire.register(self._id, self)
         about = {"sessionId": self._id}
-        opened = self._ask_host({"method": "session/open", **about, "guided": self._guided})
-        described = self._ask_host(
-            {
-                "method": "session/describe",
-                **about,
-                "enabledTools": self._definitions,
-                "budgetTokens": self._instructions_tokens,
-            }
-        )
-        _, description = await asyncio.gather(opened, described)
+        try:
+            opened = self._ask_host({"method": "session/open", **about, "guided": self._guided})
+            described = self._ask_host(
+                {
+                    "method": "session/describe",
+                    **about,
+                    "enabledTools": self._definitions,
+                    "budgetTokens": self._instructions_tokens,
+                }
+            )
+            _, description = await asyncio.gather(opened, described)
+        except BaseException:
+            self._wire = None
+            wire.forget(self._id)
+            raise
         self.instructions = description["text"]
         return self
 
@@ -167,7 +177,7 @@ class Session:
                 "tool_call_id": tool_call_id or f"exec-{next(_execs)}",
                 "enabled_tools": self._definitions,
                 "source": code,
-                "yield_time_ms": round(yield_time * 1000),
+                "yield_time_ms": _ms(yield_time),
                 "max_output_tokens": max_output_tokens,
                 "guided": guided,
             },
@@ -209,7 +219,7 @@ class Session:
             {
                 "method": "session/wait",
                 "sessionId": self._id,
-                "request": {"cell_id": cell_id, "yield_time_ms": round(yield_time * 1000)},
+                "request": {"cell_id": cell_id, "yield_time_ms": _ms(yield_time)},
                 "maxOutputTokens": max_output_tokens,
             }
         )
@@ -248,7 +258,12 @@ class Session:
     async def paused(self, cell_id: str | None = None) -> AsyncIterator[None]:
         """Lets the deadlines of one program, or of all, stand still meanwhile."""
         about = {"sessionId": self._id} if cell_id is None else {"sessionId": self._id, "cellId": cell_id}
-        await self._ask_host({"method": "session/pause", **about})
+        begun = self._ask_host({"method": "session/pause", **about})
+        try:
+            await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            begun.add_done_callback(lambda _: self._resume_soon(about))
+            raise
         try:
             yield
         finally:
@@ -258,6 +273,12 @@ class Session:
                 except (RequestError, HostLostError):
                     # A program that has ended meanwhile needs no resuming.
                     pass
+
+    def _resume_soon(self, about: Message) -> None:
+        """Ends a pause that nobody holds."""
+        if self._wire is not None and not self._wire.is_lost:
+            resumed = self._ask_host({"method": "session/resume", **about})
+            resumed.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def close(self) -> None:
         """Stops every program, and forgets the stored values."""
@@ -271,8 +292,6 @@ class Session:
             pass
         finally:
             wire.forget(self._id)
-            if self._threads is not None:
-                self._threads.shutdown(wait=False, cancel_futures=True)
 
     # What the host asks.
 
@@ -312,18 +331,14 @@ class Session:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - a tool's failure is its program's
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
+            # Also where it wants to end this process: `sys.exit()` is what parsers of arguments do.
             return failed(error)
         return {"status": "ok", "value": {"type": "tool/result", "result": value}}
 
     async def _in_thread(self, function: Callable[[], Any]) -> Any:
         """Runs what may block where it blocks no other tool."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(max_workers=64, thread_name_prefix="code-mode-tool")
-        context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, context.run, function)
+        async with self._blocking:
+            return await _in_thread(function)
 
     @staticmethod
     async def _maybe_awaited(value: Any) -> Any:
@@ -351,16 +366,12 @@ class Session:
             if inspect.iscoroutinefunction(approve):
                 decisions = await approve(calls)
             else:
-                decisions = await self._maybe_awaited(await self._in_thread(lambda: approve(calls)))
-        except Exception as error:
-            decisions = f"nobody could be asked: {error}"
+                decisions = await self._maybe_awaited(await _in_thread(lambda: approve(calls)))
+        except BaseException as error:  # noqa: BLE001 - who cannot be asked has not approved
+            decisions = f"nobody could be asked: {failed(error)['message']}"
         for index, (_, decided) in enumerate(asked):
-            if isinstance(decisions, (bool, str)):
-                decision: Decision = decisions
-            else:
-                decision = decisions[index] if index < len(decisions) else False
             if not decided.done():
-                decided.set_result(decision)
+                decided.set_result(_decision(decisions, index))
 
     def notify(self, text: str, cell_id: str) -> None:
         """Takes a program's notification; for the connection."""
@@ -377,6 +388,52 @@ class Session:
     def lost(self, error: HostLostError) -> None:
         """Takes the end of the host; for the connection."""
         self._lost = error
+
+
+def _decision(decisions: Any, index: int) -> Decision:
+    """The decision about one call. Whatever is no decision is a refusal."""
+    if isinstance(decisions, (list, tuple)):
+        decisions = decisions[index] if index < len(decisions) else False
+    return decisions if isinstance(decisions, (bool, str)) else False
+
+
+def _ms(seconds: float) -> int:
+    """A time as the wire has it."""
+    try:
+        return max(0, min(round(seconds * 1000), 2**53))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError(f"{seconds!r} is no time in seconds") from error
+
+
+async def _in_thread(function: Callable[[], Any]) -> Any:
+    """Runs what may block in a thread of its own, which does not keep the interpreter from ending."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Callable[[], Any]] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def tell(outcome: Callable[[], Any]) -> None:
+        if not done.done():
+            done.set_result(outcome)
+
+    def work() -> None:
+        outcome: Callable[[], Any]
+        try:
+            value = context.run(function)
+            outcome = lambda: value  # noqa: E731
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is awaited
+            raised = RuntimeError("StopIteration") if isinstance(error, StopIteration) else error
+
+            def outcome() -> Any:
+                raise raised
+
+        try:
+            loop.call_soon_threadsafe(tell, outcome)
+        except RuntimeError:
+            # The loop has ended meanwhile.
+            pass
+
+    threading.Thread(target=work, name="code-mode-tool", daemon=True).start()
+    return (await done)()
 
 
 def _outcome(answer: Message) -> CellResult:

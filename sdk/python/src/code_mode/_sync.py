@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Callable, Coroutine, Iterable, Mapping, Sequence, TypeVar
 
+from ._errors import HostLostError
 from ._host import CodeMode
 from ._results import CellResult
 from ._session import Approve, Limits, Session
@@ -26,6 +27,9 @@ class _Loop:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Waits for something; an interrupt of the waiting cancels it."""
+        if self.loop.is_closed():
+            work.close()
+            raise HostLostError("the host is closed")
         done: Future[T] = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return done.result()

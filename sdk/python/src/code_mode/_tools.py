@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import dataclasses
 import enum
@@ -132,8 +133,10 @@ def _base64(data: bytes | str) -> str:
 
 def _plain(value: Any) -> Any:
     """What the encoder of JSON does not know."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
+    # Of the type, because some objects claim to have every attribute.
+    dump = getattr(type(value), "model_dump", None)
+    if dump is not None:
+        return dump(value, mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, enum.Enum):
@@ -144,29 +147,51 @@ def _plain(value: Any) -> Any:
         blob = base64.b64encode(bytes(value)).decode()
         mime = "application/octet-stream"
         return {"type": "resource", "resource": {"uri": "data:,", "mimeType": mime, "blob": blob}}
-    said = getattr(value, "isoformat", None)
-    if callable(said):
-        return said()
+    said = getattr(type(value), "isoformat", None)
+    if said is not None:
+        return said(value)
     raise TypeError(f"the result has a {type(value).__name__}, which JSON cannot hold")
 
 
 def encoded(value: Any) -> bytes:
-    """A value as JSON, without what strict parsers refuse."""
-    return json.dumps(value, default=_plain, allow_nan=False, separators=(",", ":")).encode()
+    """A value as JSON, without what strict parsers refuse.
+
+    Raises:
+        ValueError, TypeError: it is not JSON.
+    """
+    try:
+        return json.dumps(value, default=_plain, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError):
+        raise
+    except Exception as error:
+        # Too deep, or an object's own way to become JSON failed.
+        raise ValueError(_message(error)) from error
 
 
 def failed(error: BaseException) -> dict[str, Any]:
     """A failure as the wire has it."""
-    told: dict[str, Any] = {"status": "error", "message": str(error) or type(error).__name__}
+    told: dict[str, Any] = {"status": "error", "message": _message(error)}
     if isinstance(error, ToolError):
-        if error.code is not None:
+        if isinstance(error.code, int) and -(2**53) < error.code < 2**53:
             told["code"] = error.code
-        if error.failure != "failed":
+        if error.failure in ("blocked", "unknown"):
             told["failure"] = error.failure
         if error.data is not None:
             try:
                 encoded(error.data)
                 told["data"] = error.data
-            except (TypeError, ValueError):
+            except Exception:  # noqa: BLE001 - the message says enough
                 pass
     return told
+
+
+def _message(error: BaseException) -> str:
+    """What an exception says, without what no text on a wire can hold."""
+    name = type(error).__name__
+    try:
+        said = str(error) or name
+    except Exception:  # noqa: BLE001 - an exception of another's
+        return name
+    if isinstance(error, (SystemExit, StopIteration, asyncio.CancelledError)):
+        said = f"{name}: {said}" if said != name else name
+    return said.encode("utf-8", "replace").decode()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import struct
 import sys
 from typing import Any, Callable, Mapping, Protocol, Sequence
 
 from ._errors import HostLostError, RequestError, StartError
-from ._tools import encoded
+from ._tools import encoded, failed
 
 Message = dict[str, Any]
 
 LARGEST_FRAME = 64 << 20
+#: How long a host may take for its greeting, in seconds.
+GREETING = 10
 CAPABILITIES = ["bounded-output-v1", "delegate-capacity-4096", "guided-sessions-v1"]
 #: How much of what the program writes on standard error is kept for an error.
 LAST_WORDS = 2000
@@ -48,6 +52,9 @@ class Wire:
         self._process = process
         self._pending: dict[int, _Pending] = {}
         self._calls: dict[int, asyncio.Task[None]] = {}
+        #: Calls whose answers nobody waits for any more.
+        self._cancelled: set[int] = set()
+        self.loop = asyncio.get_running_loop()
         self._sessions: dict[str, SessionHandler] = {}
         self._last_id = 0
         self._said = b""
@@ -82,15 +89,17 @@ class Wire:
         hello = {"supportedVersions": [1], "requiredCapabilities": CAPABILITIES}
         wire._send({"type": "connection/hello", **hello})
         try:
-            answer = await wire._ready
-        except HostLostError as error:
-            await wire.ended()
-            raise StartError(str(error).replace("was lost", "did not start")) from None
-        if answer["type"] != "connection/ready":
-            wire.close()
-            await wire.ended()
-            why = json.dumps(answer.get("reason"))
-            raise StartError(f"{program} is not a host that this package can use: {why}")
+            answer = await asyncio.wait_for(wire._ready, GREETING)
+            if answer["type"] != "connection/ready":
+                why = json.dumps(answer.get("reason"))
+                raise StartError(f"{program} is not a host that this package can use: {why}")
+        except BaseException as error:
+            wire.kill()
+            if isinstance(error, HostLostError):
+                raise StartError(str(error).replace("was lost", "did not start")) from None
+            if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+                raise StartError(f"{program} does not greet: it is not a host") from None
+            raise
         return wire
 
     @property
@@ -142,6 +151,21 @@ class Wire:
         if self._process.stdin is not None:
             self._process.stdin.close()
 
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self.close()
+        try:
+            self._process.kill()
+        except ProcessLookupError:
+            pass
+
+    def abandon(self) -> None:
+        """Ends a process whose event loop has ended: nothing of asyncio can be asked any more."""
+        self._is_closing = True
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGTERM)
+
     async def ended(self) -> None:
         """Waits until the process has ended."""
         await self._process.wait()
@@ -172,12 +196,14 @@ class Wire:
         try:
             while True:
                 (size,) = struct.unpack("<I", await stdout.readexactly(4))
+                if size > LARGEST_FRAME:
+                    raise ValueError("a message of more than 64 MiB")
                 self._receive(json.loads(await stdout.readexactly(size)))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
-        except ValueError:
+        except Exception:
             self._process.kill()
-            how = "it sent what is not JSON"
+            how = "it sent what is not a message of the wire"
         status = await self._process.wait()
         # What it said last is there by now, or on its way.
         await asyncio.wait([self._tasks[1]], timeout=1)
@@ -210,6 +236,7 @@ class Wire:
             self._called(message)
         elif kind == "delegate/cancel":
             if call := self._calls.get(message["id"]):
+                self._cancelled.add(message["id"])
                 call.cancel()
         elif kind == "cell/closed":
             if session := self._sessions.get(message["sessionId"]):
@@ -253,9 +280,15 @@ class Wire:
     async def _call(self, id: int, session: SessionHandler, invocation: Message) -> None:
         try:
             answer = await session.call(invocation)
+        except asyncio.CancelledError as error:
+            # Either nobody waits for the answer, or the tool has made up its own cancellation.
+            answer = failed(error)
         finally:
             self._calls.pop(id, None)
-        self._answer(id, answer)
+        if id in self._cancelled:
+            self._cancelled.discard(id)
+        else:
+            self._answer(id, answer)
 
     def _answer(self, id: int, result: Message) -> None:
         if self.is_lost:
