@@ -125,6 +125,10 @@ class CodeMode:
         self._is_closed = True
         async with self._starting:
             wire, self._wire = self._wire, None
-            if wire is not None:
-                wire.close()
-                await wire.ended()
+            if wire is None:
+                return
+            if wire.loop is not asyncio.get_running_loop():
+                wire.abandon()
+                return
+            wire.close()
+            await wire.ended()

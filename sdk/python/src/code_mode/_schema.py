@@ -183,7 +183,7 @@ class Signature:
         return {name: value_of(self.hints.get(name, Any), value) for name, value in given.items()}
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def _hints(function: Any) -> dict[str, Any]:
     """The type hints of a function, or of the `__call__` of an object. One that cannot be resolved takes
     everything, and the others stay."""
     if not isinstance(function, (types.FunctionType, types.MethodType, type)):
