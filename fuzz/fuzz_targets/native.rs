@@ -4,6 +4,7 @@
 use code_mode_protocol::wire::Texts;
 use code_mode_protocol::wire::native::{FromWorker, ToWorker};
 use code_mode_protocol::wire::reader::{MaxMessage, MessageReader};
+use code_mode_protocol::wire::watch::{Watch, begun, ended};
 use libfuzzer_sys::fuzz_target;
 use serde::de::DeserializeOwned;
 
@@ -31,4 +32,10 @@ fuzz_target!(|bytes: &[u8]| {
             message.encode().expect("a decoded message can be encoded");
         }
     });
+    // A host that lends a worker looks at the bytes in both directions.
+    for mut watch in [Watch::to_worker(), Watch::from_worker()] {
+        watch.pass(bytes, |frame| {
+            let _ = (begun(frame), ended(frame));
+        });
+    }
 });
