@@ -84,7 +84,7 @@ def npm(folder, place):
     launched.terminate()
     check(143, launched.wait(30), "the status of a launcher that was terminated")
     run("npm", "uninstall", "--silent", *[package.name.rsplit("-", 1)[0] for package in packages], cwd=place)
-    # npm keeps a list of its own.
+    # npm keeps this list.
     kept = [place / "node_modules" / ".package-lock.json"]
     left = [str(path) for path in place.glob("node_modules/**/*") if not path.is_dir() and path not in kept]
     check([], left, "what npm uninstall leaves")

@@ -38,7 +38,7 @@ pub enum ProviderError {
     /// Layers of the sandbox are missing and were required.
     #[error("the sandbox is not complete: {0}")]
     Sandbox(String),
-    /// Something was asked for that this build leaves out.
+    /// A session needs a part that this build leaves out.
     #[error("this program was built without the feature `{0}` of code-mode-host")]
     NotBuilt(&'static str),
     /// Shutdown has begun.

@@ -39,7 +39,7 @@ fn find_in(
         return match named.is_file() {
             true => Ok(named),
             false => Err(not_found(format!(
-                "{VARIABLE} names {}, which is no file",
+                "{VARIABLE} names {}, which is not a file",
                 named.display()
             ))),
         };

@@ -7,12 +7,12 @@ use tokio::io::DuplexStream;
 use crate::error::ProviderError;
 use crate::worker::ConnectionError;
 
-/// A host of workers on another machine. Without the feature `remote` there is no value of it.
+/// A host of workers on another machine. Without the feature `remote` a value of it does not exist.
 #[derive(Clone, Debug)]
 pub struct RemoteHost(Infallible);
 
-/// Why the host of workers on another machine cannot be used. Without the feature `remote` there is
-/// no value of it.
+/// Why the host of workers on another machine cannot be used. Without the feature `remote` a value
+/// of it does not exist.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub enum RemoteError {}
 

@@ -357,7 +357,7 @@ enum State {
     Stopping,
 }
 
-/// Tells systemd, where that has started the program. Nobody else is told.
+/// Sends a state to systemd, where that has started the program.
 fn notify(state: State) {
     #[cfg(target_os = "linux")]
     {
@@ -366,7 +366,7 @@ fn notify(state: State) {
             State::Stopping => sd_notify::NotifyState::Stopping,
         };
         if let Err(error) = sd_notify::notify(&[state]) {
-            tracing::warn!("systemd cannot be told: {error}");
+            tracing::warn!("systemd does not take a notification: {error}");
         }
     }
     #[cfg(not(target_os = "linux"))]

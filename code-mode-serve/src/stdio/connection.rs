@@ -172,7 +172,7 @@ impl RequestIds {
 }
 
 struct Connection {
-    /// Whether the capability `guided-sessions-v1` was asked for.
+    /// Whether the connection has the capability `guided-sessions-v1`.
     has_guided: bool,
     provider: Arc<Provider>,
     telemetry: Arc<dyn Telemetry>,

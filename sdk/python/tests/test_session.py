@@ -142,7 +142,7 @@ class Sessions(unittest.IsolatedAsyncioTestCase):
             with self.assertRaises(asyncio.CancelledError):
                 await running
             await asyncio.wait_for(cancelled.wait(), 20)
-            # The session goes on.
+            # The session continues.
             self.assertEqual((await session.run("text(1)")).text, "1")
 
     async def test_calls_that_wait_together_are_approved_together_and_the_clocks_stand_still(self) -> None:
@@ -253,7 +253,7 @@ class Sessions(unittest.IsolatedAsyncioTestCase):
         for approve in [lambda _: None, lambda _: 5, lambda _: {}, lambda _: [None], lambda calls: [][0]]:
             async with self.host.session(tools=[add], approve=approve) as session:  # type: ignore[arg-type]
                 program = "await tools.add({ a: 1 }).catch((e) => text(e.message))"
-                self.assertRegex((await session.run(program)).text, "not approved|could be asked")
+                self.assertRegex((await session.run(program)).text, "not approved|approval failed")
 
     async def test_wrong_arguments_fail_their_request_alone(self) -> None:
         async with self.host.session() as session:

@@ -39,7 +39,7 @@ export function findProgram(): string {
   const named = process.env["CODE_MODE_BIN"];
   if (named) {
     if (isProgram(named)) return named;
-    throw new StartError(`CODE_MODE_BIN names ${named}, which is no program`);
+    throw new StartError(`CODE_MODE_BIN names ${named}, which is not a program`);
   }
   looked.push("CODE_MODE_BIN is not set");
   const platform = `${process.platform}-${process.arch}`;

@@ -68,7 +68,7 @@ export interface WaitOptions {
 /** Calls that come this soon after each other are put to a person together. */
 const ASKED_TOGETHER_MS = 10;
 
-/** The decision about one call: true, or why not. Whatever is no decision is a refusal. */
+/** The decision about one call: true, or why not. Every other value is a refusal. */
 function decision(decided: unknown, index: number): true | string {
   const refused = "the call was not approved";
   try {
@@ -96,7 +96,7 @@ export class Session implements SessionHandler {
   #isOpen = false;
   #lost: HostLostError | undefined;
 
-  /** What a model should be told of the tool by which it runs programs. */
+  /** The text for a model, about the tool by which it runs programs. */
   instructions = "";
 
   /** @internal */
@@ -262,7 +262,7 @@ export class Session implements SessionHandler {
   async call(invocation: Record<string, any>, signal: AbortSignal): Promise<string> {
     const { name, namespace } = invocation["tool_name"];
     const tool = this.#tools.get(`${namespace ?? ""}\0${name}`);
-    if (!tool) return failed(new ToolError(`there is no tool ${name}`));
+    if (!tool) return failed(new ToolError(`the tool ${name} does not exist`));
     const context: ToolContext = {
       name,
       input: invocation["input"],
@@ -289,7 +289,7 @@ export class Session implements SessionHandler {
     const { needsApproval } = tool;
     const needs = typeof needsApproval === "function" ? await needsApproval(context.input) : needsApproval;
     if (needs === true && !this.#options.approve) {
-      throw new ToolError("the call needs an approval, and nobody can be asked", { failure: "blocked" });
+      throw new ToolError("the call needs an approval, and this session has no `approve`", { failure: "blocked" });
     }
     return this.#options.approve !== undefined && needs !== false;
   }
@@ -318,7 +318,7 @@ export class Session implements SessionHandler {
     try {
       decided = await this.#options.approve!(asked.map(({ call }) => call));
     } catch (error) {
-      decided = { allow: false, reason: `nobody could be asked: ${messageOf(error)}` };
+      decided = { allow: false, reason: `the approval failed: ${messageOf(error)}` };
     }
     asked.forEach(({ decide }, index) => decide(decision(decided, index)));
   }

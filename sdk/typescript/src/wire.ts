@@ -224,7 +224,7 @@ export class Wire {
       try {
         this.#receive(JSON.parse(content.toString("utf8")));
       } catch {
-        return this.#breaks("it sent what is not a message of the wire");
+        return this.#breaks("it sent bytes that are not a message of the wire");
       }
     }
   }

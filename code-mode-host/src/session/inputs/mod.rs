@@ -44,7 +44,7 @@ pub(crate) struct Inputs {
     long: Arc<tokio::sync::Mutex<()>>,
     /// Whether tools whose schemas cannot be read are left out.
     must_be_readable: bool,
-    /// The set that was last asked for, and what is left of it.
+    /// The last set of tools, and its readable part.
     readable: tokio::sync::Mutex<Option<(ToolSet, ToolSet)>>,
 }
 

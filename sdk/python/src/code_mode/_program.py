@@ -24,7 +24,7 @@ def find_program() -> str:
     if named:
         if os.access(named, os.X_OK):
             return named
-        raise StartError(f"CODE_MODE_BIN names {named}, which is no program")
+        raise StartError(f"CODE_MODE_BIN names {named}, which is not a program")
     looked = ["CODE_MODE_BIN is not set"]
     # Where installers put the program of a wheel: of this environment, of the user, of `--target`.
     own = Path(__file__).resolve().parents[1] / "bin"

@@ -300,7 +300,7 @@ class Session:
         name = invocation["tool_name"]
         tool = self._tools.get((name["namespace"], name["name"]))
         if tool is None:
-            return failed(ToolError(f"there is no tool {name['name']}"))
+            return failed(ToolError(f"the tool {name['name']} does not exist"))
         site = invocation.get("site")
         context = ToolContext(
             name=name["name"],
@@ -317,7 +317,7 @@ class Session:
             if callable(needs):
                 needs = await self._maybe_awaited(needs(context.input))
             if needs and self._approve is None:
-                why = "the call needs an approval, and nobody can be asked"
+                why = "the call needs an approval, and this session has no `approve`"
                 raise ToolError(why, failure="blocked")
             if self._approve is not None and needs is not False:
                 decision = await self._ask(context)
@@ -367,8 +367,8 @@ class Session:
                 decisions = await approve(calls)
             else:
                 decisions = await self._maybe_awaited(await _in_thread(lambda: approve(calls)))
-        except BaseException as error:  # noqa: BLE001 - who cannot be asked has not approved
-            decisions = f"nobody could be asked: {failed(error)['message']}"
+        except BaseException as error:  # noqa: BLE001 - a failure is not an approval
+            decisions = f"the approval failed: {failed(error)['message']}"
         for index, (_, decided) in enumerate(asked):
             if not decided.done():
                 decided.set_result(_decision(decisions, index))
@@ -391,7 +391,7 @@ class Session:
 
 
 def _decision(decisions: Any, index: int) -> Decision:
-    """The decision about one call. Whatever is no decision is a refusal."""
+    """The decision about one call. Every other value is a refusal."""
     if isinstance(decisions, (list, tuple)):
         decisions = decisions[index] if index < len(decisions) else False
     return decisions if isinstance(decisions, (bool, str)) else False
@@ -402,11 +402,11 @@ def _ms(seconds: float) -> int:
     try:
         return max(0, min(round(seconds * 1000), 2**53))
     except (TypeError, ValueError, OverflowError) as error:
-        raise RequestError(f"{seconds!r} is no time in seconds") from error
+        raise RequestError(f"{seconds!r} is not a time in seconds") from error
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:
-    """Runs what may block in a thread of its own, which does not keep the interpreter from ending."""
+    """Runs a function that may block in a separate thread, which does not keep the interpreter from ending."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Callable[[], Any]] = loop.create_future()
     context = contextvars.copy_context()

@@ -137,7 +137,7 @@ class SessionSync:
 
     @property
     def instructions(self) -> str:
-        """What a model should be told of the tool by which it runs programs."""
+        """The text for a model, about the tool by which it runs programs."""
         return self._session.instructions
 
     def exec(self, code: str, **options: Any) -> CellResult:

@@ -46,7 +46,7 @@ class _Pending:
 
 
 class Wire:
-    """A host's process, and everything that is asked of it."""
+    """A host's process, with its requests and its calls."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -160,7 +160,7 @@ class Wire:
             pass
 
     def abandon(self) -> None:
-        """Ends a process whose event loop has ended: nothing of asyncio can be asked any more."""
+        """Ends a process whose event loop has ended: asyncio cannot do it any more."""
         self._is_closing = True
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -203,7 +203,7 @@ class Wire:
             pass
         except Exception:
             self._process.kill()
-            how = "it sent what is not a message of the wire"
+            how = "it sent bytes that are not a message of the wire"
         status = await self._process.wait()
         # What it said last is there by now, or on its way.
         await asyncio.wait([self._tasks[1]], timeout=1)
@@ -219,7 +219,7 @@ class Wire:
         for pending in self._pending.values():
             if not pending.answer.done():
                 pending.answer.set_exception(lost)
-                # Whoever waits for it sees it; where nobody does, it is no news.
+                # Python must not log it where nobody waits for it.
                 pending.answer.exception()
         self._pending.clear()
         for call in self._calls.values():
