@@ -101,7 +101,9 @@ impl Request {
     /// The response as it is sent.
     fn timed(&self, mut response: CellResponse) -> TimedResponse {
         let guided = self.guided.as_ref();
-        let guided = guided.and_then(|guided| guided.end(&response));
+        let guided = guided
+            .and_then(|guided| guided.end(&response))
+            .map(Box::new);
         self.budget
             .apply(&mut response, MAX_FRAME_BYTES, Encoding::Json);
         TimedResponse {

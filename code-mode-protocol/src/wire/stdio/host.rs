@@ -243,7 +243,7 @@ pub struct TimedResponse {
     /// From reading the request to having the response.
     pub host_duration: Duration,
     /// Of a guided session: how the cell ended.
-    pub guided: Option<GuidedEnd>,
+    pub guided: Option<Box<GuidedEnd>>,
 }
 
 impl HostMessage<'_> {
@@ -375,7 +375,7 @@ impl Serialize for TimedResponse {
             }
             CellResponse::Terminated { .. } => Response::Terminated {
                 observed,
-                guided: self.guided.as_ref(),
+                guided: self.guided.as_deref(),
             },
             CellResponse::Result {
                 error_text,
@@ -385,7 +385,7 @@ impl Serialize for TimedResponse {
                 observed,
                 error_text: error_text.as_deref(),
                 result_buffered_for_ns: nanoseconds(*buffered_for),
-                guided: self.guided.as_ref(),
+                guided: self.guided.as_deref(),
             },
         }
         .serialize(serializer)
