@@ -354,6 +354,6 @@ async fn a_program_never_gets_tools_that_are_older_than_their_servers() {
     assert_eq!(missing, [""; 0]);
     assert!(!before.are_of(&broker.upstreams));
     assert!(broker.tools().are_of(&broker.upstreams));
-    assert_eq!(broker.tools().definitions.len(), 1);
+    assert_eq!(broker.tools().entries.len(), 1);
     broker.end().await;
 }
