@@ -3,8 +3,8 @@
 
     python3 tests/sdks.py PROGRAM [KILLS]
 
-Builds the SDK for TypeScript and installs what its tests need; makes an environment for the one for Python
-in target/sdks. Runs their tests, their adapters with the frameworks themselves, the type checkers as
+Builds the SDK for TypeScript and installs what its tests need, with Bun and Deno, which run its tests too;
+makes an environment for the one for Python in target/sdks. Runs their tests, their adapters with the frameworks themselves, the type checkers as
 users run them (`tsc --strict`, `mypy --strict`, `pyright`), and kills KILLS hosts (20) under load with
 each.
 """
@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TYPESCRIPT, PYTHON = ROOT / "sdk" / "typescript", ROOT / "sdk" / "python"
 HOME = ROOT / "target" / "sdks"
 PACKAGES = ["langchain-core==1.7.2", "mypy==2.4.1", "openai-agents==0.24.0", "pydantic==2.14.3", "pydantic-ai-slim==2.68.0", "pyright==1.1.414"]
+
+RUNTIMES = ["bun@1.4.5", "deno@2.9.6"]
 
 #: A user's program, with the types that the SDK gives it.
 USER_TS = """
@@ -79,6 +81,10 @@ def typescript(program, kills):
     shutil.rmtree(TYPESCRIPT / "dist", ignore_errors=True)
     run("npx", "tsc", "-p", ".", cwd=TYPESCRIPT)
     run("node", "--test", "test/session.test.mjs", "test/adapters.test.mjs", cwd=TYPESCRIPT, CODE_MODE_BIN=program)
+    run("npm", "install", "--silent", "--no-audit", "--no-fund", "--no-save", "--prefix", HOME / "runtimes", *RUNTIMES)
+    bun, deno = (HOME / "runtimes" / "node_modules" / ".bin" / name for name in ("bun", "deno"))
+    run(bun, "test", "./test/session.test.mjs", cwd=TYPESCRIPT, CODE_MODE_BIN=program)
+    run(deno, "test", "--allow-all", "--quiet", "test/session.test.mjs", cwd=TYPESCRIPT, CODE_MODE_BIN=program)
     run("node", "test/kills.mjs", kills, cwd=TYPESCRIPT, CODE_MODE_BIN=program)
     # As a user has it: the package by its name.
     user = TYPESCRIPT / "node_modules" / ".user"

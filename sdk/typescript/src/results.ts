@@ -91,18 +91,26 @@ export function result(response: Wire): CellResult {
           limit: outcome["limit"],
           exitStatus: outcome["status"],
         };
+  return made({ status, cellId: observed["cell_id"], content, error, stats: stats(observed["stats"]) });
+}
+
+/** The last result of a cell, with the output of all of its observations. */
+export function joined(observed: readonly CellResult[]): CellResult {
+  const last = observed.at(-1)!;
+  return made({ ...last, content: observed.flatMap((one) => one.content) });
+}
+
+/** A result with the texts that follow from its content. */
+function made(facts: Omit<CellResult, "text" | "forModel">): CellResult {
+  const { status, cellId, content, error } = facts;
   const texts = content.filter((one) => one.type === "text");
   return {
-    status,
-    cellId: observed["cell_id"],
-    content,
+    ...facts,
     text: texts.filter((one) => !one.note).map((one) => one.text).join("\n"),
-    error,
-    stats: stats(observed["stats"]),
     forModel() {
       const parts = texts.map((one) => one.text);
       if (error) parts.push(`error: ${error.message}`);
-      if (status === "running") parts.push(`(the program is still running: wait for cell ${observed["cell_id"]})`);
+      if (status === "running") parts.push(`(the program is still running: wait for cell ${cellId})`);
       if (status === "terminated") parts.push("(the program was terminated)");
       return parts.join("\n");
     },

@@ -45,15 +45,15 @@ export async function toJsonSchema(schema: Schema): Promise<Json | undefined> {
   if (typeof schema === "boolean") return schema;
   if (typeof schema !== "object" && typeof schema !== "function") throw new TypeError("a schema is an object");
   if (isStandard(schema)) {
-    const own = schema["~standard"].jsonSchema;
-    if (own) return own.input({ target: "draft-2020-12" }) as Json;
+    const standard = schema["~standard"].jsonSchema;
+    if (standard) return standard.input({ target: "draft-2020-12" }) as Json;
     if ("_zod" in schema) {
       // zod before it had Standard JSON Schema.
       const zod = (await import("zod" as string)) as { toJSONSchema(schema: unknown, options: object): Json };
       return zod.toJSONSchema(schema, { io: "input" });
     }
-    const own2 = (schema as unknown as { toJsonSchema?: () => Json }).toJsonSchema;
-    return typeof own2 === "function" ? own2.call(schema) : undefined;
+    const own = (schema as unknown as { toJsonSchema?: () => Json }).toJsonSchema;
+    return typeof own === "function" ? own.call(schema) : undefined;
   }
   if ("jsonSchema" in schema) return (await schema.jsonSchema) as Json;
   return schema as Json;

@@ -1,7 +1,7 @@
 import { HostLostError, RequestError, ToolError } from "./errors.js";
-import { result, type CellResult } from "./results.js";
+import { joined, result, type CellResult } from "./results.js";
 import { definition, failed, messageOf, run, type Tool, type ToolCall, type ToolContext, type Tools } from "./tools.js";
-import type { Json, SessionHandler, Wire } from "./wire.js";
+import { toJson, type Json, type SessionHandler, type Wire } from "./wire.js";
 
 /** The decision about a call: whether it runs, or why not. */
 export type Decision = boolean | { readonly allow: boolean; readonly reason?: string };
@@ -91,7 +91,8 @@ export class Session implements SessionHandler {
   readonly #id = `s${++sessions}`;
   readonly #options: SessionOptions;
   readonly #tools = new Map<string, Tool<any>>();
-  #definitions: Json[] = [];
+  /** What `enabled_tools` of every exec is, in JSON. */
+  #definitions = "[]";
   #asked: { call: ToolContext; decide(decision: true | string): void }[] = [];
   #isOpen = false;
   #lost: HostLostError | undefined;
@@ -109,7 +110,8 @@ export class Session implements SessionHandler {
   async open(): Promise<this> {
     const { tools = {}, stored = {}, limits = {}, checkInputs = true, requireReadableSchemas = false } = this.#options;
     for (const [name, tool] of Object.entries(tools)) this.#tools.set(`${tool.namespace ?? ""}\0${name}`, tool);
-    this.#definitions = await Promise.all(Object.entries(tools).map(([name, tool]) => definition(name, tool)));
+    const definitions = await Promise.all(Object.entries(tools).map(([name, tool]) => definition(name, tool)));
+    this.#definitions = toJson(definitions);
     this.#wire.register(this.#id, this);
     this.#isOpen = true;
     const events = this.#options.onEvent !== undefined;
@@ -118,7 +120,7 @@ export class Session implements SessionHandler {
     const described = this.#request({
       method: "session/describe",
       sessionId: this.#id,
-      enabledTools: this.#definitions,
+      enabledTools: definitions,
       ...(this.#options.instructionsTokens !== undefined && { budgetTokens: this.#options.instructionsTokens }),
     });
     const [, description] = await Promise.all([opened, described]);
@@ -140,23 +142,19 @@ export class Session implements SessionHandler {
     this.#check();
     const { signal, constants = {}, traceparent, tracestate } = options;
     signal?.throwIfAborted();
-    const request = {
-      method: "session/execute",
-      sessionId: this.#id,
-      request: {
-        tool_call_id: options.toolCallId ?? `exec-${++execs}`,
-        enabled_tools: this.#definitions,
-        source: code,
-        yield_time_ms: options.yieldTimeMs ?? 10_000,
-        max_output_tokens: options.maxOutputTokens ?? null,
-        guided: { constants, ...(traceparent && { traceparent }), ...(tracestate && { tracestate }) },
-      },
-    };
+    const request = toJson({
+      tool_call_id: options.toolCallId ?? `exec-${++execs}`,
+      source: code,
+      yield_time_ms: options.yieldTimeMs ?? 10_000,
+      max_output_tokens: options.maxOutputTokens ?? null,
+      guided: { constants, ...(traceparent && { traceparent }), ...(tracestate && { tracestate }) },
+    });
+    const execute = `{"method":"session/execute","sessionId":"${this.#id}","request":{"enabled_tools":${this.#definitions},${request.slice(1)}}`;
     let cell: string | undefined;
     const stop = () => {
       if (cell !== undefined) void this.terminate(cell).catch(() => {});
     };
-    const { answer } = this.#wire.request(request, (started) => {
+    const { answer } = this.#wire.request(execute, (started) => {
       cell = started["cellId"];
       if (signal?.aborted) stop();
     });
@@ -191,7 +189,7 @@ export class Session implements SessionHandler {
   /** Runs a program to its end, however often it yields. */
   async run(code: string, options: ExecOptions = {}): Promise<CellResult> {
     let last = await this.exec(code, options);
-    const content = [...last.content];
+    const observed = [last];
     const { signal } = options;
     const stop = () => void this.terminate(last.cellId).catch(() => {});
     signal?.addEventListener("abort", stop, { once: true });
@@ -199,16 +197,12 @@ export class Session implements SessionHandler {
     try {
       while (last.status === "running") {
         last = await this.wait(last.cellId);
-        content.push(...last.content);
+        observed.push(last);
       }
     } finally {
       signal?.removeEventListener("abort", stop);
     }
-    const texts = content.filter((one) => one.type === "text");
-    const text = texts.filter((one) => !one.note).map((one) => one.text).join("\n");
-    const { error } = last;
-    const forModel = () => [...texts.map((one) => one.text), ...(error ? [`error: ${error.message}`] : [])].join("\n");
-    return { ...last, content, text, forModel };
+    return joined(observed);
   }
 
   /** Stops a program, and waits until it has stopped. */

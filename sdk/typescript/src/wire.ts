@@ -32,6 +32,15 @@ const CAPABILITIES = ["bounded-output-v1", "delegate-capacity-4096", "guided-ses
 /** How much of what the program writes on standard error is kept for an error. */
 const LAST_WORDS = 2000;
 
+/** @throws RequestError where JSON cannot hold the value. */
+export function toJson(value: unknown): string {
+  try {
+    return JSON.stringify(value);
+  } catch (error) {
+    throw new RequestError(`it is not JSON: ${messageOf(error)}`);
+  }
+}
+
 export interface WireOptions {
   program: string;
   args: string[];
@@ -52,6 +61,9 @@ export class Wire {
   #said = "";
   #lost: HostLostError | undefined;
   #isClosing = false;
+  #isReady = false;
+  /** Whether the host keeps this process running now. A new process does. */
+  #isWatched = true;
   #ready!: (message: Message) => void;
   #failed!: (error: Error) => void;
   /** Ends when the process has ended. */
@@ -85,7 +97,6 @@ export class Wire {
         resolve();
       });
     });
-    this.#watch();
   }
 
   /** Starts a host and agrees with it on what both can. */
@@ -102,7 +113,6 @@ export class Wire {
           supportedVersions: [1],
           requiredCapabilities: CAPABILITIES,
         });
-        wire.#watch();
       });
       if (answer["type"] !== "connection/ready") {
         throw new StartError(`${options.program} is not a host that this SDK can use: ${JSON.stringify(answer["reason"])}`);
@@ -120,8 +130,6 @@ export class Wire {
     }
   }
 
-  #isReady = false;
-
   get isLost(): boolean {
     return this.#lost !== undefined || this.#isClosing;
   }
@@ -133,6 +141,8 @@ export class Wire {
   /** While nothing is pending, the host keeps no program of its user running. */
   #watch(): void {
     const isWanted = this.#pending.size > 0 || this.#calls.size > 0 || this.#isClosing || !this.#isReady;
+    if (isWanted === this.#isWatched) return;
+    this.#isWatched = isWanted;
     const streams = [this.#input, this.#output, this.#child.stderr] as { destroyed?: boolean; ref?(): void; unref?(): void }[];
     for (const one of [this.#child, ...streams.filter((stream) => !stream.destroyed)]) {
       if (isWanted) one.ref?.();
@@ -148,8 +158,8 @@ export class Wire {
     this.#sessions.delete(session);
   }
 
-  /** Sends a request. `first` gets the first of two answers; the promise is of the last. */
-  request(request: Message, first?: (value: Message) => void): { id: number; answer: Promise<Message> } {
+  /** Sends a request, or the JSON of one. `first` gets the first of two answers; the promise is of the last. */
+  request(request: Message | string, first?: (value: Message) => void): { id: number; answer: Promise<Message> } {
     const id = ++this.#lastId;
     const answer = new Promise<Message>((resolve, reject) => {
       if (this.#lost || this.#isClosing) {
@@ -157,7 +167,8 @@ export class Wire {
         return;
       }
       const pending: Pending = first ? { resolve, reject, first } : { resolve, reject };
-      const refused = this.#send({ type: "operation/request", id, request });
+      const text = typeof request === "string" ? request : toJson(request);
+      const refused = this.#sendText(`{"type":"operation/request","id":${id},"request":${text}}`);
       if (refused) {
         reject(refused);
         return;
@@ -178,7 +189,11 @@ export class Wire {
     if (this.#isClosing) return;
     this.#isClosing = true;
     this.#input.end();
-    const lost = new HostLostError("the host was closed");
+    this.#failAll(new HostLostError("the host was closed"));
+  }
+
+  /** Nothing more comes from the host: ends all that waits for it. */
+  #failAll(lost: HostLostError): void {
     for (const { reject } of this.#pending.values()) reject(lost);
     this.#pending.clear();
     for (const call of this.#calls.values()) call.abort(lost);
@@ -187,25 +202,18 @@ export class Wire {
     this.#watch();
   }
 
-  #send(message: Message): RequestError | undefined {
-    let text: string;
-    try {
-      text = JSON.stringify(message);
-    } catch (error) {
-      return new RequestError(`it is not JSON: ${messageOf(error)}`);
-    }
-    return this.#sendText(text);
+  #send(message: Message): void {
+    this.#sendText(JSON.stringify(message));
   }
 
+  /** Sends a message, unless it is too long for the wire. */
   #sendText(text: string): RequestError | undefined {
-    const content = Buffer.from(text);
-    if (content.length > LARGEST_FRAME) return new RequestError(`${content.length} bytes are more than a message of 64 MiB`);
-    const frame = Buffer.allocUnsafe(4);
-    frame.writeUInt32LE(content.length);
-    this.#input.cork();
+    const length = Buffer.byteLength(text);
+    if (length > LARGEST_FRAME) return new RequestError(`${length} bytes are more than a message of 64 MiB`);
+    const frame = Buffer.allocUnsafe(4 + length);
+    frame.writeUInt32LE(length);
+    frame.write(text, 4);
     this.#input.write(frame);
-    this.#input.write(content);
-    this.#input.uncork();
     return undefined;
   }
 
@@ -314,11 +322,6 @@ export class Wire {
     const lost = new HostLostError(`the host was lost: ${how}`);
     this.#lost = lost;
     this.#failed?.(new StartError(`the host did not start: ${how}`));
-    for (const { reject } of this.#pending.values()) reject(lost);
-    this.#pending.clear();
-    for (const call of this.#calls.values()) call.abort(lost);
-    for (const session of this.#sessions.values()) session.lost(lost);
-    this.#sessions.clear();
-    this.#watch();
+    this.#failAll(lost);
   }
 }

@@ -18,10 +18,24 @@ before(async () => {
 });
 after(() => host.close());
 
-function session(asked) {
+/** A tool that waits until its call is cancelled; `called` and `cancelled` say when. */
+function waiting() {
+  const slow = {};
+  slow.called = new Promise((called) => {
+    slow.cancelled = new Promise((cancelled) => {
+      slow.execute = (_, { signal }) => {
+        called();
+        return new Promise((_, fail) => signal.addEventListener("abort", () => (cancelled(), fail(signal.reason))));
+      };
+    });
+  });
+  return slow;
+}
+
+function session(asked, slow = waiting()) {
   const tools = {
+    slow,
     add: { description: "Sum", execute: ({ a, b }) => a + b },
-    slow: { execute: (_, { signal }) => new Promise((_, fail) => signal.addEventListener("abort", () => fail(signal.reason))) },
   };
   const approve = asked && ((calls) => calls.map((call) => { asked.push(call.name); return call.input.a !== 3; }));
   return host.session({ tools, ...(approve && { approve }) });
@@ -61,12 +75,13 @@ test("the AI SDK", async () => {
     await open.close();
   }
   assert.deepEqual(asked, ["add", "add"]);
-  const open = await session();
+  const slow = waiting();
+  const open = await session(undefined, slow);
   const controller = new AbortController();
   const generated = generateText({ model: writing("await tools.slow({})"), tools: aiTools(open), prompt: "go", abortSignal: controller.signal, stopWhen: stepCountIs(3) });
-  setTimeout(() => controller.abort(), 200);
-  await generated.catch(() => {});
-  assert.equal((await open.run("text('free')")).text, "free");
+  await slow.called;
+  controller.abort();
+  await Promise.all([generated.catch(() => {}), slow.cancelled]);
   await open.close();
 });
 
@@ -98,6 +113,15 @@ test("OpenAI Agents", async () => {
     await open.close();
   }
   assert.deepEqual(asked, ["add", "add"]);
+  const slow = waiting();
+  const open = await session(undefined, slow);
+  const controller = new AbortController();
+  const agent = new Agent({ name: "a", model: writing("await tools.slow({})"), tools: agentTools(open) });
+  const ran = run(agent, "go", { signal: controller.signal });
+  await slow.called;
+  controller.abort();
+  await Promise.all([ran.catch(() => {}), slow.cancelled]);
+  await open.close();
 });
 
 test("the Executor of @cloudflare/codemode", async () => {
@@ -111,6 +135,9 @@ test("the Executor of @cloudflare/codemode", async () => {
   assert.match(failed.error, /no luck/);
   const endless = new CodeModeExecutor(host, { maxCpuTimeMs: 100 });
   assert.match((await endless.execute("async () => { for (;;); }", {})).error, /CPU time limit/);
+  // The interface has no cancellation; a limit ends a program that waits, too.
+  const waits = new CodeModeExecutor(host, { maxWallTimeMs: 100 });
+  assert.match((await waits.execute("async () => codemode.never()", { never: () => new Promise(() => {}) })).error, /time limit/);
 });
 
 test("the IsolateDriver of @tanstack/ai-code-mode", async () => {
@@ -124,4 +151,13 @@ test("the IsolateDriver of @tanstack/ai-code-mode", async () => {
   assert.match(failed.error.message, /bad/);
   assert.equal((await context.execute("for (;;);")).error.name, "LimitError");
   await context.dispose();
+  assert.equal((await context.execute("return 1")).error.name, "DisposedError");
+});
+
+test("disposing of an isolate context terminates the program that runs in it", async () => {
+  let context;
+  const never = { name: "never", description: "", inputSchema: {}, execute: () => (void context.dispose(), new Promise(() => {})) };
+  context = await codeModeDriver(host).createContext({ bindings: { external_never: never } });
+  const ended = await context.execute("await external_never({});");
+  assert.deepEqual([ended.success, ended.error.code], [false, "terminated"]);
 });

@@ -26,6 +26,21 @@ async function inSession(options, work) {
   }
 }
 
+/** Runs a program of a user's in a process of its own: its status, and what it printed. */
+async function inProcess(source) {
+  const folder = await mkdtemp(join(tmpdir(), "code-mode-"));
+  const file = join(folder, "user.mjs");
+  const sdk = new URL("../dist/index.js", import.meta.url);
+  await writeFile(file, `import { CodeMode } from ${JSON.stringify(sdk)};\n${source}`);
+  const runtime = process.versions.deno ? ["run", "--allow-all", file] : [file];
+  const child = spawn(process.execPath, runtime, { stdio: ["ignore", "pipe", "inherit"] });
+  let said = "";
+  child.stdout.on("data", (text) => (said += text));
+  const [status] = await once(child, "close");
+  await rm(folder, { recursive: true });
+  return [status, said];
+}
+
 const add = tool({
   description: "Sum",
   inputSchema: z.object({ a: z.number(), b: z.number().default(40) }),
@@ -213,9 +228,7 @@ test("what does not greet is no host and is ended", async () => {
 });
 
 test("neither a tool that never ends nor calls that were given up keep a program running", async () => {
-  const url = new URL("../dist/index.js", import.meta.url);
   const source = `
-    import { CodeMode } from ${JSON.stringify(url)};
     const host = await CodeMode.start();
     const session = await host.session({ tools: { never: { execute: () => new Promise(() => {}) } } });
     const { cellId } = await session.exec("await tools.never({})", { yieldTimeMs: 100 });
@@ -223,25 +236,17 @@ test("neither a tool that never ends nor calls that were given up keep a program
     const asking = await host.session({ tools: { t: { execute: () => 1 } }, approve: () => true, onEvent: async () => { throw 1; } });
     for (let i = 0; i < 20; i++) await asking.exec("tools.t({}); exit()");
     console.log("done");`;
-  const child = spawn(process.execPath, ["--input-type=module", "-e", source], { stdio: ["ignore", "pipe", "inherit"] });
-  let said = "";
-  child.stdout.on("data", (text) => (said += text));
-  const [status] = await once(child, "close");
+  const [status, said] = await inProcess(source);
   assert.deepEqual([status, said], [0, "done\n"]);
 });
 
 test("a program that forgets to close ends, and leaves no process behind", async () => {
-  const url = new URL("../dist/index.js", import.meta.url);
   const source = `
-    import { CodeMode } from ${JSON.stringify(url)};
     const host = await CodeMode.start();
     const session = await host.session();
     await session.run("text(1)");
     console.log(await host.pid());`;
-  const child = spawn(process.execPath, ["--input-type=module", "-e", source], { stdio: ["ignore", "pipe", "inherit"] });
-  let said = "";
-  child.stdout.on("data", (text) => (said += text));
-  const [status] = await once(child, "close");
+  const [status, said] = await inProcess(source);
   assert.equal(status, 0);
   const gone = async () => {
     for (;;) {

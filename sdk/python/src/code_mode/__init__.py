@@ -16,7 +16,7 @@ from ._errors import CodeModeError, HostLostError, RequestError, StartError, Too
 from ._host import CodeMode
 from ._program import find_program
 from ._results import CellError, CellResult, CellStats, ContentItem, Limit, Position
-from ._session import Approve, Decision, Limits, Session
+from ._session import Approve, Decision, ExecOptions, Limits, Session, SessionOptions, WaitOptions
 from ._sync import CodeModeSync, SessionSync
 from ._tools import Tool, ToolCall, ToolContext, ToolLike, audio, image
 
@@ -30,12 +30,14 @@ __all__ = [
     "CodeModeSync",
     "ContentItem",
     "Decision",
+    "ExecOptions",
     "HostLostError",
     "Limit",
     "Limits",
     "Position",
     "RequestError",
     "Session",
+    "SessionOptions",
     "SessionSync",
     "StartError",
     "Tool",
@@ -43,6 +45,7 @@ __all__ = [
     "ToolContext",
     "ToolError",
     "ToolLike",
+    "WaitOptions",
     "audio",
     "find_program",
     "image",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Mapping, Sequence
 
 from ._errors import HostLostError
 from ._program import find_program
-from ._session import Approve, Limits, Session
-from ._tools import ToolLike
+from ._session import Session, SessionOptions
 from ._wire import Wire
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class CodeMode:
@@ -81,44 +83,10 @@ class CodeMode:
         """The process id of the host."""
         return (await self._connection()).pid
 
-    def session(
-        self,
-        *,
-        tools: Iterable[ToolLike] = (),
-        approve: Approve | None = None,
-        on_event: Callable[[Mapping[str, Any]], None] | None = None,
-        stored: Mapping[str, Any] | None = None,
-        limits: Limits | None = None,
-        check_inputs: bool = True,
-        require_readable_schemas: bool = False,
-        instructions_tokens: int = 4000,
-    ) -> Session:
-        """A session, which ``async with`` or ``await session.open()`` opens. Where the host was lost,
-        a new one is started.
-
-        Args:
-            tools: functions that programs may call.
-            approve: asked before calls run, for all that wait at that moment in one list; it answers
-                for all (``True``, ``False``, or a reason why not) or for each. The clocks of the
-                programs stand still meanwhile.
-            on_event: told of cells, calls and notifications.
-            stored: values that programs find stored.
-            limits: what programs may use.
-            check_inputs: whether inputs are checked against the schemas before a tool runs.
-            require_readable_schemas: whether a tool whose schema cannot be read is left out.
-            instructions_tokens: how long the tools' part of the instructions may be.
-        """
-        return Session(
-            self._connection,
-            tools=tools,
-            approve=approve,
-            on_event=on_event,
-            stored=stored,
-            limits=limits,
-            check_inputs=check_inputs,
-            require_readable_schemas=require_readable_schemas,
-            instructions_tokens=instructions_tokens,
-        )
+    def session(self, **options: Unpack[SessionOptions]) -> Session:
+        """A session, which ``async with`` or ``await session.open()`` opens; the options are those of
+        :class:`Session`. Where the host was lost, a new one is started."""
+        return Session(self._connection, **options)
 
     async def close(self) -> None:
         """Ends the host with all its sessions."""

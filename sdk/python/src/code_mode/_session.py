@@ -8,7 +8,7 @@ import inspect
 import itertools
 import threading
 from types import TracebackType
-from typing import Any, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, TypedDict, Union
+from typing import TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, TypedDict, Union
 
 from contextlib import asynccontextmanager
 
@@ -16,6 +16,9 @@ from ._errors import HostLostError, RequestError, ToolError
 from ._results import CellResult, Position, result
 from ._tools import ToolCall, ToolContext, ToolLike, failed, tool_of
 from ._wire import Message, Wire
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: A decision about a call: whether it runs; a text is the reason why not.
 Decision = Union[bool, str]
@@ -47,6 +50,37 @@ class Limits(TypedDict, total=False):
     max_stored_bytes: int
 
 
+class SessionOptions(TypedDict, total=False):
+    """What a session is opened with. The defaults are those of :class:`Session`."""
+
+    tools: Iterable[ToolLike]
+    approve: Approve | None
+    on_event: Callable[[Mapping[str, Any]], None] | None
+    stored: Mapping[str, Any] | None
+    limits: Limits | None
+    check_inputs: bool
+    require_readable_schemas: bool
+    instructions_tokens: int
+
+
+class ExecOptions(TypedDict, total=False):
+    """How a program is run. The defaults are those of :meth:`Session.exec`."""
+
+    yield_time: float
+    max_output_tokens: int | None
+    tool_call_id: str | None
+    constants: Mapping[str, Any] | None
+    traceparent: str | None
+    tracestate: str | None
+
+
+class WaitOptions(TypedDict, total=False):
+    """How a program is waited for. The defaults are those of :meth:`Session.wait`."""
+
+    yield_time: float
+    max_output_tokens: int | None
+
+
 def _limits(limits: Limits) -> Message:
     told: Message = {}
     for name, value in limits.items():
@@ -63,6 +97,19 @@ class Session:
     """One agent's programs, and the values that they store.
 
     ``async with host.session(...) as session`` opens and closes it.
+
+    Args:
+        connect: gives the connection to the host.
+        tools: functions that programs may call.
+        approve: asked before calls run, for all that wait at that moment in one list; it answers
+            for all (``True``, ``False``, or a reason why not) or for each. The clocks of the
+            programs stand still meanwhile.
+        on_event: told of cells, calls and notifications.
+        stored: values that programs find stored.
+        limits: what programs may use.
+        check_inputs: whether inputs are checked against the schemas before a tool runs.
+        require_readable_schemas: whether a tool whose schema cannot be read is left out.
+        instructions_tokens: how long the tools' part of the instructions may be.
     """
 
     def __init__(
@@ -229,7 +276,7 @@ class Session:
             wire.cancel(id)
             raise
 
-    async def run(self, code: str, **options: Any) -> CellResult:
+    async def run(self, code: str, **options: Unpack[ExecOptions]) -> CellResult:
         """Runs a program to its end, however often it yields; takes the options of :meth:`exec`."""
         last = await self.exec(code, **options)
         content = list(last.content)

@@ -6,13 +6,15 @@ import asyncio
 import threading
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Callable, Coroutine, Iterable, Mapping, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Coroutine, Mapping, Sequence, TypeVar
 
 from ._errors import HostLostError
 from ._host import CodeMode
 from ._results import CellResult
-from ._session import Approve, Limits, Session
-from ._tools import ToolLike
+from ._session import ExecOptions, Session, SessionOptions, WaitOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 
@@ -83,30 +85,10 @@ class CodeModeSync:
         """The process id of the host."""
         return self._loop.run(self._host.pid())
 
-    def session(
-        self,
-        *,
-        tools: Iterable[ToolLike] = (),
-        approve: Approve | None = None,
-        on_event: Callable[[Mapping[str, Any]], None] | None = None,
-        stored: Mapping[str, Any] | None = None,
-        limits: Limits | None = None,
-        check_inputs: bool = True,
-        require_readable_schemas: bool = False,
-        instructions_tokens: int = 4000,
-    ) -> "SessionSync":
-        """Opens a session; its arguments are those of :meth:`CodeMode.session`. Tools run in threads,
-        or on the loop of the host where they are asynchronous."""
-        session = self._host.session(
-            tools=tools,
-            approve=approve,
-            on_event=on_event,
-            stored=stored,
-            limits=limits,
-            check_inputs=check_inputs,
-            require_readable_schemas=require_readable_schemas,
-            instructions_tokens=instructions_tokens,
-        )
+    def session(self, **options: Unpack[SessionOptions]) -> "SessionSync":
+        """Opens a session; the options are those of :class:`Session`. Tools run in threads, or on the
+        loop of the host where they are asynchronous."""
+        session = self._host.session(**options)
         return SessionSync(self._loop, self._loop.run(session.open()))
 
     def close(self) -> None:
@@ -140,15 +122,15 @@ class SessionSync:
         """The text for a model, about the tool by which it runs programs."""
         return self._session.instructions
 
-    def exec(self, code: str, **options: Any) -> CellResult:
+    def exec(self, code: str, **options: Unpack[ExecOptions]) -> CellResult:
         """As :meth:`Session.exec`."""
         return self._loop.run(self._session.exec(code, **options))
 
-    def run(self, code: str, **options: Any) -> CellResult:
+    def run(self, code: str, **options: Unpack[ExecOptions]) -> CellResult:
         """As :meth:`Session.run`."""
         return self._loop.run(self._session.run(code, **options))
 
-    def wait(self, cell_id: str, **options: Any) -> CellResult:
+    def wait(self, cell_id: str, **options: Unpack[WaitOptions]) -> CellResult:
         """As :meth:`Session.wait`."""
         return self._loop.run(self._session.wait(cell_id, **options))
 

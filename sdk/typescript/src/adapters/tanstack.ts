@@ -26,18 +26,19 @@ export function codeModeDriver(host: CodeMode) {
         maxWallTimeMs: config.timeout ?? 30_000,
         maxHeapBytes: (config.memoryLimit ?? 128) * 1024 * 1024,
       };
-      let isDisposed = false;
+      const disposed = new AbortController();
       return {
         async execute<T = unknown>(code: string) {
-          if (isDisposed) return { success: false, error: { name: "DisposedError", message: "the context was disposed of" } };
+          if (disposed.signal.aborted) return { success: false, error: { name: "DisposedError", message: "the context was disposed of" } };
           const program = `${names.join("\n")}\nawait code_mode_return(await (async () => {\n${code}\n})());`;
-          const { value, error, logs } = await runForValue(host, program, tools, limits);
+          const { value, error, logs } = await runForValue(host, program, tools, limits, disposed.signal);
           if (!error) return { success: true, value: value as T, logs };
           const name = error.kind === "limit" ? "LimitError" : "Error";
           return { success: false, error: { name, message: error.message, code: error.kind }, logs };
         },
+        /** Terminates what still runs in it. */
         async dispose() {
-          isDisposed = true;
+          disposed.abort();
         },
       };
     },

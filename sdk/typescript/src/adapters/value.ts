@@ -7,19 +7,23 @@ import type { Tools } from "../tools.js";
 /** What a program gave. */
 export interface ValueResult {
   readonly value: unknown;
-  readonly error: CellError | undefined;
+  readonly error: Pick<CellError, "message"> & { readonly kind: string } | undefined;
   readonly logs: string[];
 }
 
-/** Runs a program that ends with `await code_mode_return(value)` in a session of its own. */
-export async function runForValue(host: CodeMode, program: string, tools: Tools, limits: Limits): Promise<ValueResult> {
+const TERMINATED = { message: "the program was terminated", kind: "terminated" };
+
+/** Runs a program that ends with `await code_mode_return(value)` in a session of its own, until `signal` is aborted. */
+export async function runForValue(host: CodeMode, program: string, tools: Tools, limits: Limits, signal?: AbortSignal): Promise<ValueResult> {
   let value: unknown;
   const give = { hidden: true, execute: (input: { value?: unknown }) => void (value = input.value) };
   const session = await host.session({ tools: { ...tools, code_mode_return: give }, limits, checkInputs: false });
   try {
-    const done = await session.run(`const code_mode_return = (value) => tools.code_mode_return({ value });\n${program}`);
+    const source = `const code_mode_return = (value) => tools.code_mode_return({ value });\n${program}`;
+    const done = await session.run(source, signal && { signal });
     const texts = done.content.filter((item) => item.type === "text");
-    return { value, error: done.error, logs: texts.map((item) => item.text.replace(/^\[log\] /, "")) };
+    const error = done.status === "terminated" ? TERMINATED : done.error;
+    return { value, error, logs: texts.map((item) => item.text.replace(/^\[log\] /, "")) };
   } finally {
     await session.close();
   }
