@@ -4,7 +4,7 @@
 //!
 //! `cargo build --release && cargo bench` runs all of it. Cold starts, memory and
 //! allocations are measured in processes of their own, which this program starts with
-//! `--cold`, `--memory` and `--allocations`. With `--samples N`, `--warm-iterations N` or
+//! `--sample`, `--memory` and `--allocations`. With `--samples N`, `--warm-iterations N` or
 //! `--tool-counts N,N` it prints the table of the documentation and nothing else.
 
 use std::hint::black_box;
@@ -24,8 +24,6 @@ use tokio_util::sync::CancellationToken;
 
 #[path = "allocations.rs"]
 mod allocations;
-#[path = "cold.rs"]
-mod cold;
 #[path = "memory.rs"]
 mod memory;
 #[path = "../tests/suite/processes.rs"]
@@ -227,10 +225,6 @@ fn main() {
     if let [_, flag, scenario, ..] = arguments.as_slice() {
         match flag.as_str() {
             "--memory" => return println!("{}", memory::memory(scenario)),
-            "--cold" => {
-                let count = arguments.get(3).and_then(|count| count.parse().ok());
-                return println!("{}", cold::first_exec(scenario, count.unwrap_or(0)));
-            }
             "--sample" => {
                 let number = |at: usize| arguments.get(at).and_then(|text| text.parse().ok());
                 let (tools, warm) = (number(3).unwrap_or(0), number(4).unwrap_or(1));
@@ -280,10 +274,11 @@ fn main() {
     over_stdio(&mut criterion);
     starts(&mut criterion);
     criterion.final_summary();
-    cold::cold();
+    println!();
+    table::Wanted::documented().print();
     println!("\nGrowth of memory, 5 fresh processes each, KiB: p50, max");
     for scenario in memory::MEMORY {
-        let growth = cold::samples(5, &["--memory", scenario]);
+        let growth = memory::samples(5, scenario);
         println!("  {scenario:56} {:>8} {:>8}", growth[2], growth[4]);
     }
     println!("\nAllocations of this program's own code in the steady state: number, bytes");

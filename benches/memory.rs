@@ -1,5 +1,6 @@
 //! Memory that the process tree gains in a scenario, in a separate process.
 
+use std::process::Command;
 use std::time::Duration;
 
 use code_mode_host::{ExecuteRequest, Provider, Sandbox};
@@ -93,4 +94,21 @@ pub fn memory(scenario: &str) -> u64 {
             }
         }
     })
+}
+
+/// What this many fresh processes need for a scenario, sorted.
+pub fn samples(count: usize, scenario: &str) -> Vec<u64> {
+    let program = std::env::current_exe().expect("a path");
+    let mut samples: Vec<u64> = (0..count)
+        .filter_map(|_| {
+            let output = Command::new(&program)
+                .args(["--memory", scenario])
+                .output()
+                .ok()?;
+            String::from_utf8_lossy(&output.stdout).trim().parse().ok()
+        })
+        .collect();
+    assert_eq!(samples.len(), count, "a sample of {scenario} failed");
+    samples.sort_unstable();
+    samples
 }

@@ -20,17 +20,22 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// What the documentation has.
+    pub fn documented() -> Self {
+        Self {
+            samples: 20,
+            warm_iterations: 200,
+            tool_counts: vec![0, 32, 128],
+        }
+    }
+
     /// Reads `--samples N`, `--warm-iterations N` and `--tool-counts N,N`; `None` where none of them
     /// is there.
     ///
     /// # Errors
     /// The option whose value is missing or no number.
     pub fn of(arguments: &[String]) -> Result<Option<Self>, String> {
-        let mut wanted = Self {
-            samples: 20,
-            warm_iterations: 200,
-            tool_counts: vec![0, 32, 128],
-        };
+        let mut wanted = Self::documented();
         let mut is_wanted = false;
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {

@@ -1,6 +1,7 @@
 """The program in its wrappings. The same commit gives the same bytes: names are sorted, times are those
 of the commit, owners are root."""
 import base64
+import functools
 import gzip
 import hashlib
 import io
@@ -197,6 +198,7 @@ def python_files(source):
     return sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
 
 
+@functools.cache
 def crates():
     """The crates that the program is made of, in order."""
     target = NAMES["platforms"][0]["target"]

@@ -71,7 +71,7 @@ pub use remote::{RemoteError, RemoteHost};
 pub use session::Session;
 #[cfg(feature = "check-inputs")]
 pub use session::input_fits;
-pub use trace::{Recorder, TRACE_VERSION, TraceEvent, TraceLine, TracedProgram, TracedUse};
+pub use trace::{Recorder, TRACE_VERSION, TraceEvent, TraceLine, TracedProgram};
 pub use worker::{ConnectionError, WorkerStats};
 
 // What an agent core sends and receives.

@@ -7,8 +7,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use code_mode_protocol::{
     CallOutcome, CellEnded, CellId, CellNotification, CellOutcome, CellResponse, CellStarted,
-    CodeModeSessionDelegate, ContentItem, Determinism, ExecuteRequest, Json, NestedToolCall,
-    ToolAnswer, ToolCallFinished, ToolDefinition, ToolError, ToolName, Turn,
+    CellStats, CodeModeSessionDelegate, ContentItem, Determinism, ExecuteRequest, Json,
+    NestedToolCall, ToolAnswer, ToolCallFinished, ToolDefinition, ToolError, ToolName, Turn,
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -137,7 +137,7 @@ pub enum TraceEvent {
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
         /// What it used.
-        used: TracedUse,
+        used: CellStats,
     },
 }
 
@@ -176,27 +176,6 @@ impl TracedProgram {
 /// Earlier traces are all of guided sessions.
 fn is_guided() -> bool {
     true
-}
-
-/// What a cell used, in a trace.
-#[derive(Debug, Deserialize, Serialize)]
-pub struct TracedUse {
-    /// From admission to end.
-    pub wall_ms: f64,
-    /// Processor time.
-    pub processor_ms: f64,
-    /// How long it waited for an isolate.
-    pub queued_ms: f64,
-    /// The most of its heap that was in use.
-    pub peak_heap_bytes: u64,
-    /// Output.
-    pub output_bytes: u64,
-    /// Calls made.
-    pub calls: u32,
-    /// Calls failed.
-    pub calls_failed: u32,
-    /// Calls without an answer at its end.
-    pub calls_cancelled: u32,
 }
 
 /// Writes what happens in a session's cells, and hands everything on to a delegate.
@@ -381,7 +360,6 @@ impl CodeModeSessionDelegate for Recorder {
     }
 
     fn cell_ended(&self, cell: &CellEnded) {
-        let stats = &cell.stats;
         self.write(TraceEvent::CellEnded {
             cell: cell.cell_id.to_string(),
             outcome: cell.outcome.as_str().to_owned(),
@@ -390,16 +368,7 @@ impl CodeModeSessionDelegate for Recorder {
                 CellOutcome::Lost(why) => Some(why.clone()),
                 _ => None,
             },
-            used: TracedUse {
-                wall_ms: ms(stats.wall),
-                processor_ms: ms(stats.processor),
-                queued_ms: ms(stats.queued),
-                peak_heap_bytes: stats.peak_heap_bytes,
-                output_bytes: stats.output_bytes,
-                calls: stats.calls,
-                calls_failed: stats.calls_failed,
-                calls_cancelled: stats.calls_cancelled,
-            },
+            used: cell.stats,
         });
         self.delegate.cell_ended(cell);
     }

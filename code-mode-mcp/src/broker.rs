@@ -261,8 +261,10 @@ impl Broker {
 
     /// Whether a tool of this name is offered now.
     pub fn has(&self, name: &ToolName) -> bool {
-        let tools = self.tools();
-        tools.entry(name).is_some() || tools.definitions.iter().any(|tool| tool.tool_name == *name)
+        self.tools()
+            .definitions
+            .iter()
+            .any(|tool| tool.tool_name == *name)
     }
 
     /// Waits, for a while, until every server has started or failed. Only the first client

@@ -53,14 +53,20 @@ impl CellOutcome {
 }
 
 /// What a cell used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// As text, in traces and on the stdio wire, its times are milliseconds to the microsecond: `wall_ms`,
+/// `processor_ms`, `queued_ms`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CellStats {
     /// From its admission to its end, by the host's clock.
+    #[serde(rename = "wall_ms", with = "milliseconds")]
     pub wall: Duration,
     /// Processor time of its thread, as its worker says; zero where its worker was lost.
+    #[serde(rename = "processor_ms", with = "milliseconds")]
     pub processor: Duration,
     /// How much of the wall time it waited for an isolate, as its worker says.
+    #[serde(rename = "queued_ms", with = "milliseconds")]
     pub queued: Duration,
     /// The most of its heap that was in use when V8 looked, in bytes, as its worker says.
     pub peak_heap_bytes: u64,
@@ -73,6 +79,22 @@ pub struct CellStats {
     /// Calls that had no answer when it ended. They were cancelled; those that had reached their
     /// tool may have run.
     pub calls_cancelled: u32,
+}
+
+mod milliseconds {
+    use std::time::Duration;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64((time.as_secs_f64() * 1e6).round() / 1e3)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let milliseconds = f64::deserialize(from)?;
+        Duration::try_from_secs_f64(milliseconds / 1e3).map_err(D::Error::custom)
+    }
 }
 
 /// Time and randomness of a cell that can be run again as it was.

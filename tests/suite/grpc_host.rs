@@ -4,7 +4,6 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -14,10 +13,10 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Code, Status, Streaming};
 
 use crate::grpc_client::wire::{OpenSessionRequest, SessionEvent};
-use crate::grpc_client::{CodeModeHostClient, Host, listening, next, outcome, texts};
-use crate::support::{Agent, exec, options, program, run, send};
+use crate::grpc_client::{CodeModeHostClient, Host, http, listening, next, outcome, texts};
+use crate::support::{program, run, send};
 
-const TOKEN: &str = "a-token-that-nobody-guesses";
+pub(crate) const TOKEN: &str = "a-token-that-nobody-guesses";
 
 /// The lease of a session that a client with this token opens.
 async fn lease_of(
@@ -40,12 +39,12 @@ async fn opens(channel: Channel, token: Option<&str>) -> Result<(), Status> {
 }
 
 /// Certificates of a host and of a client, by one authority, as files.
-struct Certificates {
+pub(crate) struct Certificates {
     directory: tempfile::TempDir,
 }
 
 impl Certificates {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = rcgen::KeyPair::generate().expect("a key");
         let mut authority = rcgen::CertificateParams::new([]).expect("parameters");
         authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -66,7 +65,7 @@ impl Certificates {
         made
     }
 
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         std::fs::write(self.path(name), text).expect("written");
     }
 
@@ -74,7 +73,7 @@ impl Certificates {
         self.directory.path().join(name)
     }
 
-    fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         self.path(name).to_str().expect("text").to_owned()
     }
 
@@ -106,7 +105,10 @@ impl Certificates {
     }
 }
 
-async fn channel(address: &str, tls: Option<ClientTlsConfig>) -> Result<Channel, String> {
+pub(crate) async fn channel(
+    address: &str,
+    tls: Option<ClientTlsConfig>,
+) -> Result<Channel, String> {
     let mut endpoint = Endpoint::from_shared(address.to_owned()).expect("a URL");
     if let Some(tls) = tls {
         endpoint = endpoint.tls_config(tls).expect("a configuration");
@@ -523,18 +525,6 @@ fn a_message_or_a_flood_of_streams_beyond_the_limit_costs_nobody_else() {
     });
 }
 
-/// The status line and the text of an answer to plain HTTP.
-async fn http(address: &str, request: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(address).await.expect("connected");
-    let request = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("text");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    let status = head.lines().next().expect("a status").to_owned();
-    (status, body.to_owned())
-}
-
 #[test]
 fn after_sigterm_cells_go_on_for_a_while_and_nothing_new_is_taken() {
     run(async {
@@ -613,135 +603,6 @@ fn who_connects_and_says_too_little_is_left() {
             let _ = stream.read_to_end(&mut rest).await;
         });
         futures::future::join_all(ends).await;
-    });
-}
-
-/// A host whose metrics can be read, with its address and that of the metrics. What else it writes
-/// on standard error comes line by line.
-struct WithOps {
-    child: tokio::process::Child,
-    address: String,
-    ops: String,
-    lines: tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStderr>>,
-}
-
-impl WithOps {
-    async fn start(further: &[&str]) -> Self {
-        use tokio::io::{AsyncBufReadExt, BufReader};
-
-        let mut command = tokio::process::Command::new(program());
-        let mut child = command
-            .args(["serve", "--listen", "grpc://127.0.0.1:0"])
-            .args(["--ops-listen", "127.0.0.1:0"])
-            .args(further)
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("it starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let said = lines.next_line().await.expect("text").expect("a line");
-        let ops = said.strip_prefix("health and metrics at http://");
-        let ops = ops.expect("its address").to_owned();
-        let mut output = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let address = output.next_line().await.expect("text").expect("a line");
-        Self {
-            child,
-            address,
-            ops,
-            lines,
-        }
-    }
-
-    /// The value of the first metric whose line begins like this, once it is not zero.
-    async fn metric(&self, name: &str) -> f64 {
-        loop {
-            let (status, page) = http(&self.ops, "GET /metrics").await;
-            assert_eq!(status, "HTTP/1.1 200 OK");
-            let line = page.lines().find(|line| line.starts_with(name));
-            let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-            match value {
-                None | Some(0.0) => tokio::task::yield_now().await,
-                Some(value) => return value,
-            }
-        }
-    }
-}
-
-#[test]
-fn cells_of_borrowed_workers_and_refused_clients_are_in_the_metrics() {
-    use code_mode_host::{Provider, RemoteHost, WorkerSource};
-
-    let certificates = Certificates::new();
-    certificates.write("tokens", TOKEN);
-    let tokens = certificates.text("tokens");
-    run(async {
-        let mut host = WithOps::start(&["--token-file", &tokens]).await;
-        let borrowing = |token: &str| {
-            let remote = RemoteHost::new(&host.address).bearer_token(token);
-            let options = options().worker(WorkerSource::Remote(remote)).prewarmed(0);
-            Provider::new(options).expect("nothing to find")
-        };
-        let provider = borrowing(TOKEN);
-        let session = provider.create_session(Arc::new(Agent::default())).await;
-        let session = session.expect("a session");
-        exec(&session, "text('x'.repeat(200_000)); store('k', 1)").await;
-        exec(&session, "throw 1").await;
-        let waiting = crate::support::started(&session, "await tools.never()").await;
-        let outcome = |outcome: &str| {
-            format!("code_mode_cell_duration_seconds_count{{code_mode_cell_outcome=\"{outcome}\"")
-        };
-        assert_eq!(host.metric(&outcome("completed")).await, 1.0);
-        assert_eq!(host.metric(&outcome("script_error")).await, 1.0);
-        assert_eq!(host.metric("code_mode_cell_live").await, 1.0);
-        session.terminate(waiting).await.expect("terminated");
-        assert_eq!(host.metric(&outcome("terminated")).await, 1.0);
-        let stranger = borrowing("nobody-knows-this-token");
-        for _ in 0..3 {
-            let refused = stranger.create_session(Arc::new(Agent::default())).await;
-            refused.map(drop).expect_err("refused");
-        }
-        let refused = "code_mode_refused_total{error_type=\"token\"";
-        assert!(host.metric(refused).await >= 3.0);
-        let line = host.lines.next_line().await.expect("text").expect("a line");
-        assert!(
-            line.contains("refused: 1 requests without a known token"),
-            "{line}"
-        );
-        assert!(!line.contains("nobody-knows"), "{line}");
-        provider.shutdown().await;
-    });
-}
-
-#[test]
-fn health_and_metrics_have_an_address_of_their_own() {
-    run(async {
-        let WithOps {
-            child,
-            address,
-            ops,
-            ..
-        } = WithOps::start(&[]).await;
-        let ops = ops.as_str();
-        let mut host = Host::new(child, channel(&address, None).await.expect("open"), None);
-        let session = host.open(OpenSessionRequest::default()).await;
-        session.exec("e", "text(1)").await;
-        assert_eq!(http(ops, "GET /healthz").await.0, "HTTP/1.1 200 OK");
-        assert!(http(ops, "POST /metrics").await.0.contains("405"));
-        assert!(http(ops, "GET /else").await.0.contains("404"));
-        let (status, page) = http(ops, "GET /metrics").await;
-        assert_eq!(status, "HTTP/1.1 200 OK");
-        for metric in [
-            "code_mode_worker_serving",
-            "code_mode_worker_memory_bytes",
-            "code_mode_session_live",
-            "code_mode_cell_duration_seconds_count",
-        ] {
-            let line = page.lines().find(|line| line.starts_with(metric));
-            let line = line.unwrap_or_else(|| panic!("{metric}: {page}"));
-            let value = line.rsplit(' ').next().expect("a value");
-            assert!(value.parse::<f64>().expect("a number") >= 1.0, "{line}");
-        }
     });
 }
 

@@ -14,6 +14,7 @@ mod environments;
 mod faults;
 mod grpc_client;
 mod grpc_host;
+mod grpc_ops;
 mod grpc_wire;
 mod hostile_host;
 mod hostile_worker;

@@ -234,6 +234,10 @@ impl Injector for Headers {
 
 impl Propagation for ServeTelemetry {
     fn context(&self, span: &tracing::Span) -> Option<TraceContext> {
+        if span.is_disabled() {
+            // Without an exporter no span has a context.
+            return None;
+        }
         let mut headers = Headers::default();
         TraceContextPropagator::new().inject_context(&span.context(), &mut headers);
         TraceContext::new(

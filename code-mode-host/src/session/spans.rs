@@ -1,8 +1,8 @@
 //! A session's spans: their names, their attributes and their parents.
 //!
 //! An exec's span descends from the one that its request names, or else from the one that was
-//! current at `execute`; a cell's calls and notifications descend from its exec's. Fields are ids, names, outcomes and durations: what
-//! a program says is in none.
+//! current at `execute`; a cell's calls and notifications descend from its exec's. Fields are
+//! ids, names, outcomes and durations: what a program says is in none.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

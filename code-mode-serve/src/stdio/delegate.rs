@@ -158,10 +158,7 @@ impl CodeModeSessionDelegate for SessionDelegate {
         cancelled: CancellationToken,
     ) -> Result<Json, ToolError> {
         let request = DelegateRequest::InvokeTool {
-            invocation: match self.guided {
-                Some(_) => Invocation::guided(&mut call),
-                None => Invocation::new(&mut call),
-            },
+            invocation: Invocation::new(&mut call, self.guided.is_some()),
         };
         match self
             .callbacks

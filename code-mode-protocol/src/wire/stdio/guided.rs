@@ -146,7 +146,7 @@ pub struct GuidedEnd {
     #[serde(skip_serializing_if = "Option::is_none")]
     error_position: Option<SourcePosition>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    stats: Option<Stats>,
+    stats: Option<CellStats>,
 }
 
 #[derive(Debug, Serialize)]
@@ -192,34 +192,6 @@ impl From<&CellOutcome> for Outcome {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Stats {
-    wall_ms: f64,
-    processor_ms: f64,
-    queued_ms: f64,
-    peak_heap_bytes: u64,
-    output_bytes: u64,
-    calls: u32,
-    calls_failed: u32,
-    calls_cancelled: u32,
-}
-
-impl From<&CellStats> for Stats {
-    fn from(stats: &CellStats) -> Self {
-        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-        Self {
-            wall_ms: ms(stats.wall),
-            processor_ms: ms(stats.processor),
-            queued_ms: ms(stats.queued),
-            peak_heap_bytes: stats.peak_heap_bytes,
-            output_bytes: stats.output_bytes,
-            calls: stats.calls,
-            calls_failed: stats.calls_failed,
-            calls_cancelled: stats.calls_cancelled,
-        }
-    }
-}
-
 impl GuidedEnd {
     /// The end of a cell whose result has this outcome; `stats` where they are known.
     pub fn new(
@@ -230,7 +202,7 @@ impl GuidedEnd {
         Self {
             outcome: outcome.into(),
             error_position,
-            stats: stats.map(Stats::from),
+            stats: stats.copied(),
         }
     }
 }

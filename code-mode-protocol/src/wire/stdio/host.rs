@@ -153,35 +153,22 @@ struct GuidedInvocation<'a> {
 }
 
 impl<'a> Invocation<'a> {
-    /// The call, whose input is taken out of it.
-    pub fn new(call: &'a mut NestedToolCall) -> Self {
+    /// The call, whose input is taken out of it; `is_guided` where it is one of a guided session.
+    pub fn new(call: &'a mut NestedToolCall, is_guided: bool) -> Self {
+        let context = call.trace_context.as_ref();
+        let guided = is_guided.then(|| GuidedInvocation {
+            call_id: &call.tool_call_id,
+            site: call.site,
+            traceparent: context.map(|context| context.traceparent.as_str()),
+            tracestate: context.and_then(|context| context.tracestate.as_deref()),
+        });
         Self {
             input: call.input.take(),
             cell_id: call.cell_id.as_str(),
             runtime_tool_call_id: call.runtime_tool_call_id.to_string(),
             tool_name: &call.tool_name,
             tool_kind: call.tool_kind,
-            guided: None,
-        }
-    }
-
-    /// The call of a guided session.
-    pub fn guided(call: &'a mut NestedToolCall) -> Self {
-        let input = call.input.take();
-        let context = call.trace_context.as_ref();
-        let guided = GuidedInvocation {
-            call_id: &call.tool_call_id,
-            site: call.site,
-            traceparent: context.map(|context| context.traceparent.as_str()),
-            tracestate: context.and_then(|context| context.tracestate.as_deref()),
-        };
-        Self {
-            input,
-            cell_id: call.cell_id.as_str(),
-            runtime_tool_call_id: call.runtime_tool_call_id.to_string(),
-            tool_name: &call.tool_name,
-            tool_kind: call.tool_kind,
-            guided: Some(guided),
+            guided,
         }
     }
 }
@@ -451,7 +438,7 @@ mod tests {
             ToolName::plain("echo"),
         );
         let request = DelegateRequest::InvokeTool {
-            invocation: Invocation::new(&mut call),
+            invocation: Invocation::new(&mut call, false),
         };
         assert_eq!(
             written(HostMessage::DelegateRequest {
