@@ -6,10 +6,11 @@ import json
 import unittest
 from typing import Any, AsyncIterator
 
-from code_mode import CodeMode, Session
+from code_mode import CodeMode, Session, image
 
 TWO = "const [a, b] = await Promise.all([tools.add({ a: 1, b: 2 }), tools.add({ a: 3, b: 4 })]); text(a * b)"
 FAILS = "await tools.nothing({})"
+SHOT = "image(await tools.shot({}))"
 SLOW = "await tools.slow({})"
 
 
@@ -34,16 +35,19 @@ class Adapters(unittest.IsolatedAsyncioTestCase):
             finally:
                 self.cancelled.set()
 
+        async def shot() -> Any:
+            return image(bytes([1, 2]), "image/png")
+
         async def approve(calls: Any) -> list[bool]:
             self.asked += [call.name for call in calls]
             return [call.input["a"] != 3 for call in calls]
 
-        return self.host.session(tools=[add, slow], approve=approve if approves else None)
+        return self.host.session(tools=[add, slow, shot], approve=approve if approves else None)
 
     async def scenario(self, ask: Any) -> None:
         """`ask(session, code)` has the framework run an agent whose model writes this program; it gives
         the model's last words, which are what came of the program."""
-        for code, approves, expected in [(TWO, False, "21"), (FAILS, False, "tools.nothing"), (TWO, True, "not approved")]:
+        for code, approves, expected in [(TWO, False, "21"), (FAILS, False, "tools.nothing"), (TWO, True, "not approved"), (SHOT, False, "image/png")]:
             async with self.session(approves) as session:
                 self.assertIn(expected, await ask(session, code))
         self.assertEqual(self.asked, ["add", "add"])
@@ -63,9 +67,9 @@ class Adapters(unittest.IsolatedAsyncioTestCase):
 
         async def ask(session: Session, code: str) -> str:
             def model(messages: Any, info: Any) -> ModelResponse:
-                last = messages[-1].parts[-1]
-                if isinstance(last, ToolReturnPart):
-                    return ModelResponse(parts=[TextPart(str(last.content))])
+                last = messages[-1].parts
+                if any(isinstance(part, ToolReturnPart) for part in last):
+                    return ModelResponse(parts=[TextPart(str([part.content for part in last]))])
                 assert "add(args" in info.function_tools[0].description
                 return ModelResponse(parts=[ToolCallPart("exec", {"code": code})])
 

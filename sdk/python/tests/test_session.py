@@ -2,8 +2,11 @@
 
 import asyncio
 import dataclasses
+import datetime
 import enum
+import functools
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -12,7 +15,8 @@ import threading
 import time
 import unittest
 import unittest.mock
-from typing import Annotated, Literal, Optional, TypedDict
+import uuid
+from typing import Annotated, Any, Literal, Optional, TypedDict
 
 from code_mode import (
     CodeMode,
@@ -304,7 +308,7 @@ class Sessions(unittest.IsolatedAsyncioTestCase):
         def infinite(timeout: float = float("inf")) -> float:
             return timeout
 
-        def partly(a: int, b: "NoSuchType", context: "ToolContext | None" = None) -> str:  # type: ignore[name-defined]  # noqa: F821
+        def partly(a: int, b: Any, context: "ToolContext | None" = None) -> "NoSuchType":  # type: ignore[name-defined]  # noqa: F821
             assert context is not None
             return context.name
 
@@ -321,6 +325,109 @@ class Sessions(unittest.IsolatedAsyncioTestCase):
                 " await tools.points({ by_name: { p: { x: 2 } } }), await tools.nodes({ node: { value: 3, next: { value: 4 } } })])"
             )
         self.assertEqual(result.text, '[1,"inf","partly",2,3]', result)
+
+    async def test_hints_that_json_has_no_form_for_are_refused_with_the_name_of_the_argument(self) -> None:
+        class Own:
+            pass
+
+        def unknown(a: Own) -> None: ...
+
+        def unresolved(a: "NoSuchType") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+        for function, message in [(unknown, "the hint of a of unknown: Own has no"), (unresolved, "NoSuchType.* is not known")]:
+            with self.assertRaisesRegex(TypeError, message):
+                self.host.session(tools=[function])
+        with self.assertRaisesRegex(ValueError, "two tools have the name unknown"):
+            self.host.session(tools=[Tool(unknown, input_schema={}), Tool(unknown, input_schema={})])
+
+    async def test_dates_unions_typed_dicts_and_constraints_are_read_as_they_are_hinted(self) -> None:
+        import annotated_types
+        import pydantic
+
+        class Pair(TypedDict):
+            at: datetime.datetime
+            path: pathlib.Path
+
+        class Model(pydantic.BaseModel):
+            n: int = 7
+
+        def kinds(pair: Pair, point: Point | Colour, ids: tuple[uuid.UUID, int], model: Model | list[int]) -> list[str]:
+            return [type(one).__name__ for one in [pair["at"], pair["path"], point, ids[0], model]]
+
+        def few(n: Annotated[int, annotated_types.Ge(0), pydantic.Field(le=5)]) -> int:
+            return n
+
+        async with self.host.session(tools=[kinds, few]) as session:
+            result = await session.run(
+                "text(await tools.kinds({ pair: { at: '2026-01-01T00:00:00Z', path: '/tmp' }, point: { x: 1 },"
+                " ids: ['12345678-1234-5678-1234-567812345678', 1], model: {} }));"
+                " text(await tools.few({ n: 99 }).catch((e) => 'refused'))"
+            )
+        self.assertEqual(result.text, '["datetime","PosixPath","Point","UUID","Model"]\nrefused', result)
+
+    async def test_who_decides_about_a_call_sees_the_input_that_the_tool_gets(self) -> None:
+        asked: list[Any] = []
+
+        def pay(to: str, amount: int = 1000) -> int:
+            return amount
+
+        def ask(calls: Any) -> str:
+            asked.extend((call.namespace, call.name, call.input) for call in calls)
+            return "not today"
+
+        tools = [Tool(pay, namespace="bank", needs_approval=lambda given: given["amount"] > 100)]
+        async with self.host.session(tools=tools, approve=ask) as session:
+            result = await session.run(
+                "for (const more of [{}, { amount: 5 }]) text(await tools.bank__pay({ to: 'eve', ...more }).catch((e) => e.message))"
+            )
+        self.assertEqual(result.text, "not today\n5")
+        self.assertEqual(asked, [("bank", "pay", {"to": "eve", "amount": 1000})])
+
+    async def test_what_partial_has_bound_no_program_can_choose(self) -> None:
+        def query(text: str, tenant: str) -> str:
+            "Asks."
+            return f"{text} for {tenant}"
+
+        async with self.host.session(tools=[functools.partial(query, tenant="acme")]) as session:
+            result = await session.run(
+                "text(await tools.query({ text: 's' })); text(await tools.query({ text: 's', tenant: 'b' }).catch(() => 'refused'))"
+            )
+        self.assertEqual(result.text, "s for acme\nrefused")
+
+    async def test_a_function_in_a_thread_can_see_that_nobody_waits_for_it(self) -> None:
+        seen = threading.Event()
+
+        def slow(context: ToolContext) -> None:
+            if context.cancelled.wait(20):
+                seen.set()
+
+        async with self.host.session(tools=[slow]) as session:
+            begun = await session.exec("await tools.slow({})", yield_time=0.05)
+            await session.terminate(begun.cell_id)
+            self.assertTrue(await asyncio.to_thread(seen.wait, 20))
+
+    async def test_events_have_the_ids_of_calls_and_an_observer_may_be_asynchronous(self) -> None:
+        events: list[Any] = []
+        ids: list[str] = []
+
+        async def observe(event: Any) -> None:
+            await asyncio.sleep(0)
+            events.append(event)
+
+        def seen(context: ToolContext) -> None:
+            ids.extend([context.call_id, context.tool_call_id])
+
+        async with self.host.session(tools=[seen], on_event=observe) as session:
+            await session.run("await tools.seen({})")
+        by_type = {event["type"]: event for event in events}
+        self.assertEqual([by_type["call/finished"]["call_id"], by_type["cell/started"]["tool_call_id"]], ids)
+        self.assertEqual(by_type["cell/ended"]["stats"].calls, 1)
+
+    async def test_the_budget_of_a_run_is_for_all_of_its_output(self) -> None:
+        code = "text('a'); yield_control(); await new Promise((done) => setTimeout(done, 50)); text('x'.repeat(4000))"
+        async with self.host.session() as session:
+            result = await session.run(code, max_output_tokens=10)
+        self.assertLess(len(result.text), 200)
 
     async def test_what_does_not_greet_is_no_host_and_is_ended(self) -> None:
         for script in ["printf 'hello world'; exec sleep 60", "printf '\\4\\0\\0\\0null'; exec sleep 60"]:

@@ -12,8 +12,9 @@ export { HostLostError, RequestError, StartError, ToolError } from "./errors.js"
 export { findProgram } from "./program.js";
 export type { CellError, CellResult, CellStats, ContentItem } from "./results.js";
 export type { InferSchema, JsonSchema, Schema, StandardSchema } from "./schema.js";
-export { Session } from "./session.js";
-export type { Decision, ExecOptions, Limits, SessionEvent, SessionOptions, WaitOptions } from "./session.js";
+export type { Approve, Decision } from "./approvals.js";
+export type { SessionEvent } from "./events.js";
+export type { ExecOptions, Limits, Session, SessionOptions, WaitOptions } from "./session.js";
 export { audio, image, tool } from "./tools.js";
 export type { Tool, ToolCall, ToolContext, Tools } from "./tools.js";
 export type { Json } from "./wire.js";

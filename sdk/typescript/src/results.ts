@@ -29,19 +29,26 @@ export interface CellError {
   readonly exitStatus: number | undefined;
 }
 
-/** What one observation of a cell gave. */
-export interface CellResult {
-  /** `running`: `wait` for more. */
-  readonly status: "running" | "completed" | "failed" | "terminated";
+/** What one observation of a cell gave: `error` where its `status` is `failed`. */
+export type CellResult = Observed &
+  (
+    | { readonly status: "failed"; readonly error: CellError }
+    | {
+        /** `running`: `wait` for more. */
+        readonly status: "running" | "completed" | "terminated";
+        readonly error: undefined;
+      }
+  );
+
+interface Observed {
   readonly cellId: string;
   /** Output since the last observation. */
   readonly content: readonly ContentItem[];
-  /** The texts of the output that are the program's results, joined by newlines. */
+  /** The texts that the program put out by `text`, joined by newlines; lines of its console are in `content` alone. */
   readonly text: string;
-  readonly error: CellError | undefined;
   /** What the cell used, once it has ended. */
   readonly stats: CellStats | undefined;
-  /** The output and the error as one text, for a model. */
+  /** The output and the error as one text, for a model. It tells of images and sounds, which are in `content`. */
   forModel(): string;
 }
 
@@ -58,7 +65,7 @@ function item(wire: Wire): ContentItem {
   }
 }
 
-function stats(wire: Wire | undefined): CellStats | undefined {
+export function stats(wire: Wire | undefined): CellStats | undefined {
   return (
     wire && {
       wallMs: wire["wall_ms"],
@@ -91,7 +98,8 @@ export function result(response: Wire): CellResult {
           limit: outcome["limit"],
           exitStatus: outcome["status"],
         };
-  return made({ status, cellId: observed["cell_id"], content, error, stats: stats(observed["stats"]) });
+  const ending = error ? { status: "failed" as const, error } : { status: status as Exclude<typeof status, "failed">, error: undefined };
+  return made({ ...ending, cellId: observed["cell_id"], content, stats: stats(observed["stats"]) });
 }
 
 /** The last result of a cell, with the output of all of its observations. */
@@ -100,19 +108,21 @@ export function joined(observed: readonly CellResult[]): CellResult {
   return made({ ...last, content: observed.flatMap((one) => one.content) });
 }
 
+type Facts = Pick<CellResult, "cellId" | "content" | "stats"> & Pick<CellResult, "status" | "error">;
+
 /** A result with the texts that follow from its content. */
-function made(facts: Omit<CellResult, "text" | "forModel">): CellResult {
+function made(facts: Facts): CellResult {
   const { status, cellId, content, error } = facts;
   const texts = content.filter((one) => one.type === "text");
   return {
     ...facts,
     text: texts.filter((one) => !one.note).map((one) => one.text).join("\n"),
     forModel() {
-      const parts = texts.map((one) => one.text);
+      const parts = content.map((one) => (one.type === "text" ? one.text : `(${one.type === "image" ? "an image" : "a sound"})`));
       if (error) parts.push(`error: ${error.message}`);
       if (status === "running") parts.push(`(the program is still running: wait for cell ${cellId})`);
       if (status === "terminated") parts.push("(the program was terminated)");
       return parts.join("\n");
     },
-  };
+  } as CellResult;
 }

@@ -1,13 +1,9 @@
+import { Approvals, type Approve } from "./approvals.js";
 import { HostLostError, RequestError, ToolError } from "./errors.js";
+import { event, type SessionEvent } from "./events.js";
 import { joined, result, type CellResult } from "./results.js";
-import { definition, failed, messageOf, run, type Tool, type ToolCall, type ToolContext, type Tools } from "./tools.js";
+import { definition, failed, inputOf, run, type Tool, type ToolContext, type Tools } from "./tools.js";
 import { toJson, type Json, type SessionHandler, type Wire } from "./wire.js";
-
-/** The decision about a call: whether it runs, or why not. */
-export type Decision = boolean | { readonly allow: boolean; readonly reason?: string };
-
-/** What happens in a session. */
-export type SessionEvent = { readonly type: string } & Readonly<Record<string, unknown>>;
 
 /** What cells of a session may use; what is left out is the host's own limit, which is also the most. */
 export interface Limits {
@@ -26,10 +22,10 @@ export interface SessionOptions {
   readonly tools?: Tools;
   /**
    * Asked before calls run: for all that wait at that moment, in one array. It answers for all
-   * (`true`, `false`) or for each. Clocks of their programs stand still meanwhile.
+   * (`true`, `false`, or a reason why not) or for each. Clocks of their programs stand still meanwhile.
    */
-  readonly approve?: (calls: readonly ToolCall[]) => Decision | readonly Decision[] | Promise<Decision | readonly Decision[]>;
-  /** Told of cells and calls: `cell/started`, `cell/ended`, `call/started`, `call/finished`, and of `notification`s of programs. */
+  readonly approve?: Approve;
+  /** Told of cells and calls, and of notifications of programs. */
   readonly onEvent?: (event: SessionEvent) => void;
   /** Values that programs find stored. */
   readonly stored?: Readonly<Record<string, Json>>;
@@ -51,7 +47,10 @@ export interface ExecOptions {
   readonly toolCallId?: string;
   /** Globals that the program finds. */
   readonly constants?: Readonly<Record<string, Json>>;
-  /** Terminates the program when it is aborted. */
+  /**
+   * Terminates the program when it is aborted, also after `exec` has returned `running`; a pending
+   * `exec` or `wait` then gives `terminated`. `exec` throws where it was aborted before.
+   */
   readonly signal?: AbortSignal;
   /** The span that the program descends from, as W3C Trace Context has it. */
   readonly traceparent?: string;
@@ -61,58 +60,55 @@ export interface ExecOptions {
 export interface WaitOptions {
   readonly yieldTimeMs?: number;
   readonly maxOutputTokens?: number;
-  /** Ends the observation, and leaves the program running. */
+  /** Ends the observation, which gives `running` then, and leaves the program running. */
   readonly signal?: AbortSignal;
 }
 
-/** Calls that come this soon after each other are put to a person together. */
-const ASKED_TOGETHER_MS = 10;
-
-/** The decision about one call: true, or why not. Every other value is a refusal. */
-function decision(decided: unknown, index: number): true | string {
-  const refused = "the call was not approved";
-  try {
-    const own: unknown = Array.isArray(decided) ? decided[index] : decided;
-    if (own === true) return true;
-    const { allow, reason } = own as { allow?: unknown; reason?: unknown };
-    if (allow === true) return true;
-    return typeof reason === "string" ? reason : refused;
-  } catch {
-    return refused;
-  }
-}
+/** About how many characters a token has, as the host counts when it cuts output. */
+const TOKEN_CHARACTERS = 4;
 
 let sessions = 0;
 let execs = 0;
 
 /** One agent's programs, and the values that they store. */
-export class Session implements SessionHandler {
+export class Session {
   readonly #wire: Wire;
   readonly #id = `s${++sessions}`;
   readonly #options: SessionOptions;
   readonly #tools = new Map<string, Tool<any>>();
   /** What `enabled_tools` of every exec is, in JSON. */
   #definitions = "[]";
-  #asked: { call: ToolContext; decide(decision: true | string): void }[] = [];
+  readonly #approvals: Approvals;
+  /** For each running cell whose exec has a signal: no longer listens to it. */
+  readonly #listening = new Map<string, () => void>();
+  #instructions = "";
   #isOpen = false;
   #lost: HostLostError | undefined;
-
-  /** The text for a model, about the tool by which it runs programs. */
-  instructions = "";
 
   /** @internal */
   constructor(wire: Wire, options: SessionOptions) {
     this.#wire = wire;
     this.#options = options;
+    this.#approvals = new Approvals(options.approve, (cellId) => this.pause(cellId));
+  }
+
+  /** The text for a model: how it writes programs for a tool that runs them, and which tools they have. */
+  get instructions(): string {
+    return this.#instructions;
   }
 
   /** @internal */
   async open(): Promise<this> {
     const { tools = {}, stored = {}, limits = {}, checkInputs = true, requireReadableSchemas = false } = this.#options;
-    for (const [name, tool] of Object.entries(tools)) this.#tools.set(`${tool.namespace ?? ""}\0${name}`, tool);
-    const definitions = await Promise.all(Object.entries(tools).map(([name, tool]) => definition(name, tool)));
+    const named = Object.entries(tools).map(([key, tool]) => [tool.name ?? key, tool] as const);
+    for (const [name, tool] of named) {
+      const key = `${tool.namespace ?? ""}\0${name}`;
+      if (this.#tools.has(key)) throw new RequestError(`two tools have the name ${name}`);
+      this.#tools.set(key, tool);
+    }
+    const definitions = await Promise.all(named.map(([name, tool]) => definition(name, tool)));
     this.#definitions = toJson(definitions);
-    this.#wire.register(this.#id, this);
+    this.#wire.register(this.#id, this.#handler());
     this.#isOpen = true;
     const events = this.#options.onEvent !== undefined;
     const guided = { checkInputs, requireReadableSchemas, stored, limits, events };
@@ -123,9 +119,20 @@ export class Session implements SessionHandler {
       enabledTools: definitions,
       ...(this.#options.instructionsTokens !== undefined && { budgetTokens: this.#options.instructionsTokens }),
     });
-    const [, description] = await Promise.all([opened, described]);
-    this.instructions = description["text"];
+    const [open, description] = await Promise.allSettled([opened, described]);
+    if (open.status === "rejected") this.#forget();
+    else if (description.status === "rejected") await this.close();
+    if (open.status === "rejected") throw open.reason;
+    if (description.status === "rejected") throw description.reason;
+    this.#instructions = description.value["text"];
     return this;
+  }
+
+  #forget(): void {
+    this.#isOpen = false;
+    this.#wire.forget(this.#id);
+    for (const stop of this.#listening.values()) stop();
+    this.#listening.clear();
   }
 
   async #request(request: Record<string, unknown>): Promise<Record<string, any>> {
@@ -152,18 +159,16 @@ export class Session implements SessionHandler {
     const execute = `{"method":"session/execute","sessionId":"${this.#id}","request":{"enabled_tools":${this.#definitions},${request.slice(1)}}`;
     let cell: string | undefined;
     const stop = () => {
-      if (cell !== undefined) void this.terminate(cell).catch(() => {});
+      if (cell !== undefined && this.#isOpen) void this.terminate(cell).catch(() => {});
     };
     const { answer } = this.#wire.request(execute, (started) => {
-      cell = started["cellId"];
-      if (signal?.aborted) stop();
+      cell = started["cellId"] as string;
+      if (!signal) return;
+      signal.addEventListener("abort", stop, { once: true });
+      this.#listening.set(cell, () => signal.removeEventListener("abort", stop));
+      if (signal.aborted) stop();
     });
-    signal?.addEventListener("abort", stop, { once: true });
-    try {
-      return result(await answer);
-    } finally {
-      signal?.removeEventListener("abort", stop);
-    }
+    return result(await answer);
   }
 
   /** Waits for more of a program that is still running. */
@@ -186,21 +191,19 @@ export class Session implements SessionHandler {
     }
   }
 
-  /** Runs a program to its end, however often it yields. */
+  /** Runs a program to its end, however often it yields. `maxOutputTokens` is for all of its output. */
   async run(code: string, options: ExecOptions = {}): Promise<CellResult> {
     let last = await this.exec(code, options);
     const observed = [last];
-    const { signal } = options;
-    const stop = () => void this.terminate(last.cellId).catch(() => {});
-    signal?.addEventListener("abort", stop, { once: true });
-    if (signal?.aborted && last.status === "running") stop();
-    try {
-      while (last.status === "running") {
-        last = await this.wait(last.cellId);
-        observed.push(last);
+    const { maxOutputTokens } = options;
+    let left = maxOutputTokens;
+    while (last.status === "running") {
+      if (left !== undefined) {
+        const characters = last.content.reduce((sum, item) => sum + (item.type === "text" ? item.text.length : 0), 0);
+        left = Math.max(0, left - Math.ceil(characters / TOKEN_CHARACTERS));
       }
-    } finally {
-      signal?.removeEventListener("abort", stop);
+      last = await this.wait(last.cellId, left === undefined ? {} : { maxOutputTokens: left });
+      observed.push(last);
     }
     return joined(observed);
   }
@@ -244,7 +247,7 @@ export class Session implements SessionHandler {
     } catch (error) {
       if (!(error instanceof HostLostError)) throw error;
     } finally {
-      this.#wire.forget(this.#id);
+      this.#forget();
     }
   }
 
@@ -252,93 +255,56 @@ export class Session implements SessionHandler {
     await this.close();
   }
 
-  /** @internal */
-  async call(invocation: Record<string, any>, signal: AbortSignal): Promise<string> {
-    const { name, namespace } = invocation["tool_name"];
-    const tool = this.#tools.get(`${namespace ?? ""}\0${name}`);
-    if (!tool) return failed(new ToolError(`the tool ${name} does not exist`));
-    const context: ToolContext = {
-      name,
-      input: invocation["input"],
-      cellId: invocation["cell_id"],
-      callId: invocation["runtime_tool_call_id"],
-      toolCallId: invocation["call_id"],
-      site: invocation["site"],
-      traceparent: invocation["traceparent"],
-      tracestate: invocation["tracestate"],
-      signal,
+  /** What the connection tells this session. */
+  #handler(): SessionHandler {
+    return {
+      call: (invocation, signal) => this.#call(invocation, signal),
+      notify: (text, cellId) => this.#tell({ type: "notification", text, cellId }),
+      event: (wire) => this.#tell(event(wire)),
+      cellClosed: (cellId) => {
+        this.#listening.get(cellId)?.();
+        this.#listening.delete(cellId);
+        this.#tell({ type: "cell/closed", cellId });
+      },
+      lost: (error) => {
+        this.#lost = error;
+        this.#forget();
+      },
     };
+  }
+
+  /** Runs a tool; the answer is JSON. */
+  async #call(invocation: Record<string, any>, signal: AbortSignal): Promise<string> {
+    const { name, namespace } = invocation["tool_name"];
     try {
-      if (await this.#needsApproval(tool, context)) {
-        const decision = await this.#ask(context);
-        if (decision !== true) throw new ToolError(decision, { failure: "blocked" });
-      }
+      const tool = this.#tools.get(`${namespace ?? ""}\0${name}`);
+      if (!tool) throw new ToolError(`the tool ${name} does not exist`);
+      const context: ToolContext = {
+        name,
+        namespace: namespace ?? undefined,
+        // Whoever decides about the call sees what the tool will get.
+        input: await inputOf(tool, invocation["input"]),
+        cellId: invocation["cell_id"],
+        callId: invocation["runtime_tool_call_id"],
+        toolCallId: invocation["call_id"],
+        site: invocation["site"],
+        traceparent: invocation["traceparent"],
+        tracestate: invocation["tracestate"],
+        signal,
+      };
+      await this.#approvals.check(tool, context);
+      return await run(tool, context);
     } catch (error) {
       return failed(error);
     }
-    return run(tool, context);
   }
 
-  async #needsApproval(tool: Tool<any>, context: ToolContext): Promise<boolean> {
-    const { needsApproval } = tool;
-    const needs = typeof needsApproval === "function" ? await needsApproval(context.input) : needsApproval;
-    if (needs === true && !this.#options.approve) {
-      throw new ToolError("the call needs an approval, and this session has no `approve`", { failure: "blocked" });
-    }
-    return this.#options.approve !== undefined && needs !== false;
-  }
-
-  /** Asks about this call, together with those that come in the same moment. */
-  async #ask(call: ToolContext): Promise<true | string> {
-    const resume = await this.pause(call.cellId);
-    try {
-      return await new Promise<true | string>((decide, reject) => {
-        const cancelled = () => reject(new ToolError("the call was cancelled"));
-        if (call.signal.aborted) return cancelled();
-        call.signal.addEventListener("abort", cancelled, { once: true });
-        this.#asked.push({ call, decide });
-        if (this.#asked.length === 1) setTimeout(() => void this.#askAll(), ASKED_TOGETHER_MS);
-      });
-    } finally {
-      await resume();
-    }
-  }
-
-  async #askAll(): Promise<void> {
-    const asked = this.#asked.filter(({ call }) => !call.signal.aborted);
-    this.#asked = [];
-    if (asked.length === 0) return;
-    let decided: Decision | readonly Decision[];
-    try {
-      decided = await this.#options.approve!(asked.map(({ call }) => call));
-    } catch (error) {
-      decided = { allow: false, reason: `the approval failed: ${messageOf(error)}` };
-    }
-    asked.forEach(({ decide }, index) => decide(decision(decided, index)));
-  }
-
-  /** @internal */
-  notify(text: string, cellId: string): void {
-    this.event({ type: "notification", text, cell_id: cellId });
-  }
-
-  /** @internal */
-  event(event: Record<string, any>): void {
+  #tell(happened: SessionEvent | undefined): void {
+    if (!happened) return;
     // What an observer throws is its own, now or later.
     try {
-      const seen: unknown = this.#options.onEvent?.(event as SessionEvent);
+      const seen: unknown = this.#options.onEvent?.(happened);
       if (seen instanceof Promise) seen.catch(() => {});
     } catch {}
-  }
-
-  /** @internal */
-  cellClosed(cellId: string): void {
-    this.event({ type: "cell/closed", cell_id: cellId });
-  }
-
-  /** @internal */
-  lost(error: HostLostError): void {
-    this.#lost = error;
-    this.#isOpen = false;
   }
 }

@@ -1,12 +1,14 @@
-import { ToolError } from "./errors.js";
+import { RequestError, ToolError } from "./errors.js";
 import { parsed, toJsonSchema, type InferSchema, type Schema } from "./schema.js";
 import type { Json } from "./wire.js";
 
 /** One call of a tool by a program. */
 export interface ToolCall {
-  /** The name under which the tool was given. */
+  /** The tool's name. */
   readonly name: string;
-  /** What the program passed. */
+  /** The tool's namespace, where it has one: with `name` it says which tool is meant. */
+  readonly namespace: string | undefined;
+  /** The input that `execute` gets: what the program passed, with the schema's defaults and transformations. */
   readonly input: unknown;
   /** The calling cell. */
   readonly cellId: string;
@@ -29,9 +31,14 @@ export interface ToolContext extends ToolCall {
 
 /** A tool that programs may call. */
 export interface Tool<S extends Schema = Schema> {
+  /** Its name. Default: the key under which it is given. */
+  readonly name?: string;
   /** What it does, for the model. */
   readonly description?: string;
-  /** What it takes: a schema of zod or another library of Standard Schema, or JSON Schema. */
+  /**
+   * What it takes: a schema of zod or another library of Standard Schema, or JSON Schema. The host checks
+   * inputs against the JSON Schema first, so that a coercion of the library sees values of the right type only.
+   */
   readonly inputSchema?: S;
   /** What it returns. */
   readonly outputSchema?: Schema;
@@ -43,7 +50,10 @@ export interface Tool<S extends Schema = Schema> {
   readonly deferred?: boolean;
   /** Nothing names it, and it can be called all the same. Default false. */
   readonly hidden?: boolean;
-  /** Whether `approve` is asked before a call. Default: it is, where the session has an `approve`. */
+  /**
+   * Whether `approve` is asked before a call. Default: it is, where the session has an `approve`. The
+   * function gets the input that `execute` would get.
+   */
   readonly needsApproval?: boolean | ((input: InferSchema<S>) => boolean | Promise<boolean>);
 }
 
@@ -71,7 +81,14 @@ function base64(bytes: Uint8Array | string): string {
 
 /** A definition as the wire has it. */
 export async function definition(name: string, tool: Tool<any>): Promise<Json> {
-  const schema = async (given: Schema | null | undefined) => (given === undefined || given === null ? null : ((await toJsonSchema(given)) ?? null));
+  const schema = async (given: Schema | null | undefined) => {
+    if (given === undefined || given === null) return null;
+    try {
+      return (await toJsonSchema(given)) ?? null;
+    } catch (error) {
+      throw new RequestError(`the schema of the tool ${name}: ${messageOf(error)}`);
+    }
+  };
   const full = tool.namespace ? `${tool.namespace}__${name}` : name;
   return {
     name: full,
@@ -84,29 +101,25 @@ export async function definition(name: string, tool: Tool<any>): Promise<Json> {
   };
 }
 
-/** Runs a tool; the answer as the wire has it, in JSON. It never throws. */
+/** The input that a tool gets for what a program passed. */
+export function inputOf(tool: Tool<any>, passed: unknown): Promise<unknown> {
+  return parsed(tool.inputSchema, passed ?? {});
+}
+
+/** Runs a tool; the answer as the wire has it, in JSON. */
 export async function run(tool: Tool<any>, context: ToolContext): Promise<string> {
-  try {
-    const input = await parsed(tool.inputSchema, context.input ?? {});
-    const result = json(await tool.execute(input, context));
-    return `{"status":"ok","value":{"type":"tool/result","result":${result}}}`;
-  } catch (error) {
-    return failed(error);
-  }
+  const result = json(await tool.execute(context.input, context));
+  return `{"status":"ok","value":{"type":"tool/result","result":${result}}}`;
 }
 
 /** A failure as the wire has it, in JSON. It never throws, whatever was thrown. */
 export function failed(error: unknown): string {
   const told: Record<string, unknown> = { status: "error", message: messageOf(error) };
-  try {
-    const { code, failure } = error as Partial<ToolError>;
-    if (Number.isSafeInteger(code)) told["code"] = code;
-    if (failure === "blocked" || failure === "unknown") told["failure"] = failure;
-  } catch {
-    // Not an error that says more.
-  }
+  if (!(error instanceof ToolError)) return JSON.stringify(told);
+  if (Number.isSafeInteger(error.code)) told["code"] = error.code;
+  if (error.failure === "blocked" || error.failure === "unknown") told["failure"] = error.failure;
   const text = JSON.stringify(told);
-  if (!(error instanceof ToolError) || error.data === undefined) return text;
+  if (error.data === undefined) return text;
   try {
     return `${text.slice(0, -1)},"data":${json(error.data)}}`;
   } catch {

@@ -3,13 +3,14 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { CodeMode } from "../dist/index.js";
+import { CodeMode, image } from "../dist/index.js";
 import { codeModeTools as aiTools } from "../dist/adapters/ai.js";
 import { CodeModeExecutor } from "../dist/adapters/cloudflare.js";
 import { codeModeTools as agentTools } from "../dist/adapters/openai-agents.js";
 import { codeModeDriver } from "../dist/adapters/tanstack.js";
 
 const TWO = "const [a, b] = await Promise.all([tools.add({ a: 1, b: 2 }), tools.add({ a: 3, b: 4 })]); text(a * b)";
+const SHOT = "image(await tools.shot({}))";
 const FAILS = "await tools.nothing({})";
 
 let host;
@@ -36,6 +37,7 @@ function session(asked, slow = waiting()) {
   const tools = {
     slow,
     add: { description: "Sum", execute: ({ a, b }) => a + b },
+    shot: { execute: () => image(new Uint8Array([1, 2]), "image/png") },
   };
   const approve = asked && ((calls) => calls.map((call) => { asked.push(call.name); return call.input.a !== 3; }));
   return host.session({ tools, ...(approve && { approve }) });
@@ -57,7 +59,8 @@ test("the AI SDK", async () => {
           const call = { type: "tool-call", toolCallId: "call-1", toolName: "exec", input: JSON.stringify({ code }) };
           return { content: [call], finishReason: { unified: "tool-calls" }, usage, warnings: [] };
         }
-        said = last.content[0].output?.value;
+        const { type, value } = last.content[0].output;
+        said = type === "content" ? value.map((part) => part.text ?? `${part.mediaType} ${part.data.data}`).join(" ") : value;
         return { content: [{ type: "text", text: String(said) }], finishReason: { unified: "stop" }, usage, warnings: [] };
       },
     });
@@ -68,6 +71,7 @@ test("the AI SDK", async () => {
     [TWO, /^21$/, undefined],
     [FAILS, /error: .*tools\.nothing/s, undefined],
     [TWO, /not approved/, asked],
+    [SHOT, /^\(an image\) image\/png AQI=$/, undefined],
   ]) {
     const open = await session(of);
     const { text } = await generateText({ model: writing(code), tools: aiTools(open), prompt: "go", stopWhen: stepCountIs(3) });
@@ -96,7 +100,8 @@ test("OpenAI Agents", async () => {
         const call = { type: "function_call", callId: "call-1", name: "exec", arguments: JSON.stringify({ code }), status: "completed" };
         return { usage, output: [call] };
       }
-      const text = typeof last.output === "string" ? last.output : last.output.text;
+      const parts = [last.output].flat().map((part) => part.text ?? (part.image ? JSON.stringify(part.image) : part));
+      const text = parts.join(" ");
       return { usage, output: [{ type: "message", role: "assistant", status: "completed", content: [{ type: "output_text", text }] }] };
     },
     async *getStreamedResponse() {},
@@ -106,6 +111,7 @@ test("OpenAI Agents", async () => {
     [TWO, /^21$/, undefined],
     [FAILS, /error: .*tools\.nothing/s, undefined],
     [TWO, /not approved/, asked],
+    [SHOT, /^\(an image\) .*AQI=/, undefined],
   ]) {
     const open = await session(of);
     const agent = new Agent({ name: "a", model: writing(code), tools: agentTools(open) });

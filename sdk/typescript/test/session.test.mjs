@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -121,6 +121,80 @@ test("calls that wait together are approved together, and the clocks stand still
   });
 });
 
+test("who decides about a call sees the input that the tool gets, and which tool it is", async () => {
+  const asked = [];
+  const inputSchema = z.object({ to: z.string(), amount: z.number().default(1000) });
+  const pay = tool({ name: "pay", namespace: "bank", inputSchema, needsApproval: ({ amount }) => amount > 100, execute: ({ amount }) => amount });
+  const game = { name: "pay", namespace: "game", needsApproval: ({ n }) => n === undefined, execute: () => 0 };
+  const approve = (calls) => {
+    asked.push(...calls.map(({ namespace, name, input }) => [namespace, name, input]));
+    return "not today";
+  };
+  await inSession({ tools: { pay, game }, approve }, async (session) => {
+    const { text } = await session.run(`
+      for (const call of [() => tools.bank__pay({ to: 'eve' }), () => tools.bank__pay({ to: 'eve', amount: 5 }), () => tools.game__pay()])
+        text(await call().catch((e) => e.message));`);
+    assert.equal(text, "not today\n5\nnot today");
+  });
+  assert.deepEqual(asked, [["bank", "pay", { to: "eve", amount: 1000 }], ["game", "pay", {}]]);
+  const twice = host.session({ tools: { a: { name: "t", execute: add.execute }, b: { name: "t", execute: add.execute } } });
+  await assert.rejects(twice, /two tools have the name t/);
+});
+
+test("a signal terminates its program also after exec has returned", () =>
+  inSession({}, async (session) => {
+    const controller = new AbortController();
+    const begun = await session.exec("await new Promise((done) => setTimeout(done, 60_000))", { yieldTimeMs: 50, signal: controller.signal });
+    assert.equal(begun.status, "running");
+    const waiting = session.wait(begun.cellId);
+    controller.abort();
+    assert.equal((await waiting).status, "terminated");
+  }));
+
+test("the budget of a run is for all of its output", () =>
+  inSession({}, async (session) => {
+    const code = "text('a'); yield_control(); await new Promise((done) => setTimeout(done, 50)); text('x'.repeat(4000))";
+    const { text } = await session.run(code, { maxOutputTokens: 10 });
+    assert.ok(text.length < 200, text);
+  }));
+
+/** A host that opens sessions, describes none, and writes each request's method into a file. */
+const HOST = `#!/usr/bin/env node
+const fs = require("node:fs");
+let input = Buffer.alloc(0);
+const send = (message) => {
+  const text = Buffer.from(JSON.stringify(message));
+  const size = Buffer.alloc(4);
+  size.writeUInt32LE(text.length);
+  process.stdout.write(Buffer.concat([size, text]));
+};
+process.stdin.on("data", (chunk) => {
+  for (input = Buffer.concat([input, chunk]); input.length >= 4 && input.length >= 4 + input.readUInt32LE(); ) {
+    const { type, id, request } = JSON.parse(input.subarray(4, 4 + input.readUInt32LE()));
+    input = input.subarray(4 + input.readUInt32LE());
+    if (type === "connection/hello") send({ type: "connection/ready", selectedVersion: 1, capabilities: [] });
+    else {
+      fs.appendFileSync(__filename + ".log", request.method + " ");
+      const ok = request.method !== "session/describe";
+      send({ type: "operation/response", id, result: ok ? { status: "ok", value: {} } : { status: "error", message: "no" } });
+    }
+  }
+});
+`;
+
+test("a session that cannot be opened is closed, and says why", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "code-mode-"));
+  const program = join(folder, "program.cjs");
+  await writeFile(program, HOST, { mode: 0o755 });
+  const own = await CodeMode.start({ program });
+  await assert.rejects(own.session(), RequestError);
+  await own.close();
+  assert.equal(await readFile(program + ".log", "utf8"), "session/open session/describe session/shutdown ");
+  await rm(folder, { recursive: true });
+  const dates = { when: { inputSchema: z.object({ at: z.date() }), execute: add.execute } };
+  await assert.rejects(host.session({ tools: dates }), /the schema of the tool when: /);
+});
+
 test("limits end a program with their name and the line", () =>
   inSession({ limits: { maxCpuTimeMs: 100 } }, async (session) => {
     const { error } = await session.run("let n = 0;\nfor (;;) n++;");
@@ -139,11 +213,16 @@ test("stored values go in and come out, constants are globals, and images are co
 
 test("events tell of cells, calls and notifications, and an observer that throws costs nothing", async () => {
   const types = [];
+  const ids = new Set();
   const onEvent = (event) => {
     types.push(event.type);
+    if (event.callId) ids.add(event.callId);
+    if (event.toolCallId) ids.add(event.toolCallId);
     throw new Error("mine");
   };
-  await inSession({ tools: { add }, onEvent }, (session) => session.run("await tools.add({ a: 1 }); notify('x')"));
+  const seen = tool({ execute: (_, { callId, toolCallId }) => [callId, toolCallId] });
+  const { text } = await inSession({ tools: { seen }, onEvent }, (session) => session.run("text(await tools.seen({})); notify('x')"));
+  assert.deepEqual(ids, new Set(JSON.parse(text)));
   for (const type of ["cell/started", "call/started", "call/finished", "notification", "cell/ended", "cell/closed"]) {
     assert.ok(types.includes(type), `${type} of ${types}`);
   }
@@ -180,6 +259,11 @@ test("a program that is not there, or no host, is an error that says so", async 
   await assert.rejects(CodeMode.start({ program: "/bin/true" }), StartError);
   await assert.rejects(CodeMode.start({ args: ["--no-such-option"] }), /no-such-option/);
 });
+
+test("only a ToolError says more than its message", () =>
+  inSession({ tools: { fails: { execute: () => { throw Object.assign(new Error("no"), { code: 403, failure: "blocked" }); } } } }, async (session) => {
+    assert.equal((await session.run("await tools.fails({}).catch((e) => text([e.message, e.code ?? null]))")).text, '["no",null]');
+  }));
 
 test("whatever a tool or an approver throws costs its call alone", async () => {
   const thrown = [

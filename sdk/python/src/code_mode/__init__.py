@@ -16,7 +16,7 @@ from ._errors import CodeModeError, HostLostError, RequestError, StartError, Too
 from ._host import CodeMode
 from ._program import find_program
 from ._results import CellError, CellResult, CellStats, ContentItem, Limit, Position
-from ._session import Approve, Decision, ExecOptions, Limits, Session, SessionOptions, WaitOptions
+from ._session import Approve, Decision, ExecOptions, Limits, OnEvent, Session, SessionOptions, WaitOptions
 from ._sync import CodeModeSync, SessionSync
 from ._tools import Tool, ToolCall, ToolContext, ToolLike, audio, image
 
@@ -34,6 +34,7 @@ __all__ = [
     "HostLostError",
     "Limit",
     "Limits",
+    "OnEvent",
     "Position",
     "RequestError",
     "Session",

@@ -80,14 +80,17 @@ class CellResult:
 
     @property
     def text(self) -> str:
-        """The texts of the output that are the program's results, joined by newlines."""
+        """The texts that the program put out by ``text``, joined by newlines; lines of its console are in
+        ``content`` alone."""
         return "\n".join(
             item.value for item in self.content if item.type == "text" and item.note is None
         )
 
     def for_model(self) -> str:
-        """The output and the error as one text, for a model."""
-        parts = [item.value for item in self.content if item.type == "text"]
+        """The output and the error as one text, for a model. It tells of images and sounds, which are in
+        ``content``."""
+        names = {"image": "(an image)", "audio": "(a sound)"}
+        parts = [names.get(item.type, item.value) for item in self.content]
         if self.error is not None:
             parts.append(f"error: {self.error.message}")
         if self.status == "running":
@@ -106,7 +109,7 @@ def _item(wire: Mapping[str, Any]) -> ContentItem:
     return ContentItem("text", wire["text"], wire.get("note"))
 
 
-def _stats(wire: Mapping[str, Any] | None) -> CellStats | None:
+def stats(wire: Mapping[str, Any] | None) -> CellStats | None:
     if wire is None:
         return None
     return CellStats(
@@ -150,5 +153,5 @@ def result(response: Mapping[str, Any]) -> CellResult:
         cell_id=observed["cell_id"],
         content=tuple(_item(item) for item in observed["content_items"]),
         error=error,
-        stats=_stats(observed.get("stats")),
+        stats=stats(observed.get("stats")),
     )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Itera
 from contextlib import asynccontextmanager
 
 from ._errors import HostLostError, RequestError, ToolError
-from ._results import CellResult, Position, result
-from ._tools import ToolCall, ToolContext, ToolLike, failed, tool_of
+from ._results import CellResult, Position, result, stats
+from ._tools import Tool, ToolCall, ToolContext, ToolLike, failed, shown, tool_of
 from ._wire import Message, Wire
 
 if TYPE_CHECKING:
@@ -26,11 +26,18 @@ Decisions = Union[Decision, Sequence[Decision]]
 #: Asked before calls run: for all that wait at that moment. It answers for all, or for each.
 Approve = Callable[[Sequence[ToolCall]], Union[Decisions, Awaitable[Decisions]]]
 
+#: Told of what happens in a session: a mapping whose ``type`` is ``cell/started``, ``cell/ended``,
+#: ``cell/closed``, ``call/started``, ``call/finished`` or ``notification``.
+OnEvent = Callable[[Mapping[str, Any]], Union[None, Awaitable[None]]]
+
 #: Calls that come this soon after each other are put to a person together, in seconds.
 _ASKED_TOGETHER = 0.01
 
 #: Tools of one session that may block at the same time; more wait.
 _MOST_THREADS = 256
+
+#: About how many characters a token has, as the host counts when it cuts output.
+_TOKEN_CHARACTERS = 4
 
 _sessions = itertools.count(1)
 _execs = itertools.count(1)
@@ -55,7 +62,7 @@ class SessionOptions(TypedDict, total=False):
 
     tools: Iterable[ToolLike]
     approve: Approve | None
-    on_event: Callable[[Mapping[str, Any]], None] | None
+    on_event: OnEvent | None
     stored: Mapping[str, Any] | None
     limits: Limits | None
     check_inputs: bool
@@ -87,7 +94,9 @@ def _limits(limits: Limits) -> Message:
         first, *rest = name.split("_")
         camel = first + "".join(part.capitalize() for part in rest)
         if name.endswith("_time"):
-            told[f"{camel}Ms"] = round(float(str(value)) * 1000)
+            if not isinstance(value, (int, float)):
+                raise TypeError(f"the limit {name} is a time in seconds, and not {value!r}")
+            told[f"{camel}Ms"] = round(value * 1000)
         else:
             told[camel] = value
     return told
@@ -118,7 +127,7 @@ class Session:
         *,
         tools: Iterable[ToolLike] = (),
         approve: Approve | None = None,
-        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+        on_event: OnEvent | None = None,
         stored: Mapping[str, Any] | None = None,
         limits: Limits | None = None,
         check_inputs: bool = True,
@@ -126,9 +135,12 @@ class Session:
         instructions_tokens: int = 4000,
     ) -> None:
         self._connect = connect
-        self._tools = {}
+        self._tools: dict[tuple[str | None, str], Tool] = {}
         for tool in map(tool_of, tools):
-            self._tools[(tool.namespace, tool.own_name)] = tool
+            key = (tool.namespace, tool.own_name)
+            if key in self._tools:
+                raise ValueError(f"two tools have the name {tool.own_name}")
+            self._tools[key] = tool
         self._definitions = [tool.definition() for tool in self._tools.values()]
         self._approve = approve
         self._on_event = on_event
@@ -144,6 +156,7 @@ class Session:
         self._wire: Wire | None = None
         self._lost: HostLostError | None = None
         self._blocking = asyncio.Semaphore(_MOST_THREADS)
+        self._observing: set[asyncio.Future[Any]] = set()
         self._asked: list[tuple[ToolCall, asyncio.Future[Decision]]] = []
         #: What a model should be told of the tool by which it runs programs; known once it is open.
         self.instructions = ""
@@ -161,7 +174,7 @@ class Session:
 
     async def open(self) -> "Session":
         """Opens the session."""
-        if self._wire is not None:
+        if self._wire is not None and not self._wire.is_lost:
             return self
         wire = await self._connect()
         self._lost = None
@@ -181,11 +194,18 @@ class Session:
             )
             _, description = await asyncio.gather(opened, described)
         except BaseException:
-            self._wire = None
-            wire.forget(self._id)
+            # The host may have opened it; also where this task is cancelled.
+            await asyncio.shield(asyncio.ensure_future(self._close_quietly()))
             raise
         self.instructions = description["text"]
         return self
+
+    async def _close_quietly(self) -> None:
+        try:
+            await self.close()
+        except RequestError:
+            # It was never opened.
+            pass
 
     def _open_wire(self) -> Wire:
         if self._lost is not None:
@@ -277,12 +297,17 @@ class Session:
             raise
 
     async def run(self, code: str, **options: Unpack[ExecOptions]) -> CellResult:
-        """Runs a program to its end, however often it yields; takes the options of :meth:`exec`."""
+        """Runs a program to its end, however often it yields; takes the options of :meth:`exec`, of which
+        ``max_output_tokens`` is for all of its output."""
         last = await self.exec(code, **options)
         content = list(last.content)
+        left = options.get("max_output_tokens")
         try:
             while last.status == "running":
-                last = await self.wait(last.cell_id)
+                if left is not None:
+                    size = sum(len(item.value) for item in last.content if item.type == "text")
+                    left = max(0, left - -(-size // _TOKEN_CHARACTERS))
+                last = await self.wait(last.cell_id, max_output_tokens=left)
                 content += last.content
         except asyncio.CancelledError:
             if self._wire is not None and not self._wire.is_lost:
@@ -349,9 +374,17 @@ class Session:
         if tool is None:
             return failed(ToolError(f"the tool {name['name']} does not exist"))
         site = invocation.get("site")
+        passed = invocation["input"]
+        try:
+            arguments = tool.arguments(passed)
+        except Exception as error:  # noqa: BLE001 - an input that does not fit
+            return failed(error)
+        is_asked_about = self._approve is not None or callable(tool.needs_approval)
         context = ToolContext(
             name=name["name"],
-            input=invocation["input"],
+            namespace=name["namespace"],
+            # Whoever decides about the call sees what the tool will get.
+            input=shown(arguments) if is_asked_about and arguments is not None else passed,
             cell_id=invocation["cell_id"],
             call_id=invocation["runtime_tool_call_id"],
             tool_call_id=invocation["call_id"],
@@ -371,18 +404,19 @@ class Session:
                 if decision is not True:
                     why = decision if isinstance(decision, str) else "the call was not approved"
                     raise ToolError(why, failure="blocked")
-            bound = tool.bound(context)
-            value = await (bound() if tool.is_async else self._in_thread(bound))
+            bound = tool.bound(arguments, context)
+            value = await (bound() if tool.is_async else self._beside(bound))
             if inspect.isawaitable(value):
                 value = await value
         except asyncio.CancelledError:
+            context.cancelled.set()
             raise
         except BaseException as error:  # noqa: BLE001 - a tool's failure is its program's
             # Also where it wants to end this process: `sys.exit()` is what parsers of arguments do.
             return failed(error)
         return {"status": "ok", "value": {"type": "tool/result", "result": value}}
 
-    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+    async def _beside(self, function: Callable[[], Any]) -> Any:
         """Runs what may block where it blocks no other tool."""
         async with self._blocking:
             return await _in_thread(function)
@@ -428,13 +462,41 @@ class Session:
         """Takes an event; for the connection."""
         if self._on_event is not None:
             try:
-                self._on_event(event)
+                seen = self._on_event(_event(event))
             except Exception:  # noqa: BLE001, S110 - what an observer raises is its own
-                pass
+                return
+            if inspect.isawaitable(seen):
+                task = asyncio.ensure_future(seen)
+                self._observing.add(task)
+                task.add_done_callback(self._observed)
+
+    def _observed(self, task: asyncio.Future[Any]) -> None:
+        self._observing.discard(task)
+        if not task.cancelled():
+            # What an observer raises is its own, now or later.
+            task.exception()
 
     def lost(self, error: HostLostError) -> None:
         """Takes the end of the host; for the connection."""
         self._lost = error
+
+
+def _event(wire: Message) -> Message:
+    """An event of the wire in this SDK's words: its ids have the names that :class:`ToolCall` has."""
+    event = dict(wire)
+    if "call_id" in event:
+        event["tool_call_id"] = event.pop("call_id")
+    if "runtime_tool_call_id" in event:
+        event["call_id"] = event.pop("runtime_tool_call_id")
+    if tool := event.pop("tool_name", None):
+        event |= {"name": tool["name"], "namespace": tool["namespace"]}
+    if "duration_ms" in event:
+        event["duration"] = event.pop("duration_ms") / 1000
+    if isinstance(outcome := event.get("outcome"), dict):
+        event["outcome"] = outcome["kind"]
+    if "stats" in event:
+        event["stats"] = stats(event["stats"])
+    return event
 
 
 def _decision(decisions: Any, index: int) -> Decision:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import AbstractAsyncContextManager, contextmanager
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Coroutine, Mapping, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Coroutine, Iterator, Mapping, Sequence, TypeVar
 
 from ._errors import HostLostError
 from ._host import CodeMode
@@ -27,9 +28,13 @@ class _Loop:
         self.thread = threading.Thread(target=self.loop.run_forever, name="code-mode", daemon=True)
         self.thread.start()
 
+    @property
+    def has_ended(self) -> bool:
+        return self.loop.is_closed()
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Waits for something; an interrupt of the waiting cancels it."""
-        if self.loop.is_closed():
+        if self.has_ended:
             work.close()
             raise HostLostError("the host is closed")
         done: Future[T] = asyncio.run_coroutine_threadsafe(work, self.loop)
@@ -142,6 +147,25 @@ class SessionSync:
         """As :meth:`Session.stored`."""
         return self._loop.run(self._session.stored())
 
+    @contextmanager
+    def paused(self, cell_id: str | None = None) -> Iterator[None]:
+        """As :meth:`Session.paused`."""
+        pause = self._session.paused(cell_id)
+        self._loop.run(_entered(pause))
+        try:
+            yield
+        finally:
+            self._loop.run(_left(pause))
+
     def close(self) -> None:
         """As :meth:`Session.close`."""
-        self._loop.run(self._session.close())
+        if not self._loop.has_ended:
+            self._loop.run(self._session.close())
+
+
+async def _entered(pause: AbstractAsyncContextManager[None]) -> None:
+    await pause.__aenter__()
+
+
+async def _left(pause: AbstractAsyncContextManager[None]) -> None:
+    await pause.__aexit__(None, None, None)

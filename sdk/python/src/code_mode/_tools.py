@@ -8,12 +8,13 @@ import dataclasses
 import enum
 import inspect
 import json
+import threading
 from dataclasses import dataclass, field
 from typing import Any, Awaitable, Callable, Mapping, Union
 
 from ._errors import ToolError
 from ._results import Position
-from ._schema import Signature, description_of
+from ._schema import Signature, description_of, whole
 
 #: A tool: a function, or a :class:`Tool` that says more of one.
 ToolLike = Union["Tool", Callable[..., Any]]
@@ -23,9 +24,10 @@ ToolLike = Union["Tool", Callable[..., Any]]
 class ToolCall:
     """One call of a tool by a program."""
 
-    #: The tool.
+    #: The tool's name.
     name: str
-    #: What the program passed.
+    #: The input that the tool gets, as JSON: what the program passed, with the defaults of the
+    #: function and of its types.
     input: Any
     #: The calling cell.
     cell_id: str
@@ -38,11 +40,17 @@ class ToolCall:
     #: The span of the call, as W3C Trace Context has it, where the exec named one.
     traceparent: str | None = None
     tracestate: str | None = None
+    #: The tool's namespace, where it has one: with :attr:`name` it says which tool is meant.
+    namespace: str | None = None
 
 
 @dataclass(frozen=True)
 class ToolContext(ToolCall):
     """A call as its tool sees it: a parameter of this type gets it."""
+
+    #: Set when nobody waits for the answer any more. A coroutine is cancelled then; a function that
+    #: runs in a thread can only look here.
+    cancelled: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,8 @@ class Tool:
     @property
     def own_name(self) -> str:
         """The name that programs use."""
-        return self.name or str(getattr(self.function, "__name__", type(self.function).__name__))
+        function = whole(self.function)
+        return self.name or str(getattr(function, "__name__", type(function).__name__))
 
     def definition(self) -> dict[str, Any]:
         """The definition as the wire has it."""
@@ -88,26 +97,31 @@ class Tool:
         return {
             "name": f"{self.namespace}__{name}" if self.namespace else name,
             "tool_name": {"name": name, "namespace": self.namespace},
-            "description": description_of(self.function) if description is None else description,
+            "description": description_of(whole(self.function)) if description is None else description,
             "input_schema": signature.schema if signature is not None else self.input_schema,
             "output_schema": output,
             "deferred": self.deferred,
             "hidden": self.hidden,
         }
 
-    def bound(self, context: ToolContext) -> Callable[[], Any]:
-        """The call, ready to be made."""
+    def arguments(self, passed: Any) -> dict[str, Any] | None:
+        """What the function gets for what a program passed; ``None`` where it gets that itself."""
         if self.signature is None:
+            return None
+        return self.signature.arguments({} if passed is None else passed)
+
+    def bound(self, arguments: dict[str, Any] | None, context: ToolContext) -> Callable[[], Any]:
+        """The call, ready to be made."""
+        if self.signature is None or arguments is None:
             return lambda: self.function(context.input)
-        arguments = self.signature.arguments({} if context.input is None else context.input)
         if self.signature.context is not None:
-            arguments[self.signature.context] = context
+            arguments = {**arguments, self.signature.context: context}
         return lambda: self.function(**arguments)
 
     @property
     def is_async(self) -> bool:
         """Whether the function runs on the event loop; others run in threads."""
-        function = self.function
+        function = whole(self.function)
         call = getattr(function, "__call__", None)
         return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
@@ -166,6 +180,14 @@ def encoded(value: Any) -> bytes:
     except Exception as error:
         # Too deep, or an object's own way to become JSON failed.
         raise ValueError(_message(error)) from error
+
+
+def shown(arguments: Any) -> Any:
+    """Arguments as JSON, for who decides about a call; as they are, where JSON cannot hold them."""
+    try:
+        return json.loads(encoded(arguments))
+    except Exception:  # noqa: BLE001 - a type of the tool's own
+        return arguments
 
 
 def failed(error: BaseException) -> dict[str, Any]:

@@ -271,7 +271,7 @@ class Wire:
         if session is None:
             self._answer(id, {"status": "error", "message": "the session is closed"})
         elif request["type"] == "notification/send":
-            session.notify(request["text"], request["cell_id"] if "cell_id" in request else request["cellId"])
+            session.notify(request["text"], request["cellId"])
             self._answer(id, {"status": "ok", "value": {"type": "notification/delivered"}})
         else:
             task = asyncio.create_task(self._call(id, session, request["invocation"]))

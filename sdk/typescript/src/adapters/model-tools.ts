@@ -1,4 +1,6 @@
 // The two tools by which a model runs programs.
+import { RequestError } from "../errors.js";
+import type { CellResult, ContentItem } from "../results.js";
 import type { Session } from "../session.js";
 
 export const EXEC_SCHEMA = {
@@ -35,26 +37,60 @@ export interface WaitInput {
   terminate?: boolean;
 }
 
-/** Runs a program; the answer is for the model, also where it failed. */
-export async function runExec(
-  session: Session,
-  input: ExecInput,
-  call: { toolCallId?: string | undefined; signal?: AbortSignal | undefined } = {},
-): Promise<string> {
-  const result = await session.exec(input.code, {
+/** How a framework's tools run programs. */
+export interface ModelToolOptions {
+  /** Whether a person is asked, by the framework's own mechanism, before a whole program runs. Default false. */
+  readonly needsApproval?: boolean;
+  /** The most tokens of output that one observation gives the model. Default 10,000. */
+  readonly maxOutputTokens?: number;
+}
+
+const MAX_OUTPUT_TOKENS = 10_000;
+
+interface Call {
+  toolCallId?: string | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+/** What a model is told of the tool `exec`. */
+export function execDescription(session: Session): string {
+  if (!session.instructions) throw new RequestError("the session is not open");
+  return session.instructions;
+}
+
+/** Runs a program. `call.signal` terminates it, also after it has yielded. */
+export async function runExec(session: Session, input: ExecInput, options: ModelToolOptions, call: Call = {}): Promise<CellResult> {
+  return session.exec(input.code, {
+    maxOutputTokens: options.maxOutputTokens ?? MAX_OUTPUT_TOKENS,
     ...(input.yield_time_ms !== undefined && { yieldTimeMs: input.yield_time_ms }),
     ...(call.toolCallId !== undefined && { toolCallId: call.toolCallId }),
     ...(call.signal !== undefined && { signal: call.signal }),
   });
-  return result.forModel();
 }
 
-/** Waits for a program, or stops it. */
-export async function runWait(session: Session, input: WaitInput, call: { signal?: AbortSignal | undefined } = {}): Promise<string> {
-  if (input.terminate) return (await session.terminate(input.cell_id)).forModel();
+/** Waits for a program, or stops it; so does `call.signal`. */
+export async function runWait(session: Session, input: WaitInput, options: ModelToolOptions, call: Call = {}): Promise<CellResult> {
+  if (input.terminate) return session.terminate(input.cell_id);
   const result = await session.wait(input.cell_id, {
+    maxOutputTokens: options.maxOutputTokens ?? MAX_OUTPUT_TOKENS,
     ...(input.yield_time_ms !== undefined && { yieldTimeMs: input.yield_time_ms }),
     ...(call.signal !== undefined && { signal: call.signal }),
   });
-  return result.forModel();
+  return call.signal?.aborted && result.status === "running" ? session.terminate(input.cell_id) : result;
+}
+
+/** An image or a sound of a program's output. */
+export interface Media {
+  readonly type: "image" | "audio";
+  readonly mediaType: string;
+  /** Base64. */
+  readonly data: string;
+}
+
+/** What of a result is no text; all of it comes as `data:` URLs. */
+export function media(result: CellResult): Media[] {
+  return result.content.flatMap((item: ContentItem) => {
+    const parts = item.type === "text" ? null : /^data:([^;,]+);base64,(.*)$/s.exec(item.url);
+    return item.type === "text" || !parts ? [] : [{ type: item.type, mediaType: parts[1]!, data: parts[2]! }];
+  });
 }

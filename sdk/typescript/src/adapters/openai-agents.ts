@@ -5,30 +5,55 @@
  */
 import { tool } from "@openai/agents";
 
+import type { CellResult } from "../results.js";
 import type { Session } from "../session.js";
-import { EXEC_SCHEMA, runExec, runWait, WAIT_DESCRIPTION, WAIT_SCHEMA, type ExecInput, type WaitInput } from "./model-tools.js";
+import {
+  EXEC_SCHEMA,
+  execDescription,
+  media,
+  runExec,
+  runWait,
+  WAIT_DESCRIPTION,
+  WAIT_SCHEMA,
+  type ExecInput,
+  type ModelToolOptions,
+  type WaitInput,
+} from "./model-tools.js";
 
-/** The tools `exec` and `wait`, for `new Agent({ tools })`. `needsApproval` asks for whole programs. */
-export function codeModeTools(session: Session, options: { needsApproval?: boolean } = {}) {
-  // The schemas are fixed ones, and say nothing of additional properties that strict mode wants.
+/** The text for the model, with the images that it is shown; the SDK has no sounds. */
+function output(result: CellResult) {
+  const images = media(result).filter(({ type }) => type === "image");
+  if (images.length === 0) return result.forModel();
+  const shown = images.map(({ mediaType, data }) => ({ type: "image" as const, image: { data, mediaType } }));
+  return [{ type: "text" as const, text: result.forModel() }, ...shown];
+}
+
+interface Details {
+  toolCall?: { callId?: string };
+  signal?: AbortSignal;
+}
+
+/** The tools `exec` and `wait`, for `new Agent({ tools })`. Aborting the run terminates its programs. */
+export function codeModeTools(session: Session, options: ModelToolOptions = {}) {
+  // Where `strict` is false, the types want schemas that allow what they do not name.
   const loose = (schema: object) => ({ ...schema, additionalProperties: true }) as never;
   return [
     tool({
       name: "exec",
-      description: session.instructions,
+      description: execDescription(session),
       parameters: loose(EXEC_SCHEMA),
       strict: false,
       needsApproval: options.needsApproval ?? false,
-      execute: (input: unknown, _context: unknown, details?: { signal?: AbortSignal }) =>
-        runExec(session, input as ExecInput, { signal: details?.signal }),
+      execute: async (input: unknown, _context: unknown, details?: Details) =>
+        output(await runExec(session, input as ExecInput, options, { toolCallId: details?.toolCall?.callId, signal: details?.signal })),
     }),
     tool({
       name: "wait",
       description: WAIT_DESCRIPTION,
       parameters: loose(WAIT_SCHEMA),
       strict: false,
-      execute: (input: unknown, _context: unknown, details?: { signal?: AbortSignal }) =>
-        runWait(session, input as WaitInput, { signal: details?.signal }),
+      execute: async (input: unknown, _context: unknown, details?: Details) =>
+        output(await runWait(session, input as WaitInput, options, { signal: details?.signal })),
     }),
   ];
 }

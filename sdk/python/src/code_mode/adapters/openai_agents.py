@@ -5,30 +5,57 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from agents import FunctionTool
+from agents import FunctionTool, ToolOutputImage, ToolOutputText
 
+from .._results import CellResult
 from .._session import Session
 from ._model_tools import (
     EXEC,
     EXEC_SCHEMA,
+    MAX_OUTPUT_TOKENS,
     WAIT,
     WAIT_DESCRIPTION,
     WAIT_SCHEMA,
+    exec_description,
+    media,
     run_exec,
     run_wait,
 )
 
 
-def code_mode_tools(session: Session) -> list[FunctionTool]:
-    """The tools ``exec`` and ``wait``, for ``Agent(tools=[...])``."""
+def code_mode_tools(
+    session: Session, *, max_output_tokens: int = MAX_OUTPUT_TOKENS
+) -> list[FunctionTool]:
+    """The tools ``exec`` and ``wait``, for ``Agent(tools=[...])``. Cancelling the run while a program
+    runs terminates the program.
 
-    async def execute(_: Any, arguments: str) -> str:
-        return await run_exec(session, **json.loads(arguments))
+    Args:
+        session: an open session.
+        max_output_tokens: the most tokens of output that one observation gives the model.
+    """
 
-    async def wait(_: Any, arguments: str) -> str:
-        return await run_wait(session, **json.loads(arguments))
+    async def execute(context: Any, arguments: str) -> Any:
+        given = json.loads(arguments)
+        call = getattr(context, "tool_call_id", None)
+        return _output(
+            await run_exec(session, **given, tool_call_id=call, max_output_tokens=max_output_tokens)
+        )
 
+    async def wait(_: Any, arguments: str) -> Any:
+        given = json.loads(arguments)
+        return _output(await run_wait(session, **given, max_output_tokens=max_output_tokens))
+
+    description = exec_description(session)
     return [
-        FunctionTool(EXEC, session.instructions, EXEC_SCHEMA, execute, strict_json_schema=False),
+        FunctionTool(EXEC, description, EXEC_SCHEMA, execute, strict_json_schema=False),
         FunctionTool(WAIT, WAIT_DESCRIPTION, WAIT_SCHEMA, wait, strict_json_schema=False),
     ]
+
+
+def _output(result: CellResult) -> str | list[ToolOutputText | ToolOutputImage]:
+    """The text for the model, with the images that it is shown; the SDK has no sounds."""
+    images = [one for one in media(result) if one.type == "image"]
+    if not images:
+        return result.for_model()
+    shown = [ToolOutputImage(image_url=f"data:{one.mime_type};base64,{one.data}") for one in images]
+    return [ToolOutputText(text=result.for_model()), *shown]
