@@ -7,27 +7,42 @@ import hashlib
 import io
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = json.loads((Path(__file__).resolve().parent / "names.json").read_text())
-ABOUT = "Runs the programs that a model writes, in sandboxed processes, with your functions as their tools"
 
 
 def run(*command, cwd=ROOT, **options):
     return subprocess.run([str(part) for part in command], cwd=cwd, check=True, text=True, **options)
 
 
+def this_platform():
+    """The entry of `names.json` for this machine."""
+    cpu = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), platform.machine())
+    for entry in NAMES["platforms"]:
+        if (entry["npm"]["os"], entry["npm"]["cpu"]) == (sys.platform, cpu):
+            return entry
+    sys.exit(f"release: packaging/names.json has no entry for {sys.platform} on {cpu}")
+
+
+def npm_platform(entry):
+    """The npm package with the program for a platform."""
+    return f"{NAMES['npm']}-{entry['npm']['suffix']}"
+
+
 class Release:
     def __init__(self, version, program, out):
         self.version, self.out = version, out
-        self.platform = NAMES["platforms"][0]
+        self.platform = this_platform()
         self.time = int(run("git", "log", "-1", "--format=%ct", capture_output=True).stdout)
         out.mkdir(parents=True, exist_ok=True)
         self.work = Path(tempfile.mkdtemp())
@@ -44,8 +59,9 @@ class Release:
             self.npm()
             self.wheel()
             self.sdist()
-            self.debian()
-            self.image()
+            if "debian" in self.platform:
+                self.debian()
+                self.image()
         finally:
             shutil.rmtree(self.work, ignore_errors=True)
 
@@ -89,9 +105,9 @@ class Release:
 
     def npm(self):
         of = self.platform["npm"]
-        name = f"{NAMES['npm']}-{of['suffix']}"
+        name = npm_platform(self.platform)
         package = {"name": name, "version": self.version, "description": f"The program of the package {NAMES['npm']}, for {of['os']} on {of['cpu']}",
-                   "license": "Apache-2.0", "os": [of["os"]], "cpu": [of["cpu"]], "files": ["bin"], "preferUnplugged": True}
+                   "license": "Apache-2.0", "os": [of["os"]], "cpu": [of["cpu"]], "files": ["bin"], "preferUnplugged": True, **repository()}
         files = [("package/package.json", encoded(package), 0o644),
                  (f"package/bin/{NAMES['program']}", self.program.read_bytes(), 0o755)]
         files += [(f"package/{document}", data, 0o644) for document, data in self.documents()]
@@ -102,8 +118,9 @@ class Release:
         shutil.rmtree(sdk / "dist", ignore_errors=True)
         run("npx", "tsc", "-p", ".", cwd=sdk)
         package = json.loads((sdk / "package.json").read_text())
-        del package["devDependencies"]
-        package["optionalDependencies"] = {name: self.version}
+        del package["devDependencies"], package["scripts"]
+        package |= repository()
+        package["optionalDependencies"] = {npm_platform(entry): self.version for entry in NAMES["platforms"]}
         files = [("package/package.json", encoded(package), 0o644), ("package/LICENSE", (ROOT / "LICENSE").read_bytes(), 0o644),
                  ("package/README.md", (sdk / "README.md").read_bytes(), 0o644)]
         for folder, mode in [("bin", 0o755), ("dist", 0o644)]:
@@ -114,12 +131,12 @@ class Release:
 
     def metadata(self):
         readme = (ROOT / "sdk" / "python" / "README.md").read_text()
-        extras = [("langchain", "langchain-core"), ("openai-agents", "openai-agents"), ("pydantic-ai", "pydantic-ai-slim")]
-        lines = ["Metadata-Version: 2.4", f"Name: {NAMES['pypi']}", f"Version: {self.version}", f"Summary: {ABOUT}",
+        project = tomllib.loads((ROOT / "sdk" / "python" / "pyproject.toml").read_text())["project"]
+        lines = ["Metadata-Version: 2.4", f"Name: {NAMES['pypi']}", f"Version: {self.version}", f"Summary: {project['description']}",
                  "License-Expression: Apache-2.0", "License-File: LICENSE", "License-File: THIRD-PARTY-LICENSES.txt",
                  "Requires-Python: >=3.10", "Description-Content-Type: text/markdown"]
-        for extra, package in extras:
-            lines += [f"Provides-Extra: {extra}", f"Requires-Dist: {package}; extra == '{extra}'"]
+        for extra, packages in project["optional-dependencies"].items():
+            lines += [f"Provides-Extra: {extra}", *(f"Requires-Dist: {package}; extra == '{extra}'" for package in packages)]
         return ("\n".join(lines) + "\n\n" + readme).encode()
 
     def wheel(self):
@@ -189,6 +206,12 @@ class Release:
         run(sys.executable, "examples/deploy/image.py", self.program, path, stdout=subprocess.DEVNULL)
 
 
+def repository():
+    """What npm asks for where a package's provenance is published."""
+    address = NAMES["repository"]
+    return {"repository": {"type": "git", "url": f"git+{address}.git"}} if address else {}
+
+
 def encoded(value):
     return (json.dumps(value, indent=2) + "\n").encode()
 
@@ -201,7 +224,7 @@ def python_files(source):
 @functools.cache
 def crates():
     """The crates that the program is made of, in order."""
-    target = NAMES["platforms"][0]["target"]
+    target = this_platform()["target"]
     data = json.loads(run("cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", target, capture_output=True).stdout)
     listed = run("cargo", "tree", "-p", "code-mode-bin", "-e", "normal", "--target", target, "--prefix", "none", "--format", "{p}", "--locked", capture_output=True).stdout
     wanted = {tuple(line.split()[:2]) for line in listed.splitlines() if line.strip()}

@@ -71,6 +71,30 @@ with CodeModeSync() as host, host.session(tools=[add]) as session:
 """
 
 
+#: What the agents in `examples` say, in both languages.
+AGENT_SAYS = """\
+  quote: succeeded
+  quote: succeeded
+  buy: succeeded
+  buy: blocked
+exec: completed
+bought bolt
+buy: more than 5.00 needs a signature
+exec: running
+2 quotes
+(the program is still running: wait for cell 2)
+wait: completed
+done
+"""
+
+
+def run_agent(*command, cwd=ROOT, **env):
+    done = subprocess.run([str(part) for part in command], cwd=cwd, check=True, text=True, stdout=subprocess.PIPE, env={**os.environ, **env})
+    if done.stdout != AGENT_SAYS:
+        sys.exit(f"{command[-1]} says:\n{done.stdout}")
+    print(f"{command[-1]} says what it should", flush=True)
+
+
 def run(*command, cwd=ROOT, **env):
     print("$", *[str(part).replace(str(ROOT) + "/", "") for part in command], flush=True)
     subprocess.run([str(part) for part in command], cwd=cwd, check=True, env={**os.environ, **env})
@@ -95,6 +119,8 @@ def typescript(program, kills):
     (user / "package.json").write_text('{"type": "module"}')
     options = ["--strict", "--noEmit", "--module", "nodenext", "--target", "es2022", "--skipLibCheck", "--types", "node"]
     run("npx", "tsc", *options, "user.ts", cwd=user)
+    shutil.copy(ROOT / "examples" / "sdk-typescript" / "agent.mjs", user)
+    run_agent("node", "agent.mjs", cwd=user, CODE_MODE_BIN=program)
 
 
 def python(program, kills):
@@ -108,6 +134,7 @@ def python(program, kills):
     run(own, "-m", "mypy", "--strict", "src/code_mode", HOME / "user.py", cwd=PYTHON, **env)
     run(own, "-m", "pyright", "--pythonpath", own, "src/code_mode", HOME / "user.py", cwd=PYTHON, **env)
     run(own, "-m", "unittest", "discover", "-s", "tests", cwd=PYTHON, **env)
+    run_agent(own, ROOT / "examples" / "sdk-python" / "agent.py", **env)
     run(own, "tests/kills.py", kills, cwd=PYTHON, **env)
 
 
