@@ -17,6 +17,7 @@
     reason = "protocol logging goes with the revision of 2026-07-28; clients of the eras before it get notifications of cells by it"
 )]
 
+mod address;
 mod audit;
 mod broker;
 #[cfg(test)]

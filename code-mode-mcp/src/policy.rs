@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use wildmatch::WildMatchPattern;
 
+use crate::address::forms;
+
 /// The policy's decision about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -182,18 +184,14 @@ impl Policy {
             (Decision::Ask, &self.ask),
             (Decision::Allow, &self.allow),
         ];
-        let plain = tool.strip_prefix("resource:").map(plain_address);
+        let names = names(tool);
         for (decision, patterns) in lists {
             // A tool's own name may have a slash, and an address may be written in several ways:
             // what forbids holds for each of them, and what allows must hold for all.
             let fits = |pattern: &&Pattern| match decision {
-                Decision::Allow => {
-                    let fits = |name: &str| pattern.fits(server, name);
-                    fits(tool) && plain.as_deref().is_none_or(fits)
-                }
+                Decision::Allow => names.iter().all(|name| pattern.fits(server, name)),
                 Decision::Ask | Decision::Deny => {
-                    let fits = |name: &str| pattern.fits_whole(server, name);
-                    fits(tool) || plain.as_deref().is_some_and(fits)
+                    names.iter().any(|name| pattern.forbids(server, name))
                 }
             };
             if let Some(pattern) = patterns.iter().find(fits) {
@@ -208,6 +206,20 @@ impl Policy {
             (self.default.other, "other")
         };
         (decision, format!("default.{key}: {}", decision.word()))
+    }
+
+    /// Whether a rule denies this, whatever the defaults say.
+    pub(crate) fn forbids(&self, server: &str, tool: &str) -> bool {
+        let names = names(tool);
+        let mut rules = self.deny.iter();
+        rules.any(|rule| names.iter().any(|name| rule.forbids(server, name)))
+    }
+
+    /// Whether a rule allows resources of this server, whatever the rest of it denies.
+    pub(crate) fn allows_any_resource(&self, server: &str) -> bool {
+        self.allow
+            .iter()
+            .any(|pattern| pattern.tool.starts_with(RESOURCE) && fits(&pattern.server, server))
     }
 
     /// The rules that fit none of these tools and none of the servers whose tools are unknown:
@@ -249,26 +261,23 @@ impl Policy {
     }
 }
 
-/// The name of a resource at a plain address: percent signs decoded, slashes in a row as one, and
-/// no step up or nowhere. Servers differ in what of this they do.
-fn plain_address(address: &str) -> String {
-    let decoded = percent_encoding::percent_decode_str(address).decode_utf8_lossy();
-    let (scheme, path) = decoded.split_once("://").unwrap_or(("", &decoded));
-    let mut steps: Vec<&str> = Vec::new();
-    for step in path.split('/') {
-        match step {
-            "" | "." => {}
-            ".." => drop(steps.pop()),
-            step => steps.push(step),
+/// A name, or those that an address has.
+fn names(tool: &str) -> Vec<String> {
+    match tool.strip_prefix(RESOURCE) {
+        Some(address) => {
+            let forms = forms(address).into_iter();
+            forms.map(|form| format!("{RESOURCE}{form}")).collect()
         }
+        None => vec![tool.to_owned()],
     }
-    // An address without a host begins with a third slash.
-    let begin = if path.starts_with('/') { "/" } else { "" };
-    let between = if scheme.is_empty() { "" } else { "://" };
-    format!("resource:{scheme}{between}{begin}{}", steps.join("/"))
 }
 
-/// `SERVER/TOOL`, where `*` stands for any run of characters. Split at the last `/`.
+/// How the name of a resource begins, and that of a prompt.
+const RESOURCE: &str = "resource:";
+const PROMPT: &str = "prompt:";
+
+/// `SERVER/TOOL`, where `*` stands for any run of characters. Split at the last `/`, or before
+/// `resource:` and `prompt:`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Pattern {
@@ -281,7 +290,12 @@ impl TryFrom<String> for Pattern {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        match text.rsplit_once('/') {
+        let read = [RESOURCE, PROMPT].map(|what| text.find(&format!("/{what}")));
+        let split = match read.into_iter().flatten().min() {
+            Some(at) => Some((&text[..at], &text[at + 1..])),
+            None => text.rsplit_once('/'),
+        };
+        match split {
             Some((server, tool)) if !server.is_empty() && !tool.is_empty() => Ok(Self {
                 server: server.to_owned(),
                 tool: tool.to_owned(),
@@ -303,8 +317,16 @@ impl std::str::FromStr for Pattern {
 impl Pattern {
     /// Whether it is meant for resources or prompts.
     fn is_of_what_is_read(&self) -> bool {
-        let text = &self.text;
-        text.contains("/resource:") || text.contains("/prompt:")
+        self.tool.starts_with(RESOURCE) || self.tool.starts_with(PROMPT)
+    }
+
+    /// Whether a rule that forbids holds for these raw names: an address also where it differs in
+    /// case, which many file systems do not tell apart.
+    fn forbids(&self, server: &str, tool: &str) -> bool {
+        self.fits_whole(server, tool)
+            || tool.starts_with(RESOURCE)
+                && fits(&self.server, server)
+                && fits(&self.tool.to_lowercase(), &tool.to_lowercase())
     }
 
     /// Whether it fits these raw names as they are written together.
@@ -411,10 +433,34 @@ mod tests {
             "file:////etc/shadow",
             "file:///%65tc/shadow",
             "file:///home/../etc/shadow",
+            "file:///ETC/shadow",
+            "file:///et\tc/shadow",
+            "file:///home\\..\\etc/shadow",
+            "file://localhost/etc/shadow",
         ] {
             assert_eq!(decide(address), Decision::Deny, "{address}");
         }
         assert_eq!(decide("file:///tmp/../home/x"), Decision::Ask);
+        assert_eq!(decide("file:///home/x"), Decision::Allow);
+    }
+
+    #[test]
+    fn a_host_is_denied_however_it_is_written() {
+        let policy = policy(
+            r#"{"deny": ["s/resource:https://internal.example/*", "s/resource:http://127.0.0.1/*"]}"#,
+        );
+        for address in [
+            "https://INTERNAL.example/x",
+            "https://internal.example:443/x",
+            "https://internal.example./x",
+            "https://internal.example?/x",
+            "https://ｉnternal.example/x",
+            "http://2130706433/x",
+        ] {
+            let name = format!("resource:{address}");
+            let (decision, _) = policy.decide("s", &name, Claims::READING);
+            assert_eq!(decision, Decision::Deny, "{address}");
+        }
     }
 
     #[test]

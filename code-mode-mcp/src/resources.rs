@@ -24,6 +24,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use wildmatch::WildMatchPattern;
 
+use crate::address::oddity;
 use crate::broker::Broker;
 use crate::caller::CallContext;
 use crate::policy::{Claims, Decision};
@@ -162,7 +163,12 @@ fn of_server(
     mut item: Value,
 ) -> Option<(String, String, Value)> {
     let name = item.get(kind.name())?.as_str()?.to_owned();
-    if clean(&name) != name || is_denied(broker, kind, server, &name) {
+    // What is read by a template is decided by its address; no default denies the template.
+    let is_denied = match kind {
+        Kind::Templates => broker.policy.forbids(server, &kind.policy_name(&name)),
+        Kind::Prompts | Kind::Resources => is_denied(broker, kind, server, &name),
+    };
+    if clean(&name) != name || is_denied {
         return None;
     }
     broker.secrets.hide_json(&mut item);
@@ -206,7 +212,12 @@ pub(crate) async fn resources(broker: &Broker) -> ListResourcesResult {
 }
 
 pub(crate) async fn templates(broker: &Broker) -> ListResourceTemplatesResult {
-    ListResourceTemplatesResult::with_all_items(items(listed(broker, Kind::Templates).await))
+    let mut templates = listed(broker, Kind::Templates).await;
+    templates.retain(|template| {
+        !is_denied(broker, Kind::Templates, &template.server, &template.name)
+            || broker.policy.allows_any_resource(&template.server)
+    });
+    ListResourceTemplatesResult::with_all_items(items(templates))
 }
 
 /// Gets a prompt from the server that lists it.
@@ -249,6 +260,9 @@ pub(crate) async fn resource(
     found.dedup_by(|a, b| a.is_same(b));
     let has_address = !found.is_empty();
     if !has_address {
+        if let Some(why) = oddity(&request.uri) {
+            return Err(ErrorData::invalid_params(why, None));
+        }
         found = listed(broker, Kind::Templates).await;
         found.retain(|template| fits(&template.name, &request.uri) && is_asked(template));
         // Several templates of one server may fit.

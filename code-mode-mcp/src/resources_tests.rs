@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::broker::Broker;
 use crate::broker_tests::Person;
 use crate::caller::Approval;
-use crate::resources::{prompt, prompts, resource, resources};
+use crate::resources::{prompt, prompts, resource, resources, templates};
 use crate::upstream::scripted::{Script, broker};
 
 /// A server with these addresses, templates and prompts.
@@ -107,6 +107,40 @@ async fn deny_of_everything_leaves_no_resource_and_no_prompt() {
     let error = read(&broker, "c://d").await.expect_err("denied");
     assert!(error.contains("no server lists"), "{error}");
     assert!(script.received("resources/read").is_empty());
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_denied_address_reaches_the_server() {
+    let script = server(&[], &["file:///{+path}"], &[]);
+    let policy = r#"{"deny": ["s/resource:file:///secret/*"]}"#;
+    let broker = broker(vec![script.server("s")], policy, None).await;
+    for address in [
+        "file:///secret/key",
+        "file:///se\tcret/key",
+        "file:///secret\\key",
+        "file:///pub/..%5csecret/key",
+        "file:///SECRET/key",
+        "file:///pub/%2e%2E/secret//key",
+    ] {
+        read(&broker, address).await.expect_err(address);
+    }
+    assert!(script.received("resources/read").is_empty());
+    read(&broker, "file:///pub/key").await.expect("allowed");
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn addresses_of_a_template_can_be_allowed_where_nothing_else_is() {
+    let script = server(&[], &["file:///{+path}"], &[]);
+    let policy = r#"{"allow": ["s/resource:file:///pub/*"], "default": {"read_only": "deny"}}"#;
+    let broker = broker(vec![script.server("s")], policy, None).await;
+    assert_eq!(templates(&broker).await.resource_templates.len(), 1);
+    read(&broker, "file:///pub/a").await.expect("allowed");
+    for address in ["file:///etc/a", "file:///pub/../etc/a"] {
+        read(&broker, address).await.expect_err(address);
+    }
+    assert_eq!(script.received("resources/read").len(), 1);
     broker.end().await;
 }
 
