@@ -52,6 +52,32 @@ fn a_limit_of_time_ends_what_v8_cannot_interrupt() {
 }
 
 #[test]
+fn endless_loops_around_short_ones_are_stopped_in_their_cell() {
+    run(async {
+        let provider = Provider::new(options()).expect("the program is there");
+        let limits = Limits::default().max_cpu_time(Some(Duration::from_millis(500)));
+        let session = session_of(&provider, Arc::new(Agent::default()), limits).await;
+        for source in [
+            "for (;;) new Array(1000).fill({})",
+            "const f = () => {}; for (;;) { new Array(1000).fill(1); f(); }",
+            "for (let i = 0; ; i++) new Array(1000).fill(i)",
+        ] {
+            let other = crate::support::started(&session, "await tools.never()").await;
+            let response = exec(&session, source).await;
+            let limit = "CPU time limit of 500 ms exceeded";
+            assert_eq!(error_text(&response), Some(limit));
+            // It would be lost with the process.
+            let other = session.terminate(other).await.expect("answered");
+            assert!(
+                matches!(other, CellResponse::Terminated { .. }),
+                "{other:?}"
+            );
+        }
+        provider.shutdown().await;
+    });
+}
+
+#[test]
 fn the_other_cells_of_the_session_are_told_which_cell_it_was() {
     run(async {
         let provider = impatient();
