@@ -1,7 +1,9 @@
 //! Clients that are not let in: counted, and in the log without making it long.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Between two lines of the log about refusals for one reason.
 const BETWEEN: Duration = Duration::from_secs(60);
@@ -40,51 +42,109 @@ impl Refused {
 }
 
 /// The refusals of one listener. The first for a reason is in the log at once, at `warn`; others
-/// are summed up in one line a minute.
+/// are summed up in one line a minute, and the last when this is dropped.
 #[derive(Debug, Default)]
 pub struct Refusals(Mutex<[Counted; Refused::ALL.len()]>);
+
+/// What becomes of a refusal.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// The log gets this many.
+    Log(u64),
+    /// Somebody must come back at this time to log it.
+    LogAt(Instant),
+    /// Somebody will.
+    Nothing,
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Counted {
     all: u64,
     logged: u64,
     logged_at: Option<Instant>,
+    /// Somebody comes back to log the sum.
+    is_awaited: bool,
 }
 
 impl Counted {
-    /// Counts one. What the log must say: how many came since it said something.
-    fn count(&mut self, now: Instant) -> Option<u64> {
+    /// Counts one.
+    fn count(&mut self, now: Instant) -> Next {
         self.all = self.all.saturating_add(1);
-        if let Some(before) = self.logged_at
-            && now.saturating_duration_since(before) < BETWEEN
-        {
-            return None;
+        match self.logged_at.map(|before| before + BETWEEN) {
+            Some(_) if self.is_awaited => Next::Nothing,
+            Some(next) if now < next => {
+                self.is_awaited = true;
+                Next::LogAt(next)
+            }
+            _ => Next::Log(self.log(now)),
         }
+    }
+
+    /// How many came since the log said something, which it does now.
+    fn log(&mut self, now: Instant) -> u64 {
         let new = self.all - self.logged;
         self.logged = self.all;
         self.logged_at = Some(now);
-        Some(new)
+        self.is_awaited = false;
+        new
     }
 }
 
 impl Refusals {
-    /// A client was refused.
-    pub fn refused(&self, why: Refused) {
-        let new = {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.get_mut(why as usize)
-                .and_then(|counted| counted.count(Instant::now()))
-        };
-        if let Some(new) = new {
-            tracing::warn!("refused: {new} {}", why.in_words());
+    fn counted(&self) -> MutexGuard<'_, [Counted; Refused::ALL.len()]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client was refused. Called within a Tokio runtime, which logs the sum later.
+    pub fn refused(self: &Arc<Self>, why: Refused) {
+        let next = self
+            .counted()
+            .get_mut(why as usize)
+            .map(|counted| counted.count(Instant::now()));
+        match next {
+            Some(Next::Log(new)) => log(new, why),
+            Some(Next::LogAt(time)) => {
+                let refusals = Arc::downgrade(self);
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(time).await;
+                    if let Some(refusals) = refusals.upgrade() {
+                        refusals.log(why);
+                    }
+                });
+            }
+            Some(Next::Nothing) | None => {}
+        }
+    }
+
+    /// Logs those for a reason that the log does not have.
+    fn log(&self, why: Refused) {
+        let new = self
+            .counted()
+            .get_mut(why as usize)
+            .map_or(0, |counted| counted.log(Instant::now()));
+        if new > 0 {
+            log(new, why);
         }
     }
 
     /// How many there ever were for a reason.
     pub fn count(&self, why: Refused) -> u64 {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(why as usize).map_or(0, |counted| counted.all)
+        self.counted()
+            .get(why as usize)
+            .map_or(0, |counted| counted.all)
     }
+}
+
+impl Drop for Refusals {
+    fn drop(&mut self) {
+        for why in Refused::ALL {
+            self.log(why);
+        }
+    }
+}
+
+fn log(new: u64, why: Refused) {
+    tracing::warn!("refused: {new} {}", why.in_words());
 }
 
 #[cfg(test)]
@@ -95,11 +155,25 @@ mod tests {
     fn the_log_gets_the_first_refusal_and_then_a_sum_each_minute() {
         let mut counted = Counted::default();
         let now = Instant::now();
-        assert_eq!(counted.count(now), Some(1));
-        for _ in 0..1000 {
-            assert_eq!(counted.count(now + BETWEEN / 2), None);
+        assert_eq!(counted.count(now), Next::Log(1));
+        let later = now + BETWEEN / 2;
+        assert_eq!(counted.count(later), Next::LogAt(now + BETWEEN));
+        for _ in 1..1000 {
+            assert_eq!(counted.count(later), Next::Nothing);
         }
-        assert_eq!(counted.count(now + BETWEEN), Some(1001));
+        assert_eq!(counted.log(now + BETWEEN), 1000);
+        assert_eq!(counted.count(now + 3 * BETWEEN), Next::Log(1));
         assert_eq!(counted.all, 1002);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sum_comes_without_another_refusal() {
+        let refusals = Arc::new(Refusals::default());
+        for _ in 0..3 {
+            refusals.refused(Refused::Token);
+        }
+        assert_eq!(refusals.counted()[Refused::Token as usize].logged, 1);
+        tokio::time::sleep(2 * BETWEEN).await;
+        assert_eq!(refusals.counted()[Refused::Token as usize].logged, 3);
     }
 }

@@ -167,6 +167,43 @@ fn over_grpc_a_call_names_the_clients_span_without_an_exporter_too() {
     });
 }
 
+/// The span and the trace's state that a tool call over the stdio wire names.
+fn over_stdio(more: &[&str]) -> (String, Value) {
+    runtime().block_on(async {
+        let mut client = Client::start(&[&["serve", "--listen", "stdio"], more].concat());
+        client.hello(&["guided-sessions-v1"], &[]).await;
+        let open = json!({"method": "session/open", "sessionId": "s", "guided": {}});
+        let opened = client.request(open).await;
+        client.response(opened).await;
+        let execute = json!({
+            "tool_call_id": "e", "enabled_tools": [{"name": "echo"}], "yield_time_ms": 60_000,
+            "source": "await tools.echo({})",
+            "guided": {"traceparent": TRACEPARENT, "tracestate": "agent=1"},
+        });
+        let execute = json!({"method": "session/execute", "sessionId": "s", "request": execute});
+        let executed = client.request(execute).await;
+        client.initial_response(executed).await;
+        let mut calls = client
+            .log
+            .iter()
+            .map(|message| &message["request"]["invocation"]);
+        let call = calls.find(|call| call.is_object()).expect("a call");
+        let span = call["traceparent"].as_str().expect("text").to_owned();
+        (span, call["tracestate"].clone())
+    })
+}
+
+#[test]
+fn over_stdio_a_call_is_of_the_clients_trace_with_an_exporter_and_without() {
+    assert_eq!(over_stdio(&[]), (TRACEPARENT.to_owned(), json!("agent=1")));
+    let (url, _told) = collector();
+    let traces = format!("{url}/v1/traces");
+    let (span, state) = over_stdio(&["--otel-trace-exporter", &traces]);
+    assert!(span.starts_with(&format!("00-{TRACE}-")), "{span}");
+    assert_ne!(span, TRACEPARENT);
+    assert_eq!(state, "agent=1");
+}
+
 /// The `_meta` that a server gets with a call, where the client of `code-mode mcp` names its span.
 fn meta_at_server(more: &[&str]) -> String {
     runtime().block_on(async {

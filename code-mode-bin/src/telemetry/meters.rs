@@ -120,6 +120,12 @@ pub(crate) fn watched(provider: Provider) -> Arc<Provider> {
     provider
 }
 
+/// The borders of the buckets for times: from cells that end within a millisecond to calls that wait
+/// for a person.
+const SECONDS: [f64; 16] = [
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
 /// The instruments. Where the semantic conventions for generative AI have a name, it is
 /// theirs.
 struct Meters {
@@ -137,6 +143,7 @@ impl Meters {
         let meter = provider.meter("code-mode");
         let seconds = |name: &'static str, what: &'static str| {
             let histogram = meter.f64_histogram(name).with_unit("s");
+            let histogram = histogram.with_boundaries(SECONDS.to_vec());
             histogram.with_description(what).build()
         };
         Self {
@@ -153,6 +160,7 @@ impl Meters {
                 .u64_histogram("code_mode.cell.peak_heap")
                 .with_unit("By")
                 .with_description("The most of a cell's heap that was in use")
+                .with_boundaries((20..=32).map(|power| f64::from(power).exp2()).collect())
                 .build(),
             live: meter
                 .i64_up_down_counter("code_mode.cell.live")

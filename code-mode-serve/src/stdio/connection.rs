@@ -322,16 +322,17 @@ impl Connection {
                     };
                     let span = span("session/execute", &session_id, Some(&tool_call_id));
                     let mut execute = ExecuteRequest::new(tool_call_id, source).tools(tools);
-                    execute.trace_context = self.telemetry.context(&span);
                     execute.max_output_tokens = session.own_budget(max_output_tokens);
+                    let mut parent = None;
                     if let Some(guided) = guided {
-                        let parent = guided.trace_context();
-                        if let Some(parent) = &parent {
-                            self.telemetry.set_parent(&span, parent);
-                        }
-                        execute.trace_context = self.telemetry.context(&span).or(parent);
+                        parent = guided.trace_context();
                         execute.constants = guided.constants.into_iter().collect();
                     }
+                    // Before the span's context is read: reading it begins the span.
+                    if let Some(parent) = &parent {
+                        self.telemetry.set_parent(&span, parent);
+                    }
+                    execute.trace_context = self.telemetry.context(&span).or(parent);
                     let run = session.execute(request, execute, yield_time);
                     self.observe(id, run.instrument(span));
                 }
