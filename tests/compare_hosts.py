@@ -98,6 +98,33 @@ async def waiting_cells(command, count=50):
         return before, (memory(host.process.pid) - before) / count
 
 
+async def waiting_sessions(command, count=100):
+    """The time to have each of many sessions with a waiting cell, and their memory when all is quiet."""
+    async with Host(command) as host:
+        await host.execute("text(1)")
+        await asyncio.sleep(2)
+        before = memory(host.process.pid)
+        times = []
+        for number in range(count):
+            async def have():
+                await host.open(f"s{number}")
+                await host.execute("await new Promise(() => {})", yield_ms=1, session=f"s{number}")
+            times.append(await timed(have()))
+        await asyncio.sleep(3)
+        return statistics.median(times), (memory(host.process.pid) - before) / count
+
+
+async def idle_sessions(command, count=1000):
+    """Memory of each of many sessions in which nothing ever ran."""
+    async with Host(command) as host:
+        await host.execute("text(1)")
+        await asyncio.sleep(2)
+        before = memory(host.process.pid)
+        await asyncio.gather(*(host.open(f"s{number}") for number in range(count)))
+        await asyncio.sleep(2)
+        return (memory(host.process.pid) - before) / count
+
+
 async def many_calls(command):
     async with Host(command) as host:
         work = host.execute(CALLS.format(10_000), [tool("echo")])
@@ -140,6 +167,10 @@ async def main():
     ours, theirs = [await waiting_cells(command) for command in commands]
     row("memory after one cell, process tree", (ours[0], theirs[0]), 1 / 1024, "MiB")
     row("memory of a waiting cell", (ours[1], theirs[1]), 1 / 1024, "MiB")
+    ours, theirs = [await waiting_sessions(command) for command in commands]
+    row("a session with a waiting cell, one after the other", (ours[0], theirs[0]), 1e3, "ms")
+    row("memory of a session with a waiting cell, of 100", (ours[1], theirs[1]), 1 / 1024, "MiB")
+    row("memory of an idle session, of 1,000", [await idle_sessions(command) for command in commands], 1, "KiB")
     print(f"\n10,000 tool calls at once: ours {await many_calls(commands[0])}, reference {await many_calls(commands[1])}")
 
 

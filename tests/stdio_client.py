@@ -5,7 +5,7 @@ import struct
 
 
 class Host:
-    """One host process with one session, "s"."""
+    """One host process with a session, "s"."""
 
     def __init__(self, command, answer=lambda invocation: invocation["input"]):
         self.command, self.answer = command, answer
@@ -83,9 +83,12 @@ class Host:
         id = self.start(request)
         return await self.future("operation/response", id)
 
-    async def execute(self, source, tools=(), yield_ms=60_000):
+    async def open(self, session):
+        return await self.request({"method": "session/open", "sessionId": session})
+
+    async def execute(self, source, tools=(), yield_ms=60_000, session="s"):
         """The first observation of a cell."""
-        id = self.start({"method": "session/execute", "sessionId": "s", "request": {
+        id = self.start({"method": "session/execute", "sessionId": session, "request": {
             "tool_call_id": "c", "enabled_tools": list(tools), "source": source,
             "yield_time_ms": yield_ms, "max_output_tokens": None}})
         started = await self.future("operation/response", id)
