@@ -163,7 +163,7 @@ fn of_server(
     mut item: Value,
 ) -> Option<(String, String, Value)> {
     let name = item.get(kind.name())?.as_str()?.to_owned();
-    // What is read by a template is decided by its address; no default denies the template.
+    // The policy decides about addresses; its defaults do not deny their template.
     let is_denied = match kind {
         Kind::Templates => broker.policy.forbids(server, &kind.policy_name(&name)),
         Kind::Prompts | Kind::Resources => is_denied(broker, kind, server, &name),

@@ -19,7 +19,7 @@ impl TraceContext {
 
     /// The span that the texts of a stranger name. `None` where there is no `traceparent`, or where
     /// it is not one by W3C Trace Context, level 2. A `tracestate` that is longer than
-    /// [`MAX_TRACESTATE`](Self::MAX_TRACESTATE), or is no list of members, is left out.
+    /// [`MAX_TRACESTATE`](Self::MAX_TRACESTATE), or is not a list of members, is left out.
     pub fn new(traceparent: Option<&str>, tracestate: Option<&str>) -> Option<Self> {
         let traceparent = traceparent.filter(|text| is_parent(text))?;
         let tracestate = tracestate.filter(|text| is_state(text));

@@ -1,4 +1,4 @@
-// What happens in a session, as its observer is told.
+// Events of a session, as its observer gets them.
 import { stats, type CellStats } from "./results.js";
 
 /** What happens in a session. `callId` and `toolCallId` are those of `ToolCall`. */

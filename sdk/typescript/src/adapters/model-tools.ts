@@ -87,7 +87,7 @@ export interface Media {
   readonly data: string;
 }
 
-/** What of a result is no text; all of it comes as `data:` URLs. */
+/** The images and sounds of a result; all of them come as `data:` URLs. */
 export function media(result: CellResult): Media[] {
   return result.content.flatMap((item: ContentItem) => {
     const parts = item.type === "text" ? null : /^data:([^;,]+);base64,(.*)$/s.exec(item.url);

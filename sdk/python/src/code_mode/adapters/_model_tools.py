@@ -107,7 +107,7 @@ class Media:
 
 
 def media(result: CellResult) -> list[Media]:
-    """What of a result is no text; all of it comes as ``data:`` URLs."""
+    """The images and sounds of a result; all of them come as ``data:`` URLs."""
     found: list[Media] = []
     for item in result.content:
         if item.type != "text" and (parts := re.fullmatch(r"data:([^;,]+);base64,(.*)", item.value, re.S)):
