@@ -51,6 +51,10 @@ class Adapters(unittest.IsolatedAsyncioTestCase):
             async with self.session(approves) as session:
                 self.assertIn(expected, await ask(session, code))
         self.assertEqual(self.asked, ["add", "add"])
+        # Whatever a model passes, it gets an answer.
+        async with self.session(False) as session:
+            for given, said in [({}, "needs a program"), ({"code": 5}, "needs a program"), ({"code": "text(1)", "yield_time_ms": "soon", "x": 1}, "1")]:
+                self.assertIn(said, await ask(session, given))
         async with self.session(False) as session:
             running = asyncio.create_task(ask(session, SLOW))
             await self.began.wait()
@@ -71,7 +75,7 @@ class Adapters(unittest.IsolatedAsyncioTestCase):
                 if any(isinstance(part, ToolReturnPart) for part in last):
                     return ModelResponse(parts=[TextPart(str([part.content for part in last]))])
                 assert "add(args" in info.function_tools[0].description
-                return ModelResponse(parts=[ToolCallPart("exec", {"code": code})])
+                return ModelResponse(parts=[ToolCallPart("exec", code if isinstance(code, dict) else {"code": code})])
 
             agent = Agent(FunctionModel(model), toolsets=[code_mode_toolset(session)])
             return (await agent.run("go")).output
@@ -86,7 +90,7 @@ class Adapters(unittest.IsolatedAsyncioTestCase):
         async def ask(session: Session, code: str) -> str:
             tools = {tool.name: tool for tool in code_mode_tools(session)}
             assert "add(args" in tools["exec"].description
-            call = {"name": "exec", "args": {"code": code}, "id": "call-1", "type": "tool_call"}
+            call = {"name": "exec", "args": code if isinstance(code, dict) else {"code": code}, "id": "call-1", "type": "tool_call"}
             message = AIMessage("", tool_calls=[call])
             answer = await tools["exec"].ainvoke(message.tool_calls[0])
             assert isinstance(answer, ToolMessage)
@@ -117,7 +121,7 @@ class Adapters(unittest.IsolatedAsyncioTestCase):
                     text = ResponseOutputText(text=str(last["output"]), type="output_text", annotations=[])
                     item = ResponseOutputMessage(id="m", content=[text], role="assistant", status="completed", type="message")
                 else:
-                    arguments = json.dumps({"code": self.code})
+                    arguments = json.dumps(self.code if isinstance(self.code, dict) else {"code": self.code})
                     item = ResponseFunctionToolCall(arguments=arguments, call_id="call-1", name="exec", type="function_call")
                 return ModelResponse(output=[item], usage=Usage(), response_id=None)
 

@@ -429,6 +429,146 @@ class Sessions(unittest.IsolatedAsyncioTestCase):
             result = await session.run(code, max_output_tokens=10)
         self.assertLess(len(result.text), 200)
 
+    async def test_numbers_that_python_does_not_read_cost_their_call_alone(self) -> None:
+        def count(n: int = 0) -> str:
+            return str(n)
+
+        def anything(**all: Any) -> str:
+            return type(all["n"]).__name__
+
+        many = "JSON.rawJSON('9'.repeat(5000))"
+        async with self.host.session(tools=[count, anything]) as session:
+            result = await session.run(
+                f"text(await tools.anything({{ n: {many} }}).catch(() => 'refused'));"
+                f"text(await tools.count({{ n: {many}, evil: 1 }}).catch(() => 'refused'));"
+                "text(await tools.count({ n: JSON.rawJSON('1e999'), evil: 1 }).catch(() => 'refused'));"
+                f"text(await tools.count({{ n: JSON.rawJSON('7.0') }})); store('n', {many})"
+            )
+            self.assertEqual(result.text, "refused\nrefused\nrefused\n7", result)
+            self.assertIn("n", await session.stored())
+
+    async def test_no_hint_lets_another_type_through(self) -> None:
+        @dataclasses.dataclass
+        class Read:
+            kind: Literal["read"]
+
+        @dataclasses.dataclass
+        class Delete:
+            kind: Literal["delete"]
+
+        @dataclasses.dataclass
+        class Node:
+            value: int
+            next: "Optional[Node]" = None
+
+        # Its own names are resolved where the functions are.
+        Node.__annotations__["next"] = Optional[Node]
+
+        def do(what: Read | Delete) -> str:
+            return type(what).__name__
+
+        def sums(node: Node) -> int:
+            return node.value + (node.next.value if node.next else 0)
+
+        def pick(by: dict[Colour, int], flag: Literal[1] | bool, **extra: int) -> list[str]:
+            return [type(next(iter(by))).__name__, type(flag).__name__]
+
+        async with self.host.session(tools=[do, sums, pick], check_inputs=False) as session:
+            result = await session.run(
+                "const told = async (call) => text(await call.catch(() => 'refused'));"
+                "await told(tools.do({ what: { kind: 'delete' } })); await told(tools.do({ what: { kind: 'x' } }));"
+                "await told(tools.sums({ node: { value: 1, next: 'EVIL' } })); await told(tools.sums({ node: { value: '1' } }));"
+                "await told(tools.pick({ by: { red: 1 }, flag: true })); await told(tools.pick({ by: { blue: 1 }, flag: 1 }));"
+                "await told(tools.pick({ by: {}, flag: 1, other: 'EVIL' }));"
+            )
+        said = ["Delete", "refused", "refused", "refused", '["Colour","bool"]', "refused", "refused"]
+        self.assertEqual(result.text.split("\n"), said, result)
+
+    async def test_what_partial_has_bound_stays_bound_with_any_keywords(self) -> None:
+        def secret(a: int, token: str, **more: Any) -> str:
+            return token
+
+        tools = [Tool(functools.partial(secret, token="BOUND"), name="named"), Tool(functools.partial(secret, 1, "BOUND"), name="placed")]
+        async with self.host.session(tools=tools) as session:
+            result = await session.run(
+                "text(await tools.named({ a: 1, token: 'EVIL' }).catch(() => 'refused')); text(await tools.named({ a: 1 }));"
+                "text(await tools.placed({ token: 'EVIL' }).catch(() => 'refused')); text(await tools.placed({ x: 1 }))"
+            )
+        self.assertEqual(result.text, "refused\nBOUND\nrefused\nBOUND", result)
+
+    async def test_an_approver_sees_fields_that_their_model_hides(self) -> None:
+        import pydantic
+
+        class Command(pydantic.BaseModel):
+            line: str
+            hidden: str = pydantic.Field("", exclude=True)
+            secret: pydantic.SecretStr = pydantic.SecretStr("")
+
+            @pydantic.field_serializer("line")
+            def short(self, line: str) -> str:
+                return line[:3]
+
+        asked: list[Any] = []
+
+        def ask(calls: Any) -> bool:
+            asked.extend(call.input for call in calls)
+            return False
+
+        def runs(command: Command) -> None: ...
+
+        async with self.host.session(tools=[runs], approve=ask) as session:
+            await session.run("await tools.runs({ command: { line: 'rm -rf /', hidden: 'h', secret: 's' } }).catch(() => {})")
+        self.assertEqual(asked, [{"command": {"line": "rm -rf /", "hidden": "h", "secret": "s"}}])
+
+    async def test_a_wait_that_is_cancelled_loses_no_output(self) -> None:
+        async with self.host.session() as session:
+            for pause in range(8):
+                begun = await session.exec("yield_control(); text('PRECIOUS'); await new Promise((done) => setTimeout(done, 300))")
+                waiting = asyncio.create_task(session.wait(begun.cell_id))
+                await asyncio.sleep(pause / 1000)
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+                said = ""
+                while "PRECIOUS" not in said:
+                    last = await session.wait(begun.cell_id, yield_time=5)
+                    said += last.text
+                    self.assertNotEqual(last.status, "failed", last)
+
+    async def test_calls_that_a_program_gives_up_leave_nothing(self) -> None:
+        async def slow() -> None:
+            await asyncio.sleep(60)
+
+        async with self.host.session(tools=[slow]) as session:
+            for _ in range(5):
+                await session.run("for (let i = 0; i < 50; i++) tools.slow({}); exit()")
+            wire = session._open_wire()
+            for _ in range(100):
+                if not wire._calls:
+                    break
+                await asyncio.sleep(0.02)
+            self.assertEqual([len(wire._calls), len(wire._cancelled)], [0, 0])
+
+    def test_closing_a_sync_host_fails_what_other_threads_wait_for(self) -> None:
+        host = CodeModeSync()
+        session = host.session()
+        ends: list[str] = []
+
+        def hammer() -> None:
+            try:
+                while True:
+                    session.exec("text(1)")
+            except Exception as error:
+                ends.append(type(error).__name__)
+
+        threads = [threading.Thread(target=hammer, daemon=True) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        host.close()
+        for thread in threads:
+            thread.join(20)
+        self.assertEqual(len(ends), 8, ends)
+
     async def test_what_does_not_greet_is_no_host_and_is_ended(self) -> None:
         for script in ["printf 'hello world'; exec sleep 60", "printf '\\4\\0\\0\\0null'; exec sleep 60"]:
             with tempfile.TemporaryDirectory() as folder:

@@ -48,7 +48,7 @@ export class Approvals {
     const needs = typeof needsApproval === "function" ? await needsApproval(call.input) : needsApproval;
     const blocked = (why: string) => new ToolError(why, { failure: "blocked" });
     if (!this.#approve) {
-      if (needs === true) throw blocked("the call needs an approval, and this session has no `approve`");
+      if (needs !== undefined && needs !== false) throw blocked("the call needs an approval, and this session has no `approve`");
     } else if (needs !== false) {
       const decision = await this.#ask(call);
       if (decision !== true) throw blocked(decision);

@@ -59,6 +59,7 @@ export class CodeMode {
     if (this.#isClosed) throw new HostLostError("the host is closed");
     const last = this.#wire;
     const wire = await last?.catch(() => undefined);
+    if (this.#isClosed) throw new HostLostError("the host is closed");
     if (wire && !wire.isLost) return wire;
     if (this.#wire === last) {
       const { program, requireSandbox = false, args = [], env = process.env } = this.#options;

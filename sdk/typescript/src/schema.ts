@@ -41,7 +41,8 @@ function isStandard(schema: object): schema is StandardSchema {
 }
 
 /** The schema as JSON Schema; `undefined` where its library has no way to say it. */
-export async function toJsonSchema(schema: Schema): Promise<Json | undefined> {
+export async function toJsonSchema(given: Schema): Promise<Json | undefined> {
+  const schema = whole(given);
   if (typeof schema === "boolean") return schema;
   if (typeof schema !== "object" && typeof schema !== "function") throw new TypeError("a schema is an object");
   if (isStandard(schema)) {
@@ -59,10 +60,23 @@ export async function toJsonSchema(schema: Schema): Promise<Json | undefined> {
   return schema as Json;
 }
 
+/** A schema of the AI SDK may be a function that makes it. */
+function whole(schema: Schema): Schema {
+  const isLazy = typeof schema === "function" && !isStandard(schema);
+  return isLazy ? (schema as unknown as () => Schema)() : schema;
+}
+
 /** The value that a schema makes of an input, with its defaults and transformations. */
-export async function parsed(schema: Schema | undefined, input: unknown): Promise<unknown> {
+export async function parsed(given: Schema | undefined, input: unknown): Promise<unknown> {
+  if (!given || (typeof given !== "object" && typeof given !== "function")) return input;
+  const schema = whole(given);
   if (typeof schema !== "object" && typeof schema !== "function") return input;
-  if (!schema || !isStandard(schema)) return input;
+  if (!isStandard(schema)) {
+    if (!("jsonSchema" in schema) || typeof schema.validate !== "function") return input;
+    const checked = (await schema.validate(input)) as { success: boolean; value?: unknown; error?: Error };
+    if (checked.success) return checked.value;
+    throw new Error(`the input does not fit: ${checked.error?.message ?? "its schema refuses it"}`);
+  }
   const result = await schema["~standard"].validate(input);
   if (!result.issues) return result.value;
   const said = result.issues.map((issue) => {

@@ -79,8 +79,8 @@ export class Session {
   /** What `enabled_tools` of every exec is, in JSON. */
   #definitions = "[]";
   readonly #approvals: Approvals;
-  /** For each running cell whose exec has a signal: no longer listens to it. */
-  readonly #listening = new Map<string, () => void>();
+  /** The running cells of each exec with a signal, and how this session listens to it: once. */
+  readonly #listening = new Map<AbortSignal, { cells: Set<string>; stop(): void }>();
   #instructions = "";
   #isOpen = false;
   #lost: HostLostError | undefined;
@@ -131,7 +131,7 @@ export class Session {
   #forget(): void {
     this.#isOpen = false;
     this.#wire.forget(this.#id);
-    for (const stop of this.#listening.values()) stop();
+    for (const [signal, { stop }] of this.#listening) signal.removeEventListener("abort", stop);
     this.#listening.clear();
   }
 
@@ -157,18 +157,35 @@ export class Session {
       guided: { constants, ...(traceparent && { traceparent }), ...(tracestate && { tracestate }) },
     });
     const execute = `{"method":"session/execute","sessionId":"${this.#id}","request":{"enabled_tools":${this.#definitions},${request.slice(1)}}`;
-    let cell: string | undefined;
-    const stop = () => {
-      if (cell !== undefined && this.#isOpen) void this.terminate(cell).catch(() => {});
-    };
     const { answer } = this.#wire.request(execute, (started) => {
-      cell = started["cellId"] as string;
-      if (!signal) return;
-      signal.addEventListener("abort", stop, { once: true });
-      this.#listening.set(cell, () => signal.removeEventListener("abort", stop));
-      if (signal.aborted) stop();
+      if (signal) this.#listen(signal, started["cellId"]);
     });
     return result(await answer);
+  }
+
+  /** Terminates a cell when a signal is aborted, until the cell is closed. */
+  #listen(signal: AbortSignal, cell: string): void {
+    const end = (one: string) => {
+      if (this.#isOpen) void this.terminate(one).catch(() => {});
+    };
+    if (signal.aborted) return end(cell);
+    let listening = this.#listening.get(signal);
+    if (!listening) {
+      const cells = new Set<string>();
+      listening = { cells, stop: () => cells.forEach(end) };
+      this.#listening.set(signal, listening);
+      signal.addEventListener("abort", listening.stop, { once: true });
+    }
+    listening.cells.add(cell);
+  }
+
+  #closed(cell: string): void {
+    for (const [signal, { cells, stop }] of this.#listening) {
+      cells.delete(cell);
+      if (cells.size > 0) continue;
+      signal.removeEventListener("abort", stop);
+      this.#listening.delete(signal);
+    }
   }
 
   /** Waits for more of a program that is still running. */
@@ -199,19 +216,23 @@ export class Session {
     let left = maxOutputTokens;
     while (last.status === "running") {
       if (left !== undefined) {
-        const characters = last.content.reduce((sum, item) => sum + (item.type === "text" ? item.text.length : 0), 0);
+        // Each text has a line, also an empty one.
+        const characters = last.content.reduce((sum, item) => sum + (item.type === "text" ? item.text.length + 1 : 0), 0);
         left = Math.max(0, left - Math.ceil(characters / TOKEN_CHARACTERS));
       }
       last = await this.wait(last.cellId, left === undefined ? {} : { maxOutputTokens: left });
+      // It was terminated by the signal before this wait.
+      if (last.error?.kind === "missing" && options.signal?.aborted) last = { ...last, status: "terminated", error: undefined };
       observed.push(last);
     }
     return joined(observed);
   }
 
   /** Stops a program, and waits until it has stopped. */
-  async terminate(cellId: string): Promise<CellResult> {
+  async terminate(cellId: string, options: Pick<WaitOptions, "maxOutputTokens"> = {}): Promise<CellResult> {
     this.#check();
-    return this.#outcome(await this.#request({ method: "session/terminate", sessionId: this.#id, cellId }));
+    const maxOutputTokens = options.maxOutputTokens ?? null;
+    return this.#outcome(await this.#request({ method: "session/terminate", sessionId: this.#id, cellId, maxOutputTokens }));
   }
 
   #outcome(answer: Record<string, any>): CellResult {
@@ -262,8 +283,7 @@ export class Session {
       notify: (text, cellId) => this.#tell({ type: "notification", text, cellId }),
       event: (wire) => this.#tell(event(wire)),
       cellClosed: (cellId) => {
-        this.#listening.get(cellId)?.();
-        this.#listening.delete(cellId);
+        this.#closed(cellId);
         this.#tell({ type: "cell/closed", cellId });
       },
       lost: (error) => {
@@ -293,6 +313,8 @@ export class Session {
         signal,
       };
       await this.#approvals.check(tool, context);
+      // Nobody waits for it any more: the cell has ended, or the host.
+      if (signal.aborted) throw new ToolError("the call was cancelled");
       return await run(tool, context);
     } catch (error) {
       return failed(error);

@@ -31,6 +31,10 @@ const GREETING_MS = 10_000;
 const CAPABILITIES = ["bounded-output-v1", "delegate-capacity-4096", "guided-sessions-v1"];
 /** How much of what the program writes on standard error is kept for an error. */
 const LAST_WORDS = 2000;
+/** How long a host that has closed its output may take to end by itself, and say why. */
+const LAST_WORDS_MS = 500;
+/** How long a host that is closed may take to end. */
+const CLOSING_MS = 5000;
 
 /** @throws RequestError where JSON cannot hold the value. */
 export function toJson(value: unknown): string {
@@ -81,6 +85,10 @@ export class Wire {
     this.#output = stdout!;
     this.#input.on("error", () => {});
     this.#output.on("data", (chunk: Buffer) => this.#read(chunk));
+    this.#output.once("end", () => {
+      // Without its output it is of no use, also where it, or what holds its streams, lives on.
+      setTimeout(() => this.#breaks("it has closed its output"), LAST_WORDS_MS).unref();
+    });
     stderr!.setEncoding("utf8");
     stderr!.on("data", (text: string) => {
       this.#said = (this.#said + text).slice(-LAST_WORDS);
@@ -189,6 +197,7 @@ export class Wire {
     if (this.#isClosing) return;
     this.#isClosing = true;
     this.#input.end();
+    setTimeout(() => this.#child.kill("SIGKILL"), CLOSING_MS).unref();
     this.#failAll(new HostLostError("the host was closed"));
   }
 
@@ -263,7 +272,7 @@ export class Wire {
       case "execute/initialResponse":
         return this.#answered(message);
       case "delegate/request":
-        void this.#called(message);
+        this.#called(message).catch(() => this.#breaks("it sent bytes that are not a message of the wire"));
         return;
       case "delegate/cancel":
         this.#calls.get(message["id"])?.abort(new Error("the call was cancelled"));
@@ -275,6 +284,7 @@ export class Wire {
       case "session/event":
         return this.#sessions.get(message["sessionId"])?.event(message["event"]);
       default:
+        if (this.#isReady) throw new TypeError("an unknown message");
         this.#ready(message);
     }
   }
@@ -283,6 +293,7 @@ export class Wire {
     const pending = this.#pending.get(message["id"]);
     if (!pending) return;
     const { status, value, message: why } = message["result"];
+    if (status !== "ok" && typeof why !== "string") throw new TypeError("a response without a result");
     if (status === "ok" && pending.first && message["type"] === "operation/response") {
       const { first } = pending;
       delete pending.first;

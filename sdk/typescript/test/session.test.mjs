@@ -260,6 +260,82 @@ test("a program that is not there, or no host, is an error that says so", async 
   await assert.rejects(CodeMode.start({ args: ["--no-such-option"] }), /no-such-option/);
 });
 
+test("a tool runs only while somebody waits for it, and where it is approved", async () => {
+  const ran = [];
+  const controller = new AbortController();
+  const tools = {
+    late: { execute: () => void ran.push("late"), needsApproval: true },
+    odd: { execute: () => void ran.push("odd"), needsApproval: () => "yes" },
+  };
+  const approve = async (calls) => {
+    controller.abort();
+    await new Promise((done) => setTimeout(done, 100));
+    return calls.map(() => true);
+  };
+  await inSession({ tools: { late: tools.late }, approve }, (session) => session.run("await tools.late({})", { signal: controller.signal }));
+  await inSession({ tools: { odd: tools.odd } }, async (session) => {
+    assert.match((await session.run("await tools.odd({})")).error.message, /needs an approval/);
+  });
+  await new Promise((done) => setTimeout(done, 200));
+  assert.deepEqual(ran, []);
+});
+
+test("numbers that no number type holds are refused", () =>
+  inSession({ tools: { n: tool({ inputSchema: { type: "object", properties: { a: { type: "integer", maximum: 1 } } }, execute: () => "reached" }) } }, async (session) => {
+    for (const number of ["1e999", "-1e999", "9".repeat(400)]) {
+      const { text } = await session.run(`text(await tools.n({ a: "x", b: JSON.rawJSON("${number}") }).catch(() => "refused"))`);
+      assert.equal(text, "refused");
+    }
+  }));
+
+test("schemas of the AI SDK check inputs, also where a function makes them", async () => {
+  const { jsonSchema } = await import("ai");
+  const validate = (value) => (value.n === 1 ? { success: true, value: { n: "one" } } : { success: false, error: new Error("not one") });
+  const inputSchema = jsonSchema({ type: "object" }, { validate });
+  const tools = { own: { inputSchema, execute: ({ n }) => n }, lazy: { inputSchema: () => inputSchema, execute: ({ n }) => n } };
+  await inSession({ tools }, async (session) => {
+    const { text } = await session.run("for (const t of [tools.own, tools.lazy]) for (const n of [1, 2]) text(await t({ n }).catch((e) => e.message))");
+    assert.equal(text, "one\nthe input does not fit: not one\none\nthe input does not fit: not one");
+  });
+});
+
+test("one signal may stand for many programs", async () => {
+  const warnings = [];
+  const warned = (warning) => warnings.push(warning.message);
+  process.on("warning", warned);
+  const controller = new AbortController();
+  await inSession({}, async (session) => {
+    const code = "await new Promise((done) => setTimeout(done, 60_000))";
+    const running = Array.from({ length: 30 }, () => session.exec(code, { signal: controller.signal, yieldTimeMs: 60_000 }));
+    await session.exec("1");
+    controller.abort();
+    for (const one of await Promise.all(running)) assert.equal(one.status, "terminated");
+  });
+  process.off("warning", warned);
+  assert.deepEqual(warnings, []);
+});
+
+test("a host that closes its output, or sends what is no message, is lost", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "code-mode-"));
+  const ends = {
+    "closes": "fs.closeSync(1);",
+    "calls nothing": 'send({ type: "delegate/request", id: 1, sessionId: "s1" });',
+    "lists": "send([1]);",
+  };
+  for (const [name, ending] of Object.entries(ends)) {
+    const program = join(folder, `${name}.cjs`);
+    const source = HOST.replace('fs.appendFileSync(__filename + ".log", request.method + " ");', `if (request.method === "session/execute") { ${ending} return setInterval(() => {}, 1000); }`)
+      .replace('request.method !== "session/describe"', "true")
+      .replace("value: {}", 'value: { text: "t" }');
+    await writeFile(program, source, { mode: 0o755 });
+    const own = await CodeMode.start({ program });
+    const session = await own.session();
+    await assert.rejects(session.exec("1"), HostLostError, name);
+    await own.close();
+  }
+  await rm(folder, { recursive: true });
+});
+
 test("only a ToolError says more than its message", () =>
   inSession({ tools: { fails: { execute: () => { throw Object.assign(new Error("no"), { code: 403, failure: "blocked" }); } } } }, async (session) => {
     assert.equal((await session.run("await tools.fails({}).catch((e) => text([e.message, e.code ?? null]))")).text, '["no",null]');

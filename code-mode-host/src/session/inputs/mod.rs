@@ -88,7 +88,12 @@ impl Inputs {
         tools.get(index)?.input_schema.as_ref()?;
         let compiled = self.compiled(tools);
         let input = match &call.input {
-            Some(json) => json.to().ok()?,
+            Some(json) => match json.to() {
+                Ok(input) => input,
+                // Numbers that no number type holds, or arrays in arrays without end: whatever
+                // reads it next may take it for something else.
+                Err(error) => return Some(format!("the input cannot be checked: {error}")),
+            },
             None => Value::Null,
         };
         if !compiled.is_compiled(index) {

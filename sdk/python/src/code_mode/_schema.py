@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import collections.abc
+import copy
 import dataclasses
 import datetime
 import decimal
 import enum
 import functools
 import inspect
+import json
 import math
 import pathlib
 import re
@@ -49,7 +51,7 @@ _FROM_JSON: dict[Any, Callable[[Any], Any]] = {
     uuid.UUID: uuid.UUID,
     decimal.Decimal: lambda value: decimal.Decimal(str(value)),
     pathlib.Path: pathlib.Path,
-    bytes: base64.b64decode,
+    bytes: lambda text: base64.b64decode(text, validate=True),
 }
 
 #: Origins of hints for lists, and for objects with values of one type.
@@ -155,62 +157,100 @@ def _object(properties: Mapping[str, Schema], required: list[str]) -> Schema:
 
 
 def value_of(hint: Any, value: Any) -> Any:
-    """JSON as the hinted type: a pydantic model, a dataclass, an enum, a set, bytes."""
+    """JSON as the hinted type.
+
+    Raises:
+        TypeError, ValueError: it is not of that type. The host has checked it, as far as it can read
+            the schema; a function gets what its hints say in any case.
+    """
+    if hint is Any or hint is object or isinstance(hint, Unresolved):
+        return value
     if (adapter := _adapter(hint)) is not None:
         return adapter.validate_python(value)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return value_of(args[0], value)
     if origin is typing.Union or origin is types.UnionType:
-        if value is None and type(None) in args:
-            return None
-        rest = [arg for arg in args if arg is not type(None)]
-        # The host has checked that the value is of one of them.
-        of = rest[0] if len(rest) == 1 else next((arg for arg in rest if _fits(arg, value)), Any)
-        return value_of(of, value)
-    if isinstance(value, dict) and len(args) == 2:
-        if origin in _OBJECTS:
-            return {name: value_of(args[1], one) for name, one in value.items()}
-    if isinstance(value, list):
-        if origin in _LISTS:
-            items = [value_of(args[0], item) for item in value] if args else value
-            return origin(items) if origin in (set, frozenset) else items
-        if hint in (set, frozenset):
-            return hint(value)
-        if origin is tuple:
-            of = args[:1] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
-            return tuple(value_of(one, item) for one, item in zip(of, value))
-    if isinstance(hint, type) and hint in _FROM_JSON and isinstance(value, (str, int, float)):
-        return _FROM_JSON[hint](value)
-    if typing.is_typeddict(hint) and isinstance(value, dict):
-        hints = {name: _unwrapped(one) for name, one in _hints(hint).items()}
-        return {name: value_of(hints.get(name, Any), one) for name, one in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _first_that_fits(args, value)
+    if origin is typing.Literal:
+        return _one_of(args, value)
+    if hint is None or hint is type(None):
+        return _only_if(value is None, hint, value)
+    if origin in _LISTS or hint in (list, set, frozenset):
+        _only_if(isinstance(value, list), hint, value)
+        items = [value_of(args[0], item) for item in value] if args else value
+        kind = origin or hint
+        return kind(items) if kind in (set, frozenset) else items
+    if origin is tuple:
+        of = args[:1] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
+        _only_if(isinstance(value, list) and len(value) == len(of), hint, value)
+        return tuple(value_of(one, item) for one, item in zip(of, value))
+    if origin in _OBJECTS or hint is dict:
+        _only_if(isinstance(value, dict), hint, value)
+        return {_key(args[0], name): value_of(args[1], one) for name, one in value.items()} if args else value
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return hint(value)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        hints = _hints(hint)
-        return hint(**{name: value_of(hints.get(name, Any), one) for name, one in value.items()})
+        return _one_of(tuple(hint), value)
+    if dataclasses.is_dataclass(hint) or typing.is_typeddict(hint):
+        return _record(hint, value)
+    return _plain(hint, value)
+
+
+def _only_if(fits: bool, hint: Any, value: Any) -> Any:
+    if not fits:
+        raise TypeError(f"{value!r:.80} is not {getattr(hint, '__name__', hint)}")
     return value
 
 
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of a hinted type, as far as its outermost type says."""
-    if isinstance(value, dict) and dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        schema = schema_of(hint)
-        return set(schema["required"]) <= set(value) <= set(schema["properties"])
-    if isinstance(value, dict) and typing.is_typeddict(hint):
-        return frozenset(getattr(hint, "__required_keys__", ())) <= frozenset(value)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return value in [member.value for member in hint]
-    if typing.get_origin(hint) is typing.Literal:
-        return value in typing.get_args(hint)
-    kinds = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
-    kind = schema_of(hint).get("type", [])
-    own = kinds.get(type(value))
-    said = [kind] if isinstance(kind, str) else kind
-    return own in said or (own == "integer" and "number" in said)
+def _plain(hint: Any, value: Any) -> Any:
+    """A value that is no list and no object."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is bool or hint is str:
+        return _only_if(type(value) is hint, hint, value)
+    if hint is int:
+        # JSON does not tell 1.0 from 1.
+        return int(_only_if(is_number and math.isfinite(value) and value == int(value), hint, value))
+    if hint is float:
+        return float(_only_if(is_number and math.isfinite(value), hint, value))
+    if hint in _FROM_JSON:
+        is_text = isinstance(value, str) or (hint is decimal.Decimal and is_number)
+        return _FROM_JSON[hint](_only_if(is_text, hint, value))
+    raise TypeError(f"nothing is read as {hint!r}")
+
+
+def _first_that_fits(hints: tuple[Any, ...], value: Any) -> Any:
+    for hint in hints:
+        try:
+            return value_of(hint, value)
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{value!r:.80} is none of {', '.join(getattr(one, '__name__', str(one)) for one in hints)}")
+
+
+def _one_of(members: tuple[Any, ...], value: Any) -> Any:
+    """The literal, or the member of an enum, that a value stands for."""
+    for member in members:
+        own = member.value if isinstance(member, enum.Enum) else member
+        if isinstance(own, bool) == isinstance(value, bool) and own == value:
+            return member
+    raise ValueError(f"{value!r:.80} is none of {', '.join(repr(member) for member in members)}")
+
+
+def _key(hint: Any, name: str) -> Any:
+    """The key of an object, which is a text in JSON."""
+    try:
+        return value_of(hint, name)
+    except (TypeError, ValueError):
+        return value_of(hint, int(name))
+
+
+def _record(hint: Any, value: Any) -> Any:
+    """A dataclass, or a `TypedDict`."""
+    _only_if(isinstance(value, dict), hint, value)
+    schema = schema_of(hint)
+    _only_if(set(schema["required"]) <= set(value) <= set(schema["properties"]), hint, value)
+    hints = {name: _unwrapped(one) for name, one in _hints(hint).items()}
+    members = {name: value_of(hints.get(name, Any), one) for name, one in value.items()}
+    return members if typing.is_typeddict(hint) else typing.cast(Any, hint)(**members)
 
 
 def whole(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -225,16 +265,17 @@ class Signature:
         self.hints = _hints(whole(function))
         self.context: str | None = None
         self.takes_all = False
+        self.others: Any = Any
         properties: dict[str, Schema] = {}
         required: list[str] = []
         described = _arguments(inspect.getdoc(whole(function)) or "")
-        bound = _bound(function)
+        #: What whoever made the tool has chosen; no program may choose another.
+        self.bound = _bound(function)
         said = getattr(whole(function), "__name__", repr(function))
         self.defaults: dict[str, Any] = {}
         for name, parameter in inspect.signature(function).parameters.items():
             hint = self.hints.get(name, Any)
-            if name in bound:
-                # Whoever made the tool has chosen it; no program may choose another.
+            if name in self.bound:
                 continue
             if isinstance(hint, Unresolved):
                 raise TypeError(f"the hint of {name} of {said}: {hint}")
@@ -243,6 +284,7 @@ class Signature:
                 continue
             if parameter.kind is parameter.VAR_KEYWORD:
                 self.takes_all = True
+                self.others = hint
                 continue
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
                 raise TypeError(
@@ -262,7 +304,7 @@ class Signature:
             properties[name] = schema
         self.schema = _object(properties, required)
         if self.takes_all:
-            self.schema["additionalProperties"] = True
+            self.schema["additionalProperties"] = schema_of(self.others) or True
         _lift_definitions(self.schema)
         returned = self.hints.get("return", Any)
         self.output = _output(returned) or None
@@ -271,8 +313,16 @@ class Signature:
         """The keyword arguments of a call."""
         if not isinstance(given, dict):
             raise TypeError("the input must be an object")
-        read = {name: value_of(self.hints.get(name, Any), value) for name, value in given.items()}
-        return {**self.defaults, **read}
+        known: Schema = self.schema["properties"]
+        read = {}
+        for name, value in given.items():
+            if name in self.bound or name == self.context or not (name in known or self.takes_all):
+                raise TypeError(f"there is no argument {name}")
+            read[name] = value_of(self.hints.get(name, Any) if name in known else self.others, value)
+        if missing := [name for name in self.schema["required"] if name not in read]:
+            raise TypeError(f"the argument {missing[0]} is missing")
+        # A default that can be changed is not shared between calls.
+        return {**copy.deepcopy(self.defaults), **read}
 
 
 def _output(returned: Any) -> Schema:
@@ -289,7 +339,8 @@ def _bound(function: Callable[..., Any]) -> set[str]:
     """The names of the arguments that `functools.partial` has bound."""
     if not isinstance(function, functools.partial):
         return set()
-    return set(function.keywords) | _bound(function.func)
+    names = list(inspect.signature(function.func).parameters)
+    return {*function.keywords, *names[: len(function.args)], *_bound(function.func)}
 
 
 class Unresolved(str):
@@ -330,20 +381,17 @@ def _add_default(schema: Schema, default: Any) -> None:
 def _lift_definitions(schema: Schema) -> None:
     """Moves the ``$defs`` of pydantic models to the root, where their references point."""
     definitions: Schema = {}
-
-    def lift(part: Any) -> None:
-        if isinstance(part, dict):
-            found = part.pop("$defs", None)
-            if isinstance(found, dict):
-                lift(found)
-                definitions.update(found)
-            for one in part.values():
-                lift(one)
-        elif isinstance(part, list):
-            for one in part:
-                lift(one)
-
-    lift(schema["properties"])
+    for argument, own in schema["properties"].items():
+        found = own.pop("$defs", {})
+        taken = {name for name, one in found.items() if definitions.get(name, one) != one}
+        for name in taken:
+            # Another model has the name.
+            text = json.dumps([own, found]).replace(f'"#/$defs/{name}"', f'"#/$defs/{argument}.{name}"')
+            renamed, found = json.loads(text)
+            own.clear()
+            own.update(renamed)
+            found[f"{argument}.{name}"] = found.pop(name)
+        definitions.update(found)
     if definitions:
         schema["$defs"] = definitions
 

@@ -7,6 +7,7 @@ import contextvars
 import inspect
 import itertools
 import threading
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, TypedDict, Union
 
@@ -156,6 +157,11 @@ class Session:
         self._wire: Wire | None = None
         self._lost: HostLostError | None = None
         self._blocking = asyncio.Semaphore(_MOST_THREADS)
+        #: Observations that came when nobody waited for them any more.
+        self._kept: dict[str, CellResult] = {}
+        #: Observations that were cancelled, and have not ended yet.
+        self._late: dict[str, asyncio.Future[Message]] = {}
+        self._asking: set[asyncio.Task[None]] = set()
         self._observing: set[asyncio.Future[Any]] = set()
         self._asked: list[tuple[ToolCall, asyncio.Future[Decision]]] = []
         #: What a model should be told of the tool by which it runs programs; known once it is open.
@@ -184,6 +190,7 @@ class Session:
         about = {"sessionId": self._id}
         try:
             opened = self._ask_host({"method": "session/open", **about, "guided": self._guided})
+            opened.add_done_callback(_retrieved)
             described = self._ask_host(
                 {
                     "method": "session/describe",
@@ -259,8 +266,9 @@ class Session:
         try:
             return result(await asyncio.shield(answer))
         except asyncio.CancelledError:
-            if not answer.done():
-                self._end_soon(wire, started)
+            # Also where it has just yielded: nobody gets to know its name.
+            self._end_soon(wire, started)
+            answer.add_done_callback(_retrieved)
             raise
 
     def _end_soon(self, wire: Wire, started: asyncio.Future[str]) -> None:
@@ -270,7 +278,7 @@ class Session:
             if not wire.is_lost and not cell.cancelled():
                 about = {"sessionId": self._id, "cellId": cell.result()}
                 _, ended = wire.request({"method": "session/terminate", **about})
-                ended.add_done_callback(lambda done: done.exception())
+                ended.add_done_callback(_retrieved)
 
         started.add_done_callback(end)
 
@@ -282,6 +290,11 @@ class Session:
         Cancelling the call leaves the program running, and its output for the next wait.
         """
         wire = self._open_wire()
+        if (late := self._late.get(cell_id)) is not None:
+            await asyncio.wait([late])
+        kept = self._kept.pop(cell_id, None)
+        if kept is not None and kept.status != "running":
+            return kept
         id, answer = wire.request(
             {
                 "method": "session/wait",
@@ -291,10 +304,20 @@ class Session:
             }
         )
         try:
-            return _outcome(await answer)
+            observed = _outcome(await asyncio.shield(answer))
         except asyncio.CancelledError:
-            wire.cancel(id)
+            wire.yield_now(id)
+            self._late[cell_id] = answer
+            answer.add_done_callback(lambda done: self._keep(cell_id, kept, done))
             raise
+        return observed if kept is None else _after(kept, observed)
+
+    def _keep(self, cell_id: str, kept: CellResult | None, answer: asyncio.Future[Message]) -> None:
+        """Keeps an observation that nobody waits for, for the next wait."""
+        self._late.pop(cell_id, None)
+        if not answer.cancelled() and answer.exception() is None:
+            observed = _outcome(answer.result())
+            self._kept[cell_id] = observed if kept is None else _after(kept, observed)
 
     async def run(self, code: str, **options: Unpack[ExecOptions]) -> CellResult:
         """Runs a program to its end, however often it yields; takes the options of :meth:`exec`, of which
@@ -305,7 +328,8 @@ class Session:
         try:
             while last.status == "running":
                 if left is not None:
-                    size = sum(len(item.value) for item in last.content if item.type == "text")
+                    # Each text has a line, also an empty one.
+                    size = sum(len(item.value) + 1 for item in last.content if item.type == "text")
                     left = max(0, left - -(-size // _TOKEN_CHARACTERS))
                 last = await self.wait(last.cell_id, max_output_tokens=left)
                 content += last.content
@@ -315,9 +339,14 @@ class Session:
             raise
         return CellResult(last.status, last.cell_id, tuple(content), last.error, last.stats)
 
-    async def terminate(self, cell_id: str) -> CellResult:
+    async def terminate(self, cell_id: str, *, max_output_tokens: int | None = None) -> CellResult:
         """Stops a program, and waits until it has stopped."""
-        request = {"method": "session/terminate", "sessionId": self._id, "cellId": cell_id}
+        request = {
+            "method": "session/terminate",
+            "sessionId": self._id,
+            "cellId": cell_id,
+            "maxOutputTokens": max_output_tokens,
+        }
         return _outcome(await self._ask_host(request))
 
     async def stored(self) -> dict[str, Any]:
@@ -350,7 +379,7 @@ class Session:
         """Ends a pause that nobody holds."""
         if self._wire is not None and not self._wire.is_lost:
             resumed = self._ask_host({"method": "session/resume", **about})
-            resumed.add_done_callback(lambda done: done.cancelled() or done.exception())
+            resumed.add_done_callback(_retrieved)
 
     async def close(self) -> None:
         """Stops every program, and forgets the stored values."""
@@ -432,8 +461,14 @@ class Session:
             decided: asyncio.Future[Decision] = loop.create_future()
             self._asked.append((call, decided))
             if len(self._asked) == 1:
-                loop.call_later(_ASKED_TOGETHER, lambda: loop.create_task(self._ask_all()))
+                loop.call_later(_ASKED_TOGETHER, self._ask_soon)
             return await decided
+
+    def _ask_soon(self) -> None:
+        task = asyncio.ensure_future(self._ask_all())
+        # The loop itself keeps no reference to it.
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
 
     async def _ask_all(self) -> None:
         asked = [(call, decided) for call, decided in self._asked if not decided.done()]
@@ -504,6 +539,17 @@ def _decision(decisions: Any, index: int) -> Decision:
     if isinstance(decisions, (list, tuple)):
         decisions = decisions[index] if index < len(decisions) else False
     return decisions if isinstance(decisions, (bool, str)) else False
+
+
+def _after(first: CellResult, second: CellResult) -> CellResult:
+    """Two observations of a cell as one."""
+    return replace(second, content=(*first.content, *second.content))
+
+
+def _retrieved(done: asyncio.Future[Any]) -> None:
+    """Python must not log a failure that nobody waits for."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _ms(seconds: float) -> int:

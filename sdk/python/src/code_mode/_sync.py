@@ -27,17 +27,22 @@ class _Loop:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="code-mode", daemon=True)
         self.thread.start()
-
-    @property
-    def has_ended(self) -> bool:
-        return self.loop.is_closed()
+        #: Held while work is handed over, so that none is after the end.
+        self.handing_over = threading.Lock()
+        self.has_ended = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Waits for something; an interrupt of the waiting cancels it."""
-        if self.has_ended:
-            work.close()
-            raise HostLostError("the host is closed")
-        done: Future[T] = asyncio.run_coroutine_threadsafe(work, self.loop)
+        with self.handing_over:
+            why: Exception | None = None
+            if self.has_ended:
+                why = HostLostError("the host is closed")
+            elif threading.current_thread() is self.thread:
+                why = RuntimeError("a coroutine of this host would wait for itself: use CodeMode there")
+            if why is not None:
+                work.close()
+                raise why
+            done: Future[T] = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return done.result()
         except BaseException:
@@ -45,9 +50,23 @@ class _Loop:
             raise
 
     def end(self) -> None:
+        """Ends what still runs, and the thread."""
+        with self.handing_over:
+            if self.has_ended:
+                return
+            self.has_ended = True
+        asyncio.run_coroutine_threadsafe(self._cancel_all(), self.loop).result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
         self.loop.close()
+
+    @staticmethod
+    async def _cancel_all() -> None:
+        own = asyncio.current_task()
+        tasks = [task for task in asyncio.all_tasks() if task is not own]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class CodeModeSync:
@@ -73,7 +92,6 @@ class CodeModeSync:
         except BaseException:
             self._loop.end()
             raise
-        self._is_closed = False
 
     def __enter__(self) -> "CodeModeSync":
         return self
@@ -98,9 +116,11 @@ class CodeModeSync:
 
     def close(self) -> None:
         """Ends the host with all its sessions."""
-        if not self._is_closed:
-            self._is_closed = True
+        if self._loop.has_ended:
+            return
+        try:
             self._loop.run(self._host.close())
+        finally:
             self._loop.end()
 
 
@@ -139,9 +159,10 @@ class SessionSync:
         """As :meth:`Session.wait`."""
         return self._loop.run(self._session.wait(cell_id, **options))
 
-    def terminate(self, cell_id: str) -> CellResult:
+    def terminate(self, cell_id: str, *, max_output_tokens: int | None = None) -> CellResult:
         """As :meth:`Session.terminate`."""
-        return self._loop.run(self._session.terminate(cell_id))
+        ended = self._session.terminate(cell_id, max_output_tokens=max_output_tokens)
+        return self._loop.run(ended)
 
     def stored(self) -> dict[str, Any]:
         """As :meth:`Session.stored`."""

@@ -182,12 +182,30 @@ def encoded(value: Any) -> bytes:
         raise ValueError(_message(error)) from error
 
 
-def shown(arguments: Any) -> Any:
-    """Arguments as JSON, for who decides about a call; as they are, where JSON cannot hold them."""
-    try:
-        return json.loads(encoded(arguments))
-    except Exception:  # noqa: BLE001 - a type of the tool's own
-        return arguments
+def shown(value: Any) -> Any:
+    """A tool's input as JSON, for who decides about the call: every field as it is, and not as its
+    type would write it out."""
+    fields = getattr(type(value), "model_fields", None)
+    if isinstance(fields, dict):
+        extra = getattr(value, "__pydantic_extra__", None) or {}
+        return {name: shown(getattr(value, name)) for name in fields} | shown(dict(extra))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: shown(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(shown(name)): shown(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [shown(one) for one in value]
+    if isinstance(value, enum.Enum):
+        return shown(value.value)
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    secret = getattr(type(value), "get_secret_value", None)
+    if secret is not None:
+        return shown(secret(value))
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(bytes(value)).decode()
+    said = getattr(type(value), "isoformat", None)
+    return said(value) if said is not None else str(value)
 
 
 def failed(error: BaseException) -> dict[str, Any]:

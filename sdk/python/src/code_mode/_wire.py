@@ -22,6 +22,10 @@ GREETING = 10
 CAPABILITIES = ["bounded-output-v1", "delegate-capacity-4096", "guided-sessions-v1"]
 #: How much of what the program writes on standard error is kept for an error.
 LAST_WORDS = 2000
+#: How long a host that has closed its output may take to end by itself, in seconds.
+LAST_WORDS_TIME = 0.5
+#: How long a host that is closed may take to end.
+CLOSING = 5.0
 
 
 class SessionHandler(Protocol):
@@ -137,11 +141,6 @@ class Wire:
         if not self.is_lost:
             self._send({"type": "operation/yield", "id": id})
 
-    def cancel(self, id: int) -> None:
-        """Gives a request up: nobody waits for its answer any more."""
-        if self._pending.pop(id, None) is not None and not self.is_lost:
-            self._send({"type": "operation/cancel", "id": id})
-
     def close(self) -> None:
         """Ends the host with everything in it."""
         if self._is_closing:
@@ -167,8 +166,12 @@ class Wire:
                 os.kill(self._process.pid, signal.SIGTERM)
 
     async def ended(self) -> None:
-        """Waits until the process has ended."""
-        await self._process.wait()
+        """Waits until the process has ended; one that does not is killed."""
+        try:
+            await asyncio.wait_for(self._process.wait(), CLOSING)
+        except (asyncio.TimeoutError, TimeoutError):
+            self.kill()
+            await self._process.wait()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -198,13 +201,19 @@ class Wire:
                 (size,) = struct.unpack("<I", await stdout.readexactly(4))
                 if size > LARGEST_FRAME:
                     raise ValueError("a message of more than 64 MiB")
-                self._receive(json.loads(await stdout.readexactly(size)))
+                self._receive(_decoded(await stdout.readexactly(size)))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         except Exception:
             self._process.kill()
             how = "it sent bytes that are not a message of the wire"
-        status = await self._process.wait()
+        try:
+            status = await asyncio.wait_for(self._process.wait(), LAST_WORDS_TIME)
+        except (asyncio.TimeoutError, TimeoutError):
+            # Without its output it is of no use.
+            how = how or "it has closed its output"
+            self._process.kill()
+            status = await self._process.wait()
         # What it said last is there by now, or on its way.
         await asyncio.wait([self._tasks[1]], timeout=1)
         said = self._said.decode(errors="replace").strip()
@@ -276,6 +285,15 @@ class Wire:
         else:
             task = asyncio.create_task(self._call(id, session, request["invocation"]))
             self._calls[id] = task
+            # Also of one that is cancelled before it has begun.
+            task.add_done_callback(lambda task: self._called_back(id, task))
+
+    def _called_back(self, id: int, task: asyncio.Task[None]) -> None:
+        self._calls.pop(id, None)
+        self._cancelled.discard(id)
+        if not task.cancelled() and task.exception() is not None:
+            # The host has sent a call that is none.
+            self._process.kill()
 
     async def _call(self, id: int, session: SessionHandler, invocation: Message) -> None:
         try:
@@ -283,11 +301,7 @@ class Wire:
         except asyncio.CancelledError as error:
             # Either nobody waits for the answer, or the tool has made up its own cancellation.
             answer = failed(error)
-        finally:
-            self._calls.pop(id, None)
-        if id in self._cancelled:
-            self._cancelled.discard(id)
-        else:
+        if id not in self._cancelled:
             self._answer(id, answer)
 
     def _answer(self, id: int, result: Message) -> None:
@@ -299,6 +313,22 @@ class Wire:
             why = f"the result cannot be sent: {error}"
             told = {"status": "error", "message": why}
             self._send({"type": "delegate/response", "id": id, "result": told})
+
+
+def _decoded(content: bytes) -> Any:
+    """A message. A program can make numbers of more digits than Python reads; no message is broken by
+    them."""
+    try:
+        return json.loads(content)
+    except ValueError:
+        return json.loads(content, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
 
 
 def environment(env: Mapping[str, str] | None) -> Mapping[str, str]:

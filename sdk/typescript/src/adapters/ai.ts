@@ -13,6 +13,7 @@ import {
   media,
   runExec,
   runWait,
+  textOf,
   WAIT_DESCRIPTION,
   WAIT_SCHEMA,
   type ExecInput,
@@ -31,7 +32,7 @@ interface Options {
   abortSignal?: AbortSignal;
 }
 
-const output = (result: CellResult): ToolOutput => ({ text: result.forModel(), media: media(result) });
+const output = (result: CellResult, options: ModelToolOptions): ToolOutput => ({ text: textOf(result, options), media: media(result) });
 
 function toModelOutput({ output }: { output: ToolOutput }) {
   if (output.media.length === 0) return { type: "text" as const, value: output.text };
@@ -50,13 +51,13 @@ export function codeModeTools(
       inputSchema: jsonSchema<ExecInput>(EXEC_SCHEMA as object),
       ...(options.needsApproval !== undefined && { needsApproval: options.needsApproval }),
       execute: async (input: ExecInput, { toolCallId, abortSignal }: Options) =>
-        output(await runExec(session, input, options, { toolCallId, signal: abortSignal })),
+        output(await runExec(session, input, options, { toolCallId, signal: abortSignal }), options),
       toModelOutput,
     } as Tool<ExecInput, ToolOutput>),
     wait: tool({
       description: WAIT_DESCRIPTION,
       inputSchema: jsonSchema<WaitInput>(WAIT_SCHEMA as object),
-      execute: async (input: WaitInput, { abortSignal }: Options) => output(await runWait(session, input, options, { signal: abortSignal })),
+      execute: async (input: WaitInput, { abortSignal }: Options) => output(await runWait(session, input, options, { signal: abortSignal }), options),
       toModelOutput,
     } as Tool<WaitInput, ToolOutput>),
   };

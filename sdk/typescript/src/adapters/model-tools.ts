@@ -46,6 +46,10 @@ export interface ModelToolOptions {
 }
 
 const MAX_OUTPUT_TOKENS = 10_000;
+/** About how many characters a token has. */
+const TOKEN_CHARACTERS = 4;
+/** What the host writes beside the output that it cuts. */
+const MARKERS = 200;
 
 interface Call {
   toolCallId?: string | undefined;
@@ -56,6 +60,15 @@ interface Call {
 export function execDescription(session: Session): string {
   if (!session.instructions) throw new RequestError("the session is not open");
   return session.instructions;
+}
+
+/** The text of a result for the model: no longer than the budget, whatever it is made of. */
+export function textOf(result: CellResult, options: ModelToolOptions): string {
+  const text = result.forModel();
+  const most = Math.max(200, (options.maxOutputTokens ?? MAX_OUTPUT_TOKENS) * TOKEN_CHARACTERS + MARKERS);
+  if (text.length <= most) return text;
+  const half = Math.floor(most / 2);
+  return `${text.slice(0, half)}\n(${text.length - 2 * half} characters left out)\n${text.slice(-half)}`;
 }
 
 /** Runs a program. `call.signal` terminates it, also after it has yielded. */
@@ -70,13 +83,14 @@ export async function runExec(session: Session, input: ExecInput, options: Model
 
 /** Waits for a program, or stops it; so does `call.signal`. */
 export async function runWait(session: Session, input: WaitInput, options: ModelToolOptions, call: Call = {}): Promise<CellResult> {
-  if (input.terminate) return session.terminate(input.cell_id);
+  const maxOutputTokens = options.maxOutputTokens ?? MAX_OUTPUT_TOKENS;
+  if (input.terminate) return session.terminate(input.cell_id, { maxOutputTokens });
   const result = await session.wait(input.cell_id, {
-    maxOutputTokens: options.maxOutputTokens ?? MAX_OUTPUT_TOKENS,
+    maxOutputTokens,
     ...(input.yield_time_ms !== undefined && { yieldTimeMs: input.yield_time_ms }),
     ...(call.signal !== undefined && { signal: call.signal }),
   });
-  return call.signal?.aborted && result.status === "running" ? session.terminate(input.cell_id) : result;
+  return call.signal?.aborted && result.status === "running" ? session.terminate(input.cell_id, { maxOutputTokens }) : result;
 }
 
 /** An image or a sound of a program's output. */
@@ -87,10 +101,12 @@ export interface Media {
   readonly data: string;
 }
 
-/** The images and sounds of a result; all of them come as `data:` URLs. */
+/** The images and sounds of a result that a model can be shown. */
 export function media(result: CellResult): Media[] {
   return result.content.flatMap((item: ContentItem) => {
-    const parts = item.type === "text" ? null : /^data:([^;,]+);base64,(.*)$/s.exec(item.url);
-    return item.type === "text" || !parts ? [] : [{ type: item.type, mediaType: parts[1]!, data: parts[2]! }];
+    if (item.type === "text") return [];
+    const parts = /^data:((?:image|audio)\/[a-z0-9.+-]+)(?:;[^;,]*)*;base64,([a-z0-9+/]+={0,2})$/is.exec(item.url);
+    if (!parts || parts[2]!.length % 4 !== 0) return [];
+    return [{ type: item.type, mediaType: parts[1]!.toLowerCase(), data: parts[2]! }];
   });
 }

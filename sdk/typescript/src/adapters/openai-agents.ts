@@ -13,6 +13,7 @@ import {
   media,
   runExec,
   runWait,
+  textOf,
   WAIT_DESCRIPTION,
   WAIT_SCHEMA,
   type ExecInput,
@@ -21,11 +22,11 @@ import {
 } from "./model-tools.js";
 
 /** The text for the model, with the images that it is shown; the SDK has no sounds. */
-function output(result: CellResult) {
+function output(result: CellResult, options: ModelToolOptions) {
   const images = media(result).filter(({ type }) => type === "image");
-  if (images.length === 0) return result.forModel();
+  if (images.length === 0) return textOf(result, options);
   const shown = images.map(({ mediaType, data }) => ({ type: "image" as const, image: { data, mediaType } }));
-  return [{ type: "text" as const, text: result.forModel() }, ...shown];
+  return [{ type: "text" as const, text: textOf(result, options) }, ...shown];
 }
 
 interface Details {
@@ -45,7 +46,7 @@ export function codeModeTools(session: Session, options: ModelToolOptions = {}) 
       strict: false,
       needsApproval: options.needsApproval ?? false,
       execute: async (input: unknown, _context: unknown, details?: Details) =>
-        output(await runExec(session, input as ExecInput, options, { toolCallId: details?.toolCall?.callId, signal: details?.signal })),
+        output(await runExec(session, input as ExecInput, options, { toolCallId: details?.toolCall?.callId, signal: details?.signal }), options),
     }),
     tool({
       name: "wait",
@@ -53,7 +54,7 @@ export function codeModeTools(session: Session, options: ModelToolOptions = {}) 
       parameters: loose(WAIT_SCHEMA),
       strict: false,
       execute: async (input: unknown, _context: unknown, details?: Details) =>
-        output(await runWait(session, input as WaitInput, options, { signal: details?.signal })),
+        output(await runWait(session, input as WaitInput, options, { signal: details?.signal }), options),
     }),
   ];
 }

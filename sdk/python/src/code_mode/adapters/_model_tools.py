@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Coroutine, Literal, Mapping
 
 from .._errors import RequestError
 from .._results import CellResult
@@ -40,6 +40,10 @@ WAIT_SCHEMA: dict[str, Any] = {
 
 #: The most tokens of output that one observation gives a model.
 MAX_OUTPUT_TOKENS = 10_000
+#: About how many characters a token has.
+TOKEN_CHARACTERS = 4
+#: What the host writes beside the output that it cuts.
+MARKERS = 200
 
 
 def exec_description(session: Session) -> str:
@@ -57,43 +61,69 @@ def exec_description(session: Session) -> str:
 
 async def run_exec(
     session: Session,
-    code: str,
-    yield_time_ms: int | None = None,
+    given: Any,
     *,
     tool_call_id: str | None = None,
     max_output_tokens: int = MAX_OUTPUT_TOKENS,
-) -> CellResult:
-    """Runs a program."""
-    return await session.exec(
-        code,
-        yield_time=_seconds(yield_time_ms),
-        tool_call_id=tool_call_id,
-        max_output_tokens=max_output_tokens,
+) -> CellResult | str:
+    """Runs a program. A text is why it does not, for the model that has passed something else."""
+    if not isinstance(given, Mapping) or not isinstance(code := given.get("code"), str):
+        return "error: exec needs a program: `code`, a string"
+    return await _told(
+        session.exec(
+            code,
+            yield_time=_seconds(given),
+            tool_call_id=tool_call_id,
+            max_output_tokens=max_output_tokens,
+        )
     )
 
 
 async def run_wait(
-    session: Session,
-    cell_id: str,
-    yield_time_ms: int | None = None,
-    terminate: bool = False,
-    *,
-    max_output_tokens: int = MAX_OUTPUT_TOKENS,
-) -> CellResult:
-    """Waits for a program, or stops it; cancelling the wait stops it too."""
-    if terminate:
-        return await session.terminate(cell_id)
+    session: Session, given: Any, *, max_output_tokens: int = MAX_OUTPUT_TOKENS
+) -> CellResult | str:
+    """Waits for a program, or stops it; cancelling the wait stops it too. A text is why not."""
+    if not isinstance(given, Mapping) or not isinstance(cell_id := given.get("cell_id"), str):
+        return "error: wait needs the cell that it waits for: `cell_id`, a string"
+    terminate = session.terminate(cell_id, max_output_tokens=max_output_tokens)
+    if given.get("terminate") is True:
+        return await _told(terminate)
     try:
-        return await session.wait(
-            cell_id, yield_time=_seconds(yield_time_ms), max_output_tokens=max_output_tokens
+        wait = session.wait(
+            cell_id, yield_time=_seconds(given), max_output_tokens=max_output_tokens
         )
+        observed = await _told(wait)
+        terminate.close()
+        return observed
     except asyncio.CancelledError:
-        await asyncio.shield(session.terminate(cell_id))
+        await asyncio.shield(asyncio.ensure_future(_told(terminate)))
         raise
 
 
-def _seconds(yield_time_ms: int | None) -> float:
-    return 10 if yield_time_ms is None else yield_time_ms / 1000
+async def _told(work: Coroutine[Any, Any, CellResult]) -> CellResult | str:
+    """What comes of it; a refusal as a text for the model. A host that is lost is for the agent."""
+    try:
+        return await work
+    except RequestError as error:
+        return f"error: {error}"
+
+
+def _seconds(given: Mapping[str, Any]) -> float:
+    """How long to wait; a model may pass anything."""
+    time = given.get("yield_time_ms")
+    if isinstance(time, bool) or not isinstance(time, (int, float)) or not 0 <= time <= 10**9:
+        return 10
+    return time / 1000
+
+
+def text_of(result: CellResult | str, max_output_tokens: int) -> str:
+    """The text for the model: no longer than the budget, whatever it is made of."""
+    text = result if isinstance(result, str) else result.for_model()
+    most = max(200, max_output_tokens * TOKEN_CHARACTERS + MARKERS)
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n({len(text) - 2 * half} characters left out)\n{text[-half:]}"
 
 
 @dataclass(frozen=True)
@@ -106,10 +136,14 @@ class Media:
     data: str
 
 
-def media(result: CellResult) -> list[Media]:
-    """The images and sounds of a result; all of them come as ``data:`` URLs."""
+_DATA = re.compile(r"data:((?:image|audio)/[a-z0-9.+-]+)(?:;[^;,]*)*;base64,([a-z0-9+/]+={0,2})", re.I)
+
+
+def media(result: CellResult | str) -> list[Media]:
+    """The images and sounds of a result that a model can be shown."""
     found: list[Media] = []
-    for item in result.content:
-        if item.type != "text" and (parts := re.fullmatch(r"data:([^;,]+);base64,(.*)", item.value, re.S)):
-            found.append(Media(item.type, parts[1], parts[2]))
+    for item in () if isinstance(result, str) else result.content:
+        parts = None if item.type == "text" else _DATA.fullmatch(item.value)
+        if item.type != "text" and parts and len(parts[2]) % 4 == 0:
+            found.append(Media(item.type, parts[1].lower(), parts[2]))
     return found

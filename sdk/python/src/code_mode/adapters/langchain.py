@@ -19,6 +19,7 @@ from ._model_tools import (
     media,
     run_exec,
     run_wait,
+    text_of,
 )
 
 
@@ -34,10 +35,10 @@ def code_mode_tools(
     """
 
     async def execute(**arguments: Any) -> Any:
-        return _output(await run_exec(session, **arguments, max_output_tokens=max_output_tokens))
+        return _output(await run_exec(session, arguments, max_output_tokens=max_output_tokens), max_output_tokens)
 
     async def wait(**arguments: Any) -> Any:
-        return _output(await run_wait(session, **arguments, max_output_tokens=max_output_tokens))
+        return _output(await run_wait(session, arguments, max_output_tokens=max_output_tokens), max_output_tokens)
 
     return [
         StructuredTool.from_function(
@@ -52,9 +53,9 @@ def code_mode_tools(
     ]
 
 
-def _output(result: CellResult) -> str | list[dict[str, str]]:
+def _output(result: CellResult | str, tokens: int) -> str | list[dict[str, str]]:
     """The text for the model, with the images and sounds as content blocks."""
     if not (shown := media(result)):
-        return result.for_model()
-    text = {"type": "text", "text": result.for_model()}
+        return text_of(result, tokens)
+    text = {"type": "text", "text": text_of(result, tokens)}
     return [text, *({"type": one.type, "base64": one.data, "mime_type": one.mime_type} for one in shown)]

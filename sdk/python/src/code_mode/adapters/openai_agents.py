@@ -20,6 +20,7 @@ from ._model_tools import (
     media,
     run_exec,
     run_wait,
+    text_of,
 )
 
 
@@ -35,15 +36,15 @@ def code_mode_tools(
     """
 
     async def execute(context: Any, arguments: str) -> Any:
-        given = json.loads(arguments)
         call = getattr(context, "tool_call_id", None)
-        return _output(
-            await run_exec(session, **given, tool_call_id=call, max_output_tokens=max_output_tokens)
-        )
+        tokens = max_output_tokens
+        given = _given(arguments)
+        ran = await run_exec(session, given, tool_call_id=call, max_output_tokens=tokens)
+        return _output(ran, tokens)
 
     async def wait(_: Any, arguments: str) -> Any:
-        given = json.loads(arguments)
-        return _output(await run_wait(session, **given, max_output_tokens=max_output_tokens))
+        waited = await run_wait(session, _given(arguments), max_output_tokens=max_output_tokens)
+        return _output(waited, max_output_tokens)
 
     description = exec_description(session)
     return [
@@ -52,10 +53,18 @@ def code_mode_tools(
     ]
 
 
-def _output(result: CellResult) -> str | list[ToolOutputText | ToolOutputImage]:
+def _given(arguments: str) -> Any:
+    """What a model has passed; nothing, where it is not JSON."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return None
+
+
+def _output(result: CellResult | str, tokens: int) -> str | list[ToolOutputText | ToolOutputImage]:
     """The text for the model, with the images that it is shown; the SDK has no sounds."""
     images = [one for one in media(result) if one.type == "image"]
     if not images:
-        return result.for_model()
+        return text_of(result, tokens)
     shown = [ToolOutputImage(image_url=f"data:{one.mime_type};base64,{one.data}") for one in images]
-    return [ToolOutputText(text=result.for_model()), *shown]
+    return [ToolOutputText(text=text_of(result, tokens)), *shown]

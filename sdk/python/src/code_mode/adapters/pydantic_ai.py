@@ -21,6 +21,7 @@ from ._model_tools import (
     media,
     run_exec,
     run_wait,
+    text_of,
 )
 
 
@@ -36,10 +37,10 @@ def code_mode_toolset(
     """
 
     async def execute(**arguments: Any) -> Any:
-        return _output(await run_exec(session, **arguments, max_output_tokens=max_output_tokens))
+        return _output(await run_exec(session, arguments, max_output_tokens=max_output_tokens), max_output_tokens)
 
     async def wait(**arguments: Any) -> Any:
-        return _output(await run_wait(session, **arguments, max_output_tokens=max_output_tokens))
+        return _output(await run_wait(session, arguments, max_output_tokens=max_output_tokens), max_output_tokens)
 
     tools: list[Tool[Any]] = [
         Tool.from_schema(execute, EXEC, exec_description(session), EXEC_SCHEMA),
@@ -48,9 +49,9 @@ def code_mode_toolset(
     return FunctionToolset(tools)
 
 
-def _output(result: CellResult) -> str | ToolReturn[str]:
+def _output(result: CellResult | str, tokens: int) -> str | ToolReturn[str]:
     """The text for the model, with the images and sounds that it is shown."""
     if not (shown := media(result)):
-        return result.for_model()
+        return text_of(result, tokens)
     content = [BinaryContent(base64.b64decode(one.data), media_type=one.mime_type) for one in shown]
-    return ToolReturn(result.for_model(), content=content)
+    return ToolReturn(text_of(result, tokens), content=content)
