@@ -22,6 +22,7 @@ mod worker;
 pub use large_buffers::LargeBuffers;
 pub use run::tools_file;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -142,7 +143,15 @@ fn command_line() -> Command {
 
 /// Runs the command that the arguments name. Returns its exit status.
 pub fn main() -> ExitCode {
-    let mut arguments: Vec<_> = std::env::args_os().collect();
+    #[cfg(target_os = "linux")]
+    if let Some(done) = worker::template::at_start() {
+        return done;
+    }
+    run_command(std::env::args_os().collect())
+}
+
+/// Runs the command that these arguments name, of which the first is the program.
+fn run_command(mut arguments: Vec<OsString>) -> ExitCode {
     let started_as_codex_host = arguments
         .first()
         .and_then(|program| Path::new(program).file_stem()?.to_str())

@@ -64,6 +64,8 @@ pub use examine::{Examiner, WorkerReport};
 pub use lend::LentWorker;
 pub use locate::PROGRAM_NAME;
 pub use options::{InMemory, ProviderOptions, Sandbox, TraceFolder, WorkerSource};
+#[cfg(target_os = "linux")]
+pub use process::adopt_template;
 pub use process::{ExitReason, SpawnError};
 pub use propagation::Propagation;
 pub use provider::Provider;

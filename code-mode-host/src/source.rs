@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::error::ProviderError;
 use crate::lend::LentWorker;
 use crate::options::InMemory;
-use crate::process::{self, Child, Purpose, Said, SpawnError};
+use crate::process::{self, Child, Purpose, Said, SpawnError, Starter};
 use crate::worker::{Connection, ConnectionError, Worker, WorkerMetrics};
 use crate::{ProviderOptions, RemoteHost, Sandbox, WorkerSource, locate, remote};
 
@@ -22,6 +22,7 @@ pub(crate) struct Source {
     kind: Kind,
     purpose: Purpose,
     warned: Once,
+    _starter: Starter,
     /// The workers from here.
     metrics: Arc<WorkerMetrics>,
 }
@@ -51,6 +52,7 @@ impl Source {
             kind,
             purpose,
             warned: Once::new(),
+            _starter: Starter::new(),
             metrics: Arc::default(),
         })
     }

@@ -273,7 +273,7 @@ fn when_the_parent_is_killed_no_worker_remains() {
             Some("up")
         );
         let workers = descendants(parent.id().expect("running"));
-        assert_eq!(workers.len(), 1);
+        assert!(!workers.is_empty());
         parent.kill().await.expect("killed");
         while workers.iter().any(|pid| {
             std::path::Path::new(&format!("/proc/{pid}/exe")).exists() && is_running(*pid)

@@ -45,6 +45,7 @@ mod stdio_wire;
 mod stuck;
 mod support;
 mod telemetry;
+mod templates;
 mod terminal;
 mod tool_inputs;
 mod traces;

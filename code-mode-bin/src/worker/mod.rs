@@ -1,5 +1,7 @@
 //! `code-mode worker`: one session's cells, in a process that locked itself in.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod template;
 #[cfg(unix)]
 mod transport;
 #[cfg(not(unix))]
@@ -47,6 +49,9 @@ pub(crate) struct Args {
     /// machine, and this one's owner decides
     #[arg(long, value_name = "LIMITS", hide = true, value_parser = limits)]
     most: Option<Box<Limits>>,
+    /// This process is a copy of a template, and its first thread the template's
+    #[arg(long, hide = true)]
+    copied: bool,
 }
 
 fn limits(json: &str) -> Result<Box<Limits>, serde_json::Error> {
@@ -67,17 +72,38 @@ pub(crate) fn main(args: Args) -> ExitCode {
     }
 }
 
-fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+fn serve(args: &Args) -> Result<(), Error> {
     let endpoint = transport::open(args)?;
     #[cfg(unix)]
     transport::leave_terminal()?;
     // What must be read from the file system is read now.
     let time_zone = sandbox::time_zone();
-    let mut layers = if args.no_sandbox {
+    let layers = if args.no_sandbox {
         sandbox::turned_off()
     } else {
         sandbox::lock_in(args.namespaces.as_deref(), args.jitless)
     };
+    let rest = || serve_locked_in(args, endpoint, &time_zone, layers);
+    if !args.copied {
+        return rest();
+    }
+    // The C library has the template's number for the first thread of a copy, which waits.
+    std::thread::scope(|scope| {
+        let rest = std::thread::Builder::new().spawn_scoped(scope, rest)?;
+        rest.join()
+            .unwrap_or_else(|_| Err("the worker panicked".into()))
+    })
+}
+
+/// Starts V8 in a process that has lost everything else, and serves a session with it.
+fn serve_locked_in(
+    args: &Args,
+    endpoint: transport::Endpoint,
+    time_zone: &str,
+    mut layers: Vec<SandboxLayer>,
+) -> Result<(), Error> {
     #[cfg(unix)]
     let room = match crate::address_space::make_room() {
         Ok(room) => room,
@@ -90,7 +116,7 @@ fn serve(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     // Made on another thread while this one continues; the filter covers that too. It runs no
     // JavaScript that asks for the time zone.
     engine.prewarm();
-    code_mode::Engine::set_time_zone(&time_zone);
+    code_mode::Engine::set_time_zone(time_zone);
     #[cfg(unix)]
     room.restore()?;
     // One thread carries all messages; JavaScript runs on others. Made now, and
@@ -172,10 +198,7 @@ fn memory(limits: &Limits) -> u64 {
 /// Answers the provider's greeting with the reason why this process cannot serve,
 /// which is where its user looks.
 #[cfg(unix)]
-fn refuse(
-    endpoint: transport::OnStandardInput,
-    why: &str,
-) -> Result<(), Box<dyn std::error::Error>> {
+fn refuse(endpoint: transport::Endpoint, why: &str) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -14,11 +14,11 @@ use code_mode_system::{is_own, listen, say};
 
 /// Standard input, as the connection to the provider. It stays at its number
 /// until the process has closed all others.
-pub(super) struct OnStandardInput;
+pub(super) struct Endpoint;
 
 /// Sees to it that standard input is the connection to the provider; with
 /// `--listen` that is the first that a process of the same user makes.
-pub(super) fn open(args: &Args) -> io::Result<OnStandardInput> {
+pub(super) fn open(args: &Args) -> io::Result<Endpoint> {
     let Some(path) = &args.listen else {
         let input = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
         if !input.metadata()?.file_type().is_socket() {
@@ -27,7 +27,7 @@ pub(super) fn open(args: &Args) -> io::Result<OnStandardInput> {
                 "standard input is not a provider's connection; --listen SOCKET waits for one",
             ));
         }
-        return Ok(OnStandardInput);
+        return Ok(Endpoint);
     };
     let listener = listen(path)?;
     let stream = loop {
@@ -41,11 +41,11 @@ pub(super) fn open(args: &Args) -> io::Result<OnStandardInput> {
     std::fs::remove_file(path)?;
     // Nothing has read standard input.
     rustix::stdio::dup2_stdin(&stream)?;
-    Ok(OnStandardInput)
+    Ok(Endpoint)
 }
 
 /// The connection, for the runtime that this runs on.
-pub(super) async fn into_async(_: OnStandardInput) -> io::Result<Stream> {
+pub(super) async fn into_async(_: Endpoint) -> io::Result<Stream> {
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     stream.set_nonblocking(true)?;
     Ok(UnixLocalStream::try_from(OwnedFd::from(stream))?.into())

@@ -11,17 +11,17 @@ use interprocess::local_socket::tokio::Stream;
 
 use super::Args;
 
-pub(super) enum Transport {
+pub(super) enum Endpoint {
     Listen(Name<'static>),
     Connect(Name<'static>),
 }
 
-pub(super) fn open(args: &Args) -> io::Result<Transport> {
+pub(super) fn open(args: &Args) -> io::Result<Endpoint> {
     match (&args.listen, &args.connect) {
-        (Some(path), _) => Ok(Transport::Listen(
+        (Some(path), _) => Ok(Endpoint::Listen(
             path.clone().to_fs_name::<GenericFilePath>()?,
         )),
-        (_, Some(name)) => Ok(Transport::Connect(
+        (_, Some(name)) => Ok(Endpoint::Connect(
             name.clone().to_ns_name::<GenericNamespaced>()?,
         )),
         _ => Err(io::Error::new(
@@ -31,12 +31,12 @@ pub(super) fn open(args: &Args) -> io::Result<Transport> {
     }
 }
 
-pub(super) async fn into_async(transport: Transport) -> io::Result<Stream> {
-    match transport {
-        Transport::Listen(name) => {
+pub(super) async fn into_async(endpoint: Endpoint) -> io::Result<Stream> {
+    match endpoint {
+        Endpoint::Listen(name) => {
             let listener = ListenerOptions::new().name(name).create_tokio()?;
             listener.accept().await
         }
-        Transport::Connect(name) => Stream::connect(name).await,
+        Endpoint::Connect(name) => Stream::connect(name).await,
     }
 }

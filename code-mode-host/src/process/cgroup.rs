@@ -21,7 +21,7 @@ pub(super) struct Group(PathBuf);
 impl Group {
     /// Puts a process into its own group below `parent`. What the parent's
     /// controllers cannot bound is logged, once.
-    pub(super) fn hold(parent: &Path, pid: i32, heap_bytes: u64) -> io::Result<Self> {
+    pub(super) fn hold(parent: &Path, pid: u32, heap_bytes: u64) -> io::Result<Self> {
         let group = Self(parent.join(format!("code-mode-worker-{pid}")));
         fs::create_dir(&group.0)?;
         let bounds = [

@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -26,6 +27,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::cgroup::Group;
+use super::template::{Template, Templates};
 use super::{ExitReason, Purpose, SpawnError, Started, arguments, environment, refused};
 use crate::{ProviderOptions, Sandbox};
 
@@ -121,7 +123,7 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 
 /// A process that was started and has not been waited for. Wherever it is
 /// dropped, on a way that nobody thought of too, it is killed and waited for.
-struct Process {
+pub(super) struct Process {
     pidfd: Arc<OwnedFd>,
     /// What this program calls it. It may be another's once this one was waited for, so
     /// nothing is done to it by this.
@@ -131,6 +133,14 @@ struct Process {
 }
 
 impl Process {
+    pub(super) fn new(id: u32, pidfd: Arc<OwnedFd>) -> Self {
+        Self {
+            pidfd,
+            id,
+            group: None,
+        }
+    }
+
     fn kill(&self) -> rustix::io::Result<()> {
         rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL)
     }
@@ -219,26 +229,62 @@ fn reap(pidfd: &OwnedFd) -> ExitReason {
 }
 
 /// Why a process did not start.
-enum Failure {
+pub(super) enum Failure {
     /// There would be one without namespaces.
     Namespaces(io::Error),
     Process(io::Error),
 }
 
-struct Spec {
-    program: CString,
-    arguments: Vec<CString>,
-    environment: Vec<CString>,
+pub(super) struct Spec {
+    pub(super) program: CString,
+    pub(super) arguments: Vec<CString>,
+    pub(super) environment: Vec<CString>,
     /// The worker's end of the connection; its standard input.
-    socket: OwnedFd,
+    pub(super) socket: OwnedFd,
     /// Where its standard error goes.
-    stderr: OwnedFd,
-    namespaces: bool,
+    pub(super) stderr: OwnedFd,
+    pub(super) namespaces: bool,
     /// The control group below which it gets one, and the heap of one of its cells.
-    group: Option<(PathBuf, u64)>,
+    pub(super) group: Option<(PathBuf, u64)>,
+}
+
+/// Somebody who starts workers. When the last one goes, the templates end: an agent that has
+/// dropped its providers has none of their processes left.
+pub(crate) struct Starter(());
+
+/// How many there are.
+static STARTERS: AtomicUsize = AtomicUsize::new(0);
+
+impl Starter {
+    pub(crate) fn new() -> Self {
+        STARTERS.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Starter {
+    fn drop(&mut self) {
+        if STARTERS.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let _ = nursery().send(Task::EndTemplates);
+        }
+    }
+}
+
+/// Makes workers of this program out of a template that this program has made of itself: the
+/// connection to it, and its process.
+pub fn adopt_template(socket: OwnedFd, pidfd: OwnedFd, pid: u32) {
+    let template = Template::adopt(socket, pidfd, pid);
+    if let Ok(program) = std::env::current_exe()
+        && let Ok(program) = c_string(program.as_os_str())
+    {
+        let _ = nursery().send(Task::Adopt(program, template));
+    }
 }
 
 enum Task {
+    Adopt(CString, Template),
+    /// Nobody starts workers any more, unless somebody has come since.
+    EndTemplates,
     Spawn(Spec, oneshot::Sender<Result<Process, Failure>>),
     Reap(Arc<OwnedFd>, Option<Group>),
 }
@@ -252,11 +298,20 @@ fn nursery() -> Sender<Task> {
             let spawned = std::thread::Builder::new()
                 .name("code-mode-nursery".to_owned())
                 .spawn(move || {
+                    let mut templates = Templates::default();
                     for task in tasks {
                         match task {
                             Task::Spawn(spec, reply) => {
                                 // Where nobody waits for it any more, it is dropped here.
-                                let _ = reply.send(clone_worker(&spec));
+                                let _ = reply.send(make(&mut templates, &spec));
+                            }
+                            Task::Adopt(program, template) => {
+                                templates.adopt(program, template);
+                            }
+                            Task::EndTemplates => {
+                                if STARTERS.load(Ordering::Relaxed) == 0 {
+                                    templates = Templates::default();
+                                }
                             }
                             Task::Reap(pidfd, group) => {
                                 reap(&pidfd);
@@ -302,7 +357,20 @@ fn above_standard(descriptor: impl AsFd) -> Result<OwnedFd, Failure> {
 /// Room for what the child does before it is the worker program.
 const CHILD_STACK: usize = 64 << 10;
 
-fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
+/// Makes a worker, in its own control group where it gets one.
+fn make(templates: &mut Templates, spec: &Spec) -> Result<Process, Failure> {
+    let mut process = match templates.copy(spec) {
+        Some(process) => process,
+        None => clone_worker(spec)?,
+    };
+    if let Some((parent, heap_bytes)) = &spec.group {
+        let held = Group::hold(parent, process.id, *heap_bytes);
+        process.group = Some(held.map_err(Failure::Process)?);
+    }
+    Ok(process)
+}
+
+pub(super) fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
     let socket = above_standard(&spec.socket)?;
     let stderr = above_standard(&spec.stderr)?;
     // Everything the child needs is made before it exists: it may not allocate.
@@ -370,16 +438,8 @@ fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
             Unable::Exec(error) => Failure::Process(error),
         });
     }
-    let mut process = Process {
-        id: u32::try_from(pid).unwrap_or_default(),
-        pidfd: Arc::new(pidfd),
-        group: None,
-    };
-    if let Some((parent, heap_bytes)) = &spec.group {
-        let held = Group::hold(parent, pid, *heap_bytes);
-        process.group = Some(held.map_err(Failure::Process)?);
-    }
-    Ok(process)
+    let id = u32::try_from(pid).unwrap_or_default();
+    Ok(Process::new(id, Arc::new(pidfd)))
 }
 
 /// All signals blocked in the calling thread, until it is dropped.

@@ -21,12 +21,16 @@ mod cgroup;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{Child, start};
+mod template;
+#[cfg(target_os = "linux")]
+pub use linux::adopt_template;
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{Child, Starter, start};
 
 #[cfg(not(target_os = "linux"))]
 mod other;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use other::{Child, start};
+pub(crate) use other::{Child, Starter, start};
 
 /// A worker that was started, and the private connection to it.
 pub(crate) struct Started {

@@ -9,6 +9,15 @@ use tokio::process::Command;
 use super::{ExitReason, Purpose, SpawnError, Started, arguments, environment, refused};
 use crate::ProviderOptions;
 
+/// Somebody who starts workers.
+pub(crate) struct Starter(());
+
+impl Starter {
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+}
+
 /// Starts a worker and connects to it: on Unix by a socket pair that no other
 /// process has an end of, elsewhere by a named pipe whose name is random.
 pub(crate) async fn start(

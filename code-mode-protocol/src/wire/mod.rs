@@ -9,6 +9,7 @@ pub mod native;
 pub mod outbound;
 pub mod reader;
 pub mod stdio;
+pub mod template;
 pub mod watch;
 
 mod bounded;
