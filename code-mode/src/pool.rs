@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use code_mode_protocol::Limits;
 use code_mode_protocol::wire::native::CellEnd;
@@ -19,9 +19,13 @@ use crate::runtime;
 
 /// Ready isolates kept while cells come often.
 const MAX_READY: usize = 8;
-/// Ready isolates kept while cells come seldom: one for the next cell, and one more
+/// Ready isolates kept while cells come: one for the next cell, and one more
 /// so that no isolate need be made while the first is in use.
 const MIN_READY: usize = 2;
+/// Cells come while each does so within this time of the one before. A session that is
+/// quiet for longer keeps no isolate ready: each is a megabyte, and the next cell waits a
+/// millisecond for one.
+const OFTEN: Duration = Duration::from_secs(1);
 /// Isolates made at the same time. More would only wait for each other in the kernel.
 const MAX_WARMING: usize = 2;
 /// How long a ready isolate beyond the first waits for work before it goes: a
@@ -29,8 +33,9 @@ const MAX_WARMING: usize = 2;
 const SURPLUS_IDLE: Duration = Duration::from_millis(300);
 /// How long a thread without an isolate waits for work before it goes.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long the last ready isolate waits.
-const LAST_IDLE: Duration = Duration::from_secs(300);
+/// How long an isolate that was made before any cell came waits: its session may begin
+/// at any time.
+const FIRST_IDLE: Duration = Duration::from_secs(300);
 /// JavaScript may use just under 1 MB of it; native code beneath needs room too.
 const STACK_BYTES: usize = 2 << 20;
 
@@ -53,6 +58,8 @@ struct State {
     backlog: VecDeque<Job>,
     /// How many ready isolates to keep, by recent use.
     target: usize,
+    /// When the last cell came.
+    last_job: Option<Instant>,
     /// No cell has come to wait or end yet. The first cell usually comes while its
     /// isolate is being made, and another made beside it would only hold it up.
     starting: bool,
@@ -116,7 +123,14 @@ impl Pool {
     pub(crate) fn run(&self, job: Job) {
         let mut state = lock(&self.state);
         state.heap_bytes = job.shared.limits.heap_bytes();
-        state.target = state.target.max(MIN_READY);
+        let now = Instant::now();
+        let before = state.last_job.replace(now);
+        let often = before.is_some_and(|before| now - before < OFTEN);
+        state.target = if often {
+            state.target.max(MIN_READY)
+        } else {
+            0
+        };
         let mut job = Box::new(job);
         while let Some(ready) = state.ready.pop() {
             match ready.wake.send(job) {
@@ -130,7 +144,7 @@ impl Pool {
         // Cells come faster than isolates: the pool keeps one more next time. Only one
         // for a burst, however long: a single burst says little about the next, and an
         // isolate made in vain leaves its memory with the allocators.
-        if state.backlog.is_empty() {
+        if often && state.backlog.is_empty() {
             state.target = (state.target + 1).min(MAX_READY);
         }
         state.backlog.push_back(*job);
@@ -214,7 +228,7 @@ fn thread(shared: &Arc<Mutex<State>>) {
 /// A job for the isolate the calling thread just made; `None` once it has
 /// waited too long.
 fn next_job(shared: &Arc<Mutex<State>>) -> Option<Job> {
-    let (id, woken) = {
+    let (id, woken, mut idle) = {
         let mut state = lock(shared);
         state.warming -= 1;
         if let Some(job) = state.backlog.pop_front() {
@@ -224,22 +238,27 @@ fn next_job(shared: &Arc<Mutex<State>>) -> Option<Job> {
         let (wake, woken) = channel();
         let id = state.id();
         state.ready.push(Parked { id, wake });
+        let idle = match state.last_job {
+            None => FIRST_IDLE,
+            Some(_) => SURPLUS_IDLE,
+        };
         refill(shared, state);
-        (id, woken)
+        (id, woken, idle)
     };
-    let mut waited_for = SURPLUS_IDLE;
     loop {
-        match woken.recv_timeout(waited_for) {
+        match woken.recv_timeout(idle) {
             Ok(job) => return Some(*job),
             Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => {}
         }
         let mut state = lock(shared);
-        if state.ready.len() <= MIN_READY && waited_for < LAST_IDLE {
-            waited_for = LAST_IDLE;
-            continue;
+        idle = match state.last_job {
+            Some(last) if state.ready.len() <= MIN_READY => OFTEN.saturating_sub(last.elapsed()),
+            _ => Duration::ZERO,
+        };
+        if idle.is_zero() {
+            return retire(&mut state, id, &woken);
         }
-        return retire(&mut state, id, &woken);
     }
 }
 
@@ -247,7 +266,7 @@ fn next_job(shared: &Arc<Mutex<State>>) -> Option<Job> {
 /// before.
 fn retire(state: &mut State, id: u64, woken: &Receiver<Box<Job>>) -> Option<Job> {
     state.ready.retain(|parked| parked.id != id);
-    state.target = state.ready.len().max(MIN_READY);
+    state.target = state.ready.len();
     woken.try_recv().ok().map(|job| *job)
 }
 
