@@ -59,10 +59,7 @@ fn neither_a_template_nor_a_worker_has_what_the_program_was_started_with() {
                 .await;
         }
         let host = client.process_id();
-        assert!(
-            has(host, SECRET.as_bytes()),
-            "the search finds what is there"
-        );
+        assert!(has(host, SECRET.as_bytes()), "the search finds the secret");
         let processes = descendants(host);
         let names: Vec<_> = processes.iter().map(|process| name(*process)).collect();
         for kind in ["code-mode-templ", "code-mode-worke"] {

@@ -18,7 +18,7 @@ pub struct NewWorker {
     pub arguments: Vec<String>,
     /// What it logs: `RUST_LOG`.
     pub log: Option<String>,
-    /// Whether it gets namespaces of its own.
+    /// Whether it gets separate namespaces.
     pub in_namespaces: bool,
 }
 
@@ -35,7 +35,7 @@ pub enum FromTemplate {
         /// What its provider calls the process.
         pid: u32,
     },
-    /// There is no worker. Where its process was made and has ended, a descriptor of it comes with
+    /// The worker could not be made. Where its process has ended again, a descriptor of it comes with
     /// the message.
     Failed(String),
 }

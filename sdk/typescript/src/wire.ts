@@ -86,7 +86,7 @@ export class Wire {
     this.#input.on("error", () => {});
     this.#output.on("data", (chunk: Buffer) => this.#read(chunk));
     this.#output.once("end", () => {
-      // Without its output it is of no use, also where it, or what holds its streams, lives on.
+      // Without its output the host is of no use, also where its process lives on.
       setTimeout(() => this.#breaks("it has closed its output"), LAST_WORDS_MS).unref();
     });
     stderr!.setEncoding("utf8");

@@ -202,7 +202,7 @@ def _only_if(fits: bool, hint: Any, value: Any) -> Any:
 
 
 def _plain(hint: Any, value: Any) -> Any:
-    """A value that is no list and no object."""
+    """A text, a number, or a value made of one."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is bool or hint is str:
         return _only_if(type(value) is hint, hint, value)
@@ -223,7 +223,7 @@ def _first_that_fits(hints: tuple[Any, ...], value: Any) -> Any:
             return value_of(hint, value)
         except (TypeError, ValueError):
             pass
-    raise TypeError(f"{value!r:.80} is none of {', '.join(getattr(one, '__name__', str(one)) for one in hints)}")
+    raise TypeError(f"{value!r:.80} fits none of {', '.join(getattr(one, '__name__', str(one)) for one in hints)}")
 
 
 def _one_of(members: tuple[Any, ...], value: Any) -> Any:
@@ -232,7 +232,7 @@ def _one_of(members: tuple[Any, ...], value: Any) -> Any:
         own = member.value if isinstance(member, enum.Enum) else member
         if isinstance(own, bool) == isinstance(value, bool) and own == value:
             return member
-    raise ValueError(f"{value!r:.80} is none of {', '.join(repr(member) for member in members)}")
+    raise ValueError(f"{value!r:.80} fits none of {', '.join(repr(member) for member in members)}")
 
 
 def _key(hint: Any, name: str) -> Any:
@@ -317,7 +317,7 @@ class Signature:
         read = {}
         for name, value in given.items():
             if name in self.bound or name == self.context or not (name in known or self.takes_all):
-                raise TypeError(f"there is no argument {name}")
+                raise TypeError(f"the argument {name} does not exist")
             read[name] = value_of(self.hints.get(name, Any) if name in known else self.others, value)
         if missing := [name for name in self.schema["required"] if name not in read]:
             raise TypeError(f"the argument {missing[0]} is missing")

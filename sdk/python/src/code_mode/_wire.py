@@ -292,7 +292,7 @@ class Wire:
         self._calls.pop(id, None)
         self._cancelled.discard(id)
         if not task.cancelled() and task.exception() is not None:
-            # The host has sent a call that is none.
+            # The host has sent a call that cannot be read.
             self._process.kill()
 
     async def _call(self, id: int, session: SessionHandler, invocation: Message) -> None:

@@ -101,7 +101,7 @@ async def run_wait(
 
 
 async def _told(work: Coroutine[Any, Any, CellResult]) -> CellResult | str:
-    """What comes of it; a refusal as a text for the model. A host that is lost is for the agent."""
+    """The result, or a refusal as a text for the model. The agent gets the loss of a host."""
     try:
         return await work
     except RequestError as error:
