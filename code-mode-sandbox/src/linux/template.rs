@@ -8,7 +8,7 @@
 //! MiB less and 3 ms sooner for each.
 //!
 //! **The risk.** The workers of a provider have one layout of the program and of the C library's
-//! first memory: an attacker who reads it in one worker knows it for the others. V8 makes its heap
+//! first memory: read in one worker, it is known in all. V8 makes its heap
 //! and its cage after the copy, elsewhere in each. The C library does not know of the
 //! copy: its record of the first thread's number is the template's, so nothing that uses it may run
 //! on that thread; a copy that is a worker runs on a new one.

@@ -16,7 +16,10 @@ from ._errors import CodeModeError, HostLostError, RequestError, StartError, Too
 from ._host import CodeMode
 from ._program import find_program
 from ._results import CellError, CellResult, CellStats, ContentItem, Limit, Position
-from ._session import Approve, Decision, ExecOptions, Limits, OnEvent, Session, SessionOptions, WaitOptions
+from ._approvals import Approve, Decision
+from ._events import OnEvent
+from ._options import ExecOptions, Limits, SessionOptions, WaitOptions
+from ._session import Session
 from ._sync import CodeModeSync, SessionSync
 from ._tools import Tool, ToolCall, ToolContext, ToolLike, audio, image
 

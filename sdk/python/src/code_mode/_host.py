@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Mapping, Sequence
 
 from ._errors import HostLostError
 from ._program import find_program
-from ._session import Session, SessionOptions
+from ._options import SessionOptions
+from ._session import Session
 from ._wire import Wire
 
 if TYPE_CHECKING:

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import itertools
-import threading
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, TypedDict, Union
+from typing import TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
-from contextlib import asynccontextmanager
-
+from ._approvals import Approvals, Approve
 from ._errors import HostLostError, RequestError, ToolError
-from ._results import CellResult, Position, result, stats
-from ._tools import Tool, ToolCall, ToolContext, ToolLike, failed, shown, tool_of
+from ._events import OnEvent, event_of
+from ._options import ExecOptions, Limits, limits_of, milliseconds
+from ._results import CellResult, Position, result
+from ._threads import in_thread
+from ._tools import Tool, ToolContext, ToolLike, failed, shown, tool_of
 from ._wire import Message, Wire
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-#: A decision about a call: whether it runs; a text is the reason why not.
-Decision = Union[bool, str]
-Decisions = Union[Decision, Sequence[Decision]]
-#: Asked before calls run: for all that wait at that moment. It answers for all, or for each.
-Approve = Callable[[Sequence[ToolCall]], Union[Decisions, Awaitable[Decisions]]]
-
-#: Told of what happens in a session: a mapping whose ``type`` is ``cell/started``, ``cell/ended``,
-#: ``cell/closed``, ``call/started``, ``call/finished`` or ``notification``.
-OnEvent = Callable[[Mapping[str, Any]], Union[None, Awaitable[None]]]
-
-#: Calls that come this soon after each other are put to a person together, in seconds.
-_ASKED_TOGETHER = 0.01
 
 #: Tools of one session that may block at the same time; more wait.
 _MOST_THREADS = 256
@@ -42,65 +30,6 @@ _TOKEN_CHARACTERS = 4
 
 _sessions = itertools.count(1)
 _execs = itertools.count(1)
-
-
-class Limits(TypedDict, total=False):
-    """What cells of a session may use; what is left out is the host's own limit, which is also the
-    most. Times are in seconds."""
-
-    max_heap_bytes: int
-    max_cpu_time: float
-    max_wall_time: float
-    max_yield_time: float
-    max_output_bytes: int
-    max_live_cells: int
-    max_pending_tool_calls: int
-    max_stored_bytes: int
-
-
-class SessionOptions(TypedDict, total=False):
-    """What a session is opened with. The defaults are those of :class:`Session`."""
-
-    tools: Iterable[ToolLike]
-    approve: Approve | None
-    on_event: OnEvent | None
-    stored: Mapping[str, Any] | None
-    limits: Limits | None
-    check_inputs: bool
-    require_readable_schemas: bool
-    instructions_tokens: int
-
-
-class ExecOptions(TypedDict, total=False):
-    """How a program is run. The defaults are those of :meth:`Session.exec`."""
-
-    yield_time: float
-    max_output_tokens: int | None
-    tool_call_id: str | None
-    constants: Mapping[str, Any] | None
-    traceparent: str | None
-    tracestate: str | None
-
-
-class WaitOptions(TypedDict, total=False):
-    """How a program is waited for. The defaults are those of :meth:`Session.wait`."""
-
-    yield_time: float
-    max_output_tokens: int | None
-
-
-def _limits(limits: Limits) -> Message:
-    told: Message = {}
-    for name, value in limits.items():
-        first, *rest = name.split("_")
-        camel = first + "".join(part.capitalize() for part in rest)
-        if name.endswith("_time"):
-            if not isinstance(value, (int, float)):
-                raise TypeError(f"the limit {name} is a time in seconds, and not {value!r}")
-            told[f"{camel}Ms"] = round(value * 1000)
-        else:
-            told[camel] = value
-    return told
 
 
 class Session:
@@ -143,13 +72,13 @@ class Session:
                 raise ValueError(f"two tools have the name {tool.own_name}")
             self._tools[key] = tool
         self._definitions = [tool.definition() for tool in self._tools.values()]
-        self._approve = approve
+        self._approvals = Approvals(approve, self.paused)
         self._on_event = on_event
         self._guided = {
             "checkInputs": check_inputs,
             "requireReadableSchemas": require_readable_schemas,
             "stored": dict(stored or {}),
-            "limits": _limits(limits or {}),
+            "limits": limits_of(limits or {}),
             "events": on_event is not None,
         }
         self._instructions_tokens = instructions_tokens
@@ -161,9 +90,7 @@ class Session:
         self._kept: dict[str, CellResult] = {}
         #: Observations that were cancelled, and have not ended yet.
         self._late: dict[str, asyncio.Future[Message]] = {}
-        self._asking: set[asyncio.Task[None]] = set()
         self._observing: set[asyncio.Future[Any]] = set()
-        self._asked: list[tuple[ToolCall, asyncio.Future[Decision]]] = []
         #: What a model should be told of the tool by which it runs programs; known once it is open.
         self.instructions = ""
 
@@ -251,7 +178,7 @@ class Session:
                 "tool_call_id": tool_call_id or f"exec-{next(_execs)}",
                 "enabled_tools": self._definitions,
                 "source": code,
-                "yield_time_ms": _ms(yield_time),
+                "yield_time_ms": milliseconds(yield_time),
                 "max_output_tokens": max_output_tokens,
                 "guided": guided,
             },
@@ -299,7 +226,7 @@ class Session:
             {
                 "method": "session/wait",
                 "sessionId": self._id,
-                "request": {"cell_id": cell_id, "yield_time_ms": _ms(yield_time)},
+                "request": {"cell_id": cell_id, "yield_time_ms": milliseconds(yield_time)},
                 "maxOutputTokens": max_output_tokens,
             }
         )
@@ -408,7 +335,7 @@ class Session:
             arguments = tool.arguments(passed)
         except Exception as error:  # noqa: BLE001 - an input that does not fit
             return failed(error)
-        is_asked_about = self._approve is not None or callable(tool.needs_approval)
+        is_asked_about = self._approvals.concern(tool)
         context = ToolContext(
             name=name["name"],
             namespace=name["namespace"],
@@ -422,17 +349,7 @@ class Session:
             tracestate=invocation.get("tracestate"),
         )
         try:
-            needs = tool.needs_approval
-            if callable(needs):
-                needs = await self._maybe_awaited(needs(context.input))
-            if needs and self._approve is None:
-                why = "the call needs an approval, and this session has no `approve`"
-                raise ToolError(why, failure="blocked")
-            if self._approve is not None and needs is not False:
-                decision = await self._ask(context)
-                if decision is not True:
-                    why = decision if isinstance(decision, str) else "the call was not approved"
-                    raise ToolError(why, failure="blocked")
+            await self._approvals.check(tool, context)
             bound = tool.bound(arguments, context)
             value = await (bound() if tool.is_async else self._beside(bound))
             if inspect.isawaitable(value):
@@ -448,46 +365,7 @@ class Session:
     async def _beside(self, function: Callable[[], Any]) -> Any:
         """Runs what may block where it blocks no other tool."""
         async with self._blocking:
-            return await _in_thread(function)
-
-    @staticmethod
-    async def _maybe_awaited(value: Any) -> Any:
-        return await value if inspect.isawaitable(value) else value
-
-    async def _ask(self, call: ToolCall) -> Decision:
-        """Asks about this call, together with those that come in the same moment."""
-        async with self.paused(call.cell_id):
-            loop = asyncio.get_running_loop()
-            decided: asyncio.Future[Decision] = loop.create_future()
-            self._asked.append((call, decided))
-            if len(self._asked) == 1:
-                loop.call_later(_ASKED_TOGETHER, self._ask_soon)
-            return await decided
-
-    def _ask_soon(self) -> None:
-        task = asyncio.ensure_future(self._ask_all())
-        # The loop itself keeps no reference to it.
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-
-    async def _ask_all(self) -> None:
-        asked = [(call, decided) for call, decided in self._asked if not decided.done()]
-        self._asked = []
-        approve = self._approve
-        if not asked or approve is None:
-            return
-        calls = [call for call, _ in asked]
-        decisions: Decisions
-        try:
-            if inspect.iscoroutinefunction(approve):
-                decisions = await approve(calls)
-            else:
-                decisions = await self._maybe_awaited(await _in_thread(lambda: approve(calls)))
-        except BaseException as error:  # noqa: BLE001 - a failure is not an approval
-            decisions = f"the approval failed: {failed(error)['message']}"
-        for index, (_, decided) in enumerate(asked):
-            if not decided.done():
-                decided.set_result(_decision(decisions, index))
+            return await in_thread(function)
 
     def notify(self, text: str, cell_id: str) -> None:
         """Takes a program's notification; for the connection."""
@@ -497,7 +375,7 @@ class Session:
         """Takes an event; for the connection."""
         if self._on_event is not None:
             try:
-                seen = self._on_event(_event(event))
+                seen = self._on_event(event_of(event))
             except Exception:  # noqa: BLE001, S110 - what an observer raises is its own
                 return
             if inspect.isawaitable(seen):
@@ -516,31 +394,6 @@ class Session:
         self._lost = error
 
 
-def _event(wire: Message) -> Message:
-    """An event of the wire in this SDK's words: its ids have the names that :class:`ToolCall` has."""
-    event = dict(wire)
-    if "call_id" in event:
-        event["tool_call_id"] = event.pop("call_id")
-    if "runtime_tool_call_id" in event:
-        event["call_id"] = event.pop("runtime_tool_call_id")
-    if tool := event.pop("tool_name", None):
-        event |= {"name": tool["name"], "namespace": tool["namespace"]}
-    if "duration_ms" in event:
-        event["duration"] = event.pop("duration_ms") / 1000
-    if isinstance(outcome := event.get("outcome"), dict):
-        event["outcome"] = outcome["kind"]
-    if "stats" in event:
-        event["stats"] = stats(event["stats"])
-    return event
-
-
-def _decision(decisions: Any, index: int) -> Decision:
-    """The decision about one call. Every other value is a refusal."""
-    if isinstance(decisions, (list, tuple)):
-        decisions = decisions[index] if index < len(decisions) else False
-    return decisions if isinstance(decisions, (bool, str)) else False
-
-
 def _after(first: CellResult, second: CellResult) -> CellResult:
     """Two observations of a cell as one."""
     return replace(second, content=(*first.content, *second.content))
@@ -550,45 +403,6 @@ def _retrieved(done: asyncio.Future[Any]) -> None:
     """Python must not log a failure that nobody waits for."""
     if not done.cancelled():
         done.exception()
-
-
-def _ms(seconds: float) -> int:
-    """A time as the wire has it."""
-    try:
-        return max(0, min(round(seconds * 1000), 2**53))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise RequestError(f"{seconds!r} is not a time in seconds") from error
-
-
-async def _in_thread(function: Callable[[], Any]) -> Any:
-    """Runs a function that may block in a separate thread, which does not keep the interpreter from ending."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Callable[[], Any]] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def tell(outcome: Callable[[], Any]) -> None:
-        if not done.done():
-            done.set_result(outcome)
-
-    def work() -> None:
-        outcome: Callable[[], Any]
-        try:
-            value = context.run(function)
-            outcome = lambda: value  # noqa: E731
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is awaited
-            raised = RuntimeError("StopIteration") if isinstance(error, StopIteration) else error
-
-            def outcome() -> Any:
-                raise raised
-
-        try:
-            loop.call_soon_threadsafe(tell, outcome)
-        except RuntimeError:
-            # The loop has ended meanwhile.
-            pass
-
-    threading.Thread(target=work, name="code-mode-tool", daemon=True).start()
-    return (await done)()
 
 
 def _outcome(answer: Message) -> CellResult:

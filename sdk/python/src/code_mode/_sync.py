@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Coroutine, Iterator, Mapping, Sequence, T
 from ._errors import HostLostError
 from ._host import CodeMode
 from ._results import CellResult
-from ._session import ExecOptions, Session, SessionOptions, WaitOptions
+from ._options import ExecOptions, SessionOptions, WaitOptions
+from ._session import Session
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

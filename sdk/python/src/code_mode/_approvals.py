@@ -1,0 +1,107 @@
+"""Questions whether calls may run."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Awaitable, Callable, Sequence, Union
+
+from ._errors import ToolError
+from ._threads import in_thread
+from ._tools import Tool, ToolCall, failed
+
+#: A decision about a call: whether it runs; a text is the reason why not.
+Decision = Union[bool, str]
+Decisions = Union[Decision, Sequence[Decision]]
+#: Asked before calls run: for all that wait at that moment. It answers for all, or for each.
+Approve = Callable[[Sequence[ToolCall]], Union[Decisions, Awaitable[Decisions]]]
+
+#: Calls that come this soon after each other are put to a person together, in seconds.
+_ASKED_TOGETHER = 0.01
+
+
+class Approvals:
+    """The questions of one session.
+
+    Args:
+        approve: answers them.
+        paused: lets the clocks of a cell stand still meanwhile.
+    """
+
+    def __init__(
+        self, approve: Approve | None, paused: Callable[[str], AbstractAsyncContextManager[None]]
+    ) -> None:
+        self._approve = approve
+        self._paused = paused
+        self._asked: list[tuple[ToolCall, asyncio.Future[Decision]]] = []
+        self._asking: set[asyncio.Task[None]] = set()
+
+    def concern(self, tool: Tool) -> bool:
+        """Whether somebody looks at the inputs of a tool."""
+        return self._approve is not None or callable(tool.needs_approval)
+
+    async def check(self, tool: Tool, call: ToolCall) -> None:
+        """Returns when the call may run.
+
+        Raises:
+            ToolError: it may not.
+        """
+        needs = tool.needs_approval
+        if callable(needs):
+            needs = await _maybe_awaited(needs(call.input))
+        if self._approve is None:
+            if needs:
+                why = "the call needs an approval, and this session has no `approve`"
+                raise ToolError(why, failure="blocked")
+        elif needs is not False:
+            decision = await self._ask(call)
+            if decision is not True:
+                why = decision if isinstance(decision, str) else "the call was not approved"
+                raise ToolError(why, failure="blocked")
+
+    async def _ask(self, call: ToolCall) -> Decision:
+        """Asks about this call, together with those that come in the same moment."""
+        async with self._paused(call.cell_id):
+            loop = asyncio.get_running_loop()
+            decided: asyncio.Future[Decision] = loop.create_future()
+            self._asked.append((call, decided))
+            if len(self._asked) == 1:
+                loop.call_later(_ASKED_TOGETHER, self._ask_soon)
+            return await decided
+
+    def _ask_soon(self) -> None:
+        task = asyncio.ensure_future(self._ask_all())
+        # The loop itself keeps no reference to it.
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _ask_all(self) -> None:
+        asked = [(call, decided) for call, decided in self._asked if not decided.done()]
+        self._asked = []
+        approve = self._approve
+        if not asked or approve is None:
+            return
+        calls = [call for call, _ in asked]
+        decisions: Decisions
+        try:
+            if inspect.iscoroutinefunction(approve):
+                decisions = await approve(calls)
+            else:
+                decisions = await _maybe_awaited(await in_thread(lambda: approve(calls)))
+        except BaseException as error:  # noqa: BLE001 - a failure is not an approval
+            decisions = f"the approval failed: {failed(error)['message']}"
+        for index, (_, decided) in enumerate(asked):
+            if not decided.done():
+                decided.set_result(_decision(decisions, index))
+
+
+async def _maybe_awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+def _decision(decisions: Any, index: int) -> Decision:
+    """The decision about one call. Every other value is a refusal."""
+    if isinstance(decisions, (list, tuple)):
+        decisions = decisions[index] if index < len(decisions) else False
+    return decisions if isinstance(decisions, (bool, str)) else False
