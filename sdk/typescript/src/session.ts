@@ -32,7 +32,7 @@ export interface SessionOptions {
   readonly limits?: Limits;
   /** Whether inputs are checked against the schemas before a tool runs. Default true. */
   readonly checkInputs?: boolean;
-  /** Whether a tool whose schema cannot be read is left out. Default false. */
+  /** Whether a tool whose schema cannot be read is left out. Default false: its inputs are not checked. */
   readonly requireReadableSchemas?: boolean;
   /** How long the tools' part of `instructions` may be, in tokens. Default 4,000. */
   readonly instructionsTokens?: number;
