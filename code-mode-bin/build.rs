@@ -18,10 +18,6 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    if let Err(why) = archive_is_known() {
-        eprintln!("{why}");
-        std::process::exit(1);
-    }
     println!("cargo:rerun-if-changed=../third_party/v8/hot-functions.txt");
     let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../third_party/v8/hot-functions.txt");
     if links_with_lld()
@@ -32,22 +28,6 @@ fn main() {
             list.display()
         );
         println!("cargo:rustc-link-arg-bins=-Wl,--no-warn-symbol-ordering");
-    }
-}
-
-/// Cargo reads this repository's configuration in a clone only. Without it the build of V8's crate
-/// fails after minutes, because nobody publishes the archive of V8 that is in this repository.
-fn archive_is_known() -> Result<(), &'static str> {
-    let names = ["RUSTY_V8_MIRROR", "RUSTY_V8_ARCHIVE", "V8_FROM_SOURCE"];
-    for name in names {
-        println!("cargo:rerun-if-env-changed={name}");
-    }
-    let needs_own = env::var("TARGET").is_ok_and(|target| target == "x86_64-unknown-linux-gnu");
-    match needs_own && names.iter().all(|name| env::var_os(name).is_none()) {
-        true => Err(
-            "code-mode is built from a clone: `git clone` it, and there `cargo install --path code-mode-bin`",
-        ),
-        false => Ok(()),
     }
 }
 

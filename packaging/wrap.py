@@ -232,13 +232,20 @@ def crates():
     return sorted(found, key=lambda crate: (crate["name"], crate["version"]))
 
 
+def crates_of_others():
+    """Those of `crates` that others wrote, each with the name that they gave it."""
+    for crate in crates():
+        vendored = ROOT / "third_party" in Path(crate["manifest_path"]).parents
+        if crate["source"] is not None or vendored:
+            # A vendored crate has the name of this project and then its own.
+            yield crate["name"].removeprefix("code-mode-") if vendored else crate["name"], crate
+
+
 def component_list(version):
     """The components of the program, in CycloneDX."""
     parts = []
-    for crate in crates():
-        if crate["source"] is None:
-            continue
-        part = {"type": "library", "name": crate["name"], "version": crate["version"], "purl": f"pkg:cargo/{crate['name']}@{crate['version']}"}
+    for name, crate in crates_of_others():
+        part = {"type": "library", "name": name, "version": crate["version"], "purl": f"pkg:cargo/{name}@{crate['version']}"}
         if crate["license"]:
             part["licenses"] = [{"expression": crate["license"].replace("/", " OR ")}]
         parts.append({**part, "bom-ref": part["purl"]})
@@ -250,16 +257,14 @@ def component_list(version):
 def licences():
     """The licences of all crates: each text once, with the names of those that have it."""
     texts = {}
-    for crate in crates():
-        if crate["source"] is None:
-            continue
+    for name, crate in crates_of_others():
         folder = Path(crate["manifest_path"]).parent
         names = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name.upper().startswith(("LICENSE", "LICENCE", "COPYING", "NOTICE"))]
         for path in names:
             text = path.read_text(errors="replace").strip()
-            texts.setdefault(text, []).append(f"{crate['name']} {crate['version']}")
+            texts.setdefault(text, []).append(f"{name} {crate['version']}")
         if not names:
-            texts.setdefault(f"(no text in the crate; its licence is {crate['license']})", []).append(f"{crate['name']} {crate['version']}")
+            texts.setdefault(f"(no text in the crate; its licence is {crate['license']})", []).append(f"{name} {crate['version']}")
     parts = []
     for text, owners in sorted(texts.items(), key=lambda item: item[1]):
         parts.append("=" * 80 + "\n" + ", ".join(owners) + "\n" + "=" * 80 + "\n\n" + text + "\n")

@@ -37,5 +37,11 @@ ar r "$built/obj/librusty_v8.a" "$work/icudata.o"
 
 gzip -9 -n -c "$built/obj/librusty_v8.a" > "$here/librusty_v8_$name.a.gz"
 cp "$built/src_binding.rs" "$here/src_binding_$name.rs"
-(cd "$here" && sha256sum librusty_v8_* src_binding_* > SHA256SUMS)
+
+# The bindings, as the crate has them.
+find "$here/src" -name '*.rs' -delete
+(cd "$source/src" && find . -name '*.rs' -exec install -Dm644 {} "$here/src/{}" \;)
+sed -i "s/^version = .*/version = \"$v8\"/" "$here/Cargo.toml"
+
+(cd "$here" && sha256sum librusty_v8_* src_binding_* $(find src -name '*.rs' | LC_ALL=C sort) > SHA256SUMS)
 echo "Now: cargo test --workspace, then tests/hot_functions.py for hot-functions.txt."
