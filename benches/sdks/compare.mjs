@@ -6,7 +6,7 @@ import { performance } from "node:perf_hooks";
 import { CodeMode } from "../../sdk/typescript/dist/index.js";
 
 const [program] = process.argv.slice(2);
-const ROUNDS = 40;
+const ROUNDS = 150;
 const add = ({ a, b }) => a + b;
 
 const programs = {

@@ -177,6 +177,11 @@ fn print(info: &WorkerReport, limits: &Limits, probes: &[Probed]) {
         false => "without its heap sandbox, which this platform's build of V8 does not have",
     };
     show!("V8        {}, {heap_sandbox}", info.v8_version);
+    match info.is_copy {
+        Some(true) => show!("Workers   copies of a process that has loaded the program"),
+        Some(false) => show!("Workers   started from the program's file, each for itself"),
+        None => {}
+    }
     show!("\nSandbox of a worker");
     for layer in &info.sandbox {
         let (mark, what) = match &layer.state {
@@ -221,6 +226,7 @@ fn as_json(info: &WorkerReport, limits: &Limits, probes: &[Probed]) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "v8_version": info.v8_version,
         "v8_heap_sandbox": info.v8_heap_sandbox,
+        "workers_are_copies": info.is_copy,
         "sandbox": layers,
         "limits": limits,
         "probes": probes,

@@ -143,11 +143,12 @@ fn command_line() -> Command {
 
 /// Runs the command that the arguments name. Returns its exit status.
 pub fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
     #[cfg(target_os = "linux")]
-    if let Some(done) = worker::template::at_start() {
+    if let Some(done) = worker::template::at_start(&arguments) {
         return done;
     }
-    run_command(std::env::args_os().collect())
+    run_command(arguments)
 }
 
 /// Runs the command that these arguments name, of which the first is the program.

@@ -23,6 +23,9 @@ pub struct WorkerReport {
     pub v8_heap_sandbox: bool,
     /// The layers of its sandbox; empty for a worker in this process.
     pub sandbox: Vec<SandboxLayer>,
+    /// Whether its process is a copy of a template, which has loaded the program already; not so,
+    /// it was started from the program's file. `None` for a worker that another machine started.
+    pub is_copy: Option<bool>,
 }
 
 /// Starts workers to look at them. They serve no session.
@@ -45,11 +48,12 @@ impl Examiner {
     /// # Errors
     /// [`ProviderError`] where no worker can be had.
     pub async fn report(&self) -> Result<WorkerReport, ProviderError> {
-        let (connection, _child) = self.source.connect().await?;
+        let (connection, child) = self.source.connect().await?;
         Ok(WorkerReport {
             v8_version: connection.info.v8_version,
             v8_heap_sandbox: connection.info.v8_heap_sandbox,
             sandbox: connection.info.sandbox,
+            is_copy: child.map(|child| child.is_copy()),
         })
     }
 

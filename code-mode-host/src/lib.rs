@@ -64,9 +64,7 @@ pub use examine::{Examiner, WorkerReport};
 pub use lend::LentWorker;
 pub use locate::PROGRAM_NAME;
 pub use options::{InMemory, ProviderOptions, Sandbox, TraceFolder, WorkerSource};
-#[cfg(target_os = "linux")]
-pub use process::adopt_template;
-pub use process::{ExitReason, SpawnError};
+pub use process::{ExitReason, SpawnError, load_ahead};
 pub use propagation::Propagation;
 pub use provider::Provider;
 pub use remote::{RemoteError, RemoteHost};

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use code_mode_host::{Limits, Provider};
 use rustix::process::{Pid, Signal, kill_process};
@@ -76,6 +77,24 @@ fn neither_a_template_nor_a_worker_has_what_the_program_was_started_with() {
                 );
             }
             assert!(!has(process, SECRET.as_bytes()), "{}", name(process));
+            // The standard streams, a connection that the runtime made for itself, and what it polls.
+            let open = fs::read_dir(format!("/proc/{process}/fd")).expect("its descriptors");
+            for open in open.flatten() {
+                let what = fs::read_link(open.path()).unwrap_or_default();
+                let what = what.to_string_lossy();
+                let is_own = [
+                    "socket:",
+                    "pipe:",
+                    "anon_inode:",
+                    "/dev/null",
+                    "/dev/urandom",
+                ];
+                assert!(
+                    is_own.iter().any(|own| what.starts_with(own)),
+                    "{} has {what}",
+                    name(process)
+                );
+            }
         }
     });
 }
@@ -90,7 +109,7 @@ async fn with_template() -> (Provider, u32) {
     let all = descendants(std::process::id());
     let template = all.into_iter().find(|process| {
         let cmdline = fs::read_to_string(format!("/proc/{process}/cmdline"));
-        cmdline.unwrap_or_default().contains("--template") && name(*process) == "code-mode"
+        cmdline.unwrap_or_default().contains("--template") && name(*process) == "code-mode-templ"
     });
     (provider, template.expect("a template"))
 }
@@ -110,6 +129,82 @@ fn a_template_that_is_killed_or_stands_still_costs_no_session() {
             works(&provider).await;
             works(&provider).await;
             provider.shutdown().await;
+        }
+    });
+}
+
+#[test]
+fn doctor_looks_at_workers_that_are_made_as_those_of_sessions() {
+    let output = std::process::Command::new(program())
+        .args(["doctor", "--json"])
+        .output()
+        .expect("it starts");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a report");
+    assert_eq!(report["workers_are_copies"], true, "{report}");
+}
+
+#[test]
+fn a_link_with_the_name_of_the_codex_host_starts_workers_from_the_file_too() {
+    let folder = tempfile::tempdir_in(program().parent().expect("a folder")).expect("a folder");
+    let link = folder.path().join("codex-code-mode-host");
+    fs::hard_link(program(), &link).expect("linked");
+    run(async {
+        let mut command = tokio::process::Command::new(&link);
+        // Without a user's namespaces, the file is the way.
+        command.args(["--no-sandbox"]).stderr(Stdio::null());
+        let mut client = Client::spawn(command);
+        client.hello(&[], &[]).await;
+        for session in ["a", "b", "c"] {
+            client.open(session).await;
+            client
+                .exec(session, "text(1)", &serde_json::json!([]))
+                .await;
+            for process in descendants(client.process_id()) {
+                if name(process) == "code-mode-templ" {
+                    let process = Pid::from_raw(process.cast_signed()).expect("a process");
+                    kill_process(process, Signal::KILL).expect("sent");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_program_short_of_descriptors_has_no_worker_with_less_of_a_sandbox_and_leaves_no_process() {
+    run(async {
+        for limit in [16, 20, 24, 28, 32, 40] {
+            let log = tempfile::NamedTempFile::new().expect("a file");
+            let mut command = tokio::process::Command::new("sh");
+            let script = format!("ulimit -n {limit}; exec \"$0\" serve");
+            command.args(["-c", &script]).arg(program());
+            command.stderr(log.reopen().expect("opened"));
+            let mut client = Client::spawn(command);
+            client.hello(&[], &[]).await;
+            let names: Vec<String> = (0..6).map(|number| format!("s{number}")).collect();
+            for session in &names {
+                // It may fail for want of descriptors.
+                client.open(session).await;
+            }
+            for session in &names {
+                let shutdown =
+                    serde_json::json!({"method": "session/shutdown", "sessionId": session});
+                let id = client.request(shutdown).await;
+                client.response(id).await;
+            }
+            let host = client.process_id();
+            let zombies = || {
+                let ended = |process: &u32| {
+                    let stat = fs::read_to_string(format!("/proc/{process}/stat"));
+                    stat.is_ok_and(|stat| stat.contains(") Z "))
+                };
+                descendants(host).into_iter().filter(ended).count()
+            };
+            // Nothing tells when a process that has ended was waited for.
+            while zombies() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let said = fs::read_to_string(log.path()).expect("a log");
+            assert!(!said.contains("without a part"), "{limit}: {said}");
         }
     });
 }

@@ -1,30 +1,22 @@
 //! Templates, of which workers are copies, before anything else of the program runs.
 
-use std::fs::File;
-use std::io::Read;
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
-use code_mode_sandbox::template::{Half, Role, serve, split};
+use code_mode_sandbox::template::{Role, serve};
 
 use crate::CODEX_HOST_NAME;
 
-/// The commands whose workers are copies of a template that they make of themselves.
-const FRONT_DOORS: [&str; 3] = ["run", "serve", "mcp"];
-
-/// Makes a template of this program where its command starts workers, and lets it be one where it
-/// was started as one. In a template and in its copies this returns what the process ends with.
-pub(crate) fn at_start() -> Option<ExitCode> {
-    match role()? {
-        AtStart::FrontDoor => match split() {
-            Ok(Half::Provider { socket, pidfd, pid }) => {
-                code_mode_host::adopt_template(socket, pidfd, pid);
-                return None;
-            }
-            Ok(Half::Template) => {}
-            // Workers are started from the program's file then.
-            Err(_) => return None,
-        },
-        AtStart::Template => {}
+/// Is a template where this program was started as one, and starts one where workers are expected.
+/// In a template and in its copies this returns what the process ends with.
+pub(crate) fn at_start(arguments: &[OsString]) -> Option<ExitCode> {
+    if !is_template(arguments) {
+        if expects_workers(arguments) {
+            // It loads while the options are read. Where they are wrong, it ends with this process.
+            code_mode_host::load_ahead();
+        }
+        return None;
     }
     match serve() {
         Role::Template => Some(ExitCode::SUCCESS),
@@ -36,34 +28,28 @@ pub(crate) fn at_start() -> Option<ExitCode> {
     }
 }
 
-enum AtStart {
-    FrontDoor,
-    Template,
+fn is_template(arguments: &[OsString]) -> bool {
+    matches!(arguments, [_, command, option, ..] if command == "worker" && option == "--template")
 }
 
-/// What this program was started as. It looks no further than the first arguments, and keeps no
-/// copy of them, because a template must not have its program's arguments.
-fn role() -> Option<AtStart> {
-    let mut start = [0; 4096];
-    let read = File::open("/proc/self/cmdline")
-        .ok()?
-        .read(&mut start)
-        .ok()?;
-    let mut arguments = start.get(..read)?.split(|byte| *byte == 0);
-    let program = arguments.next().unwrap_or_default();
-    let program = program.rsplit(|byte| *byte == b'/').next()?;
-    let (command, option) = (arguments.next().unwrap_or_default(), arguments.next());
-    let role = if program == CODEX_HOST_NAME.as_bytes()
-        || FRONT_DOORS.iter().any(|door| command == door.as_bytes())
-    {
-        Some(AtStart::FrontDoor)
-    } else if command == b"worker" && option == Some(b"--template") {
-        Some(AtStart::Template)
-    } else {
-        None
+/// Whether the command will have workers of this program, and soon.
+fn expects_workers(arguments: &[OsString]) -> bool {
+    let Some((program, arguments)) = arguments.split_first() else {
+        return false;
     };
-    start.fill(0);
-    // The copy of this stack must not have them: the compiler may not leave the wiping out.
-    std::hint::black_box(&start);
-    role
+    let has = |start: &str| {
+        let mut options = arguments.iter();
+        options.any(|option| option.as_encoded_bytes().starts_with(start.as_bytes()))
+    };
+    let command = arguments.first().and_then(|command| command.to_str());
+    let has_workers = match command {
+        Some("serve" | "doctor") => true,
+        // Others of `mcp` relay to a gateway.
+        Some("mcp") => has("--gateway") || has("--private") || has("--http"),
+        _ => {
+            let name = Path::new(program).file_stem();
+            name.is_some_and(|name| name == CODEX_HOST_NAME)
+        }
+    };
+    has_workers && !has("--worker-") && !has("-h") && !has("--help")
 }

@@ -9,7 +9,7 @@
 #![allow(unsafe_code, reason = "`clone` with namespaces has no safe form")]
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -27,7 +27,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::cgroup::Group;
-use super::template::{Template, Templates};
+use super::template::Templates;
 use super::{ExitReason, Purpose, SpawnError, Started, arguments, environment, refused};
 use crate::{ProviderOptions, Sandbox};
 
@@ -50,17 +50,11 @@ pub(crate) async fn start(
     purpose: Purpose,
 ) -> Result<Started, SpawnError> {
     let error = |error| refused(program, error);
-    let (ours, theirs) = UnixStream::pair().map_err(error)?;
-    for end in [&ours, &theirs] {
-        // As much as an ordinary user may have, so that a large message takes few
-        // turns; less works too.
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER);
-    }
-    let (stderr, stderr_in) =
-        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| error(e.into()))?;
     let mut namespaces = options.sandbox != Sandbox::Off;
     let mut missing = None;
-    let child = loop {
+    let mut repeats = 0;
+    let (child, ours, stderr) = loop {
+        let ends = Ends::new().map_err(error)?;
         let mut args = arguments(options, purpose);
         match &missing {
             _ if options.sandbox == Sandbox::Off => {}
@@ -69,7 +63,7 @@ pub(crate) async fn start(
         }
         let spec = Spec {
             program: c_string(program.as_os_str()).map_err(error)?,
-            arguments: [program.as_os_str().to_owned()]
+            arguments: [OsStr::from_bytes(OWN_NAME.to_bytes()).to_owned()]
                 .iter()
                 .chain(&args)
                 .map(|argument| c_string(argument))
@@ -85,8 +79,8 @@ pub(crate) async fn start(
                 })
                 .collect::<Result<_, _>>()
                 .map_err(error)?,
-            socket: theirs.try_clone().map_err(error)?.into(),
-            stderr: stderr_in.try_clone().map_err(error)?,
+            socket: ends.theirs.into(),
+            stderr: ends.stderr_in,
             namespaces,
             group: options
                 .cgroup
@@ -94,7 +88,13 @@ pub(crate) async fn start(
                 .map(|group| (group, options.limits.heap_bytes() as u64)),
         };
         match spawn(spec).await {
-            Ok(child) => break child,
+            Ok(child) => break (child, ends.ours, ends.stderr),
+            Err(Failure::ConnectionUsed) if repeats < MAX_REPEATS => repeats += 1,
+            Err(Failure::ConnectionUsed) => {
+                return Err(error(io::Error::other(
+                    "its template fails again and again",
+                )));
+            }
             Err(Failure::Namespaces(why)) if namespaces => {
                 tracing::debug!(%why, "no namespaces for workers");
                 namespaces = false;
@@ -103,7 +103,6 @@ pub(crate) async fn start(
             Err(Failure::Namespaces(why) | Failure::Process(why)) => return Err(error(why)),
         }
     };
-    drop((theirs, stderr_in));
     let stderr = tokio::net::unix::pipe::Receiver::from_owned_fd(stderr).map_err(error)?;
     let said = super::log_stderr(stderr);
     ours.set_nonblocking(true).map_err(error)?;
@@ -117,6 +116,39 @@ pub(crate) async fn start(
     })
 }
 
+/// How often the start of one worker is repeated with another connection.
+const MAX_REPEATS: usize = 3;
+
+/// The name by which a worker and a template know themselves. A link to this program may have a name
+/// that means a command.
+pub(super) const OWN_NAME: &CStr = c"code-mode";
+
+/// The ends of a new worker's streams.
+struct Ends {
+    ours: UnixStream,
+    theirs: UnixStream,
+    stderr: OwnedFd,
+    stderr_in: OwnedFd,
+}
+
+impl Ends {
+    fn new() -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        for end in [&ours, &theirs] {
+            // As much as an ordinary user may have, so that a large message takes few
+            // turns; less works too.
+            let _ = rustix::net::sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER);
+        }
+        let (stderr, stderr_in) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Self {
+            ours,
+            theirs,
+            stderr,
+            stderr_in,
+        })
+    }
+}
+
 fn c_string(text: &OsStr) -> io::Result<CString> {
     Ok(CString::new(text.as_bytes())?)
 }
@@ -128,6 +160,8 @@ pub(super) struct Process {
     /// What this program calls it. It may be another's once this one was waited for, so
     /// nothing is done to it by this.
     id: u32,
+    /// Whether it is a copy of a template.
+    is_copy: bool,
     /// Removed once the process is gone.
     group: Option<Group>,
 }
@@ -137,8 +171,15 @@ impl Process {
         Self {
             pidfd,
             id,
+            is_copy: false,
             group: None,
         }
+    }
+
+    pub(super) fn new_copy(id: u32, pidfd: Arc<OwnedFd>) -> Self {
+        let mut copy = Self::new(id, pidfd);
+        copy.is_copy = true;
+        copy
     }
 
     fn kill(&self) -> rustix::io::Result<()> {
@@ -182,6 +223,13 @@ impl Child {
     /// What this program calls the process, while it has not been waited for.
     pub(crate) fn id(&self) -> Option<u32> {
         self.process.as_ref().map(|process| process.get_ref().id)
+    }
+
+    /// Whether it is a copy of a template, and was not started from the program's file.
+    pub(crate) fn is_copy(&self) -> bool {
+        self.process
+            .as_ref()
+            .is_some_and(|process| process.get_ref().is_copy)
     }
 
     /// Ends the process at once.
@@ -232,6 +280,8 @@ fn reap(pidfd: &OwnedFd) -> ExitReason {
 pub(super) enum Failure {
     /// There would be one without namespaces.
     Namespaces(io::Error),
+    /// The connection may have another worker at its end already.
+    ConnectionUsed,
     Process(io::Error),
 }
 
@@ -270,19 +320,20 @@ impl Drop for Starter {
     }
 }
 
-/// Makes workers of this program out of a template that this program has made of itself: the
-/// connection to it, and its process.
-pub fn adopt_template(socket: OwnedFd, pidfd: OwnedFd, pid: u32) {
-    let template = Template::adopt(socket, pidfd, pid);
+/// Loads this program into a process of which workers are copies, before a provider asks for the
+/// first: a program that will start workers calls it when that is certain. Without it the second
+/// worker does so. Elsewhere than on Linux it does nothing.
+pub fn load_ahead() {
     if let Ok(program) = std::env::current_exe()
         && let Ok(program) = c_string(program.as_os_str())
     {
-        let _ = nursery().send(Task::Adopt(program, template));
+        let _ = nursery().send(Task::Load(program));
     }
 }
 
 enum Task {
-    Adopt(CString, Template),
+    /// Workers of this program are expected.
+    Load(CString),
     /// Nobody starts workers any more, unless somebody has come since.
     EndTemplates,
     Spawn(Spec, oneshot::Sender<Result<Process, Failure>>),
@@ -305,9 +356,7 @@ fn nursery() -> Sender<Task> {
                                 // Where nobody waits for it any more, it is dropped here.
                                 let _ = reply.send(make(&mut templates, &spec));
                             }
-                            Task::Adopt(program, template) => {
-                                templates.adopt(program, template);
-                            }
+                            Task::Load(program) => templates.load(program),
                             Task::EndTemplates => {
                                 if STARTERS.load(Ordering::Relaxed) == 0 {
                                     templates = Templates::default();
@@ -359,7 +408,7 @@ const CHILD_STACK: usize = 64 << 10;
 
 /// Makes a worker, in its own control group where it gets one.
 fn make(templates: &mut Templates, spec: &Spec) -> Result<Process, Failure> {
-    let mut process = match templates.copy(spec) {
+    let mut process = match templates.copy(spec)? {
         Some(process) => process,
         None => clone_worker(spec)?,
     };
@@ -421,25 +470,43 @@ pub(super) fn clone_worker(spec: &Spec) -> Result<Process, Failure> {
         pid => Ok(pid),
     };
     drop(blocked);
-    let pid = cloned.map_err(|error| match spec.namespaces {
-        true => Failure::Namespaces(error),
-        false => Failure::Process(error),
-    })?;
+    let pid = cloned.map_err(
+        |error| match spec.namespaces && forbids_namespaces(&error) {
+            true => Failure::Namespaces(error),
+            false => Failure::Process(error),
+        },
+    )?;
     // SAFETY: the call above succeeded, so the kernel made this descriptor for
     // this process and nothing else knows it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     if let Some(unable) = plan.unable.take() {
         reap(&pidfd);
         return Err(match unable {
-            Unable::MapUser(error) => Failure::Namespaces(io::Error::new(
-                error.kind(),
-                format!("cannot map its user by way of /proc: {error}"),
-            )),
+            Unable::MapUser(error) => {
+                let says = io::Error::new(
+                    error.kind(),
+                    format!("cannot map its user by way of /proc: {error}"),
+                );
+                match forbids_namespaces(&error) {
+                    true => Failure::Namespaces(says),
+                    false => Failure::Process(says),
+                }
+            }
             Unable::Exec(error) => Failure::Process(error),
         });
     }
     let id = u32::try_from(pid).unwrap_or_default();
     Ok(Process::new(id, Arc::new(pidfd)))
+}
+
+/// Whether an error means that this user has no namespaces here. A system that is short of something
+/// for a moment has them: then a worker with less of a sandbox would be wrong.
+fn forbids_namespaces(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    !matches!(
+        code,
+        Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM | libc::EINTR)
+    )
 }
 
 /// All signals blocked in the calling thread, until it is dropped.

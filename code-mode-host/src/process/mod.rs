@@ -23,12 +23,14 @@ mod linux;
 #[cfg(target_os = "linux")]
 mod template;
 #[cfg(target_os = "linux")]
-pub use linux::adopt_template;
+pub use linux::load_ahead;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{Child, Starter, start};
 
 #[cfg(not(target_os = "linux"))]
 mod other;
+#[cfg(not(target_os = "linux"))]
+pub use other::load_ahead;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use other::{Child, Starter, start};
 

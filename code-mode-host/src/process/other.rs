@@ -18,6 +18,9 @@ impl Starter {
     }
 }
 
+/// This system has no templates.
+pub fn load_ahead() {}
+
 /// Starts a worker and connects to it: on Unix by a socket pair that no other
 /// process has an end of, elsewhere by a named pipe whose name is random.
 pub(crate) async fn start(
@@ -27,6 +30,9 @@ pub(crate) async fn start(
 ) -> Result<Started, SpawnError> {
     let error = |error| refused(program, error);
     let mut command = Command::new(program);
+    // A link to the program may have a name that means a command.
+    #[cfg(unix)]
+    command.arg0("code-mode");
     command
         .args(arguments(options, purpose))
         .env_clear()
@@ -54,6 +60,11 @@ impl Child {
     /// What the system calls it.
     pub(crate) fn id(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// This system has no templates.
+    pub(crate) fn is_copy(&self) -> bool {
+        false
     }
 
     /// Ends the process.

@@ -2,7 +2,8 @@
 //! are copies. `code-mode-sandbox` has the other side, with the gain and the risk.
 //!
 //! The first worker of a program is started from its file, so nobody waits for a template; the
-//! second starts the template. Where a template cannot make a worker, the file can.
+//! second starts the template, unless the program expects workers and has done so before
+//! ([`load_ahead`](super::load_ahead)). Where a template cannot make a worker, the file can.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -16,86 +17,112 @@ use std::time::Duration;
 use code_mode_protocol::wire::native;
 use code_mode_protocol::wire::template::{FromTemplate, MAX_PACKET, NewWorker, decode, encode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
-use super::linux::{Process, Spec, clone_worker};
+use super::linux::{Failure, OWN_NAME, Process, Spec, clone_worker};
 
 /// How long a template may take for an answer. It takes a millisecond.
-const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// After so many failures in a row, workers of a program are started from its file.
+const MAX_FAILURES: u32 = 3;
 
 /// The templates of this process, by program.
 #[derive(Default)]
 pub(super) struct Templates(HashMap<CString, Kept>);
 
-enum Kept {
-    /// The program was started once.
-    Known,
-    Running(Template),
-    /// It has no template, or one that failed.
-    Unusable,
+#[derive(Default)]
+struct Kept {
+    running: Option<Template>,
+    /// Templates that failed since the last one that made a worker.
+    failures: u32,
+}
+
+impl Kept {
+    fn running(&mut self, program: &CString) -> Option<&Template> {
+        if self.running.is_none() && self.failures < MAX_FAILURES {
+            self.running = Template::start(program);
+            self.failures += u32::from(self.running.is_none());
+        }
+        self.running.as_ref()
+    }
 }
 
 impl Templates {
-    /// Workers of this program are copies of this template, the first one too.
-    pub(super) fn adopt(&mut self, program: CString, template: Template) {
-        self.0.insert(program, Kept::Running(template));
+    /// Starts a program's template before its first worker.
+    pub(super) fn load(&mut self, program: CString) {
+        let kept = self.0.entry(program.clone()).or_default();
+        kept.running(&program);
     }
 
     /// A worker that is a copy of its program's template; `None` where it must be started from the
     /// program's file.
-    pub(super) fn copy(&mut self, spec: &Spec) -> Option<Process> {
-        let kept = match self.0.get_mut(&spec.program) {
-            Some(kept) => kept,
-            None => {
-                self.0.insert(spec.program.clone(), Kept::Known);
-                return None;
-            }
+    ///
+    /// # Errors
+    /// [`Failure::ConnectionUsed`] where a worker may have been made that nobody knows.
+    pub(super) fn copy(&mut self, spec: &Spec) -> Result<Option<Process>, Failure> {
+        let Some(kept) = self.0.get_mut(&spec.program) else {
+            self.0.insert(spec.program.clone(), Kept::default());
+            return Ok(None);
         };
-        if matches!(kept, Kept::Known) {
-            *kept = Template::start(&spec.program).map_or(Kept::Unusable, Kept::Running);
-        }
-        let Kept::Running(template) = kept else {
-            return None;
+        let Some(template) = kept.running(&spec.program) else {
+            return Ok(None);
         };
         match template.copy(spec) {
-            Ok(process) => Some(process),
-            Err(why) => {
+            Ok(process) => {
+                kept.failures = 0;
+                Ok(Some(process))
+            }
+            Err(NoCopy::Refused(why)) => {
                 tracing::debug!(why, "a worker is started from the program's file");
-                // One that was killed is started again; one that never worked is not.
-                *kept = match template.has_worked.get() {
-                    true => Kept::Known,
-                    false => Kept::Unusable,
-                };
-                None
+                Ok(None)
+            }
+            Err(NoCopy::NoTemplate(why)) => {
+                tracing::debug!(why, "a worker is started from the program's file");
+                kept.running = None;
+                kept.failures += 1;
+                Ok(None)
+            }
+            Err(NoCopy::Lost(why)) => {
+                tracing::debug!(why, "a worker's start is repeated");
+                kept.running = None;
+                kept.failures += 1;
+                Err(Failure::ConnectionUsed)
+            }
+            Err(NoCopy::Unheld(why)) => {
+                tracing::debug!(why, "a worker's start is repeated");
+                Err(Failure::ConnectionUsed)
             }
         }
     }
 }
 
+/// Why a template has made no copy that can be used.
+enum NoCopy {
+    /// The template says why.
+    Refused(String),
+    /// It has not been one.
+    NoTemplate(&'static str),
+    /// It has ended, or stands still, and may have made a copy before.
+    Lost(&'static str),
+    /// It made one, which had to be ended.
+    Unheld(&'static str),
+}
+
 /// A running template. Dropping it ends it.
-pub(super) struct Template {
+struct Template {
     socket: OwnedFd,
     _process: Process,
     /// Whether it has said what it is.
     is_ready: Cell<bool>,
-    /// Whether it has made a worker.
-    has_worked: Cell<bool>,
 }
 
 impl Template {
-    /// A template that this program has made of itself.
-    pub(super) fn adopt(socket: OwnedFd, pidfd: OwnedFd, pid: u32) -> Self {
-        Self {
-            socket,
-            _process: Process::new(pid, Arc::new(pidfd)),
-            is_ready: Cell::new(false),
-            has_worked: Cell::new(false),
-        }
-    }
-
     fn start(program: &CString) -> Option<Self> {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
@@ -110,7 +137,7 @@ impl Template {
             .ok()?;
         let process = clone_worker(&Spec {
             program: program.clone(),
-            arguments: vec![program.clone(), c"worker".into(), c"--template".into()],
+            arguments: vec![OWN_NAME.into(), c"worker".into(), c"--template".into()],
             environment: Vec::new(),
             socket: theirs,
             stderr: nothing.into(),
@@ -122,11 +149,10 @@ impl Template {
             socket: ours,
             _process: process,
             is_ready: Cell::new(false),
-            has_worked: Cell::new(false),
         })
     }
 
-    fn copy(&self, spec: &Spec) -> Result<Process, String> {
+    fn copy(&self, spec: &Spec) -> Result<Process, NoCopy> {
         let request = NewWorker {
             arguments: text(spec.arguments.get(1..).unwrap_or_default()),
             log: text(&spec.environment)
@@ -139,7 +165,7 @@ impl Template {
                 Some((FromTemplate::Ready { version }, _)) if version == native::VERSION => {
                     self.is_ready.set(true);
                 }
-                _ => return Err("it is not a template of this version".to_owned()),
+                _ => return Err(NoCopy::NoTemplate("it is not a template of this version")),
             }
         }
         let bytes = encode(&request);
@@ -153,18 +179,30 @@ impl Template {
             &mut control,
             SendFlags::NOSIGNAL,
         )
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| match error {
+            // The request is too large, or the system is short of something.
+            Errno::MSGSIZE | Errno::NOBUFS | Errno::NOMEM | Errno::TOOMANYREFS => {
+                NoCopy::Refused(error.to_string())
+            }
+            _ => NoCopy::NoTemplate("the template has ended"),
+        })?;
         match self.answer() {
             Some((FromTemplate::Made { pid }, Some(pidfd))) => {
-                self.has_worked.set(true);
-                Ok(Process::new(pid, Arc::new(pidfd)))
+                Ok(Process::new_copy(pid, Arc::new(pidfd)))
             }
+            // Without room for a descriptor here, the system drops it.
+            Some((FromTemplate::Made { pid }, None)) => match held(pid) {
+                Some(pidfd) => Ok(Process::new_copy(pid, Arc::new(pidfd))),
+                None => Err(NoCopy::Unheld(
+                    "the provider cannot have another descriptor",
+                )),
+            },
             Some((FromTemplate::Failed(why), ended)) => {
                 // Dropping it waits for its end.
                 drop(ended.map(|pidfd| Process::new(0, Arc::new(pidfd))));
-                Err(why)
+                Err(NoCopy::Refused(why))
             }
-            _ => Err("the template does not answer".to_owned()),
+            _ => Err(NoCopy::Lost("the template does not answer")),
         }
     }
 
@@ -186,6 +224,18 @@ impl Template {
         let with = with.next();
         Some((decode(bytes.get(..received.bytes)?)?, with))
     }
+}
+
+/// The descriptor of a child that nobody has waited for, so that its number is its own; where there
+/// can be none, the child is ended.
+fn held(pid: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(pid.cast_signed())?;
+    let held = pidfd_open(pid, PidfdFlags::empty());
+    if held.is_err() {
+        let _ = kill_process(pid, Signal::KILL);
+        let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
+    }
+    held.ok()
 }
 
 fn text(strings: &[CString]) -> Vec<String> {

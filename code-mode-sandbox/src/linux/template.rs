@@ -25,14 +25,13 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use code_mode_protocol::wire::native;
 use code_mode_protocol::wire::template::{FromTemplate, MAX_PACKET, NewWorker, decode, encode};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::pipe::PipeFlags;
 
 /// The namespaces of a worker.
-pub const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWNET
@@ -48,114 +47,10 @@ pub enum Role {
     Worker(Vec<String>),
 }
 
-/// What this process is after [`split`].
-#[derive(Debug)]
-pub enum Half {
-    /// The program that was started, and its template.
-    Provider {
-        /// The connection to the template.
-        socket: OwnedFd,
-        /// The template's process.
-        pidfd: OwnedFd,
-        /// What this program calls it.
-        pid: u32,
-    },
-    /// The template, which must [`serve`].
-    Template,
-}
-
-/// Makes a template out of a program that has just started: it has one thread, has opened nothing
-/// and has read neither its arguments nor its environment, which are wiped in the template.
-///
-/// # Errors
-/// Those of the system calls, and of `/proc` where it is not there.
-pub fn split() -> io::Result<Half> {
-    let (ours, theirs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    match fork(libc::CLONE_PIDFD | libc::SIGCHLD)? {
-        Some((pid, pidfd)) => Ok(Half::Provider {
-            socket: ours,
-            pidfd,
-            pid,
-        }),
-        None => {
-            if become_template(&theirs).is_err() {
-                crate::exit_now(127);
-            }
-            Ok(Half::Template)
-        }
-    }
-}
-
-/// Leaves this process nothing of the program it was but the connection to it.
-fn become_template(provider: &OwnedFd) -> io::Result<()> {
-    wipe_arguments()?;
-    let nothing = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
-    // SAFETY: as in `settle`.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        if libc::dup2(provider.as_raw_fd(), 0) < 0
-            || libc::dup2(nothing.as_raw_fd(), 1) < 0
-            || libc::dup2(nothing.as_raw_fd(), 2) < 0
-        {
-            return Err(io::Error::last_os_error());
-        }
-        libc::syscall(
-            libc::SYS_close_range,
-            3 as libc::c_uint,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        );
-    }
-    name(c"code-mode-templ");
-    Ok(())
-}
-
-/// What a list of processes shows of a template, and of its workers.
-const TITLE: &[u8] = b"code-mode worker\0";
-
-/// Overwrites the arguments and the environment, which the system has put on the stack, and leaves
-/// a title for lists of processes.
-fn wipe_arguments() -> io::Result<()> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // The program's name, in brackets, may have spaces.
-    let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
-    let field = |number: usize| {
-        fields
-            .split_ascii_whitespace()
-            .nth(number - 3)?
-            .parse()
-            .ok()
-    };
-    // By `man proc`: `arg_start`, and `env_end`; the environment follows the arguments.
-    let (Some(start), Some(end)): (Option<usize>, Option<usize>) = (field(48), field(51)) else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
-    let (Some(bytes), true) = (end.checked_sub(start), start != 0) else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
-    let title = TITLE.get(..bytes).unwrap_or_default();
-    let strings = std::ptr::with_exposed_provenance_mut::<u8>(start);
-    // SAFETY: the system says that the strings are there, on this process's own stack, one after
-    // the other and each with a zero at its end: what points to them finds shorter strings. One
-    // thread runs, and it holds no reference to them. The title is not longer than they are.
-    unsafe {
-        strings.write_bytes(0, bytes);
-        strings.copy_from_nonoverlapping(title.as_ptr(), title.len());
-    }
-    Ok(())
-}
-
 /// Serves the provider on standard input until it goes; returns in each copy too.
 pub fn serve() -> Role {
     block_signals();
+    name(c"code-mode-templ");
     let provider = io::stdin();
     let ready = FromTemplate::Ready {
         version: native::VERSION,
