@@ -31,6 +31,18 @@ impl Children {
     }
 }
 
+/// The memory of a process and of those below it, in bytes; what several of them share is counted in
+/// each. `None` where the process has ended, and elsewhere than on Linux.
+pub fn memory_below(process: u32) -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    return linux::memory_below(process);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = process;
+        None
+    }
+}
+
 #[cfg(target_os = "linux")]
 pub(crate) use linux::descendants;
 
@@ -96,6 +108,21 @@ mod linux {
             parents.extend(children);
         }
         found
+    }
+
+    pub(super) fn memory_below(process: u32) -> Option<u64> {
+        let process = Pid::from_raw(process.cast_signed())?;
+        let own = memory_of(process)?;
+        let below = descendants(process).into_iter().filter_map(memory_of);
+        Some(own + below.sum::<u64>())
+    }
+
+    fn memory_of(process: Pid) -> Option<u64> {
+        let path = format!("/proc/{}/statm", process.as_raw_nonzero());
+        // The second number: pages that are in memory.
+        let pages = std::fs::read_to_string(path).ok()?;
+        let pages: u64 = pages.split_whitespace().nth(1)?.parse().ok()?;
+        Some(pages * rustix::param::page_size() as u64)
     }
 
     fn children(of: Pid) -> Vec<Pid> {

@@ -22,7 +22,7 @@ mod standard_error;
 mod standard_streams;
 mod tokens;
 
-pub use children::Children;
+pub use children::{Children, memory_below};
 pub use descriptors::{allow_many, close_inherited_on_exec};
 pub use environment::{inherited_environment, inherited_with_network};
 #[cfg(target_os = "linux")]
@@ -36,6 +36,8 @@ pub use places::Place;
 pub use private_socket::{is_own, listen, listen_again};
 pub use processes::Processes;
 pub use refusals::{Refusals, Refused};
-pub use standard_error::{HeldStandardError, StandardError};
+pub use standard_error::{
+    HeldStandardError, StandardError, StandardErrorFollower, keep_recent_standard_error,
+};
 pub use standard_streams::{output_closed, standard_streams};
 pub use tokens::{TokenFile, TokenFileError};

@@ -71,6 +71,11 @@ impl Processes {
         )
     }
 
+    /// What this program calls the command's process, until it was waited for.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Waits for the command's end. Processes that it left behind continue, at most until this
     /// program's end.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
