@@ -73,7 +73,7 @@ class Client:
     """A client of `code-mode mcp` over standard streams."""
 
     def __init__(self, program, config, policy, caches):
-        command = [program, "mcp", "--config", config, "--policy", policy]
+        command = [program, "mcp", "--linger", "0ms", "--config", config, "--policy", policy]
         env = {**os.environ, "XDG_CACHE_HOME": caches}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=env)

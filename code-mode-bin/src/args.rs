@@ -58,6 +58,19 @@ fn host(url: &str) -> Result<String, code_mode_host::RemoteError> {
 }
 
 impl RuntimeArgs {
+    /// The files and folders that it names.
+    #[cfg(unix)]
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        let paths = [
+            &self.worker_cgroup,
+            &self.worker_program,
+            &self.worker_token_file,
+            &self.worker_ca,
+            &self.worker_socket,
+        ];
+        paths.into_iter().flatten()
+    }
+
     /// The options of a provider.
     pub(crate) fn provider_options(&self) -> ProviderOptions {
         let sandbox = match (self.require_sandbox, self.no_sandbox) {
@@ -114,7 +127,7 @@ fn this_program() -> Option<PathBuf> {
 pub(crate) struct TraceArgs {
     /// Record each session in a file of this folder, for `code-mode timeline`
     #[arg(long, value_name = "DIR")]
-    trace: Option<PathBuf>,
+    pub(crate) trace: Option<PathBuf>,
     /// Record sources, inputs, answers and output too, as `code-mode replay` needs them
     #[arg(long, requires = "trace")]
     trace_contents: bool,

@@ -78,7 +78,7 @@ impl Arguments for serve::Args {
 }
 impl Arguments for mcp::Args {
     fn telemetry(&self) -> Option<&telemetry::TelemetryArgs> {
-        Some(&self.telemetry)
+        (!self.is_shim()).then_some(&self.telemetry)
     }
 
     fn wanted(&self) -> telemetry::Wanted {

@@ -1,5 +1,8 @@
 //! `code-mode mcp`: the gateway's command line.
 
+#[cfg(unix)]
+mod shared;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,15 +10,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use code_mode_host::{Provider, ProviderError};
+#[cfg(unix)]
+use code_mode_mcp::shim::{FindError, GatewayName, HeldName, Place, PlaceError, hold_name};
 use code_mode_mcp::{
-    AuditLog, Broker, BrokerError, BrokerOptions, Gateway, GatewayOptions, MARKER,
+    AuditLog, Broker, BrokerError, BrokerOptions, Gateway, GatewayOptions, Loaded, MARKER,
     MAX_HTTP_CONNECTIONS, Pattern, Store,
 };
-use code_mode_system::{Interrupts, Listener, TokenFile, TokenFileError, say};
+use code_mode_system::{Interrupts, Listener, TokenFile, TokenFileError, say, show};
 
 use crate::args::{RuntimeArgs, TraceArgs};
 use crate::telemetry::{TelemetryArgs, watched};
 use crate::units::Time;
+
+/// Connections to a gateway at once: each client has two, for its messages and for the log.
+#[cfg(unix)]
+const MAX_CONNECTIONS: usize = 1024;
 
 /// How long an orderly end may take.
 pub(crate) const END: Duration = Duration::from_secs(5);
@@ -25,7 +34,9 @@ pub(crate) const END: Duration = Duration::from_secs(5);
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-Without --http the client is at standard input and output. Exit status: 0 the client left, 2 wrong usage,
+Without --http the client is at standard input and output. All clients of this user with the same options,
+configuration and environment share one gateway, and so the processes of the servers; a server with
+\"shared\": false is started for each. Exit status: 0 the client left, 2 wrong usage,
 configuration or policy, 3 the runtime failed; check: 1 where a server is not ready.
 
 Example: code-mode mcp --config .mcp.json"
@@ -48,12 +59,22 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 4000)]
     describe_tokens: usize,
     /// The longest time until an answer to a client that shows no progress; a program that takes
-    /// longer is left running
-    #[arg(long, alias = "patience-ms", value_name = "TIME", default_value_t = Time(Duration::from_secs(4)))]
-    patience: Time,
+    /// longer is left running [default: 50s, or 4s for clients that have the name of Python's SDK]
+    #[arg(long, alias = "patience-ms", value_name = "TIME")]
+    patience: Option<Time>,
     /// Keep stored values in this folder from one session to the next
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// Have a gateway, and processes of the servers, for this client alone
+    #[arg(long)]
+    private: bool,
+    /// How long the gateway that clients share waits for another after its last
+    #[arg(long, value_name = "TIME", default_value_t = Time(Duration::from_secs(600)))]
+    linger: Time,
+    /// Be the gateway of this name, which clients share
+    #[arg(long, value_name = "NAME", hide = true, conflicts_with_all = ["http", "private"])]
+    #[cfg(unix)]
+    gateway: Option<GatewayName>,
     /// Append what became of every call to this file, a JSON object a line
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
@@ -94,7 +115,39 @@ enum Command {
     Policy {
         #[command(flatten)]
         servers: ServerArgs,
+        #[command(subcommand)]
+        test: Option<PolicyCommand>,
     },
+    /// Show the gateways of this user that clients share: clients, servers, memory, calls
+    #[cfg(unix)]
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End the gateways of this user that clients share
+    #[cfg(unix)]
+    Stop,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum PolicyCommand {
+    /// Show what the policy says of one call, and which rule says it
+    #[command(after_help = "\
+Exit status: 0 the call would run, 1 a person would be asked or it would be denied, 2 there is no such call.
+
+Example: code-mode mcp policy --config .mcp.json --policy policy.json test git/push '{\"branch\": \"main\"}'")]
+    Test {
+        /// The call: SERVER/TOOL, SERVER/resource:ADDRESS or SERVER/prompt:NAME
+        call: String,
+        /// Its input, as JSON
+        #[arg(default_value = "{}", value_parser = json)]
+        input: serde_json::Value,
+    },
+}
+
+fn json(text: &str) -> Result<serde_json::Value, serde_json::Error> {
+    serde_json::from_str(text)
 }
 
 /// Why nothing is served.
@@ -121,6 +174,21 @@ enum Failure {
         address: SocketAddr,
         source: std::io::Error,
     },
+    #[cfg(unix)]
+    #[error("cannot listen on {}: {source}", socket.display())]
+    Socket {
+        socket: PathBuf,
+        source: std::io::Error,
+    },
+    #[cfg(unix)]
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[cfg(unix)]
+    #[error(transparent)]
+    Find(#[from] FindError),
+    #[cfg(unix)]
+    #[error("the configuration is another than that of this gateway's name")]
+    Changed,
     #[error(transparent)]
     Provider(#[from] ProviderError),
     #[error(transparent)]
@@ -131,6 +199,10 @@ impl Failure {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Listen { .. } | Self::Provider(_) | Self::Runtime(_) => crate::RUNTIME_FAILED,
+            #[cfg(unix)]
+            Self::Socket { .. } | Self::Place(_) | Self::Find(_) | Self::Changed => {
+                crate::RUNTIME_FAILED
+            }
             _ => crate::WRONG_USAGE,
         })
     }
@@ -140,6 +212,38 @@ impl Args {
     /// Whether it looks at servers and serves none.
     pub(crate) fn reports(&self) -> bool {
         self.command.is_some()
+    }
+
+    /// The files and folders that it names.
+    #[cfg(unix)]
+    fn paths(&self) -> Vec<PathBuf> {
+        let own = [&self.store, &self.ledger, &self.traces.trace];
+        let files = self.servers.config.iter().chain(&self.servers.policy);
+        let files = files.chain(own.into_iter().flatten());
+        files.chain(self.runtime.paths()).cloned().collect()
+    }
+
+    /// Whether what it reads is there for the next that reads it.
+    #[cfg(unix)]
+    fn can_be_read_again(&self) -> bool {
+        let is_pipe = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|file| !file.is_file());
+        let mut files = self.servers.config.iter().chain(&self.servers.policy);
+        !files.any(is_pipe)
+    }
+
+    /// Whether it relays to a gateway that clients share, and serves nothing itself.
+    pub(crate) fn is_shim(&self) -> bool {
+        #[cfg(unix)]
+        return self.command.is_none()
+            && self.http.is_none()
+            && !self.private
+            && self.gateway.is_none();
+        // This system has no shared gateway: every client has a private one.
+        #[cfg(not(unix))]
+        {
+            let _ = (self.private, &self.linger);
+            false
+        }
     }
 }
 
@@ -158,6 +262,10 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     if std::env::var_os(MARKER).is_some() {
         return Err(Failure::BehindItself);
     }
+    #[cfg(unix)]
+    if args.is_shim() {
+        return shared::relay_to_gateway(&args);
+    }
     code_mode_system::allow_many();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -166,7 +274,15 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     let done = runtime.block_on(crate::with_children(async {
         match &args.command {
             Some(Command::Check { servers, json }) => look(servers, Some(*json)).await,
-            Some(Command::Policy { servers }) => look(servers, None).await,
+            Some(Command::Policy {
+                servers,
+                test: Some(PolicyCommand::Test { call, input }),
+            }) => test_policy(servers, call, input).await,
+            Some(Command::Policy { servers, .. }) => look(servers, None).await,
+            #[cfg(unix)]
+            Some(Command::Status { json }) => shared::status(*json).await,
+            #[cfg(unix)]
+            Some(Command::Stop) => shared::stop().await,
             None => serve(&args).await,
         }
     }));
@@ -176,16 +292,21 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
 
 /// The broker of these servers. It logs oddities of their configuration.
 pub(crate) fn broker(options: BrokerOptions) -> Result<Arc<Broker>, BrokerError> {
+    load(&options).map(|loaded| Broker::start(loaded, options))
+}
+
+/// Reads the files of these options, and says oddities of the configuration.
+fn load(options: &BrokerOptions) -> Result<Loaded, BrokerError> {
     let mut warnings = Vec::new();
-    let broker = Broker::start(options, &mut warnings);
+    let loaded = Loaded::read(options, &mut warnings);
     for warning in warnings {
         say!("code-mode mcp: {warning}");
     }
-    broker
+    loaded
 }
 
 impl ServerArgs {
-    fn options(&self) -> BrokerOptions {
+    pub(crate) fn options(&self) -> BrokerOptions {
         let mut options = BrokerOptions::default();
         options.config = self.config.clone();
         options.servers = self.server.clone();
@@ -221,6 +342,39 @@ async fn look(servers: &ServerArgs, json: Option<bool>) -> Result<ExitCode, Fail
     })
 }
 
+/// `policy test`.
+async fn test_policy(
+    servers: &ServerArgs,
+    call: &str,
+    input: &serde_json::Value,
+) -> Result<ExitCode, Failure> {
+    let mut interrupts = Interrupts::new()?;
+    let broker = broker(servers.options())?;
+    let decided = tokio::select! {
+        decided = code_mode_mcp::decided(&broker, call, input) => decided,
+        by = interrupts.next() => {
+            let _ = tokio::time::timeout(END, broker.end()).await;
+            return Ok(ExitCode::from(by.exit_status()));
+        }
+    };
+    let _ = tokio::time::timeout(END, broker.end()).await;
+    Ok(match decided {
+        Ok(decided) => {
+            show!(
+                "{}: {}, of {}",
+                decided.decision,
+                decided.rule,
+                decided.place
+            );
+            ExitCode::from(u8::from(decided.decision != "allow"))
+        }
+        Err(why) => {
+            say!("code-mode mcp policy test: {why}");
+            ExitCode::from(crate::WRONG_USAGE)
+        }
+    })
+}
+
 async fn serve(args: &Args) -> Result<ExitCode, Failure> {
     let mut options = args.servers.options();
     options.describe_tokens = Some(args.describe_tokens);
@@ -230,6 +384,21 @@ async fn serve(args: &Args) -> Result<ExitCode, Failure> {
     }
     let store = match &args.store {
         Some(path) => Some(Store::open(path).map_err(|source| file("--store", path, source))?),
+        None => None,
+    };
+    let loaded = load(&options)?;
+    #[cfg(unix)]
+    let front = match &args.gateway {
+        Some(name) => {
+            // The program, `mcp`, `--gateway` and its name are before those of the client.
+            let arguments: Vec<_> = std::env::args_os().skip(4).collect();
+            let own = shared::name_of(&arguments, &args.paths(), &loaded)?;
+            if own != *name {
+                return Err(Failure::Changed);
+            }
+            options.each_client_its_own = true;
+            Some(Front::open(name).await?)
+        }
         None => None,
     };
     let tokens = args.token_file.clone().map(TokenFile::read).transpose()?;
@@ -246,7 +415,7 @@ async fn serve(args: &Args) -> Result<ExitCode, Failure> {
         }
         None => None,
     };
-    let broker = broker(options)?;
+    let broker = Broker::start(loaded, options);
     let traces = args.traces.folder();
     let traces = traces.map_err(|source| file("--trace", &args.traces.path(), source))?;
     let provider = args.runtime.provider_options().prewarmed(1).traces(traces);
@@ -254,9 +423,16 @@ async fn serve(args: &Args) -> Result<ExitCode, Failure> {
     let mut options = GatewayOptions::default();
     options.direct = args.direct.clone();
     options.store = store;
-    options.patience = args.patience.0;
+    options.patience = args.patience.map(|time| time.0);
     let gateway = Gateway::new(broker, provider, options);
     let served = async {
+        #[cfg(unix)]
+        if let Some(Front { listener, name }) = front {
+            return match name.listens() {
+                Ok(()) => gateway.serve_socket(listener, args.linger.0).await,
+                Err(error) => say!("code-mode mcp: {error}"),
+            };
+        }
         match listener {
             Some((listener, bound)) => {
                 say!("code-mode mcp listens on http://{bound}/mcp");
@@ -275,6 +451,26 @@ async fn serve(args: &Args) -> Result<ExitCode, Failure> {
         _ = interrupts.next() => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The front door of the gateway that clients share.
+#[cfg(unix)]
+struct Front {
+    listener: Listener,
+    name: HeldName,
+}
+
+#[cfg(unix)]
+impl Front {
+    async fn open(name: &GatewayName) -> Result<Self, Failure> {
+        let held = hold_name()?;
+        let socket = Place::of_user()?.socket(name);
+        let listener = Listener::unix(&socket, MAX_CONNECTIONS).await;
+        Ok(Self {
+            listener: listener.map_err(|source| Failure::Socket { socket, source })?,
+            name: held,
+        })
+    }
 }
 
 fn file(option: &'static str, path: &std::path::Path, source: std::io::Error) -> Failure {

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::{AuditLog, AuditRecord, Outcome};
 use crate::caller::CallContext;
-use crate::config::{self, ConfigError};
+use crate::config::{self, ConfigError, ServerConfig};
 use crate::decide::{Subject, decide};
 use crate::elicitation::ElicitationRouter;
 use crate::names;
@@ -48,6 +48,8 @@ pub struct BrokerOptions {
     pub describe_tokens: Option<usize>,
     /// Where every call is recorded. Default nowhere.
     pub audit: Option<AuditLog>,
+    /// Servers with `"shared": false` are started for each client, and not for all.
+    pub each_client_its_own: bool,
 }
 
 /// Why a broker could not be made.
@@ -65,18 +67,69 @@ pub enum BrokerError {
     NoServers,
 }
 
+/// The configuration and the policy of a broker, as they were when they were read.
+pub struct Loaded {
+    pub(crate) servers: Vec<ServerConfig>,
+    pub(crate) policy: Policy,
+    secrets: Secrets,
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded")
+            .field("servers", &self.servers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Loaded {
+    /// Reads the files of a broker's options. Oddities of the configuration are added to `warnings`.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub fn read(options: &BrokerOptions, warnings: &mut Vec<String>) -> Result<Self, BrokerError> {
+        let secrets = Secrets::default();
+        let policy = match &options.policy {
+            Some(path) => Policy::read(path)?,
+            None => Policy::default(),
+        };
+        let servers = config::read(&options.config, &options.servers, &secrets, warnings)?;
+        if servers.is_empty() {
+            return Err(BrokerError::NoServers);
+        }
+        config::warn_of_unusable(&servers, &secrets, warnings);
+        Ok(Self {
+            servers,
+            policy,
+            secrets,
+        })
+    }
+}
+
 /// The servers, and everything that every call goes through.
 pub struct Broker {
     pub(crate) upstreams: Vec<Arc<Upstream>>,
+    /// The configured servers, in their order.
+    servers: Vec<Server>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) secrets: Secrets,
-    audit: Option<AuditLog>,
-    elicitations: Arc<ElicitationRouter>,
+    audit: Option<Arc<AuditLog>>,
+    describe_tokens: usize,
+    /// Changes with every server that a client of this broker uses.
+    changed: Arc<watch::Sender<()>>,
     tools: Arc<ToolsNow>,
     /// A client has waited for the servers' start.
     has_waited: AtomicBool,
     pub(crate) shutdown: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// A configured server.
+enum Server {
+    /// One for all clients.
+    Shared(Arc<Upstream>),
+    /// Each client has its own.
+    OfClient(Box<ServerConfig>),
 }
 
 impl std::fmt::Debug for Broker {
@@ -145,87 +198,152 @@ struct Done {
     outcome: Outcome,
 }
 
-impl Broker {
-    /// Reads the configuration and starts the servers in the background. Oddities of
-    /// the configuration are added to `warnings`. Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// [`BrokerError`].
-    pub fn start(
-        options: BrokerOptions,
-        warnings: &mut Vec<String>,
-    ) -> Result<Arc<Self>, BrokerError> {
-        let secrets = Secrets::default();
-        let policy = match &options.policy {
-            Some(path) => Policy::read(path)?,
-            None => Policy::default(),
-        };
-        let servers = config::read(&options.config, &options.servers, &secrets, warnings)?;
-        if servers.is_empty() {
-            return Err(BrokerError::NoServers);
-        }
-        for server in &servers {
-            if let Some(why) = &server.unusable {
-                warnings.push(format!(
-                    "the server {:?} is left out: {}",
-                    server.name,
-                    secrets.hide(why)
-                ));
-            }
-        }
-        Ok(Self::of(
-            servers,
-            policy,
-            secrets,
-            options.describe_tokens.unwrap_or(4000),
-            options.audit,
-        ))
+/// What a broker, and those of its clients, have in common.
+struct Common {
+    policy: Arc<Policy>,
+    secrets: Secrets,
+    describe_tokens: usize,
+    audit: Option<Arc<AuditLog>>,
+    changed: Arc<watch::Sender<()>>,
+}
+
+impl Common {
+    /// Where servers report. Questions that they ask go to the clients that share them.
+    fn events(&self) -> Arc<UpstreamEvents> {
+        Arc::new(UpstreamEvents {
+            changed: self.changed.clone(),
+            elicitations: Arc::new(ElicitationRouter::new(self.policy.clone())),
+            secrets: self.secrets.clone(),
+        })
     }
 
-    /// A broker of these servers, which are started in the background.
-    pub(crate) fn of(
-        servers: Vec<config::ServerConfig>,
-        policy: Policy,
-        secrets: Secrets,
-        describe_tokens: usize,
-        audit: Option<AuditLog>,
-    ) -> Arc<Self> {
-        let policy = Arc::new(policy);
-        let elicitations = Arc::new(ElicitationRouter::new(policy.clone()));
-        let events = Arc::new(UpstreamEvents {
-            changed: tokio::sync::Notify::new(),
-            elicitations: elicitations.clone(),
-            secrets: secrets.clone(),
+    /// The broker of all clients. It starts the servers.
+    fn begin(self, servers: Vec<ServerConfig>, each_client_its_own: bool) -> Arc<Broker> {
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let events = self.events();
+        let servers = servers.into_iter().map(|config| {
+            if each_client_its_own && !config.is_shared {
+                return Server::OfClient(Box::new(config));
+            }
+            let upstream = Upstream::new(config, events.clone());
+            tasks.spawn(upstream.clone().run(shutdown.clone()));
+            Server::Shared(upstream)
         });
-        let upstreams: Vec<_> = servers
-            .into_iter()
-            .map(|server| Upstream::new(server, events.clone()))
-            .collect();
-        let tools = Tools::of(&upstreams, &policy, describe_tokens, None);
+        let servers: Vec<_> = servers.collect();
+        let shared = servers.iter().filter_map(|server| match server {
+            Server::Shared(upstream) => Some(upstream.clone()),
+            Server::OfClient(_) => None,
+        });
+        let shared = shared.collect();
+        self.broker(shared, servers, shutdown, tasks)
+    }
+
+    fn broker(
+        self,
+        upstreams: Vec<Arc<Upstream>>,
+        servers: Vec<Server>,
+        shutdown: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Arc<Broker> {
+        // Before the servers are looked at: no change is missed.
+        let changes = self.changed.subscribe();
+        let tools = Tools::of(&upstreams, &self.policy, self.describe_tokens, None);
         let tools = Arc::new(ToolsNow {
             upstreams: upstreams.clone(),
-            policy: policy.clone(),
-            describe_tokens,
+            policy: self.policy.clone(),
+            describe_tokens: self.describe_tokens,
             refreshing: Mutex::default(),
             now: watch::Sender::new(Arc::new(tools)),
         });
-        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-        for upstream in &upstreams {
-            tasks.spawn(upstream.clone().run(shutdown.clone()));
-        }
-        let following = follow(events, tools.clone());
+        let following = follow(changes, tools.clone());
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(following));
-        Arc::new(Self {
+        Arc::new(Broker {
             upstreams,
-            policy,
-            secrets,
-            audit,
-            elicitations,
+            servers,
+            policy: self.policy,
+            secrets: self.secrets,
+            audit: self.audit,
+            describe_tokens: self.describe_tokens,
+            changed: self.changed,
             tools,
             has_waited: AtomicBool::new(false),
             shutdown,
             tasks,
         })
+    }
+}
+
+impl Broker {
+    /// Starts the servers of a configuration that was read from these options, in the background; the
+    /// files are not read again. Must be called within a tokio runtime.
+    pub fn start(loaded: Loaded, options: BrokerOptions) -> Arc<Self> {
+        let Loaded {
+            servers,
+            policy,
+            secrets,
+        } = loaded;
+        let common = Common {
+            policy: Arc::new(policy),
+            secrets,
+            describe_tokens: options.describe_tokens.unwrap_or(4000),
+            audit: options.audit.map(Arc::new),
+            changed: Arc::new(watch::Sender::new(())),
+        };
+        common.begin(servers, options.each_client_its_own)
+    }
+
+    /// A broker of these servers, which are started in the background.
+    #[cfg(test)]
+    pub(crate) fn of(
+        servers: Vec<ServerConfig>,
+        policy: Policy,
+        secrets: Secrets,
+        describe_tokens: usize,
+        audit: Option<AuditLog>,
+    ) -> Arc<Self> {
+        let loaded = Loaded {
+            servers,
+            policy,
+            secrets,
+        };
+        let options = BrokerOptions {
+            describe_tokens: Some(describe_tokens),
+            audit,
+            ..BrokerOptions::default()
+        };
+        Self::start(loaded, options)
+    }
+
+    /// A broker for one client: with the servers that all clients share, and those that are its own,
+    /// which are started now. The caller ends it with [`end`](Self::end). Where all are shared, it is
+    /// this broker: `None`.
+    #[cfg(unix)]
+    pub(crate) fn for_client(&self) -> Option<Arc<Self>> {
+        if self
+            .servers
+            .iter()
+            .all(|server| matches!(server, Server::Shared(_)))
+        {
+            return None;
+        }
+        let common = Common {
+            policy: self.policy.clone(),
+            secrets: self.secrets.clone(),
+            describe_tokens: self.describe_tokens,
+            audit: self.audit.clone(),
+            changed: self.changed.clone(),
+        };
+        let (shutdown, tasks) = (self.shutdown.child_token(), TaskTracker::new());
+        let events = common.events();
+        let upstreams = self.servers.iter().map(|server| match server {
+            Server::Shared(upstream) => upstream.clone(),
+            Server::OfClient(config) => {
+                let upstream = Upstream::new((**config).clone(), events.clone());
+                tasks.spawn(upstream.clone().run(shutdown.clone()));
+                upstream
+            }
+        });
+        Some(common.broker(upstreams.collect(), Vec::new(), shutdown, tasks))
     }
 
     /// The tools as they are now.
@@ -476,7 +594,7 @@ impl Broker {
         input: &str,
     ) -> Recording<'a> {
         let recording = Recording {
-            audit: self.audit.as_ref(),
+            audit: self.audit.as_deref(),
             context: &**context,
             name: format!("{server}/{name}"),
             record: Some(AuditRecord::new(context.ids(), server, name, input)),
@@ -496,9 +614,10 @@ impl Broker {
             answer: Err(self.secrets.hide(&text).into()),
             outcome: Outcome::Failed,
         };
-        let _running = self.elicitations.call_runs(server, call.context.clone());
+        let router = &upstream.events.elicitations;
+        let running = router.call_runs(server, call.context.clone());
         let questions = Questions {
-            router: &self.elicitations,
+            router,
             context: &*call.context,
         };
         let may_repeat = self.policy.retry_read_only && tool.claims.read_only;
@@ -508,6 +627,7 @@ impl Broker {
         if may_repeat && matches!(result, Err(CallError::MayHaveRun(_))) {
             result = upstream.call(name, arguments, call.span, &questions).await;
         }
+        running.over();
         match result {
             Ok(mut value) => {
                 let is_error = value.get("isError") == Some(&Value::Bool(true));
@@ -554,10 +674,9 @@ impl Broker {
 }
 
 /// Makes the tools anew when a server has changed.
-async fn follow(events: Arc<UpstreamEvents>, tools: Arc<ToolsNow>) {
+async fn follow(mut changes: watch::Receiver<()>, tools: Arc<ToolsNow>) {
     let mut has_warned = false;
-    loop {
-        events.changed.notified().await;
+    while changes.changed().await.is_ok() {
         tools.refresh();
         if !tools.is_starting() {
             if !std::mem::replace(&mut has_warned, true) {

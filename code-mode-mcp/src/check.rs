@@ -7,7 +7,8 @@ use code_mode_protocol::text::line;
 use serde_json::{Value, json};
 
 use crate::broker::Broker;
-use crate::upstream::Status;
+use crate::policy::Claims;
+use crate::upstream::{Status, Upstream};
 
 /// How much of a tool's name is shown.
 const SHOWN: usize = 200;
@@ -45,12 +46,14 @@ pub async fn check(broker: &Broker) -> Checked {
             .map(|entry| {
                 let server = upstream.name();
                 let policy = &broker.policy;
-                let (decision, rule) = policy.decide(server, &entry.tool.name, entry.tool.claims);
+                let (name, claims) = (&entry.tool.name, entry.tool.claims);
+                let (decision, rule) = policy.decide(server, name, claims, None);
                 json!({
                     "tool": entry.tool.name,
                     "name": entry.identifier,
                     "decision": decision,
                     "rule": rule,
+                    "byInput": policy.conditional(server, name),
                 })
             })
             .collect();
@@ -93,6 +96,63 @@ fn definition(tool: &Value) -> String {
         "parameters": part("inputSchema"),
     })
     .to_string()
+}
+
+/// What the policy says of one call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// `allow`, `ask` or `deny`.
+    pub decision: &'static str,
+    /// The rule, or the default, that decides.
+    pub rule: String,
+    /// Where the rule is.
+    pub place: String,
+}
+
+/// What the policy says of a call of `SERVER/TOOL` with this input; of `SERVER/resource:ADDRESS` and
+/// `SERVER/prompt:NAME` too. Waits until every server has started or failed.
+///
+/// # Errors
+/// Why such a call cannot be made, in words.
+pub async fn decided(broker: &Broker, call: &str, input: &Value) -> Result<Decided, String> {
+    let Some(input) = input.as_object() else {
+        return Err("the input of a call is an object".to_owned());
+    };
+    broker.all_started().await;
+    let of_server = |upstream: &&Arc<Upstream>| {
+        let rest = call.strip_prefix(upstream.name());
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    };
+    // Of a server whose name begins another's, the longer is meant.
+    let servers = broker.upstreams.iter().filter(of_server);
+    let Some(upstream) = servers.max_by_key(|upstream| upstream.name().len()) else {
+        let names: Vec<_> = broker.upstreams.iter().map(|one| one.name()).collect();
+        let names = names.join(", ");
+        return Err(format!(
+            "{call:?} is of no server: write SERVER/TOOL; the servers are {names}"
+        ));
+    };
+    let name = call.get(upstream.name().len() + 1..).unwrap_or_default();
+    let tools = broker.tools();
+    let mut entries = tools.entries.iter();
+    let entry =
+        entries.find(|entry| Arc::ptr_eq(&entry.upstream, upstream) && entry.tool.name == name);
+    let claims = match entry {
+        Some(entry) => entry.tool.claims,
+        None if name.starts_with("resource:") || name.starts_with("prompt:") => Claims::READING,
+        None => {
+            let state = upstream.state_in_words();
+            return Err(format!("{call:?} is not a tool: {state}"));
+        }
+    };
+    let (decision, rule) = broker
+        .policy
+        .decide(upstream.name(), name, claims, Some(input));
+    Ok(Decided {
+        decision: decision.word(),
+        rule,
+        place: broker.policy.place(),
+    })
 }
 
 impl Checked {
@@ -174,6 +234,10 @@ impl Checked {
                     line(&format!("{name}/{}", word("tool")), SHOWN),
                     word("rule"),
                 ));
+                for rule in tool["byInput"].as_array().into_iter().flatten() {
+                    let rule = rule.as_str().unwrap_or_default().to_owned();
+                    lines.push((String::new(), "  but".to_owned(), rule));
+                }
             }
         }
         let width = lines

@@ -25,6 +25,8 @@ pub(crate) struct ServerConfig {
     pub(crate) call_timeout: Duration,
     pub(crate) enabled_tools: Option<Vec<String>>,
     pub(crate) disabled_tools: Vec<String>,
+    /// Whether the clients of one gateway share it. Default yes.
+    pub(crate) is_shared: bool,
     /// Why it is not started, where its configuration cannot be used.
     pub(crate) unusable: Option<String>,
 }
@@ -98,6 +100,23 @@ pub(crate) fn read(
     Ok(servers)
 }
 
+/// Adds a warning for each server that cannot be used.
+pub(crate) fn warn_of_unusable(
+    servers: &[ServerConfig],
+    secrets: &Secrets,
+    warnings: &mut Vec<String>,
+) {
+    for server in servers {
+        if let Some(why) = &server.unusable {
+            warnings.push(format!(
+                "the server {:?} is left out: {}",
+                server.name,
+                secrets.hide(why)
+            ));
+        }
+    }
+}
+
 /// `NAME=COMMAND`, where the command is split as a shell splits words, or a URL.
 fn of_option(option: &str, secrets: &Secrets) -> Result<ServerConfig, ConfigError> {
     let wrong = |what: &str| ConfigError(format!("--server {option:?}: {what}"));
@@ -130,6 +149,7 @@ fn of_option(option: &str, secrets: &Secrets) -> Result<ServerConfig, ConfigErro
         call_timeout: CALL,
         enabled_tools: None,
         disabled_tools: Vec::new(),
+        is_shared: true,
         unusable: None,
     };
     refuse_itself(&mut server);
@@ -443,6 +463,7 @@ impl EntryReader<'_> {
             enabled_tools: tools(["enabledTools", "includeTools", "enabled_tools"])?,
             disabled_tools: tools(["disabledTools", "excludeTools", "disabled_tools"])?
                 .unwrap_or_default(),
+            is_shared: self.flag("shared")?.unwrap_or(true),
             unusable: missing.or(wrong_kind),
         };
         refuse_itself(&mut server);

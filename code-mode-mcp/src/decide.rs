@@ -56,7 +56,12 @@ pub(crate) async fn decide(
 ) -> Decided {
     let (server, name) = (line(subject.server, SHOWN), line(subject.name, SHOWN));
     let shown = format!("{server}/{name}");
-    let (decision, rule) = policy.decide(subject.server, subject.name, subject.claims);
+    let (decision, rule) = policy.decide(
+        subject.server,
+        subject.name,
+        subject.claims,
+        Some(subject.arguments),
+    );
     let place = policy.place();
     match decision {
         Decision::Allow => return Decided::may_run(rule),
@@ -69,7 +74,8 @@ pub(crate) async fn decide(
     let approved = ApprovedTool {
         server: subject.server.to_owned(),
         tool: subject.name.to_owned(),
-        definition: Sha256::digest(subject.definition.to_string().as_bytes()).into(),
+        // Whoever allows what one rule asks about has not seen what another does.
+        definition: Sha256::digest(format!("{rule} {}", subject.definition).as_bytes()).into(),
     };
     let approvals = context.approvals();
     if approvals.has(&approved) {

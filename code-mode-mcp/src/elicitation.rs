@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use code_mode_protocol::text::{clean, line};
 use rmcp::model::{ElicitRequestParams, ElicitResult, ElicitationAction};
@@ -36,8 +37,15 @@ struct Calls {
     running: HashMap<String, Vec<NumberedCall>>,
 }
 
-/// A call with its number.
-type NumberedCall = (u64, Arc<dyn CallContext>);
+/// A call that runs at a server, or that its maker has given up and the server may not.
+struct NumberedCall {
+    number: u64,
+    context: Arc<dyn CallContext>,
+    is_given_up: bool,
+}
+
+/// How long a server may work on a call that was given up.
+const GIVEN_UP: Duration = Duration::from_secs(60);
 
 impl ElicitationRouter {
     pub(crate) fn new(policy: Arc<Policy>) -> Self {
@@ -61,11 +69,34 @@ impl ElicitationRouter {
         calls.last += 1;
         let number = calls.last;
         let running = calls.running.entry(server.to_owned()).or_default();
-        running.push((number, context));
+        running.push(NumberedCall {
+            number,
+            context,
+            is_given_up: false,
+        });
         RunningCall {
             router: self.clone(),
             server: server.to_owned(),
             number,
+            is_over: false,
+        }
+    }
+
+    /// How many calls run at a server.
+    #[cfg(unix)]
+    pub(crate) fn calls_at(&self, server: &str) -> usize {
+        let calls = self.calls();
+        let running = calls.running.get(server).into_iter().flatten();
+        running.filter(|call| !call.is_given_up).count()
+    }
+
+    fn forget(&self, server: &str, number: u64) {
+        let mut calls = self.calls();
+        if let Some(running) = calls.running.get_mut(server) {
+            running.retain(|call| call.number != number);
+            if running.is_empty() {
+                calls.running.remove(server);
+            }
         }
     }
 
@@ -76,12 +107,20 @@ impl ElicitationRouter {
             let calls = self.calls();
             let running = calls.running.get(server).map(Vec::as_slice);
             let running = running.unwrap_or_default();
-            let last = running.last().map(|(_, context)| context.clone());
+            let mut alive = running.iter().filter(|call| !call.is_given_up);
+            let last = alive.next_back().map(|call| call.context.clone());
             last.filter(|last| {
                 let session = last.ids().session;
-                running
+                let is_only = running
                     .iter()
-                    .all(|(_, call)| call.ids().session == session)
+                    .all(|call| call.context.ids().session == session);
+                if !is_only {
+                    tracing::warn!(
+                        server,
+                        "a question is cancelled: several clients have calls there, and nobody can say whose it is; \"shared\": false in the server's entry gives each client its own"
+                    );
+                }
+                is_only
             })
         };
         match context {
@@ -193,16 +232,38 @@ pub(crate) struct RunningCall {
     router: Arc<ElicitationRouter>,
     server: String,
     number: u64,
+    is_over: bool,
+}
+
+impl RunningCall {
+    /// The server has answered, or is lost.
+    pub(crate) fn over(mut self) {
+        self.is_over = true;
+    }
 }
 
 impl Drop for RunningCall {
     fn drop(&mut self) {
+        if self.is_over {
+            self.router.forget(&self.server, self.number);
+            return;
+        }
+        // The server may still work on it, and ask.
         let mut calls = self.router.calls();
-        if let Some(running) = calls.running.get_mut(&self.server) {
-            running.retain(|(number, _)| *number != self.number);
-            if running.is_empty() {
-                calls.running.remove(&self.server);
-            }
+        let running = calls.running.get_mut(&self.server).into_iter().flatten();
+        for call in running.filter(|call| call.number == self.number) {
+            call.is_given_up = true;
+        }
+        drop(calls);
+        let (router, number) = (self.router.clone(), self.number);
+        let server = std::mem::take(&mut self.server);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                tokio::time::sleep(GIVEN_UP).await;
+                router.forget(&server, number);
+            });
+        } else {
+            router.forget(&server, number);
         }
     }
 }
@@ -212,6 +273,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::audit::CallIds;
+    use crate::caller::{Approval, ApprovalRequest, Approvals, NotAsked};
 
     fn answer(question: Value) -> Option<ElicitationAction> {
         let router = ElicitationRouter::new(Arc::new(Policy::default()));
@@ -225,6 +288,60 @@ mod tests {
     fn form(message: &str, name: &str) -> Value {
         json!({"mode": "form", "message": message, "requestedSchema":
             {"type": "object", "properties": {name: {"type": "string", "title": "A\u{1b}[2Jname"}}}})
+    }
+
+    /// A caller of a session, who answers every question.
+    struct Caller {
+        session: &'static str,
+        approvals: Approvals,
+    }
+
+    #[async_trait::async_trait]
+    impl CallContext for Caller {
+        fn ids(&self) -> CallIds {
+            CallIds {
+                session: self.session.to_owned(),
+                cell: "1".to_owned(),
+                call: "1".to_owned(),
+            }
+        }
+
+        fn approvals(&self) -> &Approvals {
+            &self.approvals
+        }
+
+        async fn approve(&self, _: &ApprovalRequest) -> Result<Approval, NotAsked> {
+            Ok(Approval::No)
+        }
+
+        async fn elicit(&self, _: Elicitation) -> Option<ElicitResult> {
+            Some(ElicitResult::new(ElicitationAction::Accept))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_of_a_call_that_was_given_up_reaches_nobody_else() {
+        let router = Arc::new(ElicitationRouter::new(Arc::new(Policy::default())));
+        let call_of = |session| {
+            let approvals = Approvals::default();
+            router.call_runs("server", Arc::new(Caller { session, approvals }))
+        };
+        let asked = async || {
+            let question = serde_json::from_value(form("your name?", "name"));
+            let question = question.expect("a question");
+            router.elicit("server", question).await.action
+        };
+        let given_up = call_of("one");
+        assert_eq!(asked().await, ElicitationAction::Accept);
+        drop(given_up);
+        assert_eq!(asked().await, ElicitationAction::Cancel);
+        let other = call_of("two");
+        assert_eq!(asked().await, ElicitationAction::Cancel);
+        // The server has had its time.
+        tokio::time::sleep(GIVEN_UP * 2).await;
+        assert_eq!(asked().await, ElicitationAction::Accept);
+        other.over();
+        assert_eq!(asked().await, ElicitationAction::Cancel);
     }
 
     #[test]

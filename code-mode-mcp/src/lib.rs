@@ -5,6 +5,7 @@
 //! broker alone serves `code-mode run`, `mcp check` and `mcp policy`. Arrows go downward only:
 //!
 //! ```text
+//! shim      what a client starts: it relays to the gateway that all clients of a user share
 //! server    clients, sessions, exec and wait
 //! broker    one call: policy, approval, send, audit
 //! tools     what can be called now: an immutable snapshot with its texts
@@ -33,17 +34,20 @@ mod policy;
 mod resources;
 #[cfg(test)]
 mod resources_tests;
+mod rule;
 mod secrets;
 mod server;
+#[cfg(unix)]
+pub mod shim;
 mod shown;
 mod texts;
 mod tools;
 mod upstream;
 
 pub use audit::{AuditLog, AuditRecord, CallIds, Outcome};
-pub use broker::{Broker, BrokerError, BrokerOptions};
+pub use broker::{Broker, BrokerError, BrokerOptions, Loaded};
 pub use caller::{Approval, ApprovalRequest, Approvals, CallContext, Elicitation, NotAsked};
-pub use check::{Checked, check};
+pub use check::{Checked, Decided, check, decided};
 pub use config::{ConfigError, MARKER};
 pub use policy::{Pattern, Policy, PolicyError};
 pub use server::{Gateway, GatewayOptions, MAX_HTTP_CONNECTIONS, Store};

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use wildmatch::WildMatchPattern;
 
 use crate::address::forms;
+use crate::rule::{Rule, Strictness};
 
 /// The policy's decision about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,9 +36,9 @@ impl Decision {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
-    deny: Vec<Pattern>,
-    ask: Vec<Pattern>,
-    allow: Vec<Pattern>,
+    deny: Vec<Rule>,
+    ask: Vec<Rule>,
+    allow: Vec<Rule>,
     default: Defaults,
     /// Whether `wait`'s `decision` is taken for a person's answer.
     pub(crate) model_may_answer: bool,
@@ -177,25 +179,36 @@ impl Policy {
         Ok(policy)
     }
 
-    /// The decision about a call, and the rule behind it.
-    pub(crate) fn decide(&self, server: &str, tool: &str, claims: Claims) -> (Decision, String) {
+    /// The decision about a call, and the rule behind it. Without the call's input, rules with
+    /// conditions are passed over.
+    pub(crate) fn decide(
+        &self,
+        server: &str,
+        tool: &str,
+        claims: Claims,
+        input: Option<&Map<String, Value>>,
+    ) -> (Decision, String) {
         let lists = [
             (Decision::Deny, &self.deny),
             (Decision::Ask, &self.ask),
             (Decision::Allow, &self.allow),
         ];
         let names = names(tool);
-        for (decision, patterns) in lists {
+        for (decision, rules) in lists {
             // A tool's own name may have a slash, and an address may be written in several ways:
             // what forbids holds for each of them, and what allows must hold for all.
-            let fits = |pattern: &&Pattern| match decision {
-                Decision::Allow => names.iter().all(|name| pattern.fits(server, name)),
+            let fits = |rule: &&Rule| match decision {
+                Decision::Allow => {
+                    names.iter().all(|name| rule.pattern.fits(server, name))
+                        && rule.holds(input, Strictness::Allows)
+                }
                 Decision::Ask | Decision::Deny => {
-                    names.iter().any(|name| pattern.forbids(server, name))
+                    names.iter().any(|name| rule.pattern.forbids(server, name))
+                        && rule.holds(input, Strictness::Forbids)
                 }
             };
-            if let Some(pattern) = patterns.iter().find(fits) {
-                return (decision, format!("{} {:?}", decision.word(), pattern.text));
+            if let Some(rule) = rules.iter().find(fits) {
+                return (decision, format!("{} {}", decision.word(), rule.in_words()));
             }
         }
         let (decision, key) = if claims.destructive {
@@ -211,15 +224,32 @@ impl Policy {
     /// Whether a rule denies this, whatever the defaults say.
     pub(crate) fn forbids(&self, server: &str, tool: &str) -> bool {
         let names = names(tool);
-        let mut rules = self.deny.iter();
-        rules.any(|rule| names.iter().any(|name| rule.forbids(server, name)))
+        let mut rules = self.deny.iter().filter(|rule| !rule.has_conditions());
+        rules.any(|rule| names.iter().any(|name| rule.pattern.forbids(server, name)))
     }
 
     /// Whether a rule allows resources of this server, whatever the rest of it denies.
     pub(crate) fn allows_any_resource(&self, server: &str) -> bool {
         self.allow
             .iter()
+            .map(|rule| &rule.pattern)
             .any(|pattern| pattern.tool.starts_with(RESOURCE) && fits(&pattern.server, server))
+    }
+
+    /// The rules that decide about some calls of a tool, by their inputs.
+    pub(crate) fn conditional(&self, server: &str, tool: &str) -> Vec<String> {
+        let lists = [
+            (Decision::Deny, &self.deny),
+            (Decision::Ask, &self.ask),
+            (Decision::Allow, &self.allow),
+        ];
+        let rules = lists
+            .into_iter()
+            .flat_map(|(decision, rules)| rules.iter().map(move |rule| (decision, rule)));
+        rules
+            .filter(|(_, rule)| rule.has_conditions() && rule.pattern.fits_whole(server, tool))
+            .map(|(decision, rule)| format!("{} {}", decision.word(), rule.in_words()))
+            .collect()
     }
 
     /// The rules that fit none of these tools and none of the servers whose tools are unknown:
@@ -232,16 +262,18 @@ impl Policy {
         ];
         let rules = lists
             .into_iter()
-            .flat_map(|(word, patterns)| patterns.iter().map(move |pattern| (word, pattern)));
+            .flat_map(|(word, rules)| rules.iter().map(move |rule| (word, rule)));
         rules
             // What servers list beside tools is not known here.
-            .filter(|(_, pattern)| !pattern.is_of_what_is_read())
-            .filter(|(_, pattern)| {
+            .filter(|(_, rule)| !rule.pattern.is_of_what_is_read())
+            .filter(|(_, rule)| {
                 let mut tools = tools.iter();
-                !tools.any(|(server, tool)| pattern.fits_whole(server, tool))
-                    && !unknown.iter().any(|server| fits(&pattern.server, server))
+                !tools.any(|(server, tool)| rule.pattern.fits_whole(server, tool))
+                    && !unknown
+                        .iter()
+                        .any(|server| fits(&rule.pattern.server, server))
             })
-            .map(|(word, pattern)| format!("{word} {:?}", pattern.text))
+            .map(|(word, rule)| format!("{word} {}", rule.in_words()))
             .collect()
     }
 
@@ -315,6 +347,11 @@ impl std::str::FromStr for Pattern {
 }
 
 impl Pattern {
+    /// As it is written.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Whether it is meant for resources or prompts.
     fn is_of_what_is_read(&self) -> bool {
         self.tool.starts_with(RESOURCE) || self.tool.starts_with(PROMPT)
@@ -341,7 +378,7 @@ impl Pattern {
 }
 
 /// Whether a text fits a pattern, in which `*` stands for any run of characters.
-fn fits(pattern: &str, text: &str) -> bool {
+pub(crate) fn fits(pattern: &str, text: &str) -> bool {
     // The library has another character for a single one; names have no NUL.
     WildMatchPattern::<'*', '\0'>::new(pattern).matches(text)
 }
@@ -382,21 +419,27 @@ mod tests {
         let policy = policy(
             r#"{"deny": ["git/push*"], "ask": ["git/*"], "allow": ["*/log", "git/push_tags"]}"#,
         );
-        let decide = |tool| policy.decide("git", tool, Claims::default()).0;
+        let decide = |tool| policy.decide("git", tool, Claims::default(), None).0;
         assert_eq!(decide("push_tags"), Decision::Deny);
         assert_eq!(decide("log"), Decision::Ask);
         let destructive = Claims {
             destructive: true,
             read_only: true,
         };
-        assert_eq!(policy.decide("fs", "log", destructive).0, Decision::Allow);
-        assert_eq!(policy.decide("fs", "rm", destructive).0, Decision::Ask);
         assert_eq!(
-            policy.decide("git", "push/x", Claims::default()).0,
+            policy.decide("fs", "log", destructive, None).0,
+            Decision::Allow
+        );
+        assert_eq!(
+            policy.decide("fs", "rm", destructive, None).0,
+            Decision::Ask
+        );
+        assert_eq!(
+            policy.decide("git", "push/x", Claims::default(), None).0,
             Decision::Deny
         );
         assert_eq!(
-            policy.decide("fs", "rm", Claims::default()).1,
+            policy.decide("fs", "rm", Claims::default(), None).1,
             "default.other: allow"
         );
     }
@@ -425,7 +468,7 @@ mod tests {
         );
         let decide = |address: &str| {
             let name = format!("resource:{address}");
-            policy.decide("s", &name, Claims::default()).0
+            policy.decide("s", &name, Claims::default(), None).0
         };
         for address in [
             "file:///etc/shadow",
@@ -458,7 +501,7 @@ mod tests {
             "http://2130706433/x",
         ] {
             let name = format!("resource:{address}");
-            let (decision, _) = policy.decide("s", &name, Claims::READING);
+            let (decision, _) = policy.decide("s", &name, Claims::READING, None);
             assert_eq!(decision, Decision::Deny, "{address}");
         }
     }

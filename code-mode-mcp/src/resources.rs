@@ -189,9 +189,10 @@ fn of_server(
 }
 
 fn is_denied(broker: &Broker, kind: Kind, server: &str, name: &str) -> bool {
-    let (decision, _) = broker
-        .policy
-        .decide(server, &kind.policy_name(name), Claims::READING);
+    let (decision, _) =
+        broker
+            .policy
+            .decide(server, &kind.policy_name(name), Claims::READING, None);
     decision == Decision::Deny
 }
 

@@ -143,7 +143,7 @@ fn definition(
     identifier: &str,
     policy: &Policy,
 ) -> ToolDefinition {
-    let (decision, _) = policy.decide(upstream.name(), &tool.name, tool.claims);
+    let (decision, _) = policy.decide(upstream.name(), &tool.name, tool.claims, None);
     let schema = |schema: &Option<Value>| schema.as_ref().and_then(|s| Json::from_value(s).ok());
     let description = match decision {
         Decision::Deny => format!("(denied by the policy) {}", tool.description),

@@ -14,8 +14,7 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// a head and a tail of half the budget each; the item or items in between say
 /// how much was left out, and items that have nothing left vanish.
 pub fn truncate(items: &mut Vec<ContentItem>, max_output_tokens: u64) {
-    let budget =
-        usize::try_from(max_output_tokens.saturating_mul(BYTES_PER_TOKEN)).unwrap_or(usize::MAX);
+    let budget = budget_bytes(max_output_tokens);
     let total: usize = items.iter().filter_map(text_of).map(str::len).sum();
     if total <= budget {
         return;
@@ -47,7 +46,13 @@ pub fn truncate(items: &mut Vec<ContentItem>, max_output_tokens: u64) {
     });
 }
 
-fn text_of(item: &ContentItem) -> Option<&str> {
+/// How many bytes of text a budget has room for.
+pub fn budget_bytes(tokens: u64) -> usize {
+    usize::try_from(tokens.saturating_mul(BYTES_PER_TOKEN)).unwrap_or(usize::MAX)
+}
+
+/// The text of an item that is one.
+pub fn text_of(item: &ContentItem) -> Option<&str> {
     match item {
         ContentItem::Text { text, .. } => Some(text),
         _ => None,

@@ -176,7 +176,7 @@ const WEB_HOOKS: &[(&str, Native, i32)] = &[
 
 /// The globals of guided sessions; made when first read too.
 #[allow(dead_code, reason = "the build script has no use for it")]
-pub(crate) const GUIDED_GLOBALS: [&str; 25] = [
+pub(crate) const GUIDED_GLOBALS: [&str; 26] = [
     "console",
     "structuredClone",
     "queueMicrotask",
@@ -200,6 +200,7 @@ pub(crate) const GUIDED_GLOBALS: [&str; 25] = [
     "search_tools",
     "describe_tool",
     "read_resource",
+    "output",
     "tools",
     "ALL_TOOLS",
 ];

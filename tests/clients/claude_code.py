@@ -82,7 +82,7 @@ def main():
     address = serve(Model)
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "mcp.json"
-        config.write_text(json.dumps({"mcpServers": {"code": {"command": PROGRAM, "args": ["mcp", "--config", CONFIG]}}}))
+        config.write_text(json.dumps({"mcpServers": {"code": {"command": PROGRAM, "args": ["mcp", "--linger", "0ms", "--config", CONFIG]}}}))
         environment = {
             **os.environ, "HOME": folder, "ANTHROPIC_API_KEY": "none",
             "ANTHROPIC_BASE_URL": address,

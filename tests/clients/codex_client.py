@@ -83,7 +83,7 @@ def main():
         (Path(folder) / "config.toml").write_text(f"""{codex_config(address)}
 [mcp_servers.code]
 command = {json.dumps(PROGRAM)}
-args = ["mcp", "--config", {json.dumps(CONFIG)}]
+args = ["mcp", "--linger", "0ms", "--config", {json.dumps(CONFIG)}]
 env_vars = ["SCENARIO_MARK"]
 default_tools_approval_mode = "approve"
 """)

@@ -83,7 +83,7 @@ def main():
         settings = Path(folder) / ".gemini" / "settings.json"
         settings.parent.mkdir()
         settings.write_text(json.dumps({
-            "mcpServers": {"code": {"command": PROGRAM, "args": ["mcp", "--config", CONFIG], "trust": True}},
+            "mcpServers": {"code": {"command": PROGRAM, "args": ["mcp", "--linger", "0ms", "--config", CONFIG], "trust": True}},
             "security": {"auth": {"selectedType": "gemini-api-key"}}, "privacy": {"usageStatisticsEnabled": False}}))
         environment = {
             **os.environ, "HOME": folder, "GEMINI_API_KEY": "none", "GOOGLE_GEMINI_BASE_URL": address,

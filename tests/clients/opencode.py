@@ -19,7 +19,7 @@ def main():
     chat = Chat("code_", lambda content: [("text", content)])
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "opencode.json").write_text(json.dumps({
-            "mcp": {"code": {"type": "local", "command": [PROGRAM, "mcp", "--config", CONFIG]}},
+            "mcp": {"code": {"type": "local", "command": [PROGRAM, "mcp", "--linger", "0ms", "--config", CONFIG]}},
             "provider": {"local": {
                 "npm": "@ai-sdk/openai-compatible", "options": {"baseURL": f"{chat.serve()}/v1", "apiKey": "none"},
                 "models": {"scripted": {

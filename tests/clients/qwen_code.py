@@ -28,7 +28,7 @@ def main():
         settings = Path(folder) / ".qwen" / "settings.json"
         settings.parent.mkdir()
         settings.write_text(json.dumps({
-            "mcpServers": {"code": {"command": PROGRAM, "args": ["mcp", "--config", CONFIG], "trust": True,
+            "mcpServers": {"code": {"command": PROGRAM, "args": ["mcp", "--linger", "0ms", "--config", CONFIG], "trust": True,
                                     "alwaysLoadTools": True}},
             "security": {"auth": {"selectedType": "openai"}}, "privacy": {"usageStatisticsEnabled": False}}))
         environment = {

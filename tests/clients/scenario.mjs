@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 
 const [program, config] = process.argv.slice(2);
-export const server = { command: program, args: ["mcp", "--config", config] };
+export const server = { command: program, args: ["mcp", "--linger", "0ms", "--config", config] };
 const text = readFileSync(new URL("./scenario.json", process.env.CLIENTS), "utf8");
 const CODE = JSON.parse(text.replaceAll("SLOW", process.env.SLOW_SECONDS));
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 PROGRAM, CONFIG = sys.argv[1:3]
-ARGUMENTS = ["mcp", "--config", CONFIG]
+ARGUMENTS = ["mcp", "--linger", "0ms", "--config", CONFIG]
 CODE = json.loads((Path(__file__).parent / "scenario.json").read_text().replace("SLOW", os.environ["SLOW_SECONDS"]))
 
 

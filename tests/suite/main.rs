@@ -27,6 +27,8 @@ mod mcp;
 mod mcp_client;
 mod mcp_ends;
 mod mcp_http;
+mod mcp_output;
+mod mcp_shared;
 mod mcp_starts;
 mod model_cells;
 mod observers;

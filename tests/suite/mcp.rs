@@ -696,9 +696,12 @@ fn a_rule_that_forbids_nothing_is_named_at_the_start() {
         use tokio::io::AsyncBufReadExt;
 
         let policy = file_of(&json!({"deny": ["madd/*", "mad/echo", "mad/resource:*"]}));
+        let folder = tempfile::tempdir().expect("a folder");
         let server = format!("mad={}", mad("plain"));
         let mut program = tokio::process::Command::new(crate::support::program())
-            .args(["mcp", "--server", &server, "--policy", path(&policy)])
+            .args(["mcp", "--linger", "0ms", "--server", &server])
+            .args(["--policy", path(&policy)])
+            .env("XDG_RUNTIME_DIR", folder.path())
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::piped())
@@ -726,5 +729,56 @@ fn both_tools_are_loaded_where_a_client_defers_tools() {
             assert_eq!(tool["_meta"]["anthropic/alwaysLoad"], true, "{tool}");
         }
         client.leave().await;
+    });
+}
+
+#[test]
+fn a_rule_decides_by_the_input_of_a_call_and_policy_test_says_so() {
+    run(async {
+        let rules = json!({
+            "deny": [{"tool": "mad/echo", "where": {"/branch": {"equals": "main"}}}],
+            "ask": [{"tool": "mad/echo", "where": {"/amount": {"over": 100}}}],
+        });
+        let policy = file_of(&rules);
+        let options = ["--policy", path(&policy)];
+        let mut client = Client::before("plain", &options, json!({})).await;
+        let denied = client.exec("await tools.mad__echo({branch: 'Main'})").await;
+        assert!(denied[0].contains("/branch equals"), "{denied:?}");
+        let asked = client.exec("await tools.mad__echo({amount: 101})").await;
+        assert!(asked[0].contains("needs a person's approval"), "{asked:?}");
+        let ran = client
+            .exec("await tools.mad__echo({branch: 'x', amount: 100}); text('ran')")
+            .await;
+        assert_eq!(ran[0], "ran");
+        client.leave().await;
+        let server = format!("mad={}", mad("plain"));
+        let test = |call: &str, input: &str| {
+            let output = Command::new(program())
+                .args(["mcp", "policy", "--server", &server])
+                .args(["--policy", path(&policy), "test", call, input])
+                .output()
+                .expect("it runs");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            (output.status.code(), said)
+        };
+        let (status, said) = test("mad/echo", r#"{"branch": "main"}"#);
+        assert_eq!(status, Some(1));
+        assert!(
+            said.starts_with("deny: deny \"mad/echo\" where /branch equals"),
+            "{said}"
+        );
+        assert!(
+            test("mad/echo", r#"{"amount": 1000}"#)
+                .1
+                .starts_with("ask: ")
+        );
+        let (status, said) = test("mad/echo", "{}");
+        assert_eq!(
+            (status, said.starts_with("allow: default.other")),
+            (Some(0), true)
+        );
+        assert_eq!(test("mad/none", "{}").0, Some(2));
+        assert_eq!(test("nobody/echo", "{}").0, Some(2));
+        assert_eq!(test("mad/echo", "[").0, Some(2));
     });
 }

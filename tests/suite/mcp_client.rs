@@ -53,13 +53,27 @@ impl Client {
         client
     }
 
-    /// Starts the program, which keeps what it keeps in this folder.
+    /// Starts the program, which keeps what it keeps in this folder, and whose gateway ends with it.
     pub fn start_with_caches(arguments: &[&str], caches: &std::path::Path) -> Self {
+        let mut all = vec!["--linger", "0ms"];
+        all.extend(arguments);
+        Self::start_in(&all, caches)
+    }
+
+    /// Starts the program, whose gateways have their place and their caches in this folder.
+    pub fn start_in(arguments: &[&str], folder: &std::path::Path) -> Self {
+        Self::start_at(arguments, folder, std::path::Path::new("."))
+    }
+
+    /// As [`Client::start_in`], with another working folder.
+    pub fn start_at(arguments: &[&str], folder: &std::path::Path, at: &std::path::Path) -> Self {
         let mut command = Command::new(program());
         command
+            .current_dir(at)
             .arg("mcp")
             .args(arguments)
-            .env("XDG_CACHE_HOME", caches)
+            .env("XDG_CACHE_HOME", folder)
+            .env("XDG_RUNTIME_DIR", folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -202,6 +216,16 @@ impl Client {
     pub async fn leave(mut self) -> Option<i32> {
         self.input = None;
         self.child.wait().await.expect("it ends").code()
+    }
+
+    /// Leaves; returns the messages that come after that.
+    pub async fn said_when_it_leaves(mut self) -> Vec<String> {
+        self.input = None;
+        let mut said = Vec::new();
+        while let Some(line) = self.lines.next_line().await.expect("read") {
+            said.push(line);
+        }
+        said
     }
 
     pub fn pid(&self) -> u32 {

@@ -8,7 +8,7 @@ use crate::mcp_client::{Client, mad, texts};
 use crate::support::run;
 
 /// A server that starts when the gate is open.
-fn behind(gate: &Path) -> String {
+pub fn behind(gate: &Path) -> String {
     format!(
         "mad=sh -c 'while [ ! -e {} ]; do sleep 0.05; done; exec {}'",
         gate.display(),
@@ -34,7 +34,9 @@ fn the_tools_of_the_last_start_are_listed_before_a_server_has_started() {
         let caches = tempfile::tempdir().expect("a folder");
         let gate = caches.path().join("gate");
         let server = behind(&gate);
-        let start = || Client::start_with_caches(&["--server", &server], caches.path());
+        // A shared gateway may outlive its first client long enough to serve the second.
+        let arguments = ["--private", "--server", &server];
+        let start = || Client::start_with_caches(&arguments, caches.path());
         std::fs::write(&gate, "").expect("written");
         let mut client = start();
         client.initialize(json!({})).await;
@@ -177,6 +179,26 @@ fn a_client_that_shows_no_progress_gets_an_answer_before_its_patience_ends() {
         let forever = json!({"code": "await new Promise((f) => setTimeout(f, 1e9))", "yield_time_ms": 600_000});
         let said = texts(&client.call("exec", forever.clone()).await);
         assert!(said[0].starts_with("status: running"), "{said:?}");
+        client.leave().await;
+    });
+}
+
+#[test]
+fn wait_without_a_cell_answers_for_the_program_that_ends_first() {
+    run(async {
+        let mut client = Client::before("plain", &[], json!({})).await;
+        let none = texts(&client.call("wait", json!({})).await);
+        assert!(none[0].contains("no program"), "{none:?}");
+        let begin = |code: &str| json!({"code": code, "yield_time_ms": 0});
+        let slow = "await new Promise((f) => setTimeout(f, 1e9))";
+        let soon = "await new Promise((f) => setTimeout(f, 50)); text('the second')";
+        client.call("exec", begin(slow)).await;
+        client.call("exec", begin(soon)).await;
+        let first = texts(&client.call("wait", json!({})).await);
+        assert_eq!(first[0], "the second", "{first:?}");
+        // One is left: it is observed at once.
+        let only = texts(&client.call("wait", json!({"yield_time_ms": 0})).await);
+        assert!(only[0].starts_with("status: running"), "{only:?}");
         client.leave().await;
     });
 }

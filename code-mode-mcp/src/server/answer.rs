@@ -13,7 +13,7 @@ impl Observed<'_> {
     /// The answer about a cell that was admitted.
     pub(super) fn answer(&self, response: Result<CellResponse, SessionError>) -> CallToolResponse {
         self.session.save();
-        let response = match response {
+        let mut response = match response {
             Ok(response) => response,
             Err(error) => return failure(error.to_string()),
         };
@@ -22,14 +22,14 @@ impl Observed<'_> {
         {
             return given_before(&words);
         }
+        let items = response.content_items_mut();
+        let left_out = self.cell.keep_output(items, self.max_output_tokens);
+        self.session.known.bound_outputs();
         let mut blocks: Vec<ContentBlock> = response.content_items().iter().map(block).collect();
         let mut failed = false;
         let mut status = match &response {
             CellResponse::Yielded { .. } | CellResponse::Pending { .. } => {
-                let mut text = match self.client.has_own_session() {
-                    true => running(&self.cell_id.to_string()),
-                    false => running(self.cell.key.as_str()),
-                };
+                let mut text = running(&self.client.name_of(self.cell));
                 for waiting in self.cell.waits_for() {
                     text.push_str(&format!(
                         "\nwaits for {waiting}; {}",
@@ -63,6 +63,13 @@ impl Observed<'_> {
         if let Some(calls) = self.cell.calls_in_words() {
             status.push('\n');
             status.push_str(&calls);
+        }
+        if let Some(left_out) = left_out {
+            let name = self.client.name_of(self.cell);
+            status.push_str(&format!(
+                "\n{} bytes of the output are left out: output({name:?}) in a program is all of it, and wait {{\"cell_id\": {name:?}, \"from\": {}}} shows it from there",
+                left_out.bytes, left_out.from
+            ));
         }
         if response.is_final() {
             self.cell.set_last_words(status.clone());
@@ -112,8 +119,36 @@ fn running(cell: &str) -> String {
 /// The answer to a request that comes too late.
 fn given_before(last_words: &str) -> CallToolResponse {
     success(format!(
-        "{last_words}\n(all of its output was given before)"
+        "{last_words}\n(all of its output was given before; wait with from: 0 shows it again)"
     ))
+}
+
+/// The answer to a client that wants the output of a cell from some byte on.
+pub(super) fn output_from(
+    client: &Client<'_>,
+    cell: &Cell,
+    from: u64,
+    tokens: u64,
+) -> CallToolResponse {
+    let name = client.name_of(cell);
+    let from = usize::try_from(from).unwrap_or(usize::MAX);
+    let Some(part) = cell.output_from(from, tokens) else {
+        return failure(format!(
+            "wait: the output of the cell {name} is not kept any more: later programs put out more than the 8 MiB that are kept of a session"
+        ));
+    };
+    let mut status = format!(
+        "output of cell {name}: bytes {} to {} of {}",
+        part.from, part.to, part.whole
+    );
+    if part.to < part.whole {
+        status.push_str(&format!(
+            "\nwait {{\"cell_id\": {name:?}, \"from\": {}}} shows more",
+            part.to
+        ));
+    }
+    let blocks = vec![ContentBlock::text(status), ContentBlock::text(part.text)];
+    CallToolResult::success(blocks).into()
 }
 
 fn success(status: String) -> CallToolResponse {

@@ -9,7 +9,6 @@ use crate::caller::Approval;
 
 /// The budget of an answer, where the model names none: clients cut at about as much.
 const OUTPUT_TOKENS: u64 = 10_000;
-const YIELD: Duration = Duration::from_secs(10);
 
 /// Reads the arguments of a request; an error names the argument.
 struct Arguments<'a>(&'a Map<String, Value>);
@@ -56,7 +55,8 @@ impl Arguments<'_> {
 /// How a cell is observed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct How {
-    pub(crate) yield_time: Duration,
+    /// The longest time until an answer, where the model names one.
+    pub(crate) yield_time: Option<Duration>,
     pub(crate) max_output_tokens: u64,
     pub(crate) terminate: bool,
 }
@@ -83,7 +83,7 @@ impl Exec {
         Ok(Self {
             code: code.to_owned(),
             how: How {
-                yield_time: asked.yield_time.or(yield_time).unwrap_or(YIELD),
+                yield_time: asked.yield_time.or(yield_time),
                 max_output_tokens: asked
                     .max_output_tokens
                     .or(arguments.number("max_output_tokens")?)
@@ -98,8 +98,11 @@ impl Exec {
 /// The arguments of `wait`.
 #[derive(Debug)]
 pub(crate) struct Wait {
-    pub(crate) cell: String,
+    /// `None` means whichever of the session's has news first.
+    pub(crate) cell: Option<String>,
     pub(crate) decision: Option<Approval>,
+    /// The byte of the cell's output to show it from, instead of waiting.
+    pub(crate) from: Option<u64>,
     pub(crate) how: How,
 }
 
@@ -112,10 +115,16 @@ impl Wait {
             "max_output_tokens",
             "terminate",
             "decision",
+            "from",
         ])?;
-        let cell = arguments
-            .text("cell_id")?
-            .ok_or("cell_id is missing: the one that exec gave")?;
+        let cell = arguments.text("cell_id")?;
+        let from = arguments.number("from")?;
+        if from.is_some() {
+            arguments
+                .known(&["cell_id", "from", "max_output_tokens"])
+                .map_err(|_| "from goes with cell_id and max_output_tokens only")?;
+            cell.ok_or("from needs cell_id: the cell whose output to show")?;
+        }
         let decision = match arguments.text("decision")? {
             None => None,
             Some("allow" | "once") => Some(Approval::Once),
@@ -124,12 +133,13 @@ impl Wait {
             Some(_) => return Err("decision is allow, session or deny".to_owned()),
         };
         Ok(Self {
-            cell: cell.to_owned(),
+            cell: cell.map(str::to_owned),
             decision,
+            from,
             how: How {
                 yield_time: arguments
                     .number("yield_time_ms")?
-                    .map_or(YIELD, Duration::from_millis),
+                    .map(Duration::from_millis),
                 max_output_tokens: arguments
                     .number("max_output_tokens")?
                     .unwrap_or(OUTPUT_TOKENS),
@@ -146,7 +156,7 @@ impl How {
         let arguments = Arguments(arguments);
         let number = |name| arguments.number(name).ok().flatten();
         Self {
-            yield_time: number("yield_time_ms").map_or(YIELD, Duration::from_millis),
+            yield_time: number("yield_time_ms").map(Duration::from_millis),
             max_output_tokens: number("max_output_tokens").unwrap_or(OUTPUT_TOKENS),
             terminate: false,
         }
@@ -170,9 +180,12 @@ mod tests {
         assert!(exec(json!({})).is_err_and(|e| e.contains("code is missing")));
         assert!(exec(json!({"code": 1})).is_err_and(|e| e == "code must be a string"));
         assert!(exec(json!({"cod": ""})).is_err_and(|e| e.contains("\"cod\"")));
-        assert!(wait(json!({})).is_err_and(|e| e.contains("cell_id is missing")));
+        assert!(wait(json!({"cell_id": 1})).is_err_and(|e| e == "cell_id must be a string"));
         let odd = json!({"cell_id": "1", "decision": "maybe"});
         assert!(wait(odd).is_err_and(|e| e.contains("allow, session or deny")));
+        let odd = json!({"cell_id": "1", "from": 5, "terminate": true});
+        assert!(wait(odd).is_err_and(|e| e.starts_with("from goes with")));
+        assert!(wait(json!({"from": 5})).is_err_and(|e| e.contains("needs cell_id")));
         let odd = json!({"cell_id": "1", "terminate": "yes"});
         assert!(wait(odd).is_err_and(|e| e.contains("true or false")));
     }
@@ -181,6 +194,7 @@ mod tests {
     fn a_programs_own_line_wins_over_the_arguments() {
         let code = "// @exec: {\"yield_time_ms\": 5}\ntext(1)";
         let exec = Exec::read(&object(json!({"code": code, "yield_time_ms": 70.0})));
-        assert_eq!(exec.expect("read").how.yield_time, Duration::from_millis(5));
+        let asked = exec.expect("read").how.yield_time;
+        assert_eq!(asked, Some(Duration::from_millis(5)));
     }
 }

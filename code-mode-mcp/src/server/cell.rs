@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use code_mode_host::CellId;
+use code_mode_host::{CellId, ContentItem};
 use code_mode_protocol::text::line;
 use rmcp::model::{ElicitRequestParams, ElicitResult, ElicitationAction};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
+use super::kept::{Kept, LeftOut, Part};
 use crate::audit::{self, AuditRecord};
 use crate::caller::{Approval, ApprovalRequest, Elicitation};
 
@@ -66,6 +67,8 @@ struct State {
     questions: Vec<Question>,
     next_question: u64,
     news: VecDeque<String>,
+    /// Its program has ended, and its end was not reported yet.
+    is_over: bool,
     has_ended: bool,
     /// The client answers questions without asking anybody.
     is_nobody_there: bool,
@@ -73,6 +76,8 @@ struct State {
     last_words: Option<String>,
     /// The program, until it begins.
     program: Option<Held>,
+    /// The text that it has put out.
+    output: Kept,
 }
 
 /// A program that has not begun, and its place among those of all clients.
@@ -140,6 +145,13 @@ impl Cell {
     pub(crate) async fn has_begun(&self) {
         let mut changes = self.changes();
         let is_it = |_: &u64| self.id().is_some() || self.has_ended();
+        let _ = changes.wait_for(is_it).await;
+    }
+
+    /// Waits until the cell has ended, or asks for something.
+    pub(crate) async fn has_news(&self) {
+        let mut changes = self.changes();
+        let is_it = |_: &u64| self.state().is_over || self.has_ended() || self.is_waiting();
         let _ = changes.wait_for(is_it).await;
     }
 
@@ -244,6 +256,11 @@ impl Cell {
 
     // Its end.
 
+    /// Its program has ended.
+    pub(crate) fn set_over(&self) {
+        self.change(|state| state.is_over = true);
+    }
+
     pub(crate) fn end(&self) {
         self.change(|state| {
             state.has_ended = true;
@@ -269,6 +286,33 @@ impl Cell {
 
     pub(crate) fn last_words(&self) -> Option<String> {
         self.state().last_words.clone()
+    }
+
+    // Its output.
+
+    /// Keeps the text of these items, and fits the items into a budget.
+    pub(crate) fn keep_output(&self, items: &mut Vec<ContentItem>, tokens: u64) -> Option<LeftOut> {
+        self.state().output.keep(items, tokens)
+    }
+
+    /// All text that it has put out; `None` where that was forgotten.
+    pub(crate) fn output(&self) -> Option<String> {
+        self.state().output.text()
+    }
+
+    /// A part of that text.
+    pub(crate) fn output_from(&self, from: usize, tokens: u64) -> Option<Part> {
+        self.state().output.part(from, tokens)
+    }
+
+    /// How many bytes of text are kept of it.
+    pub(crate) fn output_bytes(&self) -> usize {
+        self.state().output.bytes()
+    }
+
+    /// Drops the text that is kept of it.
+    pub(crate) fn forget_output(&self) {
+        self.state().output.forget();
     }
 
     // Questions.

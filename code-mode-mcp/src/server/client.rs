@@ -11,7 +11,20 @@ use rmcp::service::RequestContext;
 use super::Shared;
 use super::cell::{CanAsk, Cell, CellKey};
 use super::changes::Shown;
+use super::progress::Progress;
 use super::session::{KnownCells, Session};
+
+/// The longest time until an answer where the model asks for none: the clients that are known give a
+/// request a minute or more.
+const LONG: Duration = Duration::from_secs(50);
+/// As good as no limit, for a client that progress keeps waiting.
+const ENDLESS: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Clients that ask for progress, because their library does so with every request, and stop waiting all
+/// the same.
+const DEAF_TO_PROGRESS: [&str; 3] = ["codex-mcp-client", "goose", "rmcp"];
+/// The same for a client that has the name of its library: one of them, openai-agents, gives a request
+/// five seconds.
+const SHORT: Duration = Duration::from_secs(4);
 
 /// One connection of the era of sessions, or one request of the stateless one.
 pub(crate) struct Connection {
@@ -37,6 +50,7 @@ pub(crate) struct Client<'a> {
     pub(crate) can_ask: CanAsk,
     /// Whether the client wants notifications of cells as messages of a log.
     pub(crate) wants_log: bool,
+    pub(super) progress: Progress,
 }
 
 impl Connection {
@@ -85,6 +99,7 @@ impl Connection {
                 pages: elicitation.is_some_and(|e| e.url.is_some()),
             },
             wants_log: level.is_some_and(|level| severity(level) <= severity(LoggingLevel::Info)),
+            progress: Progress::default(),
         }
     }
 }
@@ -103,6 +118,14 @@ impl Client<'_> {
         }
     }
 
+    /// What the client calls a cell.
+    pub(super) fn name_of(&self, cell: &Cell) -> String {
+        match cell.id() {
+            Some(id) if self.has_own_session() => id.to_string(),
+            _ => cell.key.as_str().to_owned(),
+        }
+    }
+
     /// The cell of a key in the connection's own session, where that was opened.
     pub(crate) async fn own_cell(&self, key: &CellKey) -> Option<(Arc<Session>, Arc<Cell>)> {
         let own = self.connection.own.lock().await.clone()?;
@@ -110,13 +133,33 @@ impl Client<'_> {
         Some((own, cell))
     }
 
-    /// How long an answer to a request that came at `began` may still take: a client that shows no
-    /// progress may have little patience, and does not say when that ends.
-    pub(crate) fn patience(&self, began: Instant, asked: Duration) -> Duration {
-        match self.context.meta.get_progress_token() {
-            Some(_) => asked,
-            None => asked.min(self.server.patience.saturating_sub(began.elapsed())),
+    /// How long an answer to a request that came at `began` may still take. The model may ask for
+    /// another time; a client that shows no progress may have little patience, and does not say when
+    /// that ends.
+    pub(crate) fn patience(&self, began: Instant, asked: Option<Duration>) -> Duration {
+        let name = self.name();
+        let wants_progress = self.context.meta.get_progress_token().is_some();
+        let is_deaf = DEAF_TO_PROGRESS
+            .iter()
+            .any(|deaf| name.as_deref() == Some(*deaf));
+        if wants_progress && !is_deaf {
+            return asked.unwrap_or(ENDLESS).saturating_sub(began.elapsed());
         }
+        let default = match name.as_deref() {
+            // The protocol's library for Python gives this one.
+            None | Some("mcp") => SHORT,
+            Some(_) => LONG,
+        };
+        let patience = self.server.patience.unwrap_or(default);
+        let limit = asked.unwrap_or(patience).min(patience);
+        limit.saturating_sub(began.elapsed())
+    }
+
+    /// The name that the client has given.
+    fn name(&self) -> Option<String> {
+        let of_session = || Some(self.context.peer.peer_info()?.client_info.clone());
+        let client = self.context.meta.client_info().or_else(of_session);
+        client.map(|client| client.name)
     }
 
     /// The client's span, where the request names it.

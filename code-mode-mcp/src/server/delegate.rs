@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use code_mode_host::{
-    CellId, CellNotification, CellStarted, CodeModeSessionDelegate, Json, NestedToolCall, ToolError,
+    CellEnded, CellId, CellNotification, CellStarted, CodeModeSessionDelegate, Json,
+    NestedToolCall, ToolError,
 };
 use rmcp::model::{ElicitResult, ElicitationAction};
 use tokio::sync::Notify;
@@ -64,6 +65,12 @@ impl CodeModeSessionDelegate for SessionDelegate {
     fn cell_started(&self, cell: &CellStarted) {
         let key = CellKey::from(cell.tool_call_id.as_str());
         self.known.admitted(&key, cell.cell_id.clone());
+    }
+
+    fn cell_ended(&self, ended: &CellEnded) {
+        if let Some(cell) = self.known.by_id(&ended.cell_id) {
+            cell.set_over();
+        }
     }
 
     async fn cell_closed(&self, cell_id: CellId) {

@@ -1,11 +1,11 @@
 //! `exec`: a program becomes a cell.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use code_mode_host::ExecuteRequest;
+use code_mode_host::{ExecuteRequest, Json};
 use rmcp::model::CallToolRequestParams;
-use serde_json::Map;
+use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::not_begun;
@@ -18,9 +18,6 @@ use super::{Response, cancelled, failure};
 
 /// Programs of one session that run at the same time.
 const MAX_CELLS: usize = 64;
-/// How long a request waits for servers that start, and that its program names: a client that
-/// shows progress must hear something in the meantime.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Runs a program.
 pub(crate) async fn exec(client: &Client<'_>, request: &CallToolRequestParams) -> Response {
@@ -69,10 +66,11 @@ pub(super) async fn begin(
     let began = Instant::now();
     if let Some(program) = cell.program() {
         // The program needs some of the time as well.
-        let limit = client.patience(began, how.yield_time.min(LONGEST_WAIT)) * 3 / 4;
+        let limit = client.patience(began, how.yield_time) * 3 / 4;
         let missing = tokio::select! {
             () = client.context.ct.cancelled() => return cancelled(),
             missing = broker.ready_for(&program, limit) => missing,
+            () = client.stay_alive(cell) => Vec::new(),
         };
         if !missing.is_empty() {
             return Ok(not_begun(client, session, cell, &missing));
@@ -83,12 +81,10 @@ pub(super) async fn begin(
         return Ok(not_begun(client, session, cell, &[]));
     };
     let yield_now = CancellationToken::new();
-    let left = how.yield_time.saturating_sub(began.elapsed());
     let execute = ExecuteRequest::new(cell.key.as_str(), &*program)
         .tools(broker.tools().definitions.clone())
-        .constants(broker.constants())
-        .yield_time(client.patience(began, left))
-        .max_output_tokens(how.max_output_tokens)
+        .constants(constants(client, session, &program))
+        .yield_time(client.patience(began, how.yield_time))
         .trace_context(client.trace_context())
         .yield_now(yield_now.clone());
     let running = match session.cells.execute(execute).await {
@@ -107,8 +103,28 @@ pub(super) async fn begin(
         cell_id: &cell_id,
         yield_now,
         ends_with_request,
+        max_output_tokens: how.max_output_tokens,
     };
     observed.run(running.into_future()).await
+}
+
+/// The globals of a program: with the outputs of the session's earlier cells where it asks for one.
+fn constants(client: &Client<'_>, session: &Session, program: &str) -> Vec<(String, Json)> {
+    let mut constants = client.server.broker.constants();
+    if program.contains("output(") {
+        let outputs: Map<String, Value> = session
+            .known
+            .outputs(|cell| client.name_of(cell))
+            .into_iter()
+            .map(|(name, text)| (name, Value::from(text)))
+            .collect();
+        let outputs = Json::from_value(&Value::from(outputs));
+        constants.push((
+            "ALL_OUTPUTS".to_owned(),
+            outputs.unwrap_or_else(|_| Json::null()),
+        ));
+    }
+    constants
 }
 
 /// The session that a program runs in: the one it names, the connection's own, or a new one.

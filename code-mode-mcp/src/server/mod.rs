@@ -12,12 +12,16 @@ mod exec;
 mod handler;
 mod http;
 mod http_sessions;
+mod kept;
 mod observe;
+mod progress;
 mod seal;
 mod session;
 mod sessions;
-mod stdio;
+#[cfg(unix)]
+mod socket;
 mod store;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -29,16 +33,13 @@ use code_mode_host::Provider;
 use code_mode_system::{Listener, TokenFile};
 use rmcp::ErrorData;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
-use rmcp::service::serve_server;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
 
 pub use http::MAX_CONNECTIONS as MAX_HTTP_CONNECTIONS;
 pub use store::Store;
 
 use crate::broker::Broker;
 use crate::policy::Pattern;
-use handler::Handler;
 use seal::Seal;
 use sessions::Sessions;
 
@@ -59,7 +60,7 @@ struct Shared {
     broker: Arc<Broker>,
     sessions: Arc<Sessions>,
     direct: Vec<Pattern>,
-    patience: Duration,
+    patience: Option<Duration>,
     seal: Seal,
     /// Room for programs that have not begun, in KiB.
     not_begun: Arc<Semaphore>,
@@ -77,7 +78,7 @@ impl Shared {
 }
 
 /// How a gateway serves its clients.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct GatewayOptions {
     /// Tools that are offered beside `exec`. Default none.
@@ -85,18 +86,8 @@ pub struct GatewayOptions {
     /// Keeps stored values from one session to the next. Default nowhere.
     pub store: Option<Store>,
     /// The longest time until an answer to a client that shows no progress: then the program is
-    /// left running. Default 4 s.
-    pub patience: Duration,
-}
-
-impl Default for GatewayOptions {
-    fn default() -> Self {
-        Self {
-            direct: Vec::new(),
-            store: None,
-            patience: Duration::from_secs(4),
-        }
-    }
+    /// left running. Default 50 s, and 4 s for a client that has the name of its library.
+    pub patience: Option<Duration>,
 }
 
 /// A gateway: clients in front, a [`Broker`] with its servers behind, and a session of cells
@@ -126,40 +117,15 @@ impl Gateway {
     /// Serves the client at standard input and output until it leaves, or
     /// [`shut_down`](Self::shut_down) is called.
     pub async fn serve_stdio(&self) {
-        let shutdown = &self.0.broker.shutdown;
-        let input_ended = CancellationToken::new();
-        let silence = stdio::Silence::default();
-        let transport = stdio::transport(input_ended.clone(), silence.clone());
-        let serving = serve_server(Handler::alone(self.0.clone()), transport);
-        let running = tokio::select! {
-            serving = serving => match serving {
-                Ok(running) => running,
-                // The client left before its first request.
-                Err(error) => {
-                    tracing::debug!(%error, "no client");
-                    return;
-                }
-            },
-            () = shutdown.cancelled() => return,
-        };
-        let cancel = running.cancellation_token();
-        let waiting = running.waiting();
-        tokio::pin!(waiting);
-        tokio::select! {
-            _ = &mut waiting => {}
-            () = shutdown.cancelled() => {
-                cancel.cancel();
-                let _ = tokio::time::timeout(Duration::from_secs(1), waiting).await;
-            }
-            () = input_ended.cancelled() => {
-                /// A request that was piped in may be answered until then.
-                const LAST_ANSWERS: Duration = Duration::from_millis(250);
-                if tokio::time::timeout(LAST_ANSWERS, waiting).await.is_err() {
-                    silence.begin();
-                }
-                cancel.cancel();
-            }
-        }
+        let stdin = tokio::io::BufReader::new(tokio::io::stdin());
+        stream::serve(self.0.clone(), stdin, tokio::io::stdout(), |_| {}).await;
+    }
+
+    /// Serves the clients of shims that connect to a socket of this user, until nobody has been
+    /// connected for `linger`, or [`shut_down`](Self::shut_down) is called.
+    #[cfg(unix)]
+    pub async fn serve_socket(&self, listener: Listener, linger: Duration) {
+        socket::serve(&self.0, listener, linger).await;
     }
 
     /// Serves streamable HTTP at `/mcp` until [`shut_down`](Self::shut_down) is called.

@@ -13,7 +13,7 @@ use rmcp::ErrorData;
 use rmcp::model::{
     CallToolRequestParams, ElicitRequest, ElicitRequestParams, ElicitResult, InputRequest,
     InputRequiredResult, LoggingLevel, LoggingMessageNotification, LoggingMessageNotificationParam,
-    ProgressNotificationParam, ServerNotification,
+    ServerNotification,
 };
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
@@ -23,13 +23,12 @@ use super::arguments::How;
 use super::cell::{Cell, CellKey};
 use super::client::Client;
 use super::exec::begin;
+use super::progress::KEEP_ALIVE;
 use super::seal::{Asked, request_digest};
 use super::session::Session;
 use super::{Response, cancelled, failure};
 use crate::elicitation::nobody;
 
-/// A client that shows progress gets a message at least so often.
-const KEEP_ALIVE: Duration = Duration::from_secs(25);
 /// Questions that come within this time are put together.
 const TOGETHER: Duration = Duration::from_millis(20);
 
@@ -65,6 +64,7 @@ pub(crate) async fn observe(
         cell_id,
         yield_now: yield_now.clone(),
         ends_with_request: false,
+        max_output_tokens: how.max_output_tokens,
     };
     let yield_time = client.patience(Instant::now(), how.yield_time);
     let cells = session.cells.clone();
@@ -74,7 +74,6 @@ pub(crate) async fn observe(
         false => Box::pin(async move {
             let wait = WaitRequest::new(id)
                 .yield_time(yield_time)
-                .max_output_tokens(how.max_output_tokens)
                 .yield_now(yield_now);
             cells.wait(wait).await
         }),
@@ -127,6 +126,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) yield_now: CancellationToken,
     /// A cancelled request ends the cell, not only the observation.
     pub(crate) ends_with_request: bool,
+    /// The budget of the answer.
+    pub(crate) max_output_tokens: u64,
 }
 
 /// A question on its way to the person and back.
@@ -142,7 +143,6 @@ impl Observed<'_> {
         let mut changes = self.cell.changes();
         changes.mark_changed();
         let mut asking: FuturesUnordered<Asking> = FuturesUnordered::new();
-        let mut progress = Progress::default();
         if !self.client.stateless {
             // A question of an earlier request has lost its answer.
             self.cell.ask_again();
@@ -153,21 +153,23 @@ impl Observed<'_> {
                 biased;
                 () = self.client.context.ct.cancelled() => return self.cancelled().await,
                 _ = changes.changed() => {
-                    self.send_news(&mut progress).await;
-                    progress.send(self, None, false).await;
+                    self.send_news().await;
+                    self.client.show_progress(self.cell, None, false).await;
                     if let Some(answer) = self.ask(&mut asking).await {
                         return answer;
                     }
                 }
                 response = &mut response => {
-                    self.send_news(&mut progress).await;
+                    self.send_news().await;
                     drop(asking);
                     return Ok(self.answer(response));
                 }
                 Some((key, answer)) = asking.next() => {
                     self.cell.answer(&key, answer);
                 }
-                () = tokio::time::sleep(KEEP_ALIVE) => progress.send(self, None, true).await,
+                () = tokio::time::sleep(KEEP_ALIVE) => {
+                    self.client.show_progress(self.cell, None, true).await;
+                }
             }
         }
     }
@@ -224,7 +226,7 @@ impl Observed<'_> {
     }
 
     /// Passes on what the cell said.
-    async fn send_news(&self, progress: &mut Progress) {
+    async fn send_news(&self) {
         for text in self.cell.take_news() {
             let peer = &self.client.context.peer;
             if self.client.wants_log {
@@ -239,39 +241,9 @@ impl Observed<'_> {
                 let _ = peer.send_notification(message).await;
             }
             if !self.client.wants_log || !self.client.stateless {
-                progress.send(self, Some(text), true).await;
+                self.client.show_progress(self.cell, Some(text), true).await;
             }
         }
-    }
-}
-
-/// Progress grows with every message.
-#[derive(Default)]
-struct Progress {
-    last: f64,
-    words: String,
-}
-
-impl Progress {
-    async fn send(&mut self, observed: &Observed<'_>, text: Option<String>, always: bool) {
-        let Some(token) = observed.client.context.meta.get_progress_token() else {
-            return;
-        };
-        let (progress, words) = observed.cell.progress();
-        if words == self.words && !always {
-            return;
-        }
-        let progress = progress as f64;
-        // Without calls, progress grows by a little each time.
-        self.last = if progress > self.last {
-            progress
-        } else {
-            self.last + 0.001
-        };
-        self.words.clone_from(&words);
-        let mut params = ProgressNotificationParam::new(token, self.last);
-        params.message = Some(text.unwrap_or(words));
-        let _ = observed.client.context.peer.notify_progress(params).await;
     }
 }
 

@@ -8,6 +8,7 @@ use code_mode_host::{CellId, Json};
 use sha2::{Digest, Sha256};
 
 use super::cell::{Cell, CellKey};
+use super::kept::MAX_KEPT;
 use super::store::Store;
 use crate::caller::Approvals;
 use crate::texts::hex;
@@ -160,6 +161,28 @@ impl KnownCells {
         }
     }
 
+    /// Forgets the outputs of the oldest cells where more is kept than may be.
+    pub(crate) fn bound_outputs(&self) {
+        let state = self.state();
+        let mut bytes: usize = state.order.iter().map(|cell| cell.output_bytes()).sum();
+        for cell in &state.order {
+            if bytes <= MAX_KEPT {
+                return;
+            }
+            bytes -= cell.output_bytes();
+            cell.forget_output();
+        }
+    }
+
+    /// Every output that is kept, by the name that `name` gives to a cell.
+    pub(crate) fn outputs(&self, name: impl Fn(&Cell) -> String) -> Vec<(String, String)> {
+        let state = self.state();
+        let begun = state.order.iter().filter(|cell| cell.id().is_some());
+        begun
+            .filter_map(|cell| Some((name(cell), cell.output()?)))
+            .collect()
+    }
+
     /// How many of its programs have not begun.
     fn not_begun(&self) -> usize {
         let state = self.state();
@@ -174,6 +197,16 @@ impl KnownCells {
             cell.admitted(id.clone());
             state.by_id.insert(id, cell);
         }
+    }
+
+    /// The cells whose end was not reported yet, the oldest first.
+    pub(crate) fn unanswered(&self) -> Vec<Arc<Cell>> {
+        let state = self.state();
+        let cells = state.order.iter();
+        cells
+            .filter(|cell| cell.last_words().is_none())
+            .cloned()
+            .collect()
     }
 
     /// The cell of a key.

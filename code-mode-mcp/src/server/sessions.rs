@@ -51,6 +51,12 @@ impl Sessions {
         sessions
     }
 
+    /// What sessions are made of: for others beside these.
+    #[cfg(unix)]
+    pub(crate) fn sources(&self) -> (Arc<Provider>, Option<Store>) {
+        (self.provider.clone(), self.store.clone())
+    }
+
     fn stateless(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
         self.stateless
             .lock()

@@ -14,7 +14,8 @@ use tokio::io::{
     AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf,
 };
 
-use super::{Gateway, GatewayOptions, Handler};
+use super::handler::Handler;
+use super::{Gateway, GatewayOptions};
 use crate::upstream::scripted::{Script, broker};
 
 /// A worker whose cells are scripts: a source is a JSON array of steps, `["text", TEXT]`,

@@ -103,8 +103,8 @@ impl Status {
 
 /// What a server reports, and where it goes.
 pub(crate) struct UpstreamEvents {
-    /// Rung when the tools or the status of a server have changed.
-    pub(crate) changed: Notify,
+    /// Changes when the tools or the status of a server have changed.
+    pub(crate) changed: Arc<watch::Sender<()>>,
     /// Questions that a server asks outside of a call.
     pub(crate) elicitations: Arc<ElicitationRouter>,
     pub(crate) secrets: Secrets,
@@ -118,6 +118,8 @@ pub(crate) struct State {
     pub(crate) peer: Option<Peer<RoleClient>>,
     pub(crate) tools: Arc<Vec<UpstreamTool>>,
     pub(crate) instructions: Option<String>,
+    /// Its process, where it has one.
+    pub(crate) process: Option<u32>,
     /// Why the server last went away.
     lost: Option<String>,
 }
@@ -138,7 +140,7 @@ pub(crate) struct Upstream {
     late: Mutex<HashSet<&'static str>>,
     /// Calls in a row that timed out.
     timeouts: AtomicU32,
-    events: Arc<UpstreamEvents>,
+    pub(crate) events: Arc<UpstreamEvents>,
 }
 
 impl Upstream {
@@ -156,6 +158,7 @@ impl Upstream {
                 peer: None,
                 tools,
                 instructions: None,
+                process: None,
                 lost: None,
             }),
             start,
@@ -200,7 +203,7 @@ impl Upstream {
 
     fn set(&self, change: impl FnOnce(&mut State)) {
         self.state.send_modify(change);
-        self.events.changed.notify_one();
+        self.events.changed.send_replace(());
     }
 
     /// Whether the server did not list this in time when it was last asked.

@@ -162,6 +162,7 @@ impl Script {
 
     pub(crate) fn server(&self, name: &str) -> ServerConfig {
         ServerConfig {
+            is_shared: true,
             name: name.to_owned(),
             transport: Transport::Memory(self.clone()),
             startup_timeout: STARTUP,

@@ -73,6 +73,7 @@ impl Upstream {
             let down = Down::since(was.as_ref(), why.clone());
             self.set(|state| {
                 state.peer = None;
+                state.process = None;
                 state.lost = Some(why);
                 state.status = Status::Down(down);
             });
@@ -136,8 +137,10 @@ impl Upstream {
             }
         };
         let tools = Arc::new(tools);
+        let id = process.as_ref().and_then(ServerProcess::id);
         self.set(|state| {
             state.status = Status::Ready;
+            state.process = id;
             state.peer = Some(peer.clone());
             state.tools = tools.clone();
             state.instructions = instructions;

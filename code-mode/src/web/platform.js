@@ -6,7 +6,7 @@
     clone, fail, fillRandom, uuid, nowMs, timeOrigin, setTimer, clearTimer, setRepeating,
     searchTools, describeTool, refuse,
   } = hooks;
-  const { apply, defineProperty, getPrototypeOf, getOwnPropertyDescriptor } = Reflect;
+  const { apply, defineProperty, getPrototypeOf, getOwnPropertyDescriptor, ownKeys } = Reflect;
   const { parse } = JSON;
   const TypeErrorCtor = TypeError;
   const then = Promise.prototype.then;
@@ -122,6 +122,15 @@
     return tools.read_resource(input);
   }
 
+  // A caller that keeps the outputs of earlier cells gives them as a constant.
+  function output(cell) {
+    const kept = globalThis.ALL_OUTPUTS ?? {};
+    const name = `${cell}`;
+    if (getOwnPropertyDescriptor(kept, name) !== undefined) return kept[name];
+    const names = ownKeys(kept);
+    refuse(`output: nothing is kept of a cell ${name}; there is the output of ${names.length === 0 ? "none" : names.join(", ")}`);
+  }
+
   return {
     __proto__: null,
     structuredClone: () => structuredClone,
@@ -134,5 +143,6 @@
     search_tools: () => search_tools,
     describe_tool: () => describe_tool,
     read_resource: () => read_resource,
+    output: () => output,
   };
 });

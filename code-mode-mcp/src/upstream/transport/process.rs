@@ -91,6 +91,11 @@ impl ServerProcess {
         Ok((process, stdin, BufReader::new(stdout)))
     }
 
+    /// What this program calls the process, until it has ended.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.processes.id()
+    }
+
     /// The standard error of the process.
     pub(crate) fn last_words(&self) -> LastWords {
         LastWords {
