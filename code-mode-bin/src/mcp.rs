@@ -1,5 +1,6 @@
 //! `code-mode mcp`: the gateway's command line.
 
+mod login;
 #[cfg(unix)]
 mod shared;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use code_mode_host::{Provider, ProviderError};
+use code_mode_mcp::login::LoginError;
 #[cfg(unix)]
 use code_mode_mcp::shim::{FindError, GatewayName, HeldName, Place, PlaceError, hold_name};
 use code_mode_mcp::{
@@ -118,6 +120,17 @@ enum Command {
         #[command(subcommand)]
         test: Option<PolicyCommand>,
     },
+    /// Log in to a server that is reached over HTTP; without one, show all logins
+    #[command(after_help = "\
+A page opens in the browser ($BROWSER). The login is kept in a file for this user alone, renewed before it ends, and
+used by every gateway of this user; one that waits for it notices. Exit status: 0 logged in, 1 the login was
+refused or nobody came, 2 wrong usage or no such server, 3 the runtime failed.
+
+Examples: code-mode mcp login --config .mcp.json tracker
+          code-mode mcp login https://mcp.example.com/mcp")]
+    Login(login::LoginArgs),
+    /// Forget the login to a server
+    Logout(login::LogoutArgs),
     /// Show the gateways of this user that clients share: clients, servers, memory, calls
     #[cfg(unix)]
     Status {
@@ -190,6 +203,8 @@ enum Failure {
     #[error("the configuration is another than that of this gateway's name")]
     Changed,
     #[error(transparent)]
+    Login(#[from] LoginError),
+    #[error(transparent)]
     Provider(#[from] ProviderError),
     #[error(transparent)]
     Runtime(#[from] std::io::Error),
@@ -198,6 +213,7 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::Login(error) => login::exit_status(error),
             Self::Listen { .. } | Self::Provider(_) | Self::Runtime(_) => crate::RUNTIME_FAILED,
             #[cfg(unix)]
             Self::Socket { .. } | Self::Place(_) | Self::Find(_) | Self::Changed => {
@@ -279,6 +295,8 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
                 test: Some(PolicyCommand::Test { call, input }),
             }) => test_policy(servers, call, input).await,
             Some(Command::Policy { servers, .. }) => look(servers, None).await,
+            Some(Command::Login(args)) => login::log_in(args).await,
+            Some(Command::Logout(args)) => login::log_out(args).await,
             #[cfg(unix)]
             Some(Command::Status { json }) => shared::status(*json).await,
             #[cfg(unix)]

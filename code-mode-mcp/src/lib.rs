@@ -10,6 +10,7 @@
 //! broker    one call: policy, approval, send, audit
 //! tools     what can be called now: an immutable snapshot with its texts
 //! upstream  one server, alive or not
+//! login     the logins to servers over HTTP
 //! config    and other leaves: policy, audit, secrets, texts
 //! ```
 #![forbid(unsafe_code)]
@@ -25,10 +26,13 @@ mod broker;
 mod broker_tests;
 mod caller;
 mod check;
+mod command;
 mod config;
 mod decide;
 mod elicitation;
 mod expand;
+mod folders;
+pub mod login;
 mod names;
 mod policy;
 mod resources;

@@ -27,6 +27,7 @@ mod mcp;
 mod mcp_client;
 mod mcp_ends;
 mod mcp_http;
+mod mcp_login;
 mod mcp_output;
 mod mcp_shared;
 mod mcp_starts;

@@ -73,6 +73,7 @@ impl Client {
             .arg("mcp")
             .args(arguments)
             .env("XDG_CACHE_HOME", folder)
+            .env("XDG_STATE_HOME", folder)
             .env("XDG_RUNTIME_DIR", folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -68,6 +68,11 @@ fn subscribe(
     };
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new(format!("{level},rmcp=off,opentelemetry=error")));
+    // The library logs the code of a login.
+    let filter = match "rmcp::transport::auth=off".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let log = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_target(false)

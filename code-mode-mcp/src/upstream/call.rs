@@ -152,6 +152,11 @@ impl Upstream {
                     // The next call gets a new session.
                     self.restart.notify_one();
                 }
+                if failure.is_refusal() {
+                    let words = failure.login_words(name).filter(|_| self.login.is_some());
+                    let words = words.unwrap_or_else(|| failure.to_string());
+                    return CallError::NotSent(format!("the server {name} {words}"));
+                }
                 CallError::MayHaveRun(format!("{name}/{tool}: {failure}; it may have run"))
             }
             ServiceError::TransportClosed | ServiceError::TransportSend(_) => {

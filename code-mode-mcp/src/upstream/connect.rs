@@ -18,13 +18,14 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::UpstreamEvents;
 use super::error::{ConnectError, HttpFailure};
 use super::start::Start;
 use super::transport::{
     Bounded, Era, Lines, Probed, ServerProcess, connect_sse, probe, streamable_http,
 };
+use super::{UpstreamEvents, helper};
 use crate::config::{STARTUP, ServerConfig, Transport};
+use crate::login::Login;
 use crate::texts::short;
 
 /// The client's side of a connection to a server.
@@ -69,12 +70,14 @@ pub(crate) type Running = RunningService<RoleClient, Client>;
 pub(crate) async fn connect(
     config: &ServerConfig,
     client: Client,
+    login: Option<&Login>,
 ) -> Result<(Running, Option<ServerProcess>), ConnectError> {
     let limit = config.startup_timeout;
     match &config.transport {
         Transport::Stdio { .. } => connect_stdio(config, client).await,
-        Transport::Http { url, headers } => {
-            let transport = streamable_http(url, headers)?;
+        Transport::Http(address) => {
+            let headers = helper::headers(config, address, &client.events.secrets).await?;
+            let transport = streamable_http(&address.url, &headers, login.cloned())?;
             let lifecycle = ClientLifecycleMode::Auto {
                 preferred_versions: vec![ProtocolVersion::V_2026_07_28],
                 legacy_version: Some(ProtocolVersion::V_2025_11_25),
@@ -82,22 +85,38 @@ pub(crate) async fn connect(
             let running = greet(client, transport, lifecycle);
             match tokio::time::timeout(limit, running).await {
                 Ok(Ok(running)) => Ok((running, None)),
-                Ok(Err(error)) => Err(match HttpFailure::of_greeting(&error) {
-                    HttpFailure::Unauthorized(_) => ConnectError::NeedsLogin(config.name.clone()),
-                    failure => failure.into(),
-                }),
+                Ok(Err(error)) => {
+                    let failure = HttpFailure::of_greeting(&error);
+                    Err(ConnectError::of_http(failure, config, login.is_some()))
+                }
                 Err(_) => Err(ConnectError::TimedOut(limit)),
             }
         }
-        Transport::Sse { url, headers } => {
+        Transport::Sse(address) => {
+            let mut headers = helper::headers(config, address, &client.events.secrets).await?;
+            if let Some(login) = login
+                && let Some(token) = login.token().await
+            {
+                headers.insert("Authorization".to_owned(), format!("Bearer {token}"));
+            }
             let until = tokio::time::Instant::now() + limit;
-            let transport = tokio::time::timeout_at(until, connect_sse(url, headers))
-                .await
-                .map_err(|_| ConnectError::TimedOut(limit))??;
-            let running = greet(client, transport, ClientLifecycleMode::Initialize);
-            match tokio::time::timeout_at(until, running).await {
+            let connected = async {
+                let transport = connect_sse(&address.url, &headers).await?;
+                let running = greet(client, transport, ClientLifecycleMode::Initialize).await;
+                running.map_err(|error| HttpFailure::of_greeting(&error).into())
+            };
+            match tokio::time::timeout_at(until, connected).await {
                 Ok(Ok(running)) => Ok((running, None)),
-                Ok(Err(error)) => Err(HttpFailure::of_greeting(&error).into()),
+                Ok(Err(ConnectError::Http(failure))) => {
+                    if let (HttpFailure::Unauthorized(401), Some(login)) = (&failure, login)
+                        && let Some(refused) = login.saved_token()
+                    {
+                        // The next attempt has the new one.
+                        let _ = login.instead_of(&refused).await;
+                    }
+                    Err(ConnectError::of_http(failure, config, login.is_some()))
+                }
+                Ok(Err(error)) => Err(error),
                 Err(_) => Err(ConnectError::TimedOut(limit)),
             }
         }

@@ -3,9 +3,13 @@
 use std::error::Error;
 use std::time::Duration;
 
+use code_mode_protocol::text::line;
 use rmcp::ErrorData;
 use rmcp::service::ClientInitializeError;
 use rmcp::transport::streamable_http_client::StreamableHttpError;
+
+use super::helper::HelperError;
+use crate::config::ServerConfig;
 
 /// Why a call gave no result.
 #[derive(Debug)]
@@ -34,8 +38,14 @@ pub(crate) enum ConnectError {
     TimedOut(Duration),
     #[error("no way to greet it was found")]
     NoWay,
-    #[error("needs a login: put a token into the headers of {0:?}")]
+    /// What a person has to do, in words.
+    #[error("{0}")]
     NeedsLogin(String),
+    /// No login can help: the configuration has what the server refuses.
+    #[error("{0}: it needs other credentials in the headers of {1:?}")]
+    NeedsHeaders(HttpFailure, String),
+    #[error("headersHelper: {0}")]
+    Helper(#[from] HelperError),
     #[error(transparent)]
     Http(#[from] HttpFailure),
     #[error("{0}")]
@@ -82,14 +92,30 @@ pub(crate) enum Retry {
     Soon,
     /// The program may be installed one day.
     Rarely,
+    /// Once a person has logged in.
+    AtLogin,
     /// Only when the configuration changes.
     Never,
 }
 
 impl ConnectError {
+    /// A failure of a connection to this server, to which a person may be able to log in.
+    pub(super) fn of_http(failure: HttpFailure, server: &ServerConfig, can_log_in: bool) -> Self {
+        let has_helper = server
+            .address()
+            .is_some_and(|address| address.headers_helper.is_some());
+        match failure.login_words(&server.name) {
+            Some(words) if can_log_in => Self::NeedsLogin(words),
+            // The helper may have other headers soon.
+            Some(_) if !has_helper => Self::NeedsHeaders(failure, server.name.clone()),
+            _ => failure.into(),
+        }
+    }
+
     pub(crate) fn retry(&self) -> Retry {
         match self {
-            Self::NeedsLogin(_) => Retry::Never,
+            Self::NeedsLogin(_) => Retry::AtLogin,
+            Self::NeedsHeaders(..) => Retry::Never,
             Self::Start(StartError::NotFound(_)) => Retry::Rarely,
             _ => Retry::Soon,
         }
@@ -106,12 +132,14 @@ pub(crate) enum HeaderError {
 }
 
 /// How a request over HTTP failed: never with the body that a server sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HttpFailure {
-    #[error(
-        "the server answered with status {0}: it needs a login, or another token in its headers"
-    )]
+    /// The server refuses the credentials, or wants some.
+    #[error("the server answered with status {0}")]
     Unauthorized(u16),
+    /// It wants these scopes, which it may not name.
+    #[error("the server wants more scopes")]
+    MissingScopes(Option<String>),
     #[error("the server answered with status {0}")]
     Status(u16),
     /// The server no longer knows the session.
@@ -128,6 +156,31 @@ pub(crate) enum HttpFailure {
 }
 
 impl HttpFailure {
+    /// Whether the server refused the request for the sake of who asked: it did nothing.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Unauthorized(_) | Self::MissingScopes(_))
+    }
+
+    /// What a person has to do about it who can log in to this server.
+    pub(crate) fn login_words(&self, server: &str) -> Option<String> {
+        let server = quoted(&line(server, 100))?;
+        let scopes = match self {
+            Self::Unauthorized(401) => {
+                return Some(format!("needs a login: `code-mode mcp login {server}`"));
+            }
+            Self::MissingScopes(scopes) => scopes.as_deref().unwrap_or_default(),
+            _ => return None,
+        };
+        // The server's words become a part of a command only where no shell can misread them.
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:/+*@=-".contains(c);
+        let all = scopes.split_whitespace().take(20);
+        let plain = all.filter(|scope| scope.len() <= 100 && scope.chars().all(is_plain));
+        let options: String = plain.map(|scope| format!(" --scope {scope}")).collect();
+        Some(format!(
+            "needs a login for more: `code-mode mcp login {server}{options}`"
+        ))
+    }
+
     fn status(status: u16) -> Self {
         match status {
             401 | 403 => Self::Unauthorized(status),
@@ -172,7 +225,9 @@ impl HttpFailure {
             StreamableHttpError::Client(error) => Self::of_reqwest(error),
             StreamableHttpError::HttpStatus(error) => Self::status(error.status),
             StreamableHttpError::AuthRequired(_) => Self::Unauthorized(401),
-            StreamableHttpError::InsufficientScope(_) => Self::Unauthorized(403),
+            StreamableHttpError::InsufficientScope(error) => {
+                Self::MissingScopes(error.required_scope.clone())
+            }
             StreamableHttpError::SessionExpired => Self::SessionExpired,
             // The library has no type for other statuses: its text begins with `HTTP`, the
             // status and a space.
@@ -200,6 +255,12 @@ impl HttpFailure {
     }
 }
 
+/// A name as a shell reads it.
+fn quoted(name: &str) -> Option<String> {
+    let quoted = shlex::try_quote(name).ok()?;
+    Some(quoted.into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use std::borrow::Cow;
@@ -207,6 +268,18 @@ mod tests {
     use rmcp::transport::streamable_http_client::{AuthRequiredError, HttpStatusError};
 
     use super::*;
+
+    #[test]
+    fn a_server_puts_no_command_into_the_words_for_a_login() {
+        let words = |scopes: &str| {
+            let failure = HttpFailure::MissingScopes(Some(scopes.to_owned()));
+            failure.login_words("my server").expect("words")
+        };
+        assert_eq!(
+            words("repo;rm files:read $(x) `y` |z"),
+            "needs a login for more: `code-mode mcp login 'my server' --scope files:read`"
+        );
+    }
 
     #[test]
     fn a_failure_is_known_by_its_type_and_never_by_a_servers_words() {

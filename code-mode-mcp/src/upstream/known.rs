@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::UpstreamTool;
 use super::listing::tool_of;
 use crate::config::{ServerConfig, Transport};
+use crate::folders;
 use crate::texts::{clean_definition, hex};
 
 /// The largest file.
@@ -42,17 +43,8 @@ pub(super) fn keep(config: &ServerConfig, tools: &[UpstreamTool]) {
     };
     let definitions: Vec<&Value> = tools.iter().map(|tool| &tool.definition).collect();
     let kept = || {
-        let folder = file.parent().unwrap_or(&file);
-        let mut make = std::fs::DirBuilder::new();
-        make.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut make, 0o700);
-        make.create(folder)?;
-        // Replaced whole, and for its owner alone, as temporary files are.
-        let mut new = tempfile::NamedTempFile::new_in(folder)?;
-        serde_json::to_writer(&mut new, &definitions)?;
-        new.persist(&file).map_err(|error| error.error)?;
-        std::io::Result::Ok(())
+        let text = serde_json::to_vec(&definitions)?;
+        folders::replace(&file, &text)
     };
     if let Err(error) = kept() {
         tracing::debug!(%error, "the tools of a server cannot be kept");
@@ -74,11 +66,12 @@ fn file_of(config: &ServerConfig) -> Option<PathBuf> {
             let words = [command].into_iter().chain(args).cloned();
             words.chain([cwd.unwrap_or_default()]).chain(env).collect()
         }
-        Transport::Http { url, headers } | Transport::Sse { url, headers } => {
-            let headers = headers
-                .iter()
-                .map(|(name, value)| format!("{name}: {value}"));
-            [url.clone()].into_iter().chain(headers).collect()
+        Transport::Http(address) | Transport::Sse(address) => {
+            let headers = address.headers.iter();
+            let headers = headers.map(|(name, value)| format!("{name}: {value}"));
+            let url_and_helper = [Some(&address.url), address.headers_helper.as_ref()];
+            let url_and_helper = url_and_helper.into_iter().flatten().cloned();
+            url_and_helper.chain(headers).collect()
         }
         #[cfg(test)]
         Transport::Memory(_) => return None,
@@ -89,29 +82,5 @@ fn file_of(config: &ServerConfig) -> Option<PathBuf> {
         hash.update(part);
     }
     let name = hex(&hash.finalize()[..16]);
-    Some(
-        caches()?
-            .join("code-mode")
-            .join("mcp")
-            .join(format!("{name}.json")),
-    )
-}
-
-/// The user's folder for caches.
-fn caches() -> Option<PathBuf> {
-    let folder = |name: &str| {
-        let folder = PathBuf::from(std::env::var_os(name)?);
-        folder.is_absolute().then_some(folder)
-    };
-    if cfg!(windows) {
-        return folder("LOCALAPPDATA");
-    }
-    let home = || {
-        Some(folder("HOME")?.join(if cfg!(target_os = "macos") {
-            "Library/Caches"
-        } else {
-            ".cache"
-        }))
-    };
-    folder("XDG_CACHE_HOME").or_else(home)
+    Some(folders::caches()?.join("mcp").join(format!("{name}.json")))
 }

@@ -8,6 +8,7 @@ mod claims;
 mod connect;
 mod error;
 mod fuzzed;
+mod helper;
 mod known;
 mod listing;
 mod pages;
@@ -29,6 +30,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::ServerConfig;
 use crate::elicitation::ElicitationRouter;
+use crate::login::Login;
 use crate::secrets::Secrets;
 
 use claims::StrictestClaims;
@@ -41,6 +43,7 @@ use error::ConnectError;
 pub use fuzzed::{read_events, read_lines, read_listing};
 pub(crate) use listing::UpstreamTool;
 pub(crate) use pages::pages;
+pub(crate) use transport::challenge;
 
 /// How a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +130,8 @@ pub(crate) struct State {
 /// A server, whether it runs or not.
 pub(crate) struct Upstream {
     pub(crate) config: ServerConfig,
+    /// The login to it, where there can be one.
+    login: Option<Login>,
     state: watch::Sender<State>,
     /// Rung when a call waits for the server.
     wanted: Notify,
@@ -151,8 +156,11 @@ impl Upstream {
             None => Status::Starting(start.clone()),
         };
         let tools = Arc::new(known_tools(&config));
+        let address = config.address();
+        let login = address.and_then(|address| Login::of(address, &events.secrets));
         Arc::new(Self {
             config,
+            login,
             state: watch::Sender::new(State {
                 status,
                 peer: None,

@@ -82,6 +82,15 @@ impl Upstream {
                     shutdown.cancelled().await;
                     return;
                 }
+                Retry::AtLogin => {
+                    pause = FIRST_PAUSE;
+                    tokio::select! {
+                        () = self.logged_in() => {}
+                        () = self.wanted.notified() => {}
+                        () = shutdown.cancelled() => return,
+                    }
+                    continue;
+                }
                 Retry::Soon => LONGEST_PAUSE,
                 Retry::Rarely => LONGEST_PAUSE_NOT_FOUND,
             };
@@ -105,6 +114,14 @@ impl Upstream {
         }
     }
 
+    /// Completes when a person has logged in.
+    async fn logged_in(&self) {
+        match &self.login {
+            Some(login) => login.changed(login.saved_token().as_deref()).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// One life of the server.
     async fn run_once(&self, shutdown: &CancellationToken) -> Ended {
         let client = Client {
@@ -115,7 +132,7 @@ impl Upstream {
         };
         self.start.begin();
         let connected = tokio::select! {
-            connected = connect(&self.config, client) => connected,
+            connected = connect(&self.config, client, self.login.as_ref()) => connected,
             () = shutdown.cancelled() => return Ended::for_good(),
         };
         let (running, process) = match connected {

@@ -9,7 +9,8 @@ use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig
 
 use super::MAX_MESSAGE;
 use super::paced::Paced;
-use crate::upstream::error::{ConnectError, HeaderError};
+use crate::login::Login;
+use crate::upstream::error::{ConnectError, HeaderError, HttpFailure};
 
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -38,10 +39,11 @@ pub(super) fn http_client() -> Result<reqwest::Client, ConnectError> {
         .map_err(ConnectError::Client)
 }
 
-/// The transport to an address.
+/// The transport to an address, with the login to it where there can be one.
 pub(crate) fn streamable_http(
     url: &str,
     headers: &BTreeMap<String, String>,
+    login: Option<Login>,
 ) -> Result<StreamableHttp, ConnectError> {
     let config = StreamableHttpClientTransportConfig::with_uri(url)
         .max_sse_event_size(MAX_MESSAGE)
@@ -50,8 +52,38 @@ pub(crate) fn streamable_http(
         // A call is not sent again on a new session: it may have run.
         .reinit_on_expired_session(false)
         .custom_headers(header_map(headers)?);
-    let client = Paced(http_client()?);
+    let client = Paced {
+        client: http_client()?,
+        login,
+    };
     Ok(StreamableHttpClientTransport::with_client(client, config))
+}
+
+/// What a server says to somebody who shows it nothing: its challenge, where it wants a login. It is
+/// asked in the way of a call, for many servers refuse other requests for other reasons.
+pub(crate) async fn challenge(url: &str) -> Result<Option<String>, ConnectError> {
+    let ping = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+    let answer = http_client()?
+        .post(url)
+        .header(http::header::ACCEPT, "application/json, text/event-stream")
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .timeout(CONNECT)
+        .body(ping.to_string())
+        .send();
+    let answer = answer
+        .await
+        .map_err(|error| HttpFailure::of_reqwest(&error))?;
+    if answer.status() != http::StatusCode::UNAUTHORIZED {
+        return Ok(None);
+    }
+    let challenges = answer.headers().get_all(http::header::WWW_AUTHENTICATE);
+    let mut challenges = challenges.iter().filter_map(|value| value.to_str().ok());
+    let is_bearer = |value: &&str| {
+        value
+            .get(..6)
+            .is_some_and(|word| word.eq_ignore_ascii_case("bearer"))
+    };
+    Ok(challenges.find(is_bearer).map(str::to_owned))
 }
 
 /// Headers of a configuration.

@@ -8,7 +8,7 @@ mod process;
 mod sse;
 
 pub(crate) use bounded::{Bounded, json_bytes};
-pub(crate) use http::streamable_http;
+pub(crate) use http::{challenge, streamable_http};
 pub(crate) use lines::{Lines, MAX_MESSAGE};
 pub(crate) use process::{Era, LastWords, Probed, ServerProcess, probe};
 pub(crate) use sse::{connect as connect_sse, without_endless_events};

@@ -1,4 +1,5 @@
-//! A client for streamable HTTP whose servers cannot make it connect without a pause.
+//! A client for streamable HTTP whose servers cannot make it connect without a pause, and which
+//! shows them the token of a login.
 //!
 //! A server names the pause before its stream is opened again (`retry`), and may end each
 //! stream at once. With `retry: 0` it would have hundreds of connections a second.
@@ -17,13 +18,52 @@ use rmcp::transport::streamable_http_client::{
 use sse_stream::Sse;
 
 use super::lines::{MAX_VALUES, has_more_values};
+use crate::login::Login;
+use crate::upstream::error::HttpFailure;
 
 /// The shortest and the longest pause that a server may name, in milliseconds.
 const RETRY: std::ops::RangeInclusive<u64> = 1_000..=60_000;
 
 /// The client.
 #[derive(Clone)]
-pub(crate) struct Paced(pub(super) reqwest::Client);
+pub(crate) struct Paced {
+    pub(super) client: reqwest::Client,
+    /// The login to the server, where there can be one.
+    pub(super) login: Option<Login>,
+}
+
+/// The tokens that one request is sent with: that of the login, and another where the server refuses it.
+struct Tokens<'a> {
+    login: Option<&'a Login>,
+    now: Option<String>,
+}
+
+impl<'a> Tokens<'a> {
+    async fn of(login: Option<&'a Login>) -> Self {
+        let now = match login {
+            Some(login) => login.token().await,
+            None => None,
+        };
+        Self { login, now }
+    }
+
+    /// Whether the request can be sent again with another token, which is `now` then.
+    async fn has_another(&mut self, is_refused: bool) -> bool {
+        let (Some(login), Some(refused), true) = (self.login.take(), &self.now, is_refused) else {
+            return false;
+        };
+        let another = login.instead_of(refused).await;
+        let is_there = another.is_some();
+        self.now = another;
+        is_there
+    }
+}
+
+/// Whether the server refuses the token of a request, which then did nothing.
+fn is_refused<T>(sent: &Result<T, Error>) -> bool {
+    let failure = sent.as_ref().err().map(|error| HttpFailure::of(error));
+    failure == Some(HttpFailure::Unauthorized(401))
+}
 
 type Events = BoxStream<'static, Result<Sse, sse_stream::Error>>;
 type Headers = HashMap<HeaderName, HeaderValue>;
@@ -95,15 +135,25 @@ impl StreamableHttpClient for Paced {
             JsonRpcMessage::Request(request) => Some(request.id.clone()),
             _ => None,
         };
-        let posted = self.0.post_message_with_response_limits(
-            uri,
-            message,
-            session_id,
-            auth_header,
-            custom_headers,
-            limits,
-        );
-        let answer = posted.await?;
+        let mut tokens = Tokens::of(self.login.as_ref()).await;
+        let again = tokens.login.map(|_| message.clone());
+        let post = |message, token: Option<String>| {
+            self.client.post_message_with_response_limits(
+                uri.clone(),
+                message,
+                session_id.clone(),
+                token.or_else(|| auth_header.clone()),
+                custom_headers.clone(),
+                limits,
+            )
+        };
+        let mut posted = post(message, tokens.now.clone()).await;
+        if let Some(message) = again
+            && tokens.has_another(is_refused(&posted)).await
+        {
+            posted = post(message, tokens.now.clone()).await;
+        }
+        let answer = posted?;
         if !is_answer_to(&answer, request.as_ref()) {
             let what = "the answer is not one to the request";
             return Err(StreamableHttpError::UnexpectedServerResponse(what.into()));
@@ -123,9 +173,10 @@ impl StreamableHttpClient for Paced {
         auth_header: Option<String>,
         custom_headers: Headers,
     ) -> Result<(), Error> {
-        let deleted = self
-            .0
-            .delete_session(uri, session_id, auth_header, custom_headers);
+        let token = Tokens::of(self.login.as_ref()).await.now;
+        let deleted =
+            self.client
+                .delete_session(uri, session_id, token.or(auth_header), custom_headers);
         deleted.await
     }
 
@@ -158,15 +209,21 @@ impl StreamableHttpClient for Paced {
         custom_headers: Headers,
         max_sse_event_size: usize,
     ) -> Result<Events, Error> {
-        let opened = self.0.get_stream_with_max_sse_event_size(
-            uri,
-            session_id,
-            last_event_id,
-            auth_header,
-            custom_headers,
-            max_sse_event_size,
-        );
-        Ok(paced(opened.await?))
+        let mut tokens = Tokens::of(self.login.as_ref()).await;
+        loop {
+            let opened = self.client.get_stream_with_max_sse_event_size(
+                uri.clone(),
+                session_id.clone(),
+                last_event_id.clone(),
+                tokens.now.clone().or_else(|| auth_header.clone()),
+                custom_headers.clone(),
+                max_sse_event_size,
+            );
+            let opened = opened.await;
+            if !tokens.has_another(is_refused(&opened)).await {
+                return Ok(paced(opened?));
+            }
+        }
     }
 }
 
