@@ -4,8 +4,8 @@
     python3 tests/mcp_conformance.py PROGRAM [SCENARIO ...]   runs scenarios, all by default, and prints a table
 
 It installs the suite, and the Node.js that the suite wants, into target/conformance. The suite starts
-this file with `client` and the address of its server. That client calls every tool of the server from
-one cell, logs in where the server wants it, and once more where a call wants more scopes; its browser
+this file with `client` and the address of its server. That client makes the calls that the scenario names,
+or calls every tool of the server, from one cell; it logs in where the server wants it, and once more where a call wants more scopes; its browser
 is this file with `browse`, which follows redirects.
 """
 import json
@@ -27,8 +27,10 @@ CIMD = "https://conformance-test.local/client-metadata.json"
 
 CELL = """
 const inputs = { add_numbers: { a: 5, b: 3 }, valid_tool: { region: 'eu' } };
-for (const { name } of ALL_TOOLS.filter(({ name }) => name.startsWith('c__'))) {
-  const input = inputs[name.replace('c__', '')] ?? {};
+const names = ALL_TOOLS.map(({ name }) => name).filter((name) => name.startsWith('c__'));
+const all = names.map((name) => ({ name, arguments: inputs[name.slice(3)] ?? {} }));
+const wanted = WANTED?.map((call) => ({ ...call, name: `c__${call.name}` }));
+for (const { name, arguments: input } of wanted ?? all) {
   try { text(await tools[name](input)); } catch (error) { text(`${name}: ${error.message}`); }
 }
 """
@@ -43,7 +45,8 @@ def client(url):
         folder = Path(folder)
         servers, cell, browser = folder / "servers.json", folder / "cell.js", folder / "browser"
         servers.write_text(json.dumps({"mcpServers": {"c": {"url": url, "oauth": oauth}}}))
-        cell.write_text(CELL)
+        wanted = json.dumps(context.get("toolCalls"))
+        cell.write_text(f"const WANTED = {wanted};" + CELL)
         browser.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{Path(__file__).resolve()}' browse \"$1\"\n")
         browser.chmod(0o700)
         own = {**os.environ, "XDG_STATE_HOME": str(folder), "BROWSER": str(browser)}

@@ -77,18 +77,30 @@ pub(crate) async fn connect(
         Transport::Stdio { .. } => connect_stdio(config, client).await,
         Transport::Http(address) => {
             let headers = helper::headers(config, address, &client.events.secrets).await?;
-            let transport = streamable_http(&address.url, &headers, login.cloned())?;
-            let lifecycle = ClientLifecycleMode::Auto {
-                preferred_versions: vec![ProtocolVersion::V_2026_07_28],
-                legacy_version: Some(ProtocolVersion::V_2025_11_25),
+            let greeting = async |lifecycle| {
+                let transport = streamable_http(&address.url, &headers, login.cloned())?;
+                let running = greet(client.clone(), transport, lifecycle).await;
+                running.map_err(|error| HttpFailure::of_greeting(&error).into())
             };
-            let running = greet(client, transport, lifecycle);
-            match tokio::time::timeout(limit, running).await {
+            let greeted = async {
+                let both = ClientLifecycleMode::Auto {
+                    preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+                    legacy_version: Some(ProtocolVersion::V_2025_11_25),
+                };
+                match greeting(both).await {
+                    // Some older servers answer a method that they do not know with an empty result.
+                    Err(ConnectError::Http(HttpFailure::NotTheProtocol)) => {
+                        greeting(ClientLifecycleMode::Initialize).await
+                    }
+                    greeted => greeted,
+                }
+            };
+            match tokio::time::timeout(limit, greeted).await {
                 Ok(Ok(running)) => Ok((running, None)),
-                Ok(Err(error)) => {
-                    let failure = HttpFailure::of_greeting(&error);
+                Ok(Err(ConnectError::Http(failure))) => {
                     Err(ConnectError::of_http(failure, config, login.is_some()))
                 }
+                Ok(Err(error)) => Err(error),
                 Err(_) => Err(ConnectError::TimedOut(limit)),
             }
         }
