@@ -378,12 +378,17 @@ async fn test_policy(
     let _ = tokio::time::timeout(END, broker.end()).await;
     Ok(match decided {
         Ok(decided) => {
+            let reason = decided.reason.map(|reason| format!(": {reason}"));
             show!(
-                "{}: {}, of {}",
+                "{}: {}, of {}{}",
                 decided.decision,
                 decided.rule,
-                decided.place
+                decided.place,
+                reason.unwrap_or_default()
             );
+            if let Some(input) = decided.rewritten {
+                show!("sent: {input}");
+            }
             ExitCode::from(u8::from(decided.decision != "allow"))
         }
         Err(why) => {

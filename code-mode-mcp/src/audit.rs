@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::texts::hex;
 
 /// The names of a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallIds {
     /// The session, by a name that nobody can use it by. Only its client sees its questions.
     pub session: String,

@@ -537,6 +537,7 @@ impl Broker {
             definition: &tool.definition,
             input_schema: tool.input_schema.as_ref(),
             arguments: &arguments,
+            is_read: false,
         };
         let decided = decide(&self.policy, &self.secrets, &subject, &*call.context).await;
         recording.decision = decided.in_words;
@@ -546,6 +547,7 @@ impl Broker {
         }
         // From here on it may have run, also where nobody waits for the answer any more.
         recording.outcome = Outcome::Unknown;
+        let arguments = decided.rewritten.unwrap_or(arguments);
         let done = self.send(&call, arguments).await;
         recording.outcome = done.outcome;
         done.answer
@@ -569,6 +571,7 @@ impl Broker {
             definition: &Value::Null,
             input_schema: None,
             arguments,
+            is_read: true,
         };
         let mut recording = self.recording(&context, server, &self.secrets.hide(name), &text);
         let decided = decide(&self.policy, &self.secrets, &subject, &*context).await;

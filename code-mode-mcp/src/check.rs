@@ -6,7 +6,9 @@ use code_mode_protocol::describe::{guided_wait_tool, tokens};
 use code_mode_protocol::text::line;
 use serde_json::{Value, json};
 
+use crate::audit::CallIds;
 use crate::broker::Broker;
+use crate::decide::{Subject, rule};
 use crate::policy::Claims;
 use crate::upstream::{Status, Upstream};
 
@@ -107,6 +109,10 @@ pub struct Decided {
     pub rule: String,
     /// Where the rule is.
     pub place: String,
+    /// Why the hook denies the call.
+    pub reason: Option<String>,
+    /// The input that the hook sends in place of this one.
+    pub rewritten: Option<Value>,
 }
 
 /// What the policy says of a call of `SERVER/TOOL` with this input; of `SERVER/resource:ADDRESS` and
@@ -137,21 +143,31 @@ pub async fn decided(broker: &Broker, call: &str, input: &Value) -> Result<Decid
     let mut entries = tools.entries.iter();
     let entry =
         entries.find(|entry| Arc::ptr_eq(&entry.upstream, upstream) && entry.tool.name == name);
+    let is_read = name.starts_with("resource:") || name.starts_with("prompt:");
     let claims = match entry {
         Some(entry) => entry.tool.claims,
-        None if name.starts_with("resource:") || name.starts_with("prompt:") => Claims::READING,
+        None if is_read => Claims::READING,
         None => {
             let state = upstream.state_in_words();
             return Err(format!("{call:?} is not a tool: {state}"));
         }
     };
-    let (decision, rule) = broker
-        .policy
-        .decide(upstream.name(), name, claims, Some(input));
+    let subject = Subject {
+        server: upstream.name(),
+        name,
+        claims,
+        definition: &Value::Null,
+        input_schema: None,
+        arguments: input,
+        is_read: entry.is_none(),
+    };
+    let ruling = rule(&broker.policy, &subject, &CallIds::default()).await;
     Ok(Decided {
-        decision: decision.word(),
-        rule,
+        decision: ruling.decision.word(),
+        rule: ruling.rule,
         place: broker.policy.place(),
+        reason: ruling.reason,
+        rewritten: ruling.rewritten.map(Value::from),
     })
 }
 

@@ -4,7 +4,9 @@ use code_mode_protocol::text::line;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use crate::audit::CallIds;
 use crate::caller::{Approval, ApprovalRequest, ApprovedTool, CallContext};
+use crate::hook::HookCall;
 use crate::policy::{Claims, Decision, Policy};
 use crate::secrets::Secrets;
 use crate::shown::{arguments_shown, name_shown};
@@ -22,6 +24,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) definition: &'a Value,
     pub(crate) input_schema: Option<&'a Value>,
     pub(crate) arguments: &'a Map<String, Value>,
+    /// Whether it is the reading of a resource or of a prompt.
+    pub(crate) is_read: bool,
 }
 
 /// The decision of the policy, and of a person, about a call.
@@ -29,6 +33,8 @@ pub(crate) struct Decided {
     pub(crate) in_words: String,
     /// Why the call must not run.
     pub(crate) refusal: Option<String>,
+    /// What the hook wants to be sent in place of the input.
+    pub(crate) rewritten: Option<Map<String, Value>>,
 }
 
 impl Decided {
@@ -36,6 +42,7 @@ impl Decided {
         Self {
             in_words,
             refusal: None,
+            rewritten: None,
         }
     }
 
@@ -43,7 +50,81 @@ impl Decided {
         Self {
             in_words,
             refusal: Some(why),
+            rewritten: None,
         }
+    }
+}
+
+/// The decision of the policy alone.
+pub(crate) struct Ruling {
+    pub(crate) decision: Decision,
+    /// The rule, the default or the hook that decides.
+    pub(crate) rule: String,
+    /// Why the hook denies the call.
+    pub(crate) reason: Option<String>,
+    pub(crate) rewritten: Option<Map<String, Value>>,
+}
+
+/// What the rules say of a call, and then the hook.
+pub(crate) async fn rule(policy: &Policy, subject: &Subject<'_>, ids: &CallIds) -> Ruling {
+    let by_rules = |input| policy.decide(subject.server, subject.name, subject.claims, Some(input));
+    let (decision, rule) = by_rules(subject.arguments);
+    let ruling = Ruling {
+        decision,
+        rule,
+        reason: None,
+        rewritten: None,
+    };
+    let Some(hook) = policy.hook().filter(|_| decision != Decision::Deny) else {
+        return ruling;
+    };
+    let call = HookCall {
+        server: subject.server,
+        tool: subject.name,
+        input: subject.arguments,
+        decision: decision.word(),
+        rule: &ruling.rule,
+        read_only: subject.claims.read_only,
+        destructive: subject.claims.destructive,
+        session: &ids.session,
+        cell: &ids.cell,
+    };
+    let denied = |reason: Option<String>, rule: &str| Ruling {
+        decision: Decision::Deny,
+        rule: rule.to_owned(),
+        reason,
+        rewritten: None,
+    };
+    let answer = match hook.ask(&call).await {
+        Ok(answer) => answer,
+        Err(error) => return denied(Some(line(&error.to_string(), 300)), "hook: failed"),
+    };
+    let (by_rules, rule) = match &answer.input {
+        Some(_) if subject.is_read => {
+            let reason = "a reading cannot be rewritten".to_owned();
+            return denied(Some(reason), "hook: failed");
+        }
+        // The rules apply to the input that is sent.
+        Some(input) => by_rules(input),
+        None => (decision, ruling.rule),
+    };
+    if by_rules == Decision::Deny {
+        return denied(None, &rule);
+    }
+    match answer.decision {
+        Some(Decision::Deny) => denied(answer.reason, "hook: deny"),
+        Some(decision) => Ruling {
+            decision,
+            rule: format!("hook: {}", decision.word()),
+            reason: None,
+            rewritten: answer.input,
+        },
+        None => Ruling {
+            decision: by_rules,
+            rule,
+            reason: None,
+            rewritten: answer.input,
+        },
     }
 }
 
@@ -56,21 +137,45 @@ pub(crate) async fn decide(
 ) -> Decided {
     let (server, name) = (line(subject.server, SHOWN), line(subject.name, SHOWN));
     let shown = format!("{server}/{name}");
-    let (decision, rule) = policy.decide(
-        subject.server,
-        subject.name,
-        subject.claims,
-        Some(subject.arguments),
-    );
+    let Ruling {
+        decision,
+        mut rule,
+        reason,
+        rewritten,
+    } = rule(policy, subject, &context.ids()).await;
     let place = policy.place();
-    match decision {
-        Decision::Allow => return Decided::may_run(rule),
+    if rewritten.is_some() {
+        rule.push_str(", rewritten by the hook");
+    }
+    let mut decided = match decision {
+        Decision::Allow => Decided::may_run(rule),
         Decision::Deny => {
-            let why = format!("{shown} is denied by the rule {rule} of {place}");
+            let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+            let why = secrets.hide(&why);
+            let why = format!("{shown} is denied by the rule {rule} of {place}{why}");
             return Decided::refused(rule, why);
         }
-        Decision::Ask => {}
+        Decision::Ask => {
+            let sent = rewritten.as_ref().unwrap_or(subject.arguments);
+            approve(secrets, subject, sent, context, (&rule, &place)).await
+        }
+    };
+    if decided.refusal.is_none() {
+        decided.rewritten = rewritten;
     }
+    decided
+}
+
+/// Asks a person whether the call may run with the input that is sent.
+async fn approve(
+    secrets: &Secrets,
+    subject: &Subject<'_>,
+    sent: &Map<String, Value>,
+    context: &dyn CallContext,
+    (rule, place): (&str, &str),
+) -> Decided {
+    let (server, name) = (line(subject.server, SHOWN), line(subject.name, SHOWN));
+    let shown = format!("{server}/{name}");
     let approved = ApprovedTool {
         server: subject.server.to_owned(),
         tool: subject.name.to_owned(),
@@ -82,7 +187,7 @@ pub(crate) async fn decide(
         return Decided::may_run(format!("{rule}, allowed for the session"));
     }
     let names = name_shown(subject.server, secrets).zip(name_shown(subject.name, secrets));
-    let arguments = arguments_shown(subject.arguments, subject.input_schema, secrets);
+    let arguments = arguments_shown(sent, subject.input_schema, secrets);
     let Some(((server, tool), arguments)) = names.zip(arguments) else {
         return Decided::refused(
             format!("{rule}, it cannot be shown"),

@@ -32,6 +32,7 @@ mod decide;
 mod elicitation;
 mod expand;
 mod folders;
+mod hook;
 pub mod login;
 mod names;
 mod policy;

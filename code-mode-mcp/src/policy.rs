@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use wildmatch::WildMatchPattern;
 
 use crate::address::forms;
+use crate::hook::Hook;
 use crate::rule::{Rule, Strictness};
 
 /// The policy's decision about a call.
@@ -40,6 +41,8 @@ pub struct Policy {
     ask: Vec<Rule>,
     allow: Vec<Rule>,
     default: Defaults,
+    /// Decides about what no rule denies. Default none.
+    hook: Option<Hook>,
     /// Whether `wait`'s `decision` is taken for a person's answer.
     pub(crate) model_may_answer: bool,
     /// Whether a call of a read-only tool whose server was lost is made once more.
@@ -219,6 +222,11 @@ impl Policy {
             (self.default.other, "other")
         };
         (decision, format!("default.{key}: {}", decision.word()))
+    }
+
+    /// The program that decides about what no rule denies.
+    pub(crate) fn hook(&self) -> Option<&Hook> {
+        self.hook.as_ref()
     }
 
     /// Whether a rule denies this, whatever the defaults say.

@@ -26,6 +26,7 @@ mod listening;
 mod mcp;
 mod mcp_client;
 mod mcp_ends;
+mod mcp_hook;
 mod mcp_http;
 mod mcp_login;
 mod mcp_output;

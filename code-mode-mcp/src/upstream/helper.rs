@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::error::ConnectError;
-use crate::command::{CommandError, ask};
+use crate::command::{CommandError, ask, shell};
 use crate::config::{Address, ServerConfig};
 use crate::secrets::Secrets;
 
@@ -33,11 +33,11 @@ pub(super) async fn headers(
     let Some(command) = &address.headers_helper else {
         return Ok(headers);
     };
-    let variables = [
-        ("CLAUDE_CODE_MCP_SERVER_NAME", server.name.as_str()),
-        ("CLAUDE_CODE_MCP_SERVER_URL", address.url.as_str()),
-    ];
-    let printed = ask(command, &variables, b"", LIMIT).await;
+    let mut command = shell(command);
+    command
+        .env("CLAUDE_CODE_MCP_SERVER_NAME", &server.name)
+        .env("CLAUDE_CODE_MCP_SERVER_URL", &address.url);
+    let printed = ask(command, b"", LIMIT).await;
     let printed = printed.map_err(HelperError::from)?;
     for (name, value) in printed.as_object().ok_or(HelperError::NotHeaders)? {
         let Value::String(value) = value else {
