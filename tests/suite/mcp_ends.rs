@@ -156,7 +156,8 @@ fn a_cancelled_call_is_cancelled_at_its_server_which_then_ends_in_order() {
         let folder = tempfile::tempdir().expect("a folder");
         let notes = folder.path().join("notes");
         let kind = format!("noting '{}'", notes.display());
-        let mut client = Client::before(&kind, &[], json!({})).await;
+        // Its end is that of the servers.
+        let mut client = Client::before(&kind, &["--private"], json!({})).await;
         let heard = |what: &str| {
             let notes = std::fs::read_to_string(&notes).unwrap_or_default();
             notes.lines().any(|line| line == what)
