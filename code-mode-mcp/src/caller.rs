@@ -18,6 +18,11 @@ pub trait CallContext: Send + Sync + 'static {
     /// The approvals of the call's session.
     fn approvals(&self) -> &Approvals;
 
+    /// The approvals for the rest of the call's program. By default the call is of none.
+    fn approvals_of_program(&self) -> Option<&ProgramApprovals> {
+        None
+    }
+
     /// Asks a person whether the call may run. The deadlines of the cell should not run
     /// meanwhile.
     ///
@@ -55,6 +60,8 @@ pub struct ApprovalRequest {
     pub tool: String,
     /// The arguments: every key, and each value shortened by itself; at most 4,000 bytes.
     pub arguments: String,
+    /// The rule of the policy that asks.
+    pub rule: String,
 }
 
 impl ApprovalRequest {
@@ -69,6 +76,8 @@ impl ApprovalRequest {
 pub enum Approval {
     /// The call may run.
     Once,
+    /// So may every call of its program to the server about which the same rule asks.
+    ForProgram,
     /// So may every later call of the tool in the session.
     ForSession,
     /// The call must not run.
@@ -108,6 +117,22 @@ pub struct Elicitation {
 /// The tools that a person allowed for a session, as they were then.
 #[derive(Debug, Default)]
 pub struct Approvals(Mutex<HashSet<ApprovedTool>>);
+
+/// The calls that a person allowed for the rest of a program: those to a server about which a rule asks.
+#[derive(Debug, Default)]
+pub struct ProgramApprovals(Mutex<HashSet<(String, String)>>);
+
+impl ProgramApprovals {
+    pub(crate) fn has(&self, server: &str, rule: &str) -> bool {
+        let allowed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        allowed.contains(&(server.to_owned(), rule.to_owned()))
+    }
+
+    pub(crate) fn add(&self, server: &str, rule: &str) {
+        let mut allowed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        allowed.insert((server.to_owned(), rule.to_owned()));
+    }
+}
 
 /// A tool with the hash of its definition: a changed definition needs a new approval.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -186,6 +186,10 @@ async fn approve(
     if approvals.has(&approved) {
         return Decided::may_run(format!("{rule}, allowed for the session"));
     }
+    let of_program = context.approvals_of_program();
+    if of_program.is_some_and(|approvals| approvals.has(subject.server, rule)) {
+        return Decided::may_run(format!("{rule}, allowed for the program"));
+    }
     let names = name_shown(subject.server, secrets).zip(name_shown(subject.name, secrets));
     let arguments = arguments_shown(sent, subject.input_schema, secrets);
     let Some(((server, tool), arguments)) = names.zip(arguments) else {
@@ -200,9 +204,16 @@ async fn approve(
         server,
         tool,
         arguments,
+        rule: rule.to_owned(),
     };
     match context.approve(&request).await {
         Ok(Approval::Once) => Decided::may_run(format!("{rule}, allowed once")),
+        Ok(Approval::ForProgram) => {
+            if let Some(approvals) = of_program {
+                approvals.add(subject.server, rule);
+            }
+            Decided::may_run(format!("{rule}, allowed for the program"))
+        }
         Ok(Approval::ForSession) => {
             approvals.add(approved);
             Decided::may_run(format!("{rule}, allowed for the session"))

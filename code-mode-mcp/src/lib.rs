@@ -51,7 +51,9 @@ mod upstream;
 
 pub use audit::{AuditLog, AuditRecord, CallIds, Outcome};
 pub use broker::{Broker, BrokerError, BrokerOptions, Loaded};
-pub use caller::{Approval, ApprovalRequest, Approvals, CallContext, Elicitation, NotAsked};
+pub use caller::{
+    Approval, ApprovalRequest, Approvals, CallContext, Elicitation, NotAsked, ProgramApprovals,
+};
 pub use check::{Checked, Decided, check, decided};
 pub use config::{ConfigError, MARKER};
 pub use policy::{Pattern, Policy, PolicyError};

@@ -30,6 +30,7 @@ mod mcp_hook;
 mod mcp_http;
 mod mcp_login;
 mod mcp_output;
+mod mcp_questions;
 mod mcp_shared;
 mod mcp_starts;
 mod model_cells;

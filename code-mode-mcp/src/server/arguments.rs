@@ -128,9 +128,10 @@ impl Wait {
         let decision = match arguments.text("decision")? {
             None => None,
             Some("allow" | "once") => Some(Approval::Once),
+            Some("program") => Some(Approval::ForProgram),
             Some("session") => Some(Approval::ForSession),
             Some("deny" | "no") => Some(Approval::No),
-            Some(_) => return Err("decision is allow, session or deny".to_owned()),
+            Some(_) => return Err("decision is allow, program, session or deny".to_owned()),
         };
         Ok(Self {
             cell: cell.map(str::to_owned),
@@ -182,7 +183,7 @@ mod tests {
         assert!(exec(json!({"cod": ""})).is_err_and(|e| e.contains("\"cod\"")));
         assert!(wait(json!({"cell_id": 1})).is_err_and(|e| e == "cell_id must be a string"));
         let odd = json!({"cell_id": "1", "decision": "maybe"});
-        assert!(wait(odd).is_err_and(|e| e.contains("allow, session or deny")));
+        assert!(wait(odd).is_err_and(|e| e.contains("allow, program, session or deny")));
         let odd = json!({"cell_id": "1", "from": 5, "terminate": true});
         assert!(wait(odd).is_err_and(|e| e.starts_with("from goes with")));
         assert!(wait(json!({"from": 5})).is_err_and(|e| e.contains("needs cell_id")));

@@ -4,14 +4,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use code_mode_host::{CellId, ContentItem};
-use code_mode_protocol::text::line;
-use rmcp::model::{ElicitRequestParams, ElicitResult, ElicitationAction};
-use serde_json::{Value, json};
+use rmcp::model::{ElicitRequestParams, ElicitResult};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::kept::{Kept, LeftOut, Part};
+use super::questions::Questions;
 use crate::audit::{self, AuditRecord};
-use crate::caller::{Approval, ApprovalRequest, Elicitation};
+use crate::caller::{Approval, ApprovalRequest, Elicitation, ProgramApprovals};
 
 /// Notifications kept for a client that does not look, their bytes, and the bytes of one.
 const MAX_NEWS: usize = 256;
@@ -19,8 +18,6 @@ const MAX_NEWS_BYTES: usize = 1 << 20;
 const MAX_NEWS_TEXT: usize = 256 << 10;
 /// Records kept for the end of a cell.
 const MAX_RECORDS: usize = 10_000;
-/// Questions of one cell at the same time.
-const MAX_QUESTIONS: usize = 64;
 
 /// The handle of a cell: random, so that nobody finds a cell by guessing. It is the
 /// `tool_call_id` of the cell's execute.
@@ -54,6 +51,7 @@ pub(crate) struct Cell {
     /// Its id in its session, once it was admitted.
     id: OnceLock<CellId>,
     state: Mutex<State>,
+    approvals: ProgramApprovals,
     /// Counts up with every change.
     changed: watch::Sender<u64>,
 }
@@ -64,8 +62,7 @@ struct State {
     records: Vec<AuditRecord>,
     running: Vec<String>,
     done: u64,
-    questions: Vec<Question>,
-    next_question: u64,
+    questions: Questions,
     news: VecDeque<String>,
     /// Its program has ended, and its end was not reported yet.
     is_over: bool,
@@ -86,27 +83,13 @@ struct Held {
     _room: OwnedSemaphorePermit,
 }
 
-/// Something a person must answer.
-struct Question {
-    key: String,
-    params: ElicitRequestParams,
-    /// The model's answer where no person is available.
-    words: String,
-    /// It was put to the client, and the answer is on its way.
-    asked: bool,
-    /// Whether it is about a call, which a policy may let the model decide.
-    is_about_call: bool,
-    /// The model has seen it.
-    was_told: bool,
-    answer: Option<oneshot::Sender<ElicitResult>>,
-}
-
 impl Cell {
     pub(crate) fn new(can_ask: CanAsk) -> Self {
         let cell = Self {
             key: CellKey(uuid::Uuid::new_v4().simple().to_string()),
             id: OnceLock::new(),
             state: Mutex::default(),
+            approvals: ProgramApprovals::default(),
             changed: watch::Sender::new(0),
         };
         cell.state().can_ask = can_ask;
@@ -320,26 +303,10 @@ impl Cell {
     /// Asks whether a call may run. `None` where there are too many questions, or the cell
     /// has ended.
     pub(crate) fn ask(&self, request: &ApprovalRequest) -> Option<oneshot::Receiver<ElicitResult>> {
-        let words = request.words();
-        let message = format!(
-            "A program of the model (cell {}) wants to call {words}. May it?",
-            self.id().map(ToString::to_string).unwrap_or_default()
-        );
-        let params = serde_json::from_value(json!({
-            "mode": "form",
-            "message": message,
-            "requestedSchema": {
-                "type": "object",
-                "properties": {"answer": {
-                    "type": "string",
-                    "title": "Answer",
-                    "enum": ["once", "session", "no"],
-                    "enumNames": ["Yes, this once", "Yes, for this session", "No"],
-                }},
-                "required": ["answer"],
-            },
-        }));
-        self.put(params.ok()?, words, true)
+        self.change(|state| match state.has_ended {
+            true => None,
+            false => state.questions.about_call(request),
+        })
     }
 
     /// Passes a server's question on. `None` where no person was available or answered.
@@ -352,144 +319,63 @@ impl Cell {
         if !is_possible {
             return None;
         }
-        let words = format!("an answer to a question of {}", line(&question.server, 100));
-        self.put(question.params, words, false)?.await.ok()
+        let answered = self.change(|state| match state.has_ended {
+            true => None,
+            false => state.questions.of_server(question),
+        });
+        answered?.await.ok()
     }
 
-    fn put(
-        &self,
-        params: ElicitRequestParams,
-        words: String,
-        is_about_call: bool,
-    ) -> Option<oneshot::Receiver<ElicitResult>> {
-        let (answer, answered) = oneshot::channel();
-        self.change(|state| {
-            if state.has_ended || state.questions.len() >= MAX_QUESTIONS {
-                return None;
-            }
-            state.next_question += 1;
-            state.questions.push(Question {
-                key: format!("q{}", state.next_question),
-                params,
-                words,
-                asked: false,
-                was_told: false,
-                is_about_call,
-                answer: Some(answer),
-            });
-            Some(answered)
-        })
+    /// The approvals for the rest of its program.
+    pub(crate) fn approvals(&self) -> &ProgramApprovals {
+        &self.approvals
+    }
+
+    /// Its name, where it runs a program.
+    fn asker(&self) -> Option<String> {
+        self.id().map(ToString::to_string)
     }
 
     /// Questions that were not put to the client yet; they are from now on.
     pub(crate) fn take_unasked(&self) -> Vec<(String, ElicitRequestParams)> {
-        let mut state = self.state();
-        let unasked = state
-            .questions
-            .iter_mut()
-            .filter(|question| !question.asked);
-        unasked
-            .map(|question| {
-                question.asked = true;
-                (question.key.clone(), question.params.clone())
-            })
-            .collect()
+        let asker = self.asker();
+        self.state().questions.take_unasked(asker.as_deref())
+    }
+
+    /// Whether there are questions that were not put to the client yet.
+    pub(crate) fn has_unasked(&self) -> bool {
+        self.state().questions.has_unasked()
     }
 
     /// Every open question, to be put to the client again.
     pub(crate) fn open_questions(&self) -> Vec<(String, ElicitRequestParams)> {
-        let state = self.state();
-        let open = state.questions.iter().filter(|q| is_wanted(q));
-        open.map(|question| (question.key.clone(), question.params.clone()))
-            .collect()
+        let asker = self.asker();
+        self.state().questions.all(asker.as_deref())
     }
 
-    /// Calls that wait for a person, in words.
+    /// The open questions in words.
     pub(crate) fn waits_for(&self) -> Vec<String> {
-        let mut state = self.state();
-        let open = state.questions.iter_mut().filter(|q| is_wanted(q));
-        open.map(|question| {
-            question.was_told = true;
-            match question.is_about_call {
-                true => format!("a person's approval of {}", question.words),
-                false => question.words.clone(),
-            }
-        })
-        .collect()
+        self.state().questions.waits_for()
     }
 
     /// Whether something waits for a person.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.state().questions.iter().any(is_wanted)
+        self.state().questions.is_waiting()
     }
 
     /// Questions that went to a lost client go to the next one.
     pub(crate) fn ask_again(&self) {
-        for question in &mut self.state().questions {
-            question.asked = false;
-        }
+        self.state().questions.ask_again();
     }
 
     /// Answers a question; false where it was answered already or never existed.
-    pub(crate) fn answer(&self, key: &str, result: ElicitResult) -> bool {
-        self.change(|state| {
-            let Some(at) = state
-                .questions
-                .iter()
-                .position(|question| question.key == key)
-            else {
-                return false;
-            };
-            let question = state.questions.swap_remove(at);
-            question
-                .answer
-                .is_some_and(|answer| answer.send(result).is_ok())
-        })
+    pub(crate) fn answer(&self, key: &str, result: &ElicitResult) -> bool {
+        self.change(|state| state.questions.answer(key, result))
     }
 
     /// Answers every question about a call alike. Returns how many.
     pub(crate) fn answer_calls(&self, decision: Approval) -> usize {
-        let result = match decision {
-            Approval::Once => "once",
-            Approval::ForSession => "session",
-            Approval::No => "no",
-        };
-        let keys: Vec<String> = self
-            .state()
-            .questions
-            .iter()
-            // A decision covers only questions that its maker has seen.
-            .filter(|question| question.is_about_call && question.was_told && is_wanted(question))
-            .map(|question| question.key.clone())
-            .collect();
-        keys.iter()
-            .filter(|key| {
-                let mut answer = ElicitResult::new(ElicitationAction::Accept);
-                answer.content = Some(json!({"answer": result}));
-                self.answer(key, answer)
-            })
-            .count()
-    }
-}
-
-/// Whether somebody still waits for the answer.
-fn is_wanted(question: &Question) -> bool {
-    question
-        .answer
-        .as_ref()
-        .is_some_and(|answer| !answer.is_closed())
-}
-
-/// What a person's answer to [`Cell::ask`] means.
-pub(crate) fn approval(result: &ElicitResult) -> Approval {
-    let answer = result
-        .content
-        .as_ref()
-        .and_then(|content| content.get("answer"));
-    match (&result.action, answer.and_then(Value::as_str)) {
-        (ElicitationAction::Accept, Some("once")) => Approval::Once,
-        (ElicitationAction::Accept, Some("session")) => Approval::ForSession,
-        _ => Approval::No,
+        self.change(|state| state.questions.answer_calls(decision))
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn wait_tool() -> Tool {
         "max_output_tokens": {"type": "integer", "minimum": 0, "description": "Budget of the output; default 10000."},
         "terminate": {"type": "boolean", "description": "true stops the program."},
         "from": {"type": "integer", "minimum": 0, "description": "Shows the output of this cell again, from this byte on, instead of waiting; an answer that left output out says from where."},
-        "decision": {"type": "string", "description": "The user's decision on calls that wait for approval, where the policy lets you pass it on: allow, session or deny."},
+        "decision": {"type": "string", "description": "The user's decision on calls that wait for approval, where the policy lets you pass it on: allow, program, session or deny."},
     });
     tool("wait", guided_wait_tool().to_owned(), properties, &[])
         .with_title("Wait for a running JavaScript program")

@@ -12,11 +12,14 @@ use rmcp::model::{ElicitResult, ElicitationAction};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::cell::{Cell, CellKey, approval};
+use super::cell::{Cell, CellKey};
+use super::questions::approval;
 use super::session::KnownCells;
 use crate::audit::{AuditRecord, CallIds};
 use crate::broker::Broker;
-use crate::caller::{Approval, ApprovalRequest, Approvals, CallContext, Elicitation, NotAsked};
+use crate::caller::{
+    Approval, ApprovalRequest, Approvals, CallContext, Elicitation, NotAsked, ProgramApprovals,
+};
 
 /// A question that is declined sooner was declined by a program: clients without a person at hand
 /// answer at once.
@@ -143,6 +146,11 @@ impl CallContext for CellCall {
 
     fn approvals(&self) -> &Approvals {
         &self.known.approvals
+    }
+
+    fn approvals_of_program(&self) -> Option<&ProgramApprovals> {
+        let is_program = matches!(self.call, Maker::Cell(_));
+        is_program.then(|| self.cell.approvals())
     }
 
     async fn approve(&self, request: &ApprovalRequest) -> Result<Approval, NotAsked> {

@@ -15,6 +15,7 @@ mod http_sessions;
 mod kept;
 mod observe;
 mod progress;
+mod questions;
 mod seal;
 mod session;
 mod sessions;

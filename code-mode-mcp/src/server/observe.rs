@@ -108,7 +108,7 @@ pub(crate) async fn repeated(
     for key in &asked.questions {
         let answer = answers.get(key).cloned();
         if let Some(answer) = answer.and_then(|a| serde_json::from_value::<ElicitResult>(a).ok()) {
-            cell.answer(key, answer);
+            cell.answer(key, &answer);
         }
     }
     let how = How::of_repeated(request.arguments.as_ref().unwrap_or(&Map::new()));
@@ -165,7 +165,7 @@ impl Observed<'_> {
                     return Ok(self.answer(response));
                 }
                 Some((key, answer)) = asking.next() => {
-                    self.cell.answer(&key, answer);
+                    self.cell.answer(&key, &answer);
                 }
                 () = tokio::time::sleep(KEEP_ALIVE) => {
                     self.client.show_progress(self.cell, None, true).await;
@@ -192,18 +192,18 @@ impl Observed<'_> {
             }
             return None;
         }
+        if !self.cell.has_unasked() {
+            return None;
+        }
+        // Calls of a loop come one after another.
+        tokio::time::sleep(TOGETHER).await;
         if !self.client.stateless {
             for (key, params) in self.cell.take_unasked() {
                 asking.push(Box::pin(elicit(self.client, key, params)));
             }
             return None;
         }
-        if self.cell.take_unasked().is_empty() {
-            return None;
-        }
-        tokio::time::sleep(TOGETHER).await;
         let questions = self.cell.open_questions();
-        let _ = self.cell.take_unasked();
         self.input_required(questions)
     }
 
@@ -267,7 +267,7 @@ pub(crate) async fn asking_meanwhile<T>(
                 }
             }
             Some((key, answer)) = asking.next() => {
-                cell.answer(&key, answer);
+                cell.answer(&key, &answer);
             }
         }
     }
