@@ -1,5 +1,6 @@
 //! `code-mode mcp`: the gateway's command line.
 
+mod import;
 mod login;
 #[cfg(unix)]
 mod shared;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use code_mode_host::{Provider, ProviderError};
+use code_mode_mcp::import::ImportError;
 use code_mode_mcp::login::LoginError;
 #[cfg(unix)]
 use code_mode_mcp::shim::{FindError, GatewayName, HeldName, Place, PlaceError, hold_name};
@@ -120,6 +122,15 @@ enum Command {
         #[command(subcommand)]
         test: Option<PolicyCommand>,
     },
+    /// Put the servers of other clients into one file
+    #[command(after_help = "\
+Reads the files of Claude Code, Claude Desktop, Cursor, VS Code, Codex, Gemini CLI, Qwen Code, Zed, goose and
+opencode, and those of the current project for the first four. The same server of several clients is written once, and a
+server of another client that has a taken name gets a number. Variables stay variables. Exit status: 0 done, 1 there is
+nothing to import or a file could not be changed, 2 wrong usage.
+
+Example: code-mode mcp import && code-mode mcp check --config ~/.config/code-mode/servers.json")]
+    Import(import::ImportArgs),
     /// Log in to a server that is reached over HTTP; without one, show all logins
     #[command(after_help = "\
 A page opens in the browser ($BROWSER). The login is kept in a file for this user alone, renewed before it ends, and
@@ -202,6 +213,10 @@ enum Failure {
     #[cfg(unix)]
     #[error("the configuration is another than that of this gateway's name")]
     Changed,
+    #[error("no home: {} is not set", if cfg!(windows) { "USERPROFILE" } else { "HOME" })]
+    NoHome,
+    #[error(transparent)]
+    Import(#[from] ImportError),
     #[error(transparent)]
     Login(#[from] LoginError),
     #[error(transparent)]
@@ -213,6 +228,7 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::Import(_) => 1,
             Self::Login(error) => login::exit_status(error),
             Self::Listen { .. } | Self::Provider(_) | Self::Runtime(_) => crate::RUNTIME_FAILED,
             #[cfg(unix)]
@@ -295,6 +311,7 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
                 test: Some(PolicyCommand::Test { call, input }),
             }) => test_policy(servers, call, input).await,
             Some(Command::Policy { servers, .. }) => look(servers, None).await,
+            Some(Command::Import(args)) => import::import(args),
             Some(Command::Login(args)) => login::log_in(args).await,
             Some(Command::Logout(args)) => login::log_out(args).await,
             #[cfg(unix)]

@@ -33,6 +33,7 @@ mod elicitation;
 mod expand;
 mod folders;
 mod hook;
+pub mod import;
 pub mod login;
 mod names;
 mod policy;

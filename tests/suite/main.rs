@@ -28,6 +28,7 @@ mod mcp_client;
 mod mcp_ends;
 mod mcp_hook;
 mod mcp_http;
+mod mcp_import;
 mod mcp_login;
 mod mcp_output;
 mod mcp_questions;

@@ -125,6 +125,23 @@ pub(crate) fn read(
     Ok(servers)
 }
 
+/// The error of an entry, if it has one. A variable that is not set may be set elsewhere: that counts as right.
+pub(crate) fn problem_of_entry(name: &str, entry: &Value) -> Option<String> {
+    let secrets = Secrets::default();
+    let place_of = |field: &str| Place {
+        folder: Path::new("/"),
+        field: field.to_owned(),
+    };
+    let place = "its entry";
+    let reader = EntryReader {
+        place,
+        entry,
+        name,
+        secrets: &secrets,
+    };
+    reader.read(&place_of).err().map(|error| error.to_string())
+}
+
 /// Adds a warning for each server that cannot be used.
 pub(crate) fn warn_of_unusable(
     servers: &[ServerConfig],
