@@ -1,5 +1,7 @@
 //! `code-mode mcp`: the gateway's command line.
 
+#[cfg(unix)]
+mod approvals;
 mod import;
 mod login;
 #[cfg(unix)]
@@ -149,6 +151,16 @@ Examples: code-mode mcp login --config .mcp.json tracker
         #[arg(long)]
         json: bool,
     },
+    /// Show the calls that wait for a person, or answer them
+    #[cfg(unix)]
+    #[command(after_help = "\
+For policies with \"terminal_may_answer\": true, and the gateways that clients share. Exit status: 0 shown or answered, 1 a call
+that was named does not wait (any more), 2 wrong usage, 3 a gateway does not answer.
+
+Examples: code-mode mcp approvals
+          code-mode mcp approvals allow 4711.1 4711.2
+          code-mode mcp approvals deny all")]
+    Approvals(approvals::ApprovalsArgs),
     /// End the gateways of this user that clients share
     #[cfg(unix)]
     Stop,
@@ -316,6 +328,8 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
             Some(Command::Logout(args)) => login::log_out(args).await,
             #[cfg(unix)]
             Some(Command::Status { json }) => shared::status(*json).await,
+            #[cfg(unix)]
+            Some(Command::Approvals(args)) => approvals::approvals(args).await,
             #[cfg(unix)]
             Some(Command::Stop) => shared::stop().await,
             None => serve(&args).await,

@@ -21,6 +21,7 @@ use crate::config::{self, ConfigError, ServerConfig};
 use crate::decide::{Subject, decide};
 use crate::elicitation::ElicitationRouter;
 use crate::names;
+use crate::pending::PendingApprovals;
 use crate::policy::{Claims, Policy, PolicyError};
 use crate::resources;
 use crate::secrets::Secrets;
@@ -113,6 +114,8 @@ pub struct Broker {
     servers: Vec<Server>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) secrets: Secrets,
+    /// The calls of all clients that wait for an answer from a terminal.
+    pub(crate) pending: Arc<PendingApprovals>,
     audit: Option<Arc<AuditLog>>,
     describe_tokens: usize,
     /// Changes with every server that a client of this broker uses.
@@ -205,6 +208,7 @@ struct Common {
     describe_tokens: usize,
     audit: Option<Arc<AuditLog>>,
     changed: Arc<watch::Sender<()>>,
+    pending: Arc<PendingApprovals>,
 }
 
 impl Common {
@@ -262,6 +266,7 @@ impl Common {
             servers,
             policy: self.policy,
             secrets: self.secrets,
+            pending: self.pending,
             audit: self.audit,
             describe_tokens: self.describe_tokens,
             changed: self.changed,
@@ -288,6 +293,7 @@ impl Broker {
             describe_tokens: options.describe_tokens.unwrap_or(4000),
             audit: options.audit.map(Arc::new),
             changed: Arc::new(watch::Sender::new(())),
+            pending: Arc::default(),
         };
         common.begin(servers, options.each_client_its_own)
     }
@@ -332,6 +338,7 @@ impl Broker {
             describe_tokens: self.describe_tokens,
             audit: self.audit.clone(),
             changed: self.changed.clone(),
+            pending: self.pending.clone(),
         };
         let (shutdown, tasks) = (self.shutdown.child_token(), TaskTracker::new());
         let events = common.events();

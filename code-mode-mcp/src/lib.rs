@@ -36,6 +36,7 @@ mod hook;
 pub mod import;
 pub mod login;
 mod names;
+mod pending;
 mod policy;
 mod resources;
 #[cfg(test)]
@@ -57,6 +58,7 @@ pub use caller::{
 };
 pub use check::{Checked, Decided, check, decided};
 pub use config::{ConfigError, MARKER};
+pub use pending::{PendingApproval, TerminalAnswer};
 pub use policy::{Pattern, Policy, PolicyError};
 pub use server::{Gateway, GatewayOptions, MAX_HTTP_CONNECTIONS, Store};
 pub use upstream::{read_events, read_lines, read_listing};

@@ -45,6 +45,8 @@ pub struct Policy {
     hook: Option<Hook>,
     /// Whether `wait`'s `decision` is taken for a person's answer.
     pub(crate) model_may_answer: bool,
+    /// Whether a person may answer by `code-mode mcp approvals`.
+    pub(crate) terminal_may_answer: bool,
     /// Whether a call of a read-only tool whose server was lost is made once more.
     pub(crate) retry_read_only: bool,
     /// How long a person's answer may take.

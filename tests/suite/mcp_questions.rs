@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::mcp_client::{Client, mad, texts};
-use crate::support::run;
+use crate::mcp_client::{Client, file_of, mad, path, texts};
+use crate::support::{program, run};
 
 /// Twelve writes at once, of two kinds.
 const LOOP: &str = r#"
@@ -90,5 +90,122 @@ fn a_loop_of_the_stateless_era_is_one_question_too() {
         let done = client.request("tools/call", exec).await["result"].clone();
         assert_eq!(texts(&done)[0], "12", "{done}");
         client.leave().await;
+    });
+}
+
+/// A client that cannot ask, behind a policy that lets a terminal answer.
+struct Headless {
+    folder: tempfile::TempDir,
+    policy: tempfile::NamedTempFile,
+}
+
+impl Headless {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().expect("a folder"),
+            policy: file_of(&json!({"terminal_may_answer": true})),
+        }
+    }
+
+    async fn client(&self, more: &[&str]) -> Client {
+        let server = format!("mad={}", mad("claims"));
+        let mut arguments = vec!["--server", &server, "--policy", path(&self.policy)];
+        arguments.extend(more);
+        let mut client = Client::start_with_caches(&arguments, self.folder.path());
+        client.initialize(json!({})).await;
+        client
+    }
+
+    fn approvals(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = std::process::Command::new(program())
+            .args(["mcp", "approvals"])
+            .args(arguments)
+            .env("XDG_RUNTIME_DIR", self.folder.path())
+            .output()
+            .expect("run");
+        let said = String::from_utf8(output.stdout).expect("UTF-8");
+        (output.status.code(), said)
+    }
+
+    /// The calls that wait, once there are so many.
+    fn waiting(&self, count: usize) -> Vec<Value> {
+        loop {
+            let (_, listed) = self.approvals(&["--json"]);
+            let listed: Vec<Value> = serde_json::from_str(&listed).expect("JSON");
+            if listed.len() == count {
+                return listed;
+            }
+        }
+    }
+}
+
+fn id(call: &Value) -> &str {
+    call["id"].as_str().expect("an id")
+}
+
+#[test]
+fn a_person_at_a_terminal_answers_for_a_client_that_cannot_ask() {
+    run(async {
+        let headless = Headless::new();
+        let mut client = headless.client(&[]).await;
+        let code = r#"
+            const one = (file) => tools.mad__destroy({ file }).then(() => "ran", (e) => e.message);
+            text(await Promise.all([one("a"), one("b")]));
+        "#;
+        let exec = json!({"name": "exec", "arguments": {"code": code}});
+        let id_of_exec = client.begin("tools/call", exec).await;
+        let waiting = headless.waiting(2);
+        let call = waiting[0]["call"].as_str().expect("a text");
+        assert!(call.contains("mad/destroy with {file: "), "{call}");
+        let (code, _) = headless.approvals(&["allow", id(&waiting[0])]);
+        assert_eq!(code, Some(0));
+        let (code, said) = headless.approvals(&["deny", "all"]);
+        assert_eq!((code, said.trim()), (Some(0), "1 calls were answered"));
+        let answer = texts(&client.answer(id_of_exec).await["result"]);
+        let refused = "not approved: mad/destroy was refused";
+        let all: Vec<String> = serde_json::from_str(&answer[0]).expect("JSON");
+        assert!(
+            all.contains(&"ran".to_owned()) && all.contains(&refused.to_owned()),
+            "{all:?}"
+        );
+        // An answer counts once.
+        let (code, _) = headless.approvals(&["allow", id(&waiting[0])]);
+        assert_eq!(code, Some(1));
+        assert_eq!(
+            headless.approvals(&[]).1.trim(),
+            "no call waits for an answer"
+        );
+        client.leave().await;
+    });
+}
+
+#[test]
+fn an_answer_at_a_terminal_holds_for_the_program() {
+    run(async {
+        let headless = Headless::new();
+        let mut client = headless.client(&[]).await;
+        let code = "for (let i = 0; i < 5; i++) await tools.mad__destroy({ i }); text('done')";
+        let exec = json!({"name": "exec", "arguments": {"code": code}});
+        let id_of_exec = client.begin("tools/call", exec).await;
+        headless.waiting(1);
+        assert_eq!(headless.approvals(&["program", "all"]).0, Some(0));
+        assert_eq!(texts(&client.answer(id_of_exec).await["result"])[0], "done");
+        client.leave().await;
+    });
+}
+
+#[test]
+fn a_call_of_a_client_that_has_left_waits_for_nobody() {
+    run(async {
+        let headless = Headless::new();
+        let mut first = headless.client(&[]).await;
+        let mut second = headless.client(&[]).await;
+        second.exec("text(1)").await;
+        let exec = json!({"name": "exec", "arguments": {"code": "await tools.mad__destroy({})"}});
+        first.begin("tools/call", exec).await;
+        headless.waiting(1);
+        first.leave().await;
+        headless.waiting(0);
+        second.leave().await;
     });
 }

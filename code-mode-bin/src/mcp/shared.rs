@@ -124,7 +124,7 @@ pub(super) async fn status(json: bool) -> Result<ExitCode, Failure> {
 }
 
 /// The exit status of a command about all gateways.
-fn all_answered(is_well: bool) -> ExitCode {
+pub(super) fn all_answered(is_well: bool) -> ExitCode {
     match is_well {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(crate::RUNTIME_FAILED),

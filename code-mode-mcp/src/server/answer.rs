@@ -10,6 +10,18 @@ use super::observe::Observed;
 use super::session::Session;
 
 impl Observed<'_> {
+    /// How a person can answer whom the client does not ask.
+    fn way_to_answer(&self) -> &'static str {
+        let broker = &self.client.server.broker;
+        if broker.policy.model_may_answer {
+            "ask the user, then call wait with their decision"
+        } else if broker.pending.is_open() {
+            "the user can answer with `code-mode mcp approvals`"
+        } else {
+            "the user can allow it in the policy file"
+        }
+    }
+
     /// The answer about a cell that was admitted.
     pub(super) fn answer(&self, response: Result<CellResponse, SessionError>) -> CallToolResponse {
         self.session.save();
@@ -31,13 +43,7 @@ impl Observed<'_> {
             CellResponse::Yielded { .. } | CellResponse::Pending { .. } => {
                 let mut text = running(&self.client.name_of(self.cell));
                 for waiting in self.cell.waits_for() {
-                    text.push_str(&format!(
-                        "\nwaits for {waiting}; {}",
-                        match self.client.server.broker.policy.model_may_answer {
-                            true => "ask the user, then call wait with their decision",
-                            false => "the user can allow it in the policy file",
-                        }
-                    ));
+                    text.push_str(&format!("\nwaits for {waiting}; {}", self.way_to_answer()));
                 }
                 text
             }

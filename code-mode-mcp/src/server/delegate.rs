@@ -46,8 +46,7 @@ impl CodeModeSessionDelegate for SessionDelegate {
         let context = Arc::new(CellCall {
             session: self.session.clone(),
             known: self.known.clone(),
-            may_model_answer: self.broker.policy.model_may_answer,
-            answer_time: self.broker.policy.answer_time(),
+            broker: self.broker.clone(),
             cell,
             call: Maker::Cell(call.clone()),
         });
@@ -88,9 +87,7 @@ impl CodeModeSessionDelegate for SessionDelegate {
 pub(crate) struct CellCall {
     pub(crate) session: String,
     pub(crate) known: Arc<KnownCells>,
-    pub(crate) may_model_answer: bool,
-    /// How long it waits for a person's answer.
-    pub(crate) answer_time: Duration,
+    pub(crate) broker: Arc<Broker>,
     pub(crate) cell: Arc<Cell>,
     pub(crate) call: Maker,
 }
@@ -106,13 +103,33 @@ pub(crate) enum Maker {
 }
 
 impl CellCall {
+    /// Whether the model may pass on what its user decides. It makes no readings.
+    fn may_model_answer(&self) -> bool {
+        self.broker.policy.model_may_answer && !matches!(self.call, Maker::Read)
+    }
+
     /// The answer to the question whether a call may run.
     async fn answer(&self, request: &ApprovalRequest) -> Result<ElicitResult, NotAsked> {
         let answered = self.cell.ask(request).ok_or(NotAsked::TooMany)?;
-        match tokio::time::timeout(self.answer_time, answered).await {
-            Ok(answer) => answer.map_err(|_| NotAsked::Ended),
-            Err(_) => Err(NotAsked::TimedOut),
+        answered.await.map_err(|_| NotAsked::Ended)
+    }
+
+    /// What the person at the client decides, or the model where the policy lets it.
+    async fn by_client(&self, request: &ApprovalRequest) -> Result<Approval, NotAsked> {
+        let asked = Instant::now();
+        let answer = self.answer(request).await?;
+        if approval(&answer) != Approval::No || answer.action == ElicitationAction::Accept {
+            return Ok(approval(&answer));
         }
+        if asked.elapsed() >= NO_PERSON {
+            return Ok(Approval::No);
+        }
+        if !self.may_model_answer() && !self.broker.pending.is_open() {
+            return Err(NotAsked::NobodyThere);
+        }
+        // The model passes the user's decision on instead, or somebody answers elsewhere.
+        self.cell.set_nobody_there();
+        Ok(approval(&self.answer(request).await?))
     }
 }
 
@@ -154,24 +171,21 @@ impl CallContext for CellCall {
     }
 
     async fn approve(&self, request: &ApprovalRequest) -> Result<Approval, NotAsked> {
-        if !self.cell.can_ask().forms && !self.may_model_answer {
+        let (policy, pending) = (&self.broker.policy, &self.broker.pending);
+        let can_ask = self.cell.can_ask().forms;
+        if !can_ask && !self.may_model_answer() && !pending.is_open() {
             return Err(NotAsked::CannotAsk);
         }
         let _pause = self.call.pause();
-        let asked = Instant::now();
-        let answer = self.answer(request).await?;
-        if approval(&answer) != Approval::No || answer.action == ElicitationAction::Accept {
-            return Ok(approval(&answer));
-        }
-        if asked.elapsed() >= NO_PERSON {
-            return Ok(Approval::No);
-        }
-        if !self.may_model_answer {
-            return Err(NotAsked::NobodyThere);
-        }
-        // The model passes the user's decision on instead.
-        self.cell.set_nobody_there();
-        Ok(approval(&self.answer(request).await?))
+        let ids = self.ids();
+        let decided = async {
+            tokio::select! {
+                answer = self.by_client(request) => answer,
+                answer = pending.clone().answer_to(request, &ids) => Ok(answer),
+            }
+        };
+        let in_time = tokio::time::timeout(policy.answer_time(), decided).await;
+        in_time.unwrap_or(Err(NotAsked::TimedOut))
     }
 
     async fn elicit(&self, question: Elicitation) -> Option<ElicitResult> {

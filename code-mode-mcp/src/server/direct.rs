@@ -38,8 +38,7 @@ pub(crate) async fn direct(client: &Client<'_>, request: &CallToolRequestParams)
     let context = Arc::new(CellCall {
         session: name_in_records(&session.handle),
         known: session.known.clone(),
-        may_model_answer: broker.policy.model_may_answer,
-        answer_time: broker.policy.answer_time(),
+        broker: broker.clone(),
         cell: cell.clone(),
         call: Maker::Direct,
     });
@@ -64,8 +63,7 @@ where
     let context = Arc::new(CellCall {
         session: String::new(),
         known: client.reads(),
-        may_model_answer: false,
-        answer_time: client.server.broker.policy.answer_time(),
+        broker: client.server.broker.clone(),
         cell: cell.clone(),
         call: Maker::Read,
     });

@@ -187,7 +187,8 @@ impl Observed<'_> {
     /// yields.
     async fn ask<'s>(&'s self, asking: &mut FuturesUnordered<Asking<'s>>) -> Option<Response> {
         if !self.client.can_ask.forms || self.cell.is_nobody_there() {
-            if self.cell.is_waiting() {
+            // Whoever answers elsewhere needs no model.
+            if self.cell.is_waiting() && !self.client.server.broker.pending.is_open() {
                 self.yield_now.cancel();
             }
             return None;

@@ -30,6 +30,9 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// Serves until nobody has been connected for `linger`, or the gateway shuts down.
 pub(super) async fn serve(server: &Arc<Shared>, listener: Listener, linger: Duration) {
     keep_recent_standard_error();
+    if server.broker.policy.terminal_may_answer {
+        server.broker.pending.open();
+    }
     let door = Arc::new(Door {
         server: server.clone(),
         began: Instant::now(),
@@ -157,6 +160,13 @@ impl Door {
             }
             Wants::Status => {
                 let _ = write(&mut to, &self.status()).await;
+            }
+            Wants::Approvals => {
+                let _ = write(&mut to, &self.server.broker.pending.all()).await;
+            }
+            Wants::Answer { numbers, answer } => {
+                let answered = self.server.broker.pending.answer(&numbers, answer);
+                let _ = write(&mut to, &answered).await;
             }
             Wants::Stop => {
                 self.server.broker.shutdown.cancel();

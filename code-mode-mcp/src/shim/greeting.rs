@@ -5,6 +5,7 @@
 
 use std::io;
 
+use crate::pending::TerminalAnswer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -19,6 +20,13 @@ pub(crate) enum Wants {
     Log,
     /// The gateway's status.
     Status,
+    /// The calls that wait for a person.
+    Approvals,
+    /// To answer some of these.
+    Answer {
+        numbers: Vec<u64>,
+        answer: TerminalAnswer,
+    },
     /// The gateway's end.
     Stop,
 }
@@ -78,7 +86,7 @@ pub struct ServerStatus {
 }
 
 /// The longest line that says what a connection is for.
-pub(crate) const MAX_GREETING: u64 = 1 << 10;
+pub(crate) const MAX_GREETING: u64 = 64 << 10;
 /// The longest status: it has as many servers as are configured.
 pub(crate) const MAX_STATUS: u64 = 16 << 20;
 

@@ -23,6 +23,6 @@ pub use place::{GatewayName, Place, PlaceError};
 pub use relay::relay;
 pub(crate) use start::bound_log;
 pub use start::{
-    ConnectError, Connection, FindError, GatewayProgram, Gateways, HeldName, NameNow, ask_status,
-    ask_to_stop, hold_name,
+    ConnectError, Connection, FindError, GatewayProgram, Gateways, HeldName, NameNow,
+    answer_approvals, ask_approvals, ask_status, ask_to_stop, hold_name,
 };

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -16,6 +17,7 @@ use tokio::process::Command;
 use super::greeting::{GatewayStatus, Greeted, MAX_GREETING, MAX_STATUS, Wants, read, write};
 use super::place::{GatewayName, Place};
 use crate::broker::BrokerError;
+use crate::pending::{PendingApproval, TerminalAnswer};
 
 /// How long a gateway may take to greet, and to start. It takes some milliseconds.
 const GREETING: Duration = Duration::from_secs(10);
@@ -340,14 +342,49 @@ pub async fn ask_status(
     place: &Place,
     name: &GatewayName,
 ) -> Result<Option<GatewayStatus>, ConnectError> {
+    let status = ask(place, name, &Wants::Status).await?;
+    Ok(status.map(|(_, status)| status))
+}
+
+/// The calls at a gateway that wait for a person; `None` where it does not run.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn ask_approvals(
+    place: &Place,
+    name: &GatewayName,
+) -> Result<Option<(u32, Vec<PendingApproval>)>, ConnectError> {
+    ask(place, name, &Wants::Approvals).await
+}
+
+/// Answers calls at a gateway, by their numbers. Returns how many waited; `None` where it does not run.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn answer_approvals(
+    place: &Place,
+    name: &GatewayName,
+    numbers: Vec<u64>,
+    answer: TerminalAnswer,
+) -> Result<Option<usize>, ConnectError> {
+    let answered = ask(place, name, &Wants::Answer { numbers, answer }).await?;
+    Ok(answered.map(|(_, count)| count))
+}
+
+/// A gateway's process and its answer; `None` where it does not run.
+async fn ask<T: DeserializeOwned>(
+    place: &Place,
+    name: &GatewayName,
+    wants: &Wants,
+) -> Result<Option<(u32, T)>, ConnectError> {
     let socket = place.socket(name);
-    let Some(mut connection) = dial(place, name, &Wants::Status).await? else {
+    let Some(mut connection) = dial(place, name, wants).await? else {
         return Ok(None);
     };
-    let status = tokio::time::timeout(GREETING, read(&mut connection.read, MAX_STATUS));
-    let status = status.await.unwrap_or_else(|late| Err(late.into()));
-    status
-        .map(Some)
+    let answer = tokio::time::timeout(GREETING, read(&mut connection.read, MAX_STATUS)).await;
+    let answer = answer.unwrap_or_else(|late| Err(late.into()));
+    answer
+        .map(|answer| Some((connection.process, answer)))
         .map_err(|source| ConnectError::Silent { socket, source })
 }
 
