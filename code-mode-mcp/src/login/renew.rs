@@ -12,6 +12,8 @@ use crate::secrets::Secrets;
 
 /// A token that is refused so soon after it came is not renewed again: another would fare no better.
 const FRESH: Duration = Duration::from_secs(30);
+/// The pause after a renewal where tokens end at once.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long a request waits for a renewal. The renewal continues after that.
 const RENEWAL: Duration = Duration::from_secs(60);
 
@@ -138,7 +140,11 @@ impl Login {
         let Some(refresh_token) = saved.refresh_token() else {
             return Ok(None);
         };
-        if renewal.is_some_and(|last| last.elapsed() < FRESH) {
+        let pause = match saved.ends_soon() {
+            true => PAUSE,
+            false => FRESH,
+        };
+        if renewal.is_some_and(|last| last.elapsed() < pause) {
             return Ok(None);
         }
         *renewal = Some(Instant::now());
