@@ -12,6 +12,9 @@ use crate::support::program;
 /// The revision with stateless requests.
 pub const MODERN: &str = "2026-07-28";
 
+/// What a person answers to a question.
+pub type Person = fn(&Value) -> Value;
+
 pub struct Client {
     /// What the program keeps from one start to the next.
     caches: Option<tempfile::TempDir>,
@@ -21,6 +24,8 @@ pub struct Client {
     last_id: u64,
     /// What a person answers, in turn.
     pub answers: Vec<Value>,
+    /// What a person answers to a question after these.
+    pub person: Person,
     /// Questions that reached the person.
     pub asked: Vec<Value>,
     pub notifications: Vec<Value>,
@@ -88,6 +93,7 @@ impl Client {
             lines,
             last_id: 0,
             answers: Vec::new(),
+            person: |_| json!({"action": "cancel"}),
             asked: Vec::new(),
             notifications: Vec::new(),
             modern: false,
@@ -182,7 +188,7 @@ impl Client {
                     let asked = asked.clone();
                     self.asked.push(message["params"].clone());
                     let answer = match self.answers.is_empty() {
-                        true => json!({"action": "cancel"}),
+                        true => (self.person)(&message["params"]),
                         false => self.answers.remove(0),
                     };
                     self.send(&json!({"jsonrpc": "2.0", "id": asked, "result": answer}))

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::mcp_client::{Client, file_of, mad, path, texts};
+use crate::mcp_client::{Client, Person, file_of, mad, path, texts};
 use crate::support::{program, run};
 
 /// Twelve writes at once, of two kinds.
@@ -21,24 +21,31 @@ fn message(question: &Value) -> &str {
     question["message"].as_str().expect("a text")
 }
 
+/// Whether a question is about several calls. On a busy machine those of a loop do not all come at
+/// the same moment.
+fn is_about_several(question: &Value) -> bool {
+    message(question).contains(" calls:\n- ")
+}
+
 #[test]
 fn the_writes_of_a_loop_are_one_question_that_lists_them() {
     run(async {
-        for (word, ran) in [("all", "12"), ("no", "0")] {
+        let yes = |question: &Value| match is_about_several(question) {
+            true => answer("all"),
+            false => answer("once"),
+        };
+        let no = |_: &Value| answer("no");
+        for (person, ran) in [(yes as Person, "12"), (no as Person, "0")] {
             let mut client = Client::before("claims", &[], json!({"elicitation": {}})).await;
-            client.answers = vec![answer(word)];
+            client.person = person;
             assert_eq!(client.exec(LOOP).await[0], ran);
-            assert_eq!(client.asked.len(), 1);
-            let message = message(&client.asked[0]);
-            assert!(message.contains("wants to make 12 calls"), "{message}");
-            assert!(
-                message.contains(r#"- mad/destroy with {file: "f3"}"#),
-                "{message}"
-            );
-            assert!(
-                message.contains(r#"- 6 times mad/destroy with {file: "same"}"#),
-                "{message}"
-            );
+            assert!(client.asked.len() < 12);
+            assert!(client.asked.iter().any(is_about_several));
+            let listed: String = client.asked.iter().map(message).collect();
+            for file in ["f0", "f1", "f2", "f3", "f4", "f5", "same"] {
+                let call = format!(r#"mad/destroy with {{file: "{file}"}}"#);
+                assert!(listed.contains(&call), "{listed}");
+            }
             client.leave().await;
         }
     });
@@ -48,11 +55,14 @@ fn the_writes_of_a_loop_are_one_question_that_lists_them() {
 fn a_person_can_be_asked_about_each_call_of_a_loop() {
     run(async {
         let mut client = Client::before("claims", &[], json!({"elicitation": {}})).await;
-        client.answers = vec![answer("each")];
-        client.answers.extend((0..6).map(|_| answer("once")));
-        client.answers.extend((0..6).map(|_| answer("no")));
+        client.person = |question| match is_about_several(question) {
+            true => answer("each"),
+            false if message(question).contains("same") => answer("no"),
+            false => answer("once"),
+        };
         assert_eq!(client.exec(LOOP).await[0], "6");
-        assert_eq!(client.asked.len(), 13);
+        let alone = client.asked.iter().filter(|one| !is_about_several(one));
+        assert_eq!(alone.count(), 12);
         client.leave().await;
     });
 }
@@ -79,16 +89,25 @@ fn a_loop_of_the_stateless_era_is_one_question_too() {
         let server = format!("mad={}", mad("claims"));
         let mut client = Client::start(&["--server", &server]).modern();
         let mut exec = json!({"name": "exec", "arguments": {"code": LOOP}});
-        for (word, questions) in [("each", 1), ("once", 12)] {
+        let mut rounds = 0;
+        let done = loop {
             let asked = client.request("tools/call", exec.clone()).await["result"].clone();
-            let requests = asked["inputRequests"].as_object().expect("questions");
-            assert_eq!(requests.len(), questions, "{asked}");
-            let answers = requests.keys().map(|key| (key.clone(), answer(word)));
+            let Some(requests) = asked["inputRequests"].as_object() else {
+                break asked;
+            };
+            rounds += 1;
+            let answers = requests.iter().map(|(key, request)| {
+                let word = match is_about_several(&request["params"]) {
+                    true => "all",
+                    false => "once",
+                };
+                (key.clone(), answer(word))
+            });
             exec["inputResponses"] = Value::Object(answers.collect());
             exec["requestState"] = asked["requestState"].clone();
-        }
-        let done = client.request("tools/call", exec).await["result"].clone();
+        };
         assert_eq!(texts(&done)[0], "12", "{done}");
+        assert!((1..12).contains(&rounds), "{rounds}");
         client.leave().await;
     });
 }
