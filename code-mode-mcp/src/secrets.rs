@@ -1,5 +1,6 @@
 //! Values that must not leave the program.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, RwLock};
 
 use serde_json::Value;
@@ -10,9 +11,31 @@ const STAND_IN: &str = "[secret]";
 
 /// The secrets of a configuration: what it says of environments, headers and addresses.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Secrets(Arc<RwLock<Vec<String>>>);
+pub(crate) struct Secrets {
+    lasting: Arc<RwLock<Vec<String>>>,
+    passing: Arc<RwLock<VecDeque<String>>>,
+}
+
+/// Secrets that are replaced from time to time: so many are hidden.
+const MAX_PASSING: usize = 256;
+const SHORTEST_PASSING: usize = 16;
 
 impl Secrets {
+    /// Adds a secret that will be replaced, such as the token of a login. The oldest makes room. A server
+    /// chose it: a short one is not hidden, because it may be a word that other texts have.
+    pub(crate) fn add_passing(&self, value: &str) {
+        if value.len() < SHORTEST_PASSING {
+            return;
+        }
+        let mut known = self.passing.write().unwrap_or_else(|e| e.into_inner());
+        if !known.iter().any(|secret| secret == value) {
+            known.push_back(value.to_owned());
+            if known.len() > MAX_PASSING {
+                known.pop_front();
+            }
+        }
+    }
+
     /// Adds a value: in the forms in which texts may have it, by its lines, and without
     /// the scheme of a header.
     pub(crate) fn add(&self, value: &str) {
@@ -33,7 +56,7 @@ impl Secrets {
         if value.len() < SHORTEST {
             return;
         }
-        let mut known = self.0.write().unwrap_or_else(|e| e.into_inner());
+        let mut known = self.lasting.write().unwrap_or_else(|e| e.into_inner());
         if !known.iter().any(|secret| secret == value) {
             known.push(value.to_owned());
             // The longest first, so that no part of one is left beside its stand-in.
@@ -61,9 +84,10 @@ impl Secrets {
 
     /// The text with a stand-in for each secret in it.
     pub(crate) fn hide(&self, text: &str) -> String {
-        let known = self.0.read().unwrap_or_else(|e| e.into_inner());
+        let known = self.lasting.read().unwrap_or_else(|e| e.into_inner());
+        let passing = self.passing.read().unwrap_or_else(|e| e.into_inner());
         let mut hidden = text.to_owned();
-        for secret in known.iter() {
+        for secret in passing.iter().chain(known.iter()) {
             if hidden.contains(secret.as_str()) {
                 hidden = hidden.replace(secret.as_str(), STAND_IN);
             }

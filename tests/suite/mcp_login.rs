@@ -365,6 +365,59 @@ fn tokens_go_to_nobody_who_is_not_the_server_of_the_login() {
 }
 
 #[test]
+fn a_server_that_names_a_thief_as_its_authorization_server_gives_it_nothing() {
+    run(async {
+        let (world, thief) = (World::new(), World::new());
+        assert!(world.log_in(&[]).status.success());
+        // The thief takes the honest server's name, and names itself as the place for tokens.
+        let page = |path: &str| format!("{}/{path}", world.base);
+        let claims = json!({
+            "issuer": world.base,
+            "authorization_endpoint": page("authorize"),
+            "registration_endpoint": page("register"),
+            "token_endpoint": format!("{}/token", thief.base),
+            "response_types_supported": ["code"],
+            "code_challenge_methods_supported": ["S256"],
+        });
+        thief.control(json!({"metadata": claims}));
+        let named = format!("{}/.well-known/whatever", thief.base);
+        world.control(json!({"end_tokens": true, "authorization_server": named}));
+        let mut client = world.client().await;
+        client.exec("text(1)").await;
+        client.leave().await;
+        assert_eq!(
+            thief.counts()["refused"],
+            0,
+            "a refresh token went to the thief"
+        );
+        assert_eq!(world.files().len(), 1, "the login is kept");
+        let output = world.log_in(&[]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(
+            said(&output).contains("are not those of"),
+            "{}",
+            said(&output)
+        );
+        assert_eq!(thief.counts()["refused"], 0, "a code went to the thief");
+    });
+}
+
+#[test]
+fn a_server_is_back_once_its_authorization_server_is() {
+    run(async {
+        let world = World::new();
+        assert!(world.log_in(&[]).status.success());
+        world.control(json!({"end_tokens": true, "renewal_status": 500}));
+        let mut client = world.client().await;
+        assert_eq!(client.exec("text(ALL_TOOLS.length)").await[0], "0");
+        world.control(json!({"renewal_status": null}));
+        while client.exec("text(ALL_TOOLS.length)").await[0] == "0" {}
+        assert!(client.exec(READ).await[0].contains("done"));
+        client.leave().await;
+    });
+}
+
+#[test]
 fn the_headers_of_a_command_are_shown_to_the_server_and_to_nobody_else() {
     run(async {
         let world = World::new();

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use code_mode_mcp::Loaded;
 use code_mode_mcp::login::{BegunLogin, LoginError, Pasted, begin};
+use code_mode_protocol::text::line;
 use code_mode_system::{Interrupts, say, show};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
@@ -83,7 +84,10 @@ pub(super) async fn log_in(args: &LoginArgs) -> Result<ExitCode, Failure> {
     };
     match scopes.is_empty() {
         true => say!("logged in to {name}"),
-        false => say!("logged in to {name}; scopes: {}", scopes.join(" ")),
+        false => say!(
+            "logged in to {name}; scopes: {}",
+            line(&scopes.join(" "), 400)
+        ),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -148,10 +152,13 @@ impl Addresses {
 
 impl Pasted for Addresses {
     async fn next(&mut self) -> String {
-        if let Some(lines) = &mut self.0
-            && let Ok(Some(line)) = lines.next_line().await
-        {
-            return line;
+        while let Some(lines) = &mut self.0 {
+            match lines.next_line().await {
+                Ok(Some(line)) => return line,
+                // The pasted line is not text.
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => self.refuse(),
+                Ok(None) | Err(_) => break,
+            }
         }
         self.0 = None;
         std::future::pending().await

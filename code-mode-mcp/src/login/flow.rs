@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use code_mode_protocol::text::line;
 use rmcp::transport::auth::{
     AuthError, AuthorizationManager, AuthorizationMetadata, CredentialStore,
     InMemoryCredentialStore, OAuthClientConfig,
@@ -16,6 +17,8 @@ use super::{LoginError, LoginServer, is_private_on_its_way, manager};
 use crate::broker::Loaded;
 use crate::upstream::challenge;
 
+/// How much of an address is shown.
+const SHOWN: usize = 200;
 /// How long the person has.
 const PERSON: Duration = Duration::from_secs(600);
 /// The name under which this program registers itself.
@@ -40,6 +43,7 @@ pub struct BegunLogin {
     client_secret: Option<String>,
     page: Url,
     state: String,
+    token_endpoint: String,
 }
 
 impl std::fmt::Debug for BegunLogin {
@@ -76,9 +80,10 @@ pub async fn begin(
     let endpoints = [&metadata.authorization_endpoint, &metadata.token_endpoint];
     for endpoint in endpoints.into_iter().chain(&metadata.registration_endpoint) {
         if !is_private_on_its_way(endpoint) {
-            return Err(LoginError::Plain(endpoint.clone()));
+            return Err(LoginError::Plain(line(endpoint, SHOWN)));
         }
     }
+    verify_issuer(&metadata, &server).await?;
     manager.set_metadata(resolved.metadata);
     let callback = CallbackAddress::open(server.options.callback_port).await?;
     let scopes = match scopes {
@@ -126,7 +131,33 @@ pub async fn begin(
         client_secret,
         page,
         state,
+        token_endpoint: metadata.token_endpoint,
     })
+}
+
+/// Whether the authorization server that these metadata name as their issuer publishes them. A server
+/// can point to its own metadata, which name the pages of another, and would get the codes of the other.
+async fn verify_issuer(
+    metadata: &AuthorizationMetadata,
+    server: &LoginServer,
+) -> Result<(), LoginError> {
+    let Some(issuer) = &metadata.issuer else {
+        return Ok(());
+    };
+    let failed = |error: AuthError| LoginError::of(&error);
+    let own = manager(issuer, &server.options).await.map_err(failed)?;
+    let own = own.resolve_metadata().await.map_err(failed)?.metadata;
+    let is_same = own.issuer == metadata.issuer
+        && own.authorization_endpoint == metadata.authorization_endpoint
+        && own.token_endpoint == metadata.token_endpoint
+        && own.registration_endpoint == metadata.registration_endpoint;
+    match is_same {
+        true => Ok(()),
+        false => Err(LoginError::Refused(format!(
+            "the server names metadata that are not those of {}",
+            line(issuer, SHOWN)
+        ))),
+    }
 }
 
 /// Who this program is at the authorization server: whom the configuration names, the document that
@@ -227,7 +258,13 @@ impl BegunLogin {
         let granted = credentials.granted_scopes.iter();
         let scopes = granted.filter(|scope| !scope.is_empty()).cloned();
         let scopes = scopes.collect();
-        let saved = Saved::new(&self.server.url, redirect, self.client_secret, credentials);
+        let saved = Saved::new(
+            &self.server.url,
+            redirect,
+            self.token_endpoint,
+            self.client_secret,
+            credentials,
+        );
         let failed = |source| LoginError::file(&self.file, source);
         let _locked = self.file.lock().await.map_err(failed)?;
         self.file.write(&saved).map_err(failed)?;

@@ -23,6 +23,9 @@ const VERSION: u32 = 1;
 /// A token is renewed so long before it ends, or after half of its life where that is shorter.
 const EARLY: Duration = Duration::from_secs(60);
 
+/// The most bytes of a token: a header has room for it.
+const LONGEST: usize = 16 << 10;
+
 /// A login as its file has it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Saved {
@@ -30,6 +33,8 @@ pub(super) struct Saved {
     /// The server's address, which the file's name does not show.
     server: String,
     pub(super) redirect_uri: String,
+    /// Where tokens are renewed, and nowhere else.
+    pub(super) token_endpoint: String,
     #[serde(default)]
     client_secret: Option<ClientSecret>,
     pub(super) credentials: StoredCredentials,
@@ -49,6 +54,7 @@ impl Saved {
     pub(super) fn new(
         server: &str,
         redirect_uri: String,
+        token_endpoint: String,
         client_secret: Option<String>,
         credentials: StoredCredentials,
     ) -> Self {
@@ -56,6 +62,7 @@ impl Saved {
             version: VERSION,
             server: server.to_owned(),
             redirect_uri,
+            token_endpoint,
             client_secret: client_secret.map(ClientSecret),
             credentials,
         }
@@ -73,6 +80,15 @@ impl Saved {
     pub(super) fn refresh_token(&self) -> Option<&str> {
         let token = self.credentials.token_response.as_ref()?.refresh_token()?;
         Some(token.secret())
+    }
+
+    /// Whether each of its tokens is one word of visible characters, as RFC 6749 has them.
+    pub(super) fn has_good_tokens(&self) -> bool {
+        let is_good = |token: &str| {
+            (1..=LONGEST).contains(&token.len())
+                && token.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        self.token().is_some_and(is_good) && self.refresh_token().is_none_or(is_good)
     }
 
     /// How long the token is good for; `None` where the server did not say.
@@ -121,21 +137,33 @@ impl LoginFile {
 
     /// The login, where there is one that this version can read.
     pub(super) fn read(&self) -> io::Result<Option<Saved>> {
-        let file = match File::open(&self.0) {
-            Ok(file) => file,
+        let not_a_login = || io::Error::new(io::ErrorKind::InvalidData, "not the file of a login");
+        match std::fs::metadata(&self.0) {
+            // A pipe would be waited for.
+            Ok(metadata) if !metadata.is_file() => return Err(not_a_login()),
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
-        };
+        }
+        let file = File::open(&self.0)?;
         let mut text = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut text)?;
         // Not with the library's words, which may have a part of a token.
-        let saved: Saved = serde_json::from_slice(&text)
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not the file of a login"))?;
-        Ok(Some(saved).filter(|saved| saved.version == VERSION))
+        let saved: Saved = serde_json::from_slice(&text).map_err(|_| not_a_login())?;
+        match saved.has_good_tokens() {
+            true => Ok(Some(saved).filter(|saved| saved.version == VERSION)),
+            false => Err(not_a_login()),
+        }
     }
 
     pub(super) fn write(&self, saved: &Saved) -> io::Result<()> {
-        folders::replace(&self.0, &serde_json::to_vec(saved)?)
+        let text = serde_json::to_vec(saved)?;
+        let is_too_large = text.len() as u64 >= MAX_BYTES;
+        if is_too_large || !saved.has_good_tokens() {
+            let why = "the authorization server gave tokens that cannot be used";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        folders::replace(&self.0, &text)
     }
 
     /// Removes it; whether it was there.

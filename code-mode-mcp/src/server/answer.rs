@@ -116,7 +116,7 @@ pub(super) fn dropped(client: &Client<'_>, session: &Session, cell: &Cell) -> Ca
     success(status)
 }
 
-const TERMINATED: &str = "status: terminated";
+pub(super) const TERMINATED: &str = "status: terminated";
 
 fn running(cell: &str) -> String {
     format!("status: running\ncell_id: {cell} (call wait to continue)")

@@ -2,7 +2,10 @@
 
 use code_mode_host::{ContentItem, truncate};
 
-/// The most bytes of text that are kept of one cell, and of a session, whose oldest is forgotten first.
+/// The most bytes of text that are kept of one cell.
+const MAX_OF_CELL: usize = 7 << 20;
+/// The most that are kept of a session, whose oldest is forgotten first. What searches in a large output
+/// puts some out too.
 pub(super) const MAX_KEPT: usize = 8 << 20;
 
 /// The text of one cell's output, its items on lines of their own.
@@ -59,7 +62,7 @@ impl Kept {
         if self.is_forgotten {
             return;
         }
-        let room = MAX_KEPT - self.text.len();
+        let room = MAX_OF_CELL - self.text.len();
         self.is_cut |= text.len() > room;
         self.text.push_str(&text[..text.floor_char_boundary(room)]);
     }
@@ -158,9 +161,9 @@ mod tests {
     #[test]
     fn more_than_may_be_kept_is_cut_and_says_so() {
         let mut kept = Kept::default();
-        kept.keep(&mut vec![text(&"x".repeat(MAX_KEPT + 5))], 10);
+        kept.keep(&mut vec![text(&"x".repeat(MAX_OF_CELL + 5))], 10);
         kept.keep(&mut vec![text("more")], 10);
-        assert_eq!(kept.bytes(), MAX_KEPT);
+        assert_eq!(kept.bytes(), MAX_OF_CELL);
         assert!(kept.text().is_some_and(|text| text.ends_with(END)));
         kept.forget();
         kept.keep(&mut vec![text("more")], 10);

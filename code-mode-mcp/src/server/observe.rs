@@ -18,6 +18,7 @@ use rmcp::model::{
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
+use super::answer::TERMINATED;
 use super::answer::{dropped, not_begun};
 use super::arguments::How;
 use super::cell::{Cell, CellKey};
@@ -178,6 +179,8 @@ impl Observed<'_> {
     async fn cancelled(&self) -> Response {
         if self.ends_with_request {
             let _ = self.session.cells.terminate(self.cell_id.clone()).await;
+            // Whoever cancelled it does not wait for news of it.
+            self.cell.set_last_words(TERMINATED.to_owned());
         }
         cancelled()
     }

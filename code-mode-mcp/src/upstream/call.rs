@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use super::Upstream;
 use super::error::{CallError, HttpFailure};
+use crate::config::Transport;
 use crate::texts::short;
 
 /// A call with news may take so long.
@@ -153,6 +154,10 @@ impl Upstream {
                     self.restart.notify_one();
                 }
                 if failure.is_refusal() {
+                    if matches!(self.config.transport, Transport::Sse(_)) && self.login.is_some() {
+                        // This connection has its token from the start; the next has another.
+                        self.restart.notify_one();
+                    }
                     let words = failure.login_words(name).filter(|_| self.login.is_some());
                     let words = words.unwrap_or_else(|| failure.to_string());
                     return CallError::NotSent(format!("the server {name} {words}"));

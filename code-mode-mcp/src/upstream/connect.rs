@@ -98,7 +98,7 @@ pub(crate) async fn connect(
             match tokio::time::timeout(limit, greeted).await {
                 Ok(Ok(running)) => Ok((running, None)),
                 Ok(Err(ConnectError::Http(failure))) => {
-                    Err(ConnectError::of_http(failure, config, login.is_some()))
+                    Err(ConnectError::of_http(failure, config, login))
                 }
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(ConnectError::TimedOut(limit)),
@@ -126,7 +126,7 @@ pub(crate) async fn connect(
                         // The next attempt has the new one.
                         let _ = login.instead_of(&refused).await;
                     }
-                    Err(ConnectError::of_http(failure, config, login.is_some()))
+                    Err(ConnectError::of_http(failure, config, login))
                 }
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(ConnectError::TimedOut(limit)),

@@ -10,6 +10,7 @@ use rmcp::transport::streamable_http_client::StreamableHttpError;
 
 use super::helper::HelperError;
 use crate::config::ServerConfig;
+use crate::login::Login;
 
 /// Why a call gave no result.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub(crate) enum ConnectError {
     /// What a person has to do, in words.
     #[error("{0}")]
     NeedsLogin(String),
+    #[error("its login cannot be renewed now")]
+    NotRenewed,
     /// No login can help: the configuration has what the server refuses.
     #[error("{0}: it needs other credentials in the headers of {1:?}")]
     NeedsHeaders(HttpFailure, String),
@@ -100,12 +103,17 @@ pub(crate) enum Retry {
 
 impl ConnectError {
     /// A failure of a connection to this server, to which a person may be able to log in.
-    pub(super) fn of_http(failure: HttpFailure, server: &ServerConfig, can_log_in: bool) -> Self {
+    pub(super) fn of_http(
+        failure: HttpFailure,
+        server: &ServerConfig,
+        login: Option<&Login>,
+    ) -> Self {
         let has_helper = server
             .address()
             .is_some_and(|address| address.headers_helper.is_some());
         match failure.login_words(&server.name) {
-            Some(words) if can_log_in => Self::NeedsLogin(words),
+            Some(_) if login.is_some_and(Login::failed_for_now) => Self::NotRenewed,
+            Some(words) if login.is_some() => Self::NeedsLogin(words),
             // The helper may have other headers soon.
             Some(_) if !has_helper => Self::NeedsHeaders(failure, server.name.clone()),
             _ => failure.into(),
@@ -172,9 +180,10 @@ impl HttpFailure {
             _ => return None,
         };
         // The server's words become a part of a command only where no shell can misread them.
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:/+*@=-".contains(c);
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:/+-".contains(c);
         let all = scopes.split_whitespace().take(20);
-        let plain = all.filter(|scope| scope.len() <= 100 && scope.chars().all(is_plain));
+        let all = all.filter(|scope| scope.len() <= 100 && scope.chars().all(is_plain));
+        let plain = all.filter(|scope| scope.starts_with(|c: char| c.is_ascii_alphanumeric()));
         let options: String = plain.map(|scope| format!(" --scope {scope}")).collect();
         Some(format!(
             "needs a login for more: `code-mode mcp login {server}{options}`"
@@ -276,7 +285,7 @@ mod tests {
             failure.login_words("my server").expect("words")
         };
         assert_eq!(
-            words("repo;rm files:read $(x) `y` |z"),
+            words("repo;rm files:read $(x) `y` |z * /* =ls --no-browser @x"),
             "needs a login for more: `code-mode mcp login 'my server' --scope files:read`"
         );
     }

@@ -15,6 +15,7 @@ use super::connect::{Client, connect, end, ended_how};
 use super::error::Retry;
 use super::transport::ServerProcess;
 use super::{Down, Status, Upstream, UpstreamTool, known};
+use crate::login::Login;
 
 /// The least time between two requests for lists.
 const LIST_EVERY: Duration = Duration::from_secs(1);
@@ -52,12 +53,21 @@ impl Ended {
 impl Upstream {
     /// Keeps the server running until `shutdown`.
     pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        self.supervise(shutdown).await;
+        // A renewal that is cut off would lose the login.
+        if let Some(login) = &self.login {
+            login.settled().await;
+        }
+    }
+
+    async fn supervise(&self, shutdown: CancellationToken) {
         if self.config.unusable.is_some() {
             return;
         }
         let mut pause = FIRST_PAUSE;
         loop {
             let began = Instant::now();
+            let token = self.login.as_ref().and_then(Login::saved_token);
             let ended = self.run_once(&shutdown).await;
             if shutdown.is_cancelled() {
                 return;
@@ -83,9 +93,13 @@ impl Upstream {
                     return;
                 }
                 Retry::AtLogin => {
-                    pause = FIRST_PAUSE;
+                    let logged_in = async {
+                        self.logged_in(token.as_deref()).await;
+                        // Another gateway may renew what the server refuses all the same.
+                        tokio::time::sleep(pause).await;
+                    };
                     tokio::select! {
-                        () = self.logged_in() => {}
+                        () = logged_in => pause = (pause * 2).min(LONGEST_PAUSE),
                         () = self.wanted.notified() => {}
                         () = shutdown.cancelled() => return,
                     }
@@ -114,10 +128,10 @@ impl Upstream {
         }
     }
 
-    /// Completes when a person has logged in.
-    async fn logged_in(&self) {
+    /// Completes when there is another token than the one that was refused.
+    async fn logged_in(&self, refused: Option<&str>) {
         match &self.login {
-            Some(login) => login.changed(login.saved_token().as_deref()).await,
+            Some(login) => login.changed(refused).await,
             None => std::future::pending().await,
         }
     }
