@@ -357,3 +357,133 @@ async fn a_program_never_gets_tools_that_are_older_than_their_servers() {
     assert_eq!(broker.tools().entries.len(), 1);
     broker.end().await;
 }
+
+/// A state of the task `t`, in either form.
+fn state(status: &str, more: Value) -> Value {
+    let times = "2026-11-24T00:00:00Z";
+    let mut state = json!({"taskId": "t", "status": status, "createdAt": times, "lastUpdatedAt": times, "ttlMs": null, "ttl": null, "pollIntervalMs": 1, "pollInterval": 1});
+    let more = more.as_object().expect("an object").clone();
+    state.as_object_mut().expect("an object").extend(more);
+    state
+}
+
+fn task_that_the_server_chose() -> Reply {
+    Reply::Result(state("working", json!({"resultType": "task"})))
+}
+
+#[tokio::test]
+async fn a_call_that_becomes_a_task_gives_the_result_of_the_task() {
+    let result = json!({"content": [{"type": "text", "text": "late"}]});
+    let script = Script::new(json!([{"name": "t"}]), |_, _| task_that_the_server_chose())
+        .answers_in_turn(
+            "tasks/get",
+            [
+                state("working", json!({})),
+                state("completed", json!({"result": result})),
+            ],
+        );
+    let broker = broker(vec![script.server("s")], "{}", None).await;
+    let person = Person::nobody();
+    assert_eq!(
+        call(&broker, "t", "{}", &person).await.expect("a result"),
+        result
+    );
+    assert_eq!(person.outcomes(), [Outcome::Ran]);
+    assert_eq!(script.received("tasks/get").len(), 2);
+    assert!(script.received("tasks/cancel").is_empty());
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn a_task_that_fails_or_is_cancelled_by_its_server_is_an_error_of_the_tool() {
+    for (ended, expected, outcome) in [
+        (
+            state(
+                "failed",
+                json!({"error": {"code": -32000, "message": "no luck"}}),
+            ),
+            "s/t: no luck",
+            Outcome::Failed,
+        ),
+        (
+            state("cancelled", json!({"statusMessage": "shut"})),
+            "s/t was cancelled by its server: shut; it may have run",
+            Outcome::Unknown,
+        ),
+        (
+            state("dreaming", json!({})),
+            "the task of s/t has an unknown state",
+            Outcome::Unknown,
+        ),
+    ] {
+        let script = Script::new(json!([{"name": "t"}]), |_, _| task_that_the_server_chose())
+            .answers("tasks/get", ended);
+        let broker = broker(vec![script.server("s")], "{}", None).await;
+        let person = Person::nobody();
+        let error = call(&broker, "t", "{}", &person)
+            .await
+            .expect_err("no result");
+        assert!(error.message.contains(expected), "{}", error.message);
+        assert_eq!(person.outcomes(), [outcome]);
+        broker.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_tool_that_runs_as_a_task_only_is_called_as_one() {
+    let result = json!({"content": [{"type": "text", "text": "done"}]});
+    let tools = json!([{"name": "t", "execution": {"taskSupport": "required"}}]);
+    let script = Script::new(tools, |_, _| {
+        Reply::Result(json!({"task": state("working", json!({}))}))
+    })
+    .answers_in_turn(
+        "tasks/get",
+        [state("working", json!({})), state("completed", json!({}))],
+    )
+    .answers("tasks/result", result.clone());
+    let broker = broker(vec![script.server("s")], "{}", None).await;
+    let answer = call(&broker, "t", r#"{"a": 1}"#, &Person::nobody()).await;
+    assert_eq!(answer.expect("a result"), result);
+    let sent = script.received("tools/call");
+    assert_eq!(sent[0]["params"]["arguments"], json!({"a": 1}));
+    assert!(sent[0]["params"]["task"]["ttl"].is_u64(), "{sent:?}");
+    assert_eq!(script.received("tasks/result")[0]["params"]["taskId"], "t");
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_waits_for_cancels_its_task() {
+    let script = Script::new(json!([{"name": "t"}]), |_, _| task_that_the_server_chose())
+        .answers("tasks/get", state("working", json!({})));
+    let broker = broker(vec![script.server("s")], "{}", None).await;
+    let person = Person::nobody();
+    let waiting = call(&broker, "t", "{}", &person);
+    let asked = async {
+        while script.received("tasks/get").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        answer = waiting => panic!("a task that still works gave {answer:?}"),
+        () = asked => {}
+    }
+    while script.received("tasks/cancel").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(script.received("tasks/cancel")[0]["params"]["taskId"], "t");
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn a_block_of_an_unknown_kind_passes_whole() {
+    let result =
+        json!({"content": [{"type": "hologram", "depth": 3}, {"type": "text", "text": "x"}]});
+    let answer = result.clone();
+    let script = Script::new(json!([{"name": "t"}]), move |_, _| {
+        Reply::Result(answer.clone())
+    });
+    let broker = broker(vec![script.server("s")], "{}", None).await;
+    let passed = call(&broker, "t", "{}", &Person::nobody()).await;
+    assert_eq!(passed.expect("a result"), result);
+    broker.end().await;
+}

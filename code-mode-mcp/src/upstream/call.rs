@@ -7,14 +7,15 @@ use code_mode_host::TraceContext;
 use rmcp::RoleClient;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CancelledNotificationParam, ClientRequest,
-    CustomResult, ElicitRequestParams, ElicitResult, InputRequest, InputRequiredResult,
-    InputResponses, RequestId, RequestMetaObject, ServerResult,
+    ElicitRequestParams, ElicitResult, InputRequest, InputRequiredResult, InputResponses,
+    RequestId, RequestMetaObject, ServerResult,
 };
 use rmcp::service::{Peer, PeerRequestOptions, ServiceError};
 use serde_json::{Map, Value};
 
 use super::Upstream;
 use super::error::{CallError, HttpFailure};
+use super::task::{self, Task};
 use crate::config::Transport;
 use crate::texts::short;
 
@@ -50,9 +51,14 @@ impl Upstream {
         let Some(peer) = self.ready_peer().await else {
             return Err(CallError::NotSent(self.state_in_words()));
         };
+        let as_task = self
+            .needs_task(tool)
+            .then(|| task::request(tool, &arguments));
         let mut params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
         for _ in 0..MAX_ROUNDS {
-            let request = ClientRequest::CallToolRequest(CallToolRequest::new(params.clone()));
+            let request = as_task.clone().unwrap_or_else(|| {
+                ClientRequest::CallToolRequest(CallToolRequest::new(params.clone()))
+            });
             let mut options = PeerRequestOptions::with_timeout(self.config.call_timeout)
                 .reset_timeout_on_progress()
                 .with_max_total_timeout(HARD_CALL_LIMIT);
@@ -75,17 +81,18 @@ impl Upstream {
                 }
                 Ok(result) => {
                     self.timeouts.store(0, Ordering::Relaxed);
-                    if matches!(&result, ServerResult::CustomResult(CustomResult(value)) if is_task(value))
-                    {
-                        return Err(CallError::MayHaveRun(format!(
-                            "{name}/{tool} answered with a task, which nobody asked for; it may have run"
-                        )));
-                    }
-                    return serde_json::to_value(&result).map_err(|error| {
+                    let result = serde_json::to_value(&result).map_err(|error| {
                         CallError::MayHaveRun(format!(
                             "the result of {name}/{tool} is malformed: {error}"
                         ))
-                    });
+                    })?;
+                    return match Task::of(&result) {
+                        None => Ok(result),
+                        Some(task) => {
+                            let meta = span.map(meta_of);
+                            self.finish_task(&peer, tool, task, meta, questions).await
+                        }
+                    };
                 }
                 Err(error) => return Err(self.failed(tool, error).await),
             }
@@ -93,6 +100,13 @@ impl Upstream {
         Err(CallError::MayHaveRun(format!(
             "{name}/{tool} asked more than {MAX_ROUNDS} times for input"
         )))
+    }
+
+    /// Whether the server takes calls of this tool as tasks only.
+    fn needs_task(&self, tool: &str) -> bool {
+        let tools = self.state().tools.clone();
+        let mut named = tools.iter().filter(|known| known.name == tool);
+        named.any(|known| task::is_required(&known.definition))
     }
 
     /// The connection, once there is one: a call wakes a server that is down, and waits
@@ -114,7 +128,7 @@ impl Upstream {
         open(self.peer())
     }
 
-    async fn answer(
+    pub(super) async fn answer(
         &self,
         asked: InputRequiredResult,
         questions: &impl ElicitInCall,
@@ -130,7 +144,7 @@ impl Upstream {
         answers
     }
 
-    async fn failed(&self, tool: &str, error: ServiceError) -> CallError {
+    pub(super) async fn failed(&self, tool: &str, error: ServiceError) -> CallError {
         let name = &self.config.name;
         match error {
             ServiceError::McpError(error) => CallError::Rpc(error),
@@ -190,12 +204,6 @@ fn meta_of(span: &TraceContext) -> RequestMetaObject {
         meta.set_tracestate(tracestate);
     }
     meta
-}
-
-/// Whether an answer is a task instead of a result.
-fn is_task(value: &Value) -> bool {
-    let is_typed = value.get("resultType").and_then(Value::as_str) == Some("task");
-    is_typed || (value.get("task").is_some() && value.get("content").is_none())
 }
 
 /// Sends a server a cancellation, where nobody waits for the answer to a call any more.

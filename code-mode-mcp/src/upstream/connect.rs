@@ -39,7 +39,10 @@ pub(crate) struct Client {
 
 impl ClientHandler for Client {
     fn get_info(&self) -> ClientConfig {
-        let mut capabilities = ClientCapabilities::builder().enable_elicitation().build();
+        let mut capabilities = ClientCapabilities::builder()
+            .enable_elicitation()
+            .enable_tasks()
+            .build();
         // The client's ability to open a page is checked when a server wants one.
         capabilities.elicitation = serde_json::from_value(json!({"form": {}, "url": {}})).ok();
         let mut config = ClientConfig::new(

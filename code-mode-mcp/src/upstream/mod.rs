@@ -16,6 +16,7 @@ mod pages;
 pub(crate) mod scripted;
 mod start;
 mod supervisor;
+mod task;
 mod transport;
 
 use std::collections::HashSet;

@@ -1,6 +1,6 @@
 //! A server for tests: a script at the other end of a stream in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,8 +34,8 @@ pub(crate) struct Script {
     tools: Arc<Mutex<Value>>,
     calls: Arc<Calls>,
     announced: Arc<Notify>,
-    /// The results of other methods.
-    results: HashMap<String, Value>,
+    /// The results of other methods, one for each request; the last one stays.
+    results: Arc<Mutex<HashMap<String, VecDeque<Value>>>>,
     /// Every message that came, in order.
     pub(crate) received: Arc<Mutex<Vec<Value>>>,
 }
@@ -60,7 +60,7 @@ impl Script {
             tools: Arc::new(Mutex::new(tools)),
             calls: Arc::new(calls),
             announced: Arc::default(),
-            results: HashMap::new(),
+            results: Arc::default(),
             received: Arc::default(),
         }
     }
@@ -81,9 +81,24 @@ impl Script {
     }
 
     /// The server answers each request of a method so.
-    pub(crate) fn answers(mut self, method: &str, result: Value) -> Self {
-        self.results.insert(method.to_owned(), result);
+    pub(crate) fn answers(self, method: &str, result: Value) -> Self {
+        self.answers_in_turn(method, [result])
+    }
+
+    /// The server answers the requests of a method with one result after the other, and then with the
+    /// last one.
+    pub(crate) fn answers_in_turn(
+        self,
+        method: &str,
+        results: impl IntoIterator<Item = Value>,
+    ) -> Self {
+        let results = results.into_iter().collect();
+        self.results().insert(method.to_owned(), results);
         self
+    }
+
+    fn results(&self) -> MutexGuard<'_, HashMap<String, VecDeque<Value>>> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The messages of a method that came.
@@ -144,7 +159,7 @@ impl Script {
         match message["method"].as_str() {
             Some("initialize") => Reply::Result(json!({
                 "protocolVersion": "2025-06-18",
-                "capabilities": {"tools": {"listChanged": true}, "resources": {}, "prompts": {}},
+                "capabilities": {"tools": {"listChanged": true}, "resources": {}, "prompts": {}, "completions": {}},
                 "serverInfo": {"name": "scripted", "version": "1"},
             })),
             Some("tools/list") => Reply::Result(json!({"tools": *self.tools()})),
@@ -152,11 +167,20 @@ impl Script {
                 let tool = message["params"]["name"].as_str().expect("a name");
                 (self.calls)(tool, &message["params"]["arguments"])
             }
-            Some(method) if message.get("id").is_some() => match self.results.get(method) {
-                Some(result) => Reply::Result(result.clone()),
+            Some(method) if message.get("id").is_some() => match self.next_result(method) {
+                Some(result) => Reply::Result(result),
                 None => Reply::Error(json!({"code": -32601, "message": "unknown method"})),
             },
             _ => Reply::Silence,
+        }
+    }
+
+    fn next_result(&self, method: &str) -> Option<Value> {
+        let mut results = self.results();
+        let results = results.get_mut(method)?;
+        match results.len() {
+            1 => results.front().cloned(),
+            _ => results.pop_front(),
         }
     }
 
