@@ -12,10 +12,10 @@ use futures::future::join_all;
 use rmcp::ErrorData;
 use rmcp::RoleClient;
 use rmcp::model::{
-    ClientRequest, ErrorCode, GetPromptRequestParams, GetPromptResponse, ListPromptsRequest,
-    ListPromptsResult, ListResourceTemplatesRequest, ListResourceTemplatesResult,
-    ListResourcesRequest, ListResourcesResult, PaginatedRequestParams, ReadResourceRequestParams,
-    ReadResourceResponse, ResultType,
+    ClientRequest, CompleteRequestParams, CompleteResult, ErrorCode, GetPromptRequestParams,
+    GetPromptResponse, ListPromptsRequest, ListPromptsResult, ListResourceTemplatesRequest,
+    ListResourceTemplatesResult, ListResourcesRequest, ListResourcesResult, PaginatedRequestParams,
+    ReadResourceRequestParams, ReadResourceResponse, Reference, ResultType,
 };
 use rmcp::service::{Peer, ServiceError};
 use serde::Deserialize;
@@ -285,6 +285,46 @@ pub(crate) async fn resource(
     broker
         .read(context, &resource.server, &name, &Map::new(), reading)
         .await
+}
+
+/// Asks the server of a prompt or a template for the values that an argument may have. It completes
+/// nothing where the server does not offer that, or where the policy wants a person's approval:
+/// clients ask at each key.
+pub(crate) async fn completion(
+    broker: &Broker,
+    mut request: CompleteRequestParams,
+) -> Result<CompleteResult, ErrorData> {
+    let (kind, what, name) = match &request.r#ref {
+        Reference::Prompt(prompt) => (Kind::Prompts, "prompt", prompt.name.clone()),
+        Reference::Resource(template) => {
+            (Kind::Templates, "resource template", template.uri.clone())
+        }
+        _ => return Ok(CompleteResult::default()),
+    };
+    let mut found = listed(broker, kind).await;
+    found.retain(|listed| listed.shown == name);
+    found.dedup_by(|a, b| a.is_same(b));
+    let listed = only_one(found, what, &name)?;
+    let policy_name = kind.policy_name(&listed.name);
+    let (decision, _) = broker
+        .policy
+        .decide(&listed.server, &policy_name, Claims::READING, None);
+    let info = listed.peer.peer_info();
+    let is_offered = info.is_some_and(|info| info.capabilities.completions.is_some());
+    if decision != Decision::Allow || !is_offered {
+        return Ok(CompleteResult::default());
+    }
+    request.r#ref = match kind {
+        Kind::Prompts => Reference::for_prompt(listed.name),
+        Kind::Resources | Kind::Templates => Reference::for_resource(listed.name),
+    };
+    request.meta = None;
+    let mut completed = answered(broker, listed.peer.complete(request)).await?;
+    completed.result_type.get_or_insert(ResultType::COMPLETE);
+    for value in &mut completed.completion.values {
+        *value = broker.secrets.hide(&clean(value));
+    }
+    Ok(completed)
 }
 
 /// The tool by which programs read resources.

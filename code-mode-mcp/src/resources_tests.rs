@@ -1,12 +1,15 @@
 //! Resources and prompts of scripted servers: where they go, and whether they may.
 
-use rmcp::model::{GetPromptRequestParams, ReadResourceRequestParams};
+use rmcp::model::{
+    ArgumentInfo, CompleteRequestParams, GetPromptRequestParams, ReadResourceRequestParams,
+    Reference,
+};
 use serde_json::{Value, json};
 
 use crate::broker::Broker;
 use crate::broker_tests::Person;
 use crate::caller::Approval;
-use crate::resources::{prompt, prompts, resource, resources, templates};
+use crate::resources::{completion, prompt, prompts, resource, resources, templates};
 use crate::upstream::scripted::{Script, broker};
 
 /// A server with these addresses, templates and prompts.
@@ -155,5 +158,40 @@ async fn a_person_is_asked_for_a_resource_where_the_policy_says_so() {
         assert_eq!((read.is_ok(), person.asked()), (runs == 1, 1));
         assert_eq!(script.received("resources/read").len(), runs);
     }
+    broker.end().await;
+}
+
+#[tokio::test]
+async fn arguments_are_completed_by_the_server_of_the_prompt_and_by_no_other() {
+    let values = json!({"completion": {"values": ["paris", "par\u{202e}is"], "hasMore": false}});
+    let good =
+        server(&[], &["db://{table}"], &["city", "secret"]).answers("completion/complete", values);
+    let other = server(&[], &[], &["city"]);
+    let policy = r#"{"deny": ["good/prompt:secret"], "ask": ["other/*"]}"#;
+    let servers = vec![good.server("good"), other.server("other")];
+    let broker = broker(servers, policy, None).await;
+    let complete = async |reference| {
+        let argument = ArgumentInfo::new("name", "par");
+        let completed = completion(&broker, CompleteRequestParams::new(reference, argument)).await;
+        completed
+            .map(|completed| completed.completion.values)
+            .map_err(|error| error.message.into_owned())
+    };
+    let found = complete(Reference::for_prompt("good__city")).await;
+    assert_eq!(found.expect("completed"), ["paris", "paris"]);
+    complete(Reference::for_resource("db://{table}"))
+        .await
+        .expect("completed");
+    let sent = good.received("completion/complete");
+    assert_eq!(sent[0]["params"]["ref"]["name"], "city");
+    assert_eq!(sent[1]["params"]["ref"]["uri"], "db://{table}");
+    complete(Reference::for_prompt("good__secret"))
+        .await
+        .expect_err("denied");
+    assert_eq!(
+        complete(Reference::for_prompt("other__city")).await,
+        Ok(Vec::new())
+    );
+    assert!(other.received("completion/complete").is_empty());
     broker.end().await;
 }
