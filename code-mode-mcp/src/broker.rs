@@ -646,13 +646,16 @@ impl Broker {
                     self.secrets.hide_json(&mut value);
                 }
                 match Json::from_value(&value) {
-                    Ok(json) => Done {
-                        answer: Ok(json),
-                        outcome: match is_error {
-                            true => Outcome::Failed,
-                            false => Outcome::Ran,
-                        },
-                    },
+                    Ok(json) => {
+                        upstream.shapes.saw(tool, json.as_str());
+                        Done {
+                            answer: Ok(json),
+                            outcome: match is_error {
+                                true => Outcome::Failed,
+                                false => Outcome::Ran,
+                            },
+                        }
+                    }
                     Err(error) => failed(format!(
                         "the result of {server}/{name} cannot be passed on: {error}"
                     )),

@@ -153,6 +153,7 @@ fn definition(
         .tool_name(ToolName::namespaced(upstream.name(), &tool.name))
         .input_schema(schema(&tool.input_schema))
         .output_schema(schema(&tool.output_schema))
+        .observed(upstream.shapes.earlier(tool))
         .answer(ToolAnswer::McpResult)
 }
 

@@ -59,6 +59,12 @@ pub struct ToolDefinition {
     /// definition on a wire has no such field.
     #[serde(skip)]
     pub answer: ToolAnswer,
+    /// The type of earlier results as TypeScript, for the declaration of a tool without output schema;
+    /// a comment in it may say where the type comes from.
+    /// [`Shape::typescript`](crate::describe::Shape::typescript) makes one. Only guided sessions show
+    /// it. Default none; a definition on a wire has no such field.
+    #[serde(skip)]
+    pub observed: Option<String>,
 }
 
 /// What a delegate answers to a call of a tool, and so what the cell gets.
@@ -197,6 +203,7 @@ impl ToolDefinition {
             deferred: false,
             hidden: false,
             answer: ToolAnswer::Value,
+            observed: None,
         }
     }
 
@@ -239,6 +246,13 @@ impl ToolDefinition {
     #[must_use]
     pub fn hidden(mut self, hidden: bool) -> Self {
         self.hidden = hidden;
+        self
+    }
+
+    /// Sets the type of earlier results.
+    #[must_use]
+    pub fn observed(mut self, type_of_results: Option<String>) -> Self {
+        self.observed = type_of_results;
         self
     }
 

@@ -200,23 +200,15 @@ impl ToolTable {
             .kind(tool.kind)
             .input_schema(schema(details.input_schema.as_ref()))
             .output_schema(schema(details.output_schema.as_ref()))
+            .observed(match shapes.of(name) {
+                Some(shape) => Some(format!(
+                    "/* as observed in this session */ {}",
+                    shape.typescript()
+                )),
+                None => details.observed.clone(),
+            })
             .answer(tool.answer);
-        let declaration = describe::guided_declaration(&definition);
-        let observed = match definition.output_schema {
-            Some(_) => None,
-            None => shapes.of(name),
-        };
-        Some(match observed {
-            Some(shape) => {
-                let shape = shape.typescript();
-                declaration.replacen(
-                    "Promise<unknown>",
-                    &format!("Promise</* as observed in this session */ {shape}>"),
-                    1,
-                )
-            }
-            None => declaration,
-        })
+        Some(describe::guided_declaration(&definition))
     }
 
     /// The declaration with the description above it.

@@ -64,6 +64,34 @@ fn the_tools_of_the_last_start_are_listed_before_a_server_has_started() {
 }
 
 #[test]
+fn a_program_of_the_second_day_knows_what_the_tools_gave_on_the_first() {
+    run(async {
+        let caches = tempfile::tempdir().expect("a folder");
+        let server = format!("mad={}", mad("plain"));
+        let arguments = ["--private", "--server", &server];
+        for (day, expected) in [
+            (1, "Promise<unknown>"),
+            (2, "/* as observed before */ { called: string;"),
+        ] {
+            let mut client = Client::start_with_caches(&arguments, caches.path());
+            client.initialize(json!({})).await;
+            let said = client
+                .exec(
+                    "text(describe_tool('mad__echo')); await tools.mad__echo({ secret: 'xyzzy' })",
+                )
+                .await;
+            assert!(said[0].contains(expected), "day {day}: {said:?}");
+            client.leave().await;
+        }
+        let kept = std::fs::read_dir(caches.path().join("code-mode/mcp")).expect("a folder");
+        for file in kept.map(|entry| entry.expect("an entry").path()) {
+            let text = std::fs::read_to_string(&file).expect("text");
+            assert!(!text.contains("xyzzy"), "{}: {text}", file.display());
+        }
+    });
+}
+
+#[test]
 fn the_state_of_a_server_that_starts_is_named_where_its_tools_are_missed() {
     run(async {
         let server = "slow=sh -c 'echo fetching parts >&2; sleep 1000'";

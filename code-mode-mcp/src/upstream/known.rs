@@ -51,9 +51,14 @@ pub(super) fn keep(config: &ServerConfig, tools: &[UpstreamTool]) {
     }
 }
 
-/// The file of a server; `None` where the user has no folder for caches, or the server is a
-/// script of a test.
+/// The file of a server's tools.
 fn file_of(config: &ServerConfig) -> Option<PathBuf> {
+    cache_file(config, "json")
+}
+
+/// The file with this ending that is kept for a server in the folder for caches; `None` where the user
+/// has none, or the server is a script of a test.
+pub(super) fn cache_file(config: &ServerConfig, ending: &str) -> Option<PathBuf> {
     let parts: Vec<String> = match &config.transport {
         Transport::Stdio {
             command,
@@ -82,5 +87,9 @@ fn file_of(config: &ServerConfig) -> Option<PathBuf> {
         hash.update(part);
     }
     let name = hex(&hash.finalize()[..16]);
-    Some(folders::caches()?.join("mcp").join(format!("{name}.json")))
+    Some(
+        folders::caches()?
+            .join("mcp")
+            .join(format!("{name}.{ending}")),
+    )
 }

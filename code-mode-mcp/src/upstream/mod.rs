@@ -14,6 +14,7 @@ mod listing;
 mod pages;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod shapes;
 mod start;
 mod supervisor;
 mod task;
@@ -36,6 +37,7 @@ use crate::secrets::Secrets;
 
 use claims::StrictestClaims;
 use known::known_tools;
+use shapes::KnownShapes;
 use start::Start;
 
 pub(crate) use call::ElicitInCall;
@@ -146,6 +148,8 @@ pub(crate) struct Upstream {
     late: Mutex<HashSet<&'static str>>,
     /// Calls in a row that timed out.
     timeouts: AtomicU32,
+    /// What its tools' results looked like.
+    pub(crate) shapes: KnownShapes,
     pub(crate) events: Arc<UpstreamEvents>,
 }
 
@@ -157,6 +161,7 @@ impl Upstream {
             None => Status::Starting(start.clone()),
         };
         let tools = Arc::new(known_tools(&config));
+        let shapes = KnownShapes::read(&config);
         let address = config.address();
         let login = address.and_then(|address| Login::of(address, &events.secrets));
         Arc::new(Self {
@@ -177,6 +182,7 @@ impl Upstream {
             claims: Mutex::default(),
             late: Mutex::default(),
             timeouts: AtomicU32::new(0),
+            shapes,
             events,
         })
     }

@@ -225,6 +225,7 @@ impl Upstream {
 
     /// Keeps the tools for the program's next start.
     fn keep(&self, tools: Arc<Vec<UpstreamTool>>) {
+        self.shapes.only_of(&tools);
         let config = self.config.clone();
         tokio::task::spawn_blocking(move || known::keep(&config, &tools));
     }

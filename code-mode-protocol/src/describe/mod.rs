@@ -8,12 +8,14 @@ mod common;
 mod guided;
 mod required;
 mod schema;
+mod shape;
 mod text;
 
 pub use common::common_start;
 pub use guided::{ToolGroup, ToolsFrom, guided_exec_tool, guided_wait_tool, tokens};
 pub use required::required;
 pub use schema::type_of;
+pub use shape::Shape;
 pub use text::{
     Detail, declaration, exec_tool, guided_declaration, guided_signature, tool_section, wait_tool,
 };

@@ -168,7 +168,11 @@ fn signature(tool: &ToolDefinition, style: Style, has_result: bool) -> (String, 
     let result = match mcp_result(tool) {
         Some(Some(structured)) => format!("CallToolResult<{}>", type_of(&structured)),
         Some(None) => "CallToolResult".to_owned(),
-        None => schema(&tool.output_schema).map_or_else(|| "unknown".to_owned(), |s| type_of(&s)),
+        None => match (schema(&tool.output_schema), &tool.observed) {
+            (Some(schema), _) => type_of(&schema),
+            (None, Some(observed)) if style.is_guided() => observed.clone(),
+            (None, _) => "unknown".to_owned(),
+        },
     };
     (name, format!("({parameters}): Promise<{result}>"))
 }

@@ -389,6 +389,8 @@ pub struct ToolDetails {
     pub input_schema: Option<String>,
     /// JSON Schema of the result, as text.
     pub output_schema: Option<String>,
+    /// The type of earlier results, as TypeScript.
+    pub observed: Option<String>,
 }
 
 impl WireTool {
@@ -400,6 +402,7 @@ impl WireTool {
             tool_name: tool.tool_name.clone(),
             input_schema: text(&tool.input_schema),
             output_schema: text(&tool.output_schema),
+            observed: tool.observed.clone(),
         });
         Self {
             name: crate::normalize_tool_name(&tool.name),

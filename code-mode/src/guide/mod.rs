@@ -9,10 +9,11 @@ mod names;
 mod source;
 
 use code_mode_protocol::SourcePosition;
+use code_mode_protocol::describe::Shape;
 use regex::Regex;
 
 use crate::cell::ScriptError;
-use crate::shapes::{Shape, Shapes};
+use crate::shapes::Shapes;
 use crate::tool_search::near;
 use crate::tools::ToolTable;
 
