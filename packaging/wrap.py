@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import tomllib
 import zipfile
 from pathlib import Path
@@ -159,7 +160,7 @@ class Release:
         listed = [*sorted(files), (f"{info}/RECORD", ("\n".join(record) + "\n").encode(), 0o644)]
         with zipfile.ZipFile(self.out / f"{distribution}-{tag}.whl", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as wheel:
             for name, data, mode in listed:
-                entry = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
+                entry = zipfile.ZipInfo(name, time.gmtime(self.time)[:6])
                 entry.external_attr, entry.compress_type = (0o100000 | mode) << 16, zipfile.ZIP_DEFLATED
                 wheel.writestr(entry, data)
 

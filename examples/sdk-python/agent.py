@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from code_mode import CellResult, CodeMode, Tool, ToolCall
+from code_mode import CellResult, CodeMode, Tool, ToolCall, ToolLike
 
 
 async def quote(part: str) -> dict[str, Any]:
@@ -43,7 +43,7 @@ for (const quote of quotes) text(await tools.buy(quote).catch((error) => error.m
 
 
 async def main() -> None:
-    tools = [Tool(quote, needs_approval=False), buy]
+    tools: list[ToolLike] = [Tool(quote, needs_approval=False), buy]
     async with CodeMode() as host:
         session = host.session(tools=tools, approve=approve, on_event=observe, limits={"max_wall_time": 60})
         async with session:

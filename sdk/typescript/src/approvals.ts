@@ -20,7 +20,7 @@ function decisionOf(decided: unknown, index: number): true | string {
     if (typeof own === "string") return own || refused;
     const { allow, reason } = own as { allow?: unknown; reason?: unknown };
     if (allow === true) return true;
-    return typeof reason === "string" ? reason : refused;
+    return (typeof reason === "string" && reason) || refused;
   } catch {
     return refused;
   }
@@ -45,7 +45,8 @@ export class Approvals {
    */
   async check(tool: Tool<any>, call: ToolContext): Promise<void> {
     const { needsApproval } = tool;
-    const needs = typeof needsApproval === "function" ? await needsApproval(call.input) : needsApproval;
+    // A function that forgets to answer must not let a call run.
+    const needs = typeof needsApproval === "function" ? ((await needsApproval(call.input)) ?? true) : needsApproval;
     const blocked = (why: string) => new ToolError(why, { failure: "blocked" });
     if (!this.#approve) {
       if (needs !== undefined && needs !== false) throw blocked("the call needs an approval, and this session has no `approve`");
@@ -79,7 +80,9 @@ export class Approvals {
     try {
       decided = await this.#approve!(asked.map(({ call }) => call));
     } catch (error) {
-      decided = `the approval failed: ${messageOf(error)}`;
+      // Its text is for the developer: the reason goes to the model.
+      process.emitWarning(`approve failed: ${messageOf(error)}`, "CodeModeWarning");
+      decided = "the approval failed";
     }
     asked.forEach(({ decide }, index) => decide(decisionOf(decided, index)));
   }

@@ -67,6 +67,15 @@ export interface WaitOptions {
 /** About how many characters a token has, as the host counts when it cuts output. */
 const TOKEN_CHARACTERS = 4;
 
+/** How long a host may take to open a session: it may have to start processes on a busy machine. */
+const OPENING_MS = 60_000;
+
+/** How long an observation lasts. */
+function milliseconds(given = 10_000): number {
+  if (!Number.isSafeInteger(given) || given < 0) throw new RequestError(`yieldTimeMs is a whole number, and not ${given}`);
+  return given;
+}
+
 let sessions = 0;
 let execs = 0;
 
@@ -110,6 +119,9 @@ export class Session {
     this.#definitions = toJson(definitions);
     this.#wire.register(this.#id, this.#handler());
     this.#isOpen = true;
+    for (const [name, limit] of Object.entries(limits)) {
+      if (limit !== undefined && !(Number.isFinite(limit) && limit >= 0)) throw new RequestError(`the limit ${name} is a number, and not ${limit}`);
+    }
     const events = this.#options.onEvent !== undefined;
     const guided = { checkInputs, requireReadableSchemas, stored, limits, events };
     const opened = this.#request({ method: "session/open", sessionId: this.#id, guided });
@@ -119,7 +131,7 @@ export class Session {
       enabledTools: definitions,
       ...(this.#options.instructionsTokens !== undefined && { budgetTokens: this.#options.instructionsTokens }),
     });
-    const [open, description] = await Promise.allSettled([opened, described]);
+    const [open, description] = await Promise.allSettled([this.#wire.soon(opened, OPENING_MS), this.#wire.soon(described, OPENING_MS)]);
     if (open.status === "rejected") this.#forget();
     else if (description.status === "rejected") await this.close();
     if (open.status === "rejected") throw open.reason;
@@ -152,7 +164,7 @@ export class Session {
     const request = toJson({
       tool_call_id: options.toolCallId ?? `exec-${++execs}`,
       source: code,
-      yield_time_ms: options.yieldTimeMs ?? 10_000,
+      yield_time_ms: milliseconds(options.yieldTimeMs),
       max_output_tokens: options.maxOutputTokens ?? null,
       guided: { constants, ...(traceparent && { traceparent }), ...(tracestate && { tracestate }) },
     });
@@ -166,7 +178,8 @@ export class Session {
   /** Terminates a cell when a signal is aborted, until the cell is closed. */
   #listen(signal: AbortSignal, cell: string): void {
     const end = (one: string) => {
-      if (this.#isOpen) void this.terminate(one).catch(() => {});
+      // A host that does not answer is lost, so that whoever waits for the program is told.
+      if (this.#isOpen) void this.#wire.soon(this.#request({ method: "session/terminate", sessionId: this.#id, cellId: one })).catch(() => {});
     };
     if (signal.aborted) return end(cell);
     let listening = this.#listening.get(signal);
@@ -194,7 +207,7 @@ export class Session {
     const { id, answer } = this.#wire.request({
       method: "session/wait",
       sessionId: this.#id,
-      request: { cell_id: cellId, yield_time_ms: options.yieldTimeMs ?? 10_000 },
+      request: { cell_id: cellId, yield_time_ms: milliseconds(options.yieldTimeMs) },
       maxOutputTokens: options.maxOutputTokens ?? null,
     });
     const { signal } = options;
@@ -264,7 +277,7 @@ export class Session {
     if (!this.#isOpen) return;
     this.#isOpen = false;
     try {
-      await this.#request({ method: "session/shutdown", sessionId: this.#id });
+      await this.#wire.soon(this.#request({ method: "session/shutdown", sessionId: this.#id }));
     } catch (error) {
       if (!(error instanceof HostLostError)) throw error;
     } finally {

@@ -33,6 +33,8 @@ const CAPABILITIES = ["bounded-output-v1", "delegate-capacity-4096", "guided-ses
 const LAST_WORDS = 2000;
 /** How long a host that has closed its output may take to end by itself, and say why. */
 const LAST_WORDS_MS = 500;
+/** How long a host may take to end a program or a session. */
+const ANSWERING_MS = 15_000;
 /** How long a host that is closed may take to end. */
 const CLOSING_MS = 5000;
 
@@ -45,6 +47,14 @@ export function toJson(value: unknown): string {
   }
 }
 
+/** Half of a surrogate pair as JSON writes it, or an escaped backslash, after which it is only text. */
+const HALF_PAIR = /\\\\|\\ud[89a-f][0-9a-f]{2}/g;
+
+/** JSON in which a replacement character takes the place of half a surrogate pair, which no text has. */
+function wellFormed(json: string): string {
+  return json.includes("\\ud") ? json.replace(HALF_PAIR, (found) => (found === "\\\\" ? found : "\ufffd")) : json;
+}
+
 export interface WireOptions {
   program: string;
   args: string[];
@@ -53,6 +63,7 @@ export interface WireOptions {
 
 export class Wire {
   readonly #child: ChildProcess;
+  readonly #program: string;
   readonly #input: Writable;
   readonly #output: Readable & { ref?(): void; unref?(): void };
   readonly #pending = new Map<number, Pending>();
@@ -74,28 +85,38 @@ export class Wire {
   readonly ended: Promise<void>;
 
   private constructor({ program, args, env }: WireOptions) {
-    this.#child = spawn(program, ["serve", "--listen", "stdio", ...args], {
-      env,
-      stdio: ["pipe", "pipe", "pipe"],
-      // A Ctrl-C at the terminal is the agent's; the host ends with its input.
-      detached: process.platform !== "win32",
-    });
+    try {
+      this.#child = spawn(program, ["serve", "--listen", "stdio", ...args], {
+        env,
+        stdio: ["pipe", "pipe", "pipe"],
+        // A Ctrl-C at the terminal is the agent's; the host ends with its input.
+        detached: process.platform !== "win32",
+      });
+    } catch (error) {
+      throw new StartError(`${program} does not start: ${messageOf(error)}`);
+    }
     const { stdin, stdout, stderr } = this.#child;
-    this.#input = stdin!;
-    this.#output = stdout!;
+    if (!stdin || !stdout || !stderr) {
+      // The error comes as an event too, which nobody else would take.
+      this.#child.on("error", () => {});
+      throw new StartError(`${program} does not start: the system gives no pipes (are too many files open?)`);
+    }
+    this.#program = program;
+    this.#input = stdin;
+    this.#output = stdout;
     this.#input.on("error", () => {});
     this.#output.on("data", (chunk: Buffer) => this.#read(chunk));
     this.#output.once("end", () => {
       // Without its output the host is of no use, also where its process lives on.
       setTimeout(() => this.#breaks("it has closed its output"), LAST_WORDS_MS).unref();
     });
-    stderr!.setEncoding("utf8");
-    stderr!.on("data", (text: string) => {
+    stderr.setEncoding("utf8");
+    stderr.on("data", (text: string) => {
       this.#said = (this.#said + text).slice(-LAST_WORDS);
     });
     this.ended = new Promise((resolve) => {
       this.#child.once("error", (error) => {
-        this.#lose(`it did not start: ${error.message}`);
+        this.#lose(error.message);
         resolve();
       });
       this.#child.once("close", (code, signal) => {
@@ -115,7 +136,7 @@ export class Wire {
       const answer = await new Promise<Message>((resolve, reject) => {
         wire.#ready = resolve;
         wire.#failed = reject;
-        late = setTimeout(() => reject(new StartError(`${options.program} does not greet: it is not a host`)), GREETING_MS);
+        late = setTimeout(() => reject(new StartError(`${options.program} does not greet: it is not code-mode`)), GREETING_MS);
         wire.#send({
           type: "connection/hello",
           supportedVersions: [1],
@@ -123,7 +144,8 @@ export class Wire {
         });
       });
       if (answer["type"] !== "connection/ready") {
-        throw new StartError(`${options.program} is not a host that this SDK can use: ${JSON.stringify(answer["reason"])}`);
+        const why = JSON.stringify(answer["reason"] ?? "it does not answer the greeting");
+        throw new StartError(`${options.program} is not a code-mode that this SDK can use: ${why}`);
       }
       return wire;
     } catch (error) {
@@ -192,6 +214,22 @@ export class Wire {
     if (!this.isLost) this.#send({ type: "operation/yield", id });
   }
 
+  /** The answer of a request that a host which works gives soon; a host that does not is lost. */
+  async soon(answer: Promise<Message>, limitMs = ANSWERING_MS): Promise<Message> {
+    let late: NodeJS.Timeout | undefined;
+    const timeOut = new Promise<never>((_, reject) => {
+      late = setTimeout(() => {
+        this.#breaks("it does not answer");
+        reject(this.#lost ?? new HostLostError("the host does not answer"));
+      }, limitMs);
+    });
+    try {
+      return await Promise.race([answer, timeOut]);
+    } finally {
+      clearTimeout(late);
+    }
+  }
+
   /** Ends the host with everything in it. */
   close(): void {
     if (this.#isClosing) return;
@@ -216,7 +254,8 @@ export class Wire {
   }
 
   /** Sends a message, unless it is too long for the wire. */
-  #sendText(text: string): RequestError | undefined {
+  #sendText(given: string): RequestError | undefined {
+    const text = wellFormed(given);
     const length = Buffer.byteLength(text);
     if (length > LARGEST_FRAME) return new RequestError(`${length} bytes are more than a message of 64 MiB`);
     const frame = Buffer.allocUnsafe(4 + length);
@@ -232,8 +271,11 @@ export class Wire {
     for (;;) {
       if (this.#wanted === 0) {
         if (this.#buffered < 4) return;
-        this.#wanted = this.#take(4).readUInt32LE();
-        if (this.#wanted > LARGEST_FRAME) return this.#breaks("it sent a message of more than 64 MiB");
+        const header = this.#take(4);
+        this.#wanted = header.readUInt32LE();
+        if (this.#wanted > LARGEST_FRAME) {
+          return this.#breaks(`it sent bytes that are not a message of the wire: they begin with ${JSON.stringify(header.toString("latin1"))}`);
+        }
       }
       if (this.#buffered < this.#wanted) return;
       const content = this.#take(this.#wanted);
@@ -332,7 +374,7 @@ export class Wire {
     if (this.#lost) return;
     const lost = new HostLostError(`the host was lost: ${how}`);
     this.#lost = lost;
-    this.#failed?.(new StartError(`the host did not start: ${how}`));
+    this.#failed?.(new StartError(`${this.#program} does not start as a host: ${how}`));
     this.#failAll(lost);
   }
 }

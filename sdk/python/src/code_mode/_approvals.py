@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Awaitable, Callable, Sequence, Union
 
 from ._errors import ToolError
 from ._threads import in_thread
-from ._tools import Tool, ToolCall, failed
+from ._tools import Tool, ToolCall
 
 #: A decision about a call: whether it runs; a text is the reason why not.
 Decision = Union[bool, str]
@@ -50,6 +51,8 @@ class Approvals:
         needs = tool.needs_approval
         if callable(needs):
             needs = await _maybe_awaited(needs(call.input))
+            # A function that forgets to answer must not let a call run.
+            needs = True if needs is None else needs
         if self._approve is None:
             if needs:
                 why = "the call needs an approval, and this session has no `approve`"
@@ -57,7 +60,7 @@ class Approvals:
         elif needs is not False:
             decision = await self._ask(call)
             if decision is not True:
-                why = decision if isinstance(decision, str) else "the call was not approved"
+                why = (decision if isinstance(decision, str) else "") or "the call was not approved"
                 raise ToolError(why, failure="blocked")
 
     async def _ask(self, call: ToolCall) -> Decision:
@@ -89,8 +92,10 @@ class Approvals:
                 decisions = await approve(calls)
             else:
                 decisions = await _maybe_awaited(await in_thread(lambda: approve(calls)))
-        except BaseException as error:  # noqa: BLE001 - a failure is not an approval
-            decisions = f"the approval failed: {failed(error)['message']}"
+        except BaseException:  # noqa: BLE001 - a failure is not an approval
+            # Its text is for the developer: the reason goes to the model.
+            logging.getLogger("code_mode").exception("`approve` failed")
+            decisions = "the approval failed"
         for index, (_, decided) in enumerate(asked):
             if not decided.done():
                 decided.set_result(_decision(decisions, index))

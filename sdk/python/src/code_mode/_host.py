@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Mapping, Sequence
 
@@ -71,14 +72,26 @@ class CodeMode:
         async with self._starting:
             if self._is_closed:
                 raise HostLostError("the host is closed")
-            if self._wire is not None and self._wire.loop is not asyncio.get_running_loop():
-                # It was started by a loop that has ended since.
-                self._wire.abandon()
-                self._wire = None
+            self._leave_other_loop()
             if self._wire is None or self._wire.is_lost:
                 program = self._program or find_program()
                 self._wire = await Wire.start(program, self._args, self._env)
             return self._wire
+
+    def _leave_other_loop(self) -> None:
+        """Gives up a host that was started by another process, or by an event loop that has ended.
+
+        Raises:
+            RuntimeError: that loop still runs; each needs a host of its own.
+        """
+        wire = self._wire
+        if wire is None or (wire.owner == os.getpid() and wire.loop is asyncio.get_running_loop()):
+            return
+        if wire.owner == os.getpid():
+            if not wire.loop.is_closed():
+                raise RuntimeError("this host belongs to another event loop: make a CodeMode in each")
+            wire.abandon()
+        self._wire = None
 
     async def pid(self) -> int:
         """The process id of the host."""
@@ -93,11 +106,9 @@ class CodeMode:
         """Ends the host with all its sessions."""
         self._is_closed = True
         async with self._starting:
+            self._leave_other_loop()
             wire, self._wire = self._wire, None
             if wire is None:
-                return
-            if wire.loop is not asyncio.get_running_loop():
-                wire.abandon()
                 return
             wire.close()
             await wire.ended()

@@ -59,11 +59,13 @@ class WaitOptions(TypedDict, total=False):
 def limits_of(limits: Limits) -> Message:
     told: Message = {}
     for name, value in limits.items():
+        if name not in Limits.__annotations__:
+            raise RequestError(f"there is no limit {name}: there are {', '.join(Limits.__annotations__)}")
         first, *rest = name.split("_")
         camel = first + "".join(part.capitalize() for part in rest)
         if name.endswith("_time"):
-            if not isinstance(value, (int, float)):
-                raise TypeError(f"the limit {name} is a time in seconds, and not {value!r}")
+            if not isinstance(value, (int, float)) or not 0 <= value < 2**43:
+                raise RequestError(f"the limit {name} is a time in seconds, and not {value!r}")
             told[f"{camel}Ms"] = round(value * 1000)
         else:
             told[camel] = value

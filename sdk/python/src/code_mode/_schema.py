@@ -322,12 +322,23 @@ class Signature:
         if missing := [name for name in self.schema["required"] if name not in read]:
             raise TypeError(f"the argument {missing[0]} is missing")
         # A default that can be changed is not shared between calls.
-        return {**copy.deepcopy(self.defaults), **read}
+        return {**{name: _fresh(value) for name, value in self.defaults.items()}, **read}
+
+
+def _fresh(default: Any) -> Any:
+    """A default for one call."""
+    if not isinstance(default, (list, dict, set, bytearray)):
+        return default
+    try:
+        return copy.deepcopy(default)
+    except Exception:  # noqa: BLE001 - it has something that cannot be copied
+        return copy.copy(default)
 
 
 def _output(returned: Any) -> Schema:
     """The schema of a result: of any, where its hint says nothing that JSON has a form for."""
-    if returned is type(None) or isinstance(returned, Unresolved):
+    # Bytes become a resource.
+    if returned in (type(None), bytes) or isinstance(returned, Unresolved):
         return {}
     try:
         return schema_of(returned)

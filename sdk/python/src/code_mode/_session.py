@@ -15,9 +15,9 @@ from ._errors import HostLostError, RequestError, ToolError
 from ._events import OnEvent, event_of
 from ._options import ExecOptions, Limits, limits_of, milliseconds
 from ._results import CellResult, Position, result
-from ._threads import in_thread
+from ._threads import Threads, depth
 from ._tools import Tool, ToolContext, ToolLike, failed, shown, tool_of
-from ._wire import Message, Wire
+from ._wire import ANSWERING, Message, Wire
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -85,11 +85,15 @@ class Session:
         self._id = f"s{next(_sessions)}"
         self._wire: Wire | None = None
         self._lost: HostLostError | None = None
-        self._blocking = asyncio.Semaphore(_MOST_THREADS)
+        self._threads = Threads(_MOST_THREADS)
+        #: How many tools are around the programs that tools have run, by the name of the exec.
+        self._depths: dict[str, int] = {}
         #: Observations that came when nobody waited for them any more.
         self._kept: dict[str, CellResult] = {}
         #: Observations that were cancelled, and have not ended yet.
         self._late: dict[str, asyncio.Future[Message]] = {}
+        #: Cells that nobody will wait for any more.
+        self._given_up: set[str] = set()
         self._observing: set[asyncio.Future[Any]] = set()
         #: What a model should be told of the tool by which it runs programs; known once it is open.
         self.instructions = ""
@@ -107,10 +111,15 @@ class Session:
 
     async def open(self) -> "Session":
         """Opens the session."""
-        if self._wire is not None and not self._wire.is_lost:
+        wire = self._wire
+        if wire is not None and not wire.is_lost and wire.loop is asyncio.get_running_loop():
             return self
         wire = await self._connect()
         self._lost = None
+        self._threads = Threads(_MOST_THREADS)
+        for of_old_cells in (self._kept, self._late, self._depths):
+            of_old_cells.clear()
+        self._given_up.clear()
         self._id = f"s{next(_sessions)}"
         self._wire = wire
         wire.register(self._id, self)
@@ -129,17 +138,18 @@ class Session:
             _, description = await asyncio.gather(opened, described)
         except BaseException:
             # The host may have opened it; also where this task is cancelled.
-            await asyncio.shield(asyncio.ensure_future(self._close_quietly()))
+            self._close_soon(wire)
             raise
         self.instructions = description["text"]
         return self
 
-    async def _close_quietly(self) -> None:
-        try:
-            await self.close()
-        except RequestError:
-            # It was never opened.
-            pass
+    def _close_soon(self, wire: Wire) -> None:
+        """Closes a session that may have been opened, and does not wait for that."""
+        self._wire = None
+        wire.forget(self._id)
+        if not wire.is_lost:
+            _, closed = wire.request({"method": "session/shutdown", "sessionId": self._id})
+            closed.add_done_callback(_retrieved)
 
     def _open_wire(self) -> Wire:
         if self._lost is not None:
@@ -166,6 +176,9 @@ class Session:
 
         Cancelling the call terminates the program.
         """
+        name = tool_call_id or f"exec-{next(_execs)}"
+        if (around := depth()) > 0:
+            self._depths[name] = around
         guided: Message = {"constants": dict(constants or {})}
         if traceparent:
             guided["traceparent"] = traceparent
@@ -175,7 +188,7 @@ class Session:
             "method": "session/execute",
             "sessionId": self._id,
             "request": {
-                "tool_call_id": tool_call_id or f"exec-{next(_execs)}",
+                "tool_call_id": name,
                 "enabled_tools": self._definitions,
                 "source": code,
                 "yield_time_ms": milliseconds(yield_time),
@@ -191,7 +204,10 @@ class Session:
 
         _, answer = wire.request(request, first)
         try:
-            return result(await asyncio.shield(answer))
+            first_result = result(await asyncio.shield(answer))
+            if first_result.status != "running":
+                self._depths.pop(name, None)
+            return first_result
         except asyncio.CancelledError:
             # Also where it has just yielded: nobody gets to know its name.
             self._end_soon(wire, started)
@@ -242,6 +258,8 @@ class Session:
     def _keep(self, cell_id: str, kept: CellResult | None, answer: asyncio.Future[Message]) -> None:
         """Keeps an observation that nobody waits for, for the next wait."""
         self._late.pop(cell_id, None)
+        if cell_id in self._given_up:
+            return
         if not answer.cancelled() and answer.exception() is None:
             observed = _outcome(answer.result())
             self._kept[cell_id] = observed if kept is None else _after(kept, observed)
@@ -261,10 +279,24 @@ class Session:
                 last = await self.wait(last.cell_id, max_output_tokens=left)
                 content += last.content
         except asyncio.CancelledError:
-            if self._wire is not None and not self._wire.is_lost:
-                await self.terminate(last.cell_id)
+            self._give_up(last.cell_id)
             raise
         return CellResult(last.status, last.cell_id, tuple(content), last.error, last.stats)
+
+    def _give_up(self, cell_id: str) -> None:
+        """Terminates a program that nobody waits for, and does not wait for its end: a host that does not
+        answer must not keep a task from being cancelled."""
+        if self._wire is None or self._wire.is_lost:
+            return
+        self._given_up.add(cell_id)
+
+        def ended(done: asyncio.Future[Message]) -> None:
+            _retrieved(done)
+            self._given_up.discard(cell_id)
+            self._kept.pop(cell_id, None)
+
+        about = {"sessionId": self._id, "cellId": cell_id}
+        self._ask_host({"method": "session/terminate", **about}).add_done_callback(ended)
 
     async def terminate(self, cell_id: str, *, max_output_tokens: int | None = None) -> CellResult:
         """Stops a program, and waits until it has stopped."""
@@ -274,7 +306,11 @@ class Session:
             "cellId": cell_id,
             "maxOutputTokens": max_output_tokens,
         }
-        return _outcome(await self._ask_host(request))
+        if (late := self._late.get(cell_id)) is not None:
+            await asyncio.wait([late])
+        ended = _outcome(await self._ask_host(request))
+        kept = self._kept.pop(cell_id, None)
+        return ended if kept is None else _after(kept, ended)
 
     async def stored(self) -> dict[str, Any]:
         """The values that programs have stored."""
@@ -315,9 +351,13 @@ class Session:
             return
         try:
             if not wire.is_lost:
-                await wire.request({"method": "session/shutdown", "sessionId": self._id})[1]
+                closed = wire.request({"method": "session/shutdown", "sessionId": self._id})[1]
+                await asyncio.wait_for(closed, ANSWERING)
         except HostLostError:
             pass
+        except (asyncio.TimeoutError, TimeoutError):
+            # A host that does not answer is of no use to anybody.
+            wire.kill()
         finally:
             wire.forget(self._id)
 
@@ -333,14 +373,17 @@ class Session:
         passed = invocation["input"]
         try:
             arguments = tool.arguments(passed)
-        except Exception as error:  # noqa: BLE001 - an input that does not fit
+            # Whoever decides about the call sees what the tool will get.
+            is_asked_about = self._approvals.concern(tool) and arguments is not None
+            seen = shown(arguments) if is_asked_about else passed
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - an input that does not fit
             return failed(error)
-        is_asked_about = self._approvals.concern(tool)
         context = ToolContext(
             name=name["name"],
             namespace=name["namespace"],
-            # Whoever decides about the call sees what the tool will get.
-            input=shown(arguments) if is_asked_about and arguments is not None else passed,
+            input=seen,
             cell_id=invocation["cell_id"],
             call_id=invocation["runtime_tool_call_id"],
             tool_call_id=invocation["call_id"],
@@ -351,7 +394,8 @@ class Session:
         try:
             await self._approvals.check(tool, context)
             bound = tool.bound(arguments, context)
-            value = await (bound() if tool.is_async else self._beside(bound))
+            around = self._depths.get(context.tool_call_id, 0)
+            value = await (bound() if tool.is_async else self._threads.run(bound, around))
             if inspect.isawaitable(value):
                 value = await value
         except asyncio.CancelledError:
@@ -361,11 +405,6 @@ class Session:
             # Also where it wants to end this process: `sys.exit()` is what parsers of arguments do.
             return failed(error)
         return {"status": "ok", "value": {"type": "tool/result", "result": value}}
-
-    async def _beside(self, function: Callable[[], Any]) -> Any:
-        """Runs what may block where it blocks no other tool."""
-        async with self._blocking:
-            return await in_thread(function)
 
     def notify(self, text: str, cell_id: str) -> None:
         """Takes a program's notification; for the connection."""

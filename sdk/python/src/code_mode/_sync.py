@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from contextlib import AbstractAsyncContextManager, contextmanager
 from concurrent.futures import Future
@@ -14,11 +15,14 @@ from ._host import CodeMode
 from ._results import CellResult
 from ._options import ExecOptions, SessionOptions, WaitOptions
 from ._session import Session
+from ._wire import CLOSING
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 T = TypeVar("T")
+
+_WAITS_FOR_ITSELF = "a coroutine of this host would wait for itself: use CodeMode there"
 
 
 class _Loop:
@@ -31,15 +35,24 @@ class _Loop:
         #: Held while work is handed over, so that none is after the end.
         self.handing_over = threading.Lock()
         self.has_ended = False
+        self.owner = os.getpid()
+
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether the caller is a coroutine of this host."""
+        return threading.current_thread() is self.thread
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Waits for something; an interrupt of the waiting cancels it."""
+        if os.getpid() != self.owner:
+            work.close()
+            raise RuntimeError("this host belongs to the process before the fork: make another one here")
         with self.handing_over:
             why: Exception | None = None
             if self.has_ended:
                 why = HostLostError("the host is closed")
-            elif threading.current_thread() is self.thread:
-                why = RuntimeError("a coroutine of this host would wait for itself: use CodeMode there")
+            elif self.is_own_thread:
+                why = RuntimeError(_WAITS_FOR_ITSELF)
             if why is not None:
                 work.close()
                 raise why
@@ -67,7 +80,9 @@ class _Loop:
         tasks = [task for task in asyncio.all_tasks() if task is not own]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            # One that ignores its cancellation is left behind.
+            await asyncio.wait(tasks, timeout=CLOSING)
 
 
 class CodeModeSync:
@@ -117,8 +132,10 @@ class CodeModeSync:
 
     def close(self) -> None:
         """Ends the host with all its sessions."""
-        if self._loop.has_ended:
+        if self._loop.has_ended or os.getpid() != self._loop.owner:
             return
+        if self._loop.is_own_thread:
+            raise RuntimeError(_WAITS_FOR_ITSELF)
         try:
             self._loop.run(self._host.close())
         finally:
@@ -181,7 +198,7 @@ class SessionSync:
 
     def close(self) -> None:
         """As :meth:`Session.close`."""
-        if not self._loop.has_ended:
+        if not self._loop.has_ended and os.getpid() == self._loop.owner:
             self._loop.run(self._session.close())
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import decimal
 import enum
 import inspect
 import json
+import pathlib
 import threading
+import uuid
 from dataclasses import dataclass, field
 from typing import Any, Awaitable, Callable, Mapping, Union
 
@@ -164,6 +167,8 @@ def _plain(value: Any) -> Any:
     said = getattr(type(value), "isoformat", None)
     if said is not None:
         return said(value)
+    if isinstance(value, (uuid.UUID, decimal.Decimal, pathlib.PurePath)):
+        return str(value)
     raise TypeError(f"the result has a {type(value).__name__}, which JSON cannot hold")
 
 
@@ -174,12 +179,23 @@ def encoded(value: Any) -> bytes:
         ValueError, TypeError: it is not JSON.
     """
     try:
-        return json.dumps(value, default=_plain, allow_nan=False, separators=(",", ":")).encode()
+        text = json.dumps(value, default=_plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        return well_formed(text).encode()
     except (TypeError, ValueError):
         raise
     except Exception as error:
         # Too deep, or an object's own way to become JSON failed.
         raise ValueError(_message(error)) from error
+
+
+def well_formed(text: str) -> str:
+    """A text in which a replacement character takes the place of half a surrogate pair, which no
+    encoding has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def shown(value: Any) -> Any:
@@ -212,7 +228,8 @@ def failed(error: BaseException) -> dict[str, Any]:
     """A failure as the wire has it."""
     told: dict[str, Any] = {"status": "error", "message": _message(error)}
     if isinstance(error, ToolError):
-        if isinstance(error.code, int) and -(2**53) < error.code < 2**53:
+        is_number = isinstance(error.code, int) and not isinstance(error.code, bool)
+        if is_number and error.code is not None and -(2**53) < error.code < 2**53:
             told["code"] = error.code
         if error.failure in ("blocked", "unknown"):
             told["failure"] = error.failure
@@ -234,4 +251,4 @@ def _message(error: BaseException) -> str:
         return name
     if isinstance(error, (SystemExit, StopIteration, asyncio.CancelledError)):
         said = f"{name}: {said}" if said != name else name
-    return said.encode("utf-8", "replace").decode()
+    return well_formed(said)

@@ -9,6 +9,7 @@ import os
 import signal
 import struct
 import sys
+import weakref
 from typing import Any, Callable, Mapping, Protocol, Sequence
 
 from ._errors import HostLostError, RequestError, StartError
@@ -24,6 +25,8 @@ CAPABILITIES = ["bounded-output-v1", "delegate-capacity-4096", "guided-sessions-
 LAST_WORDS = 2000
 #: How long a host that has closed its output may take to end by itself, in seconds.
 LAST_WORDS_TIME = 0.5
+#: How long a host may take to end a session.
+ANSWERING = 15.0
 #: How long a host that is closed may take to end.
 CLOSING = 5.0
 
@@ -59,13 +62,18 @@ class Wire:
         #: Calls whose answers nobody waits for any more.
         self._cancelled: set[int] = set()
         self.loop = asyncio.get_running_loop()
+        #: The process that started the host; what is forked from it has no use for it.
+        self.owner = os.getpid()
         self._sessions: dict[str, SessionHandler] = {}
         self._last_id = 0
         self._said = b""
+        #: How the host was lost.
+        self._how = ""
         self._lost: HostLostError | None = None
         self._is_closing = False
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._listen())]
         self._ready: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        _wires.add(self)
 
     @classmethod
     async def start(
@@ -87,7 +95,7 @@ class Wire:
                 start_new_session=sys.platform != "win32",
                 limit=1 << 20,
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise StartError(f"{program} does not start: {error}") from error
         wire = cls(process)
         hello = {"supportedVersions": [1], "requiredCapabilities": CAPABILITIES}
@@ -95,20 +103,20 @@ class Wire:
         try:
             answer = await asyncio.wait_for(wire._ready, GREETING)
             if answer["type"] != "connection/ready":
-                why = json.dumps(answer.get("reason"))
-                raise StartError(f"{program} is not a host that this package can use: {why}")
+                why = json.dumps(answer.get("reason") or "it does not answer the greeting")
+                raise StartError(f"{program} is not a code-mode that this package can use: {why}")
         except BaseException as error:
             wire.kill()
             if isinstance(error, HostLostError):
-                raise StartError(str(error).replace("was lost", "did not start")) from None
+                raise StartError(f"{program} does not start as a host: {wire._how}") from None
             if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
-                raise StartError(f"{program} does not greet: it is not a host") from None
+                raise StartError(f"{program} does not greet: it is not code-mode") from None
             raise
         return wire
 
     @property
     def is_lost(self) -> bool:
-        return self._lost is not None or self._is_closing
+        return self._lost is not None or self._is_closing or self.owner != os.getpid()
 
     @property
     def pid(self) -> int:
@@ -198,15 +206,20 @@ class Wire:
         how = None
         try:
             while True:
-                (size,) = struct.unpack("<I", await stdout.readexactly(4))
+                header = await stdout.readexactly(4)
+                (size,) = struct.unpack("<I", header)
                 if size > LARGEST_FRAME:
-                    raise ValueError("a message of more than 64 MiB")
+                    raise ValueError(f"it begins with {header!r}")
                 self._receive(_decoded(await stdout.readexactly(size)))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
-        except Exception:
+        except asyncio.CancelledError:
+            # The loop is ending: nothing will ever be read again, so nothing may wait for it.
+            self._lose("its event loop has ended")
+            raise
+        except Exception as error:
             self._process.kill()
-            how = "it sent bytes that are not a message of the wire"
+            how = f"it sent bytes that are not a message of the wire: {error}"[:300]
         try:
             status = await asyncio.wait_for(self._process.wait(), LAST_WORDS_TIME)
         except (asyncio.TimeoutError, TimeoutError):
@@ -219,8 +232,13 @@ class Wire:
         said = self._said.decode(errors="replace").strip()
         if how is None:
             how = f"it was ended by signal {-status}" if status < 0 else f"it ended with status {status}"
-        self._lost = HostLostError(f"the host was lost: {how}" + (f": {said}" if said else ""))
-        self._fail(self._lost)
+        self._lose(how + (f": {said}" if said else ""))
+
+    def _lose(self, how: str) -> None:
+        if self._lost is None:
+            self._how = how
+            self._lost = HostLostError(f"the host was lost: {how}")
+            self._fail(self._lost)
 
     def _fail(self, lost: HostLostError) -> None:
         if not self._ready.done():
@@ -291,15 +309,16 @@ class Wire:
     def _called_back(self, id: int, task: asyncio.Task[None]) -> None:
         self._calls.pop(id, None)
         self._cancelled.discard(id)
-        if not task.cancelled() and task.exception() is not None:
-            # The host has sent a call that cannot be read.
-            self._process.kill()
+        if not task.cancelled():
+            task.exception()
 
     async def _call(self, id: int, session: SessionHandler, invocation: Message) -> None:
         try:
             answer = await session.call(invocation)
         except asyncio.CancelledError as error:
             # Either nobody waits for the answer, or the tool has made up its own cancellation.
+            answer = failed(error)
+        except Exception as error:  # noqa: BLE001 - whatever fails, it is this call that fails
             answer = failed(error)
         if id not in self._cancelled:
             self._answer(id, answer)
@@ -313,6 +332,28 @@ class Wire:
             why = f"the result cannot be sent: {error}"
             told = {"status": "error", "message": why}
             self._send({"type": "delegate/response", "id": id, "result": told})
+
+
+#: The connections of this process.
+_wires: weakref.WeakSet[Wire] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """Gives up the hosts of the process that this one was forked from: a host ends when nobody holds its
+    input any more."""
+    with contextlib.suppress(Exception):
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for wire in list(_wires):
+            stdin = wire._process.stdin
+            pipe = None if stdin is None else stdin.transport.get_extra_info("pipe")
+            if pipe is not None and pipe.fileno() >= 0:
+                # The number stays taken, because objects of the parent's loop will close it.
+                os.dup2(nothing, pipe.fileno())
+        os.close(nothing)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _decoded(content: bytes) -> Any:
