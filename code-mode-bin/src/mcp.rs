@@ -379,11 +379,11 @@ async fn look(servers: &ServerArgs, json: Option<bool>) -> Result<ExitCode, Fail
         }
     };
     let shown = match json {
-        Some(true) => checked.json() + "\n",
+        Some(true) => checked.json(),
         Some(false) => checked.table(),
         None => checked.policy_table(),
     };
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), shown.as_bytes());
+    show!("{}", shown.trim_end_matches('\n'));
     let _ = tokio::time::timeout(END, broker.end()).await;
     Ok(match checked.is_well || json.is_none() {
         true => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use code_mode_protocol::text::line;
 use code_mode_system::Processes;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -27,15 +28,17 @@ pub(crate) enum CommandError {
     TooMuch,
     #[error("prints no JSON")]
     NotJson,
+    #[error("prints JSON that is not an object")]
+    NotAnObject,
 }
 
-/// Runs a command, gives it `input`, and returns the JSON that it prints. Variables that
+/// Runs a command, gives it `input`, and returns the JSON object that it prints. Variables that
 /// `command` sets are added to this program's environment. Ends the command and its children after `limit`.
 pub(crate) async fn ask(
     mut command: Command,
     input: &[u8],
     limit: Duration,
-) -> Result<Value, CommandError> {
+) -> Result<Printed, CommandError> {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -43,10 +46,26 @@ pub(crate) async fn ask(
     let mut processes = Processes::start(command).map_err(CommandError::Start)?;
     let answered = tokio::time::timeout(limit, answer(&mut processes, input)).await;
     processes.end_rest();
-    answered.unwrap_or(Err(CommandError::TimedOut(limit)))
+    let printed = answered.unwrap_or(Err(CommandError::TimedOut(limit)))?;
+    let value: Value = serde_json::from_slice(&printed).map_err(|_| CommandError::NotJson)?;
+    match value.is_object() {
+        true => Ok(Printed(printed)),
+        false => Err(CommandError::NotAnObject),
+    }
 }
 
-async fn answer(processes: &mut Processes, input: &[u8]) -> Result<Value, CommandError> {
+/// The JSON object that a command has printed, as it is written: of two members with one name a reader
+/// may take the other one.
+pub(crate) struct Printed(Vec<u8>);
+
+impl Printed {
+    /// Reads it into a type; `None` where it does not fit.
+    pub(crate) fn to<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(&self.0).ok()
+    }
+}
+
+async fn answer(processes: &mut Processes, input: &[u8]) -> Result<Vec<u8>, CommandError> {
     let (stdin, stdout, stderr) = processes.streams();
     let write = async {
         if let Some(mut stdin) = stdin {
@@ -80,7 +99,7 @@ async fn answer(processes: &mut Processes, input: &[u8]) -> Result<Value, Comman
         let colon = if words.is_empty() { "" } else { ": " };
         return Err(CommandError::Failed(status, format!("{colon}{words}")));
     }
-    serde_json::from_slice(&printed).map_err(|_| CommandError::NotJson)
+    Ok(printed)
 }
 
 /// A line for the shell.
@@ -106,7 +125,8 @@ mod tests {
     async fn ask_for(shell_line: &str) -> Result<Value, String> {
         let limit = Duration::from_secs(20);
         let asked = ask(shell(shell_line), b"{\"a\": 2}", limit).await;
-        asked.map_err(|error| error.to_string())
+        let printed = asked.map_err(|error| error.to_string())?;
+        Ok(printed.to().expect("an object"))
     }
 
     #[tokio::test]
@@ -119,6 +139,8 @@ mod tests {
         let failed = ask_for("echo no >&2; exit 3").await.expect_err("failed");
         assert_eq!(failed, "exit status: 3: no");
         assert_eq!(ask_for("echo x").await, Err("prints no JSON".to_owned()));
+        let array = "prints JSON that is not an object";
+        assert_eq!(ask_for("echo []").await, Err(array.to_owned()));
         let flood = ask_for("yes").await.expect_err("too much");
         assert_eq!(flood, "prints more than 1024 KiB");
     }

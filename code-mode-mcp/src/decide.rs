@@ -1,5 +1,6 @@
 //! Whether a call may run: by the policy, and by a person where the policy says so.
 
+use code_mode_host::{Json, input_fits};
 use code_mode_protocol::text::line;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -104,6 +105,10 @@ pub(crate) async fn rule(policy: &Policy, subject: &Subject<'_>, ids: &CallIds) 
             let reason = "a reading cannot be rewritten".to_owned();
             return denied(Some(reason), "hook: failed");
         }
+        Some(input) if !fits(subject, input) => {
+            let reason = "its input does not fit the tool's schema".to_owned();
+            return denied(Some(reason), "hook: failed");
+        }
         // The rules apply to the input that is sent.
         Some(input) => by_rules(input),
         None => (decision, ruling.rule),
@@ -126,6 +131,15 @@ pub(crate) async fn rule(policy: &Policy, subject: &Subject<'_>, ids: &CallIds) 
             rewritten: answer.input,
         },
     }
+}
+
+/// Whether an input of the hook fits the tool's schema, as that of a program has to.
+fn fits(subject: &Subject<'_>, input: &Map<String, Value>) -> bool {
+    let schema = subject
+        .input_schema
+        .and_then(|schema| Json::from_value(schema).ok());
+    let fits = schema.and_then(|schema| input_fits(&schema, &Value::from(input.clone())));
+    fits.unwrap_or(true)
 }
 
 /// Whether a call may run.

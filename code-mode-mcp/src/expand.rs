@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::folders::text_of_file;
 use crate::secrets::Secrets;
 
 /// Where a text stands.
@@ -108,7 +109,8 @@ fn value(inside: &str, place: &Place) -> Result<Option<(String, bool)>, String> 
 
 /// The variables of a file with a `NAME=VALUE` on each line.
 pub(crate) fn env_file(path: &Path) -> Result<BTreeMap<String, String>, String> {
-    let text = std::fs::read_to_string(path)
+    const MAX_BYTES: u64 = 1 << 20;
+    let text = text_of_file(path, MAX_BYTES)
         .map_err(|error| format!("envFile {}: {error}", path.display()))?;
     let mut variables = BTreeMap::new();
     for line in text.lines().map(str::trim) {

@@ -1,6 +1,6 @@
 //! This program's own folders of a user, and files there that are for the user alone.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The folder for what can be made again; `None` where the user has none.
@@ -37,6 +37,23 @@ pub(crate) fn make(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut make, 0o700);
     make.create(folder)
+}
+
+/// The text of a file, which must be one and no larger than that: what another names may be a pipe that
+/// nobody writes to, or a device without an end.
+pub(crate) fn text_of_file(file: &Path, max_bytes: u64) -> io::Result<String> {
+    let odd = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+    // Opening a pipe would wait.
+    if !std::fs::metadata(file)?.is_file() {
+        return Err(odd("it is not a file"));
+    }
+    let mut text = String::new();
+    let file = std::fs::File::open(file)?;
+    file.take(max_bytes + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > max_bytes {
+        true => Err(odd("it is too large")),
+        false => Ok(text),
+    }
 }
 
 /// Replaces a file in one step: a reader finds the old text or the new one. Only its owner may read

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use code_mode_protocol::text::line;
-use serde::{Deserialize, Serialize};
+use serde::de::IntoDeserializer;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
@@ -63,11 +64,20 @@ pub(crate) struct HookCall<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct HookAnswer {
+    #[serde(deserialize_with = "by_name")]
     pub(crate) decision: Option<Decision>,
     /// For the model, where the call is denied.
     pub(crate) reason: Option<String>,
     /// Sent in place of the call's input.
     pub(crate) input: Option<Map<String, Value>>,
+}
+
+/// A decision by its name and in no other form.
+fn by_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Decision>, D::Error> {
+    let Some(name) = Option::<String>::deserialize(from)? else {
+        return Ok(None);
+    };
+    Decision::deserialize(name.into_deserializer()).map(Some)
 }
 
 /// The reason for a hook that gave no answer: then the call does not run.
@@ -89,8 +99,7 @@ impl Hook {
         command.args(&self.arguments);
         let call = serde_json::to_vec(call).map_err(|_| HookError::NotAnAnswer)?;
         let printed = ask(command, &call, LIMIT).await?;
-        let mut answer: HookAnswer =
-            serde_json::from_value(printed).map_err(|_| HookError::NotAnAnswer)?;
+        let mut answer: HookAnswer = printed.to().ok_or(HookError::NotAnAnswer)?;
         answer.reason = answer.reason.map(|reason| line(&reason, SHOWN));
         Ok(answer)
     }

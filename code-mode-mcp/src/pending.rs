@@ -11,8 +11,9 @@ use tokio::sync::oneshot;
 use crate::audit::CallIds;
 use crate::caller::{Approval, ApprovalRequest};
 
-/// Calls that are listed. More are answered by their clients only.
+/// Calls that are listed, of all clients and of one session. More are answered by their clients only.
 const MAX_WAITING: usize = 1024;
+const MAX_OF_SESSION: usize = 256;
 
 /// The calls of all clients of a gateway that wait for a person.
 #[derive(Default)]
@@ -29,7 +30,11 @@ struct State {
 }
 
 struct Waiting {
-    kind: Kind,
+    session: String,
+    cell: String,
+    rule: String,
+    /// Where a program makes the call.
+    kind: Option<Kind>,
     words: String,
     since: Instant,
     answer: oneshot::Sender<Approval>,
@@ -38,8 +43,8 @@ struct Waiting {
 /// Calls of one program to a server about which the same rule asks.
 #[derive(Clone, PartialEq, Eq)]
 struct Kind {
-    session: String,
-    cell: String,
+    /// The handle of its cell, which no other cell has.
+    program: String,
     server: String,
     rule: String,
 }
@@ -99,47 +104,43 @@ impl PendingApprovals {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a person's answer to a call; never completes where nobody can answer here.
-    pub(crate) async fn answer_to(
-        self: Arc<Self>,
-        request: &ApprovalRequest,
-        ids: &CallIds,
-    ) -> Approval {
-        let Some((_listed, answer)) = self.list(request, ids) else {
-            return std::future::pending().await;
-        };
-        match answer.await {
-            Ok(answer) => answer,
-            Err(_) => std::future::pending().await,
-        }
-    }
-
-    fn list(
+    /// Lists a call for a person at a terminal; `program` is the handle of the cell whose program makes
+    /// it. `None` where nobody can answer here, or where too many calls wait.
+    pub(crate) fn list(
         self: &Arc<Self>,
         request: &ApprovalRequest,
         ids: &CallIds,
-    ) -> Option<(Listed, oneshot::Receiver<Approval>)> {
+        program: Option<&str>,
+    ) -> Option<Listed> {
         let mut state = self.state();
-        if !self.is_open() || state.waiting.len() >= MAX_WAITING {
+        let is_of_session = |one: &&Waiting| one.session == ids.session;
+        let of_session = state.waiting.values().filter(is_of_session).count();
+        if !self.is_open() || state.waiting.len() >= MAX_WAITING || of_session >= MAX_OF_SESSION {
             return None;
         }
         let (answer, answered) = oneshot::channel();
         state.last += 1;
         let number = state.last;
         let waiting = Waiting {
-            kind: Kind {
-                session: ids.session.clone(),
-                cell: ids.cell.clone(),
+            session: ids.session.clone(),
+            cell: ids.cell.clone(),
+            rule: request.rule.clone(),
+            kind: program.map(|program| Kind {
+                program: program.to_owned(),
                 server: request.server.clone(),
                 rule: request.rule.clone(),
-            },
+            }),
             words: request.words(),
             since: Instant::now(),
             answer,
         };
         state.waiting.insert(number, waiting);
         let pending = self.clone();
-        Some((Listed { pending, number }, answered))
+        Some(Listed {
+            pending,
+            number,
+            answered,
+        })
     }
 
     /// The calls that wait, the oldest first.
@@ -151,8 +152,8 @@ impl PendingApprovals {
             .map(|(number, one)| PendingApproval {
                 number: *number,
                 call: one.words.clone(),
-                rule: one.kind.rule.clone(),
-                cell: one.kind.cell.clone(),
+                rule: one.rule.clone(),
+                cell: one.cell.clone(),
                 seconds: one.since.elapsed().as_secs(),
             })
             .collect()
@@ -166,11 +167,12 @@ impl PendingApprovals {
             .iter()
             .filter_map(|number| state.waiting.get(number));
         let kinds: Vec<Kind> = match answer {
-            TerminalAnswer::Program => named.map(|one| one.kind.clone()).collect(),
+            TerminalAnswer::Program => named.filter_map(|one| one.kind.clone()).collect(),
             _ => Vec::new(),
         };
+        let is_of_kind = |one: &Waiting| one.kind.as_ref().is_some_and(|kind| kinds.contains(kind));
         let is_meant =
-            |number: &u64, one: &mut Waiting| numbers.contains(number) || kinds.contains(&one.kind);
+            |number: &u64, one: &mut Waiting| numbers.contains(number) || is_of_kind(one);
         let answered = state.waiting.extract_if(.., is_meant);
         let waited = answered.filter_map(|(_, one)| one.answer.send(answer.into()).ok());
         waited.count()
@@ -178,9 +180,20 @@ impl PendingApprovals {
 }
 
 /// A call is listed until this is dropped.
-struct Listed {
+pub(crate) struct Listed {
     pending: Arc<PendingApprovals>,
     number: u64,
+    answered: oneshot::Receiver<Approval>,
+}
+
+impl Listed {
+    /// Waits for the answer.
+    pub(crate) async fn answer(mut self) -> Approval {
+        match (&mut self.answered).await {
+            Ok(answer) => answer,
+            Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 impl Drop for Listed {

@@ -39,5 +39,5 @@ pub use refusals::{Refusals, Refused};
 pub use standard_error::{
     HeldStandardError, StandardError, StandardErrorFollower, keep_recent_standard_error,
 };
-pub use standard_streams::{output_closed, standard_streams};
+pub use standard_streams::{for_reader, output_closed, standard_streams};
 pub use tokens::{TokenFile, TokenFileError};

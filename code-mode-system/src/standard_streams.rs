@@ -4,16 +4,21 @@
 //! switches a read. Where it is a pipe or a socket, as for every client that
 //! starts this program, the event loop can read it itself.
 
+use std::borrow::Cow;
+
+use code_mode_protocol::text::visible;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Writes a line to standard error. A line that cannot be written, because the reader is gone
-/// or the disk is full, is lost; `eprintln!` would panic.
+/// or the disk is full, is lost; `eprintln!` would panic. A terminal gets no character that it would
+/// obey: names and texts of strangers are in many lines.
 #[macro_export]
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write;
         // One write, so that two lines do not mix.
         let line = format!("{}\n", format_args!($($text)*));
+        let line = $crate::for_reader(&line, std::io::IsTerminal::is_terminal(&std::io::stderr()));
         let _ = $crate::StandardError.write_all(line.as_bytes());
     }};
 }
@@ -23,8 +28,19 @@ macro_rules! say {
 macro_rules! show {
     ($($text:tt)*) => {{
         use std::io::Write;
-        let _ = writeln!(std::io::stdout(), $($text)*);
+        let line = format!("{}\n", format_args!($($text)*));
+        let line = $crate::for_reader(&line, std::io::IsTerminal::is_terminal(&std::io::stdout()));
+        let _ = std::io::stdout().write_all(line.as_bytes());
     }};
+}
+
+/// A line as its reader may have it.
+#[doc(hidden)]
+pub fn for_reader(line: &str, is_terminal: bool) -> Cow<'_, str> {
+    match is_terminal {
+        true => visible(line),
+        false => Cow::Borrowed(line),
+    }
 }
 
 type Reader = Box<dyn AsyncRead + Unpin + Send>;

@@ -49,6 +49,12 @@ pub fn path(file: &tempfile::NamedTempFile) -> &str {
     file.path().to_str().expect("UTF-8")
 }
 
+/// The cell that a status names.
+pub fn cell_id(status: &str) -> &str {
+    let (_, rest) = status.split_once("cell_id: ").expect("a cell");
+    rest.split_whitespace().next().expect("its name")
+}
+
 impl Client {
     /// Starts the program with these options.
     pub fn start(arguments: &[&str]) -> Self {

@@ -14,6 +14,12 @@ if do == "fail":
     sys.exit("out of order")
 if do == "garbage":
     print("yes")
+elif do == "array":
+    print('["allow"]')
+elif do == "twice":
+    print('{"decision": "deny", "decision": "allow"}')
+elif do == "nested":
+    print('{"decision": {"allow": null}}')
 elif do == "typo":
     print('{"decison": "allow"}')
 elif do == "rewrite":
@@ -128,6 +134,9 @@ fn a_call_whose_hook_fails_does_not_run() {
             ("fail", "exit status: 1: out of order"),
             ("garbage", "prints no JSON"),
             ("typo", "its answer is not"),
+            ("array", "prints JSON that is not an object"),
+            ("twice", "its answer is not"),
+            ("nested", "its answer is not"),
         ] {
             let said = call(&mut client, "echo", json!({"do": how})).await;
             assert!(said.contains("denied by the rule hook: failed"), "{said}");

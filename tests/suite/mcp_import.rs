@@ -152,6 +152,118 @@ fn an_installation_changes_the_servers_alone_and_is_taken_back() {
 }
 
 #[test]
+fn a_second_import_keeps_the_file_of_the_first_as_a_person_has_changed_it() {
+    let user = User::new();
+    user.import(&[]);
+    let mine = json!({"note": 1, "mcpServers": {
+        "git": {"command": "uvx", "args": ["mcp-server-git"], "disabled": true},
+        "mine": {"command": "mine", "timeout": 5},
+    }});
+    let file = ".config/code-mode/servers.json";
+    std::fs::write(user.path(file), mine.to_string()).expect("written");
+    assert_eq!(user.import(&[]).status.code(), Some(0));
+    let now = user.servers();
+    assert_eq!(now["note"], 1);
+    assert_eq!(now["mcpServers"]["mine"], mine["mcpServers"]["mine"]);
+    assert_eq!(now["mcpServers"]["git"], mine["mcpServers"]["git"]);
+    assert!(now["mcpServers"]["db"].is_object(), "{now}");
+    for text in ["{\"mcpServers\": {\"a\": }}", "my diary", "[]", "\u{fe}"] {
+        std::fs::write(user.path(file), text).expect("written");
+        let output = user.import(&[]);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(
+            said(&output).contains("stays as it is"),
+            "{}",
+            said(&output)
+        );
+        assert_eq!(user.read(file), text);
+    }
+}
+
+#[test]
+fn an_entry_of_the_same_name_keeps_what_it_has() {
+    let user = User::new();
+    let own = r#"{"mcpServers": {"a": {"command": "a"}, "code-mode": {"command": "code-mode", "args": ["mcp", "--policy", "/p.json"]}}}"#;
+    std::fs::write(user.path(".claude.json"), own).expect("written");
+    user.import(&["--install"]);
+    let claude: Value = serde_json::from_str(&user.read(".claude.json")).expect("JSON");
+    let args = claude["mcpServers"]["code-mode"]["args"]
+        .as_array()
+        .expect("words");
+    assert_eq!(
+        args[..3],
+        [json!("mcp"), json!("--policy"), json!("/p.json")]
+    );
+    assert_eq!(args[3], "--config");
+    assert!(claude["mcpServers"].get("a").is_none(), "{claude}");
+    user.import(&["--undo"]);
+    let foreign = r#"{"mcpServers": {"a": {"command": "a"}, "code-mode": {"command": "other", "disabled": true}}}"#;
+    std::fs::write(user.path(".claude.json"), foreign).expect("written");
+    let output = user.import(&["--install"]);
+    assert!(
+        said(&output).contains("has another entry of the name"),
+        "{}",
+        said(&output)
+    );
+    assert_eq!(user.read(".claude.json"), foreign);
+}
+
+#[test]
+fn servers_with_other_tools_are_not_the_same() {
+    let user = User::new();
+    let with = |more: Value| {
+        let mut entry = json!({"command": "fs", "args": []});
+        entry
+            .as_object_mut()
+            .expect("an object")
+            .extend(more.as_object().expect("an object").clone());
+        json!({"mcpServers": {"fs": entry}}).to_string()
+    };
+    std::fs::write(user.path(".claude.json"), with(json!({}))).expect("written");
+    let limited = with(json!({"excludeTools": ["delete_all"], "trust": true}));
+    std::fs::write(user.path(".gemini/settings.json"), limited).expect("written");
+    user.import(&[]);
+    let servers = user.servers();
+    assert_eq!(
+        servers["mcpServers"]["fs-2"]["excludeTools"],
+        json!(["delete_all"])
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_project_cannot_have_files_outside_of_it_changed_or_the_import_hung() {
+    let user = User::new();
+    let victim = user.path(".bashrc");
+    std::fs::write(&victim, "mine").expect("written");
+    let project = user.path("project");
+    std::os::unix::fs::symlink(&victim, project.join(".mcp.json")).expect("linked");
+    std::fs::write(project.join(".mcp.json.before-code-mode"), "echo PWNED").expect("written");
+    let output = user.import(&["--undo"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(user.read(".bashrc"), "mine");
+    std::fs::remove_file(project.join(".mcp.json")).expect("removed");
+    let pipe = project.join(".mcp.json");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .expect("run")
+            .success()
+    );
+    let zero = json!({"servers": {
+        "zero": {"command": "x", "envFile": "/dev/zero"},
+        "long": {"command": "x", "timeout": 1e300},
+    }});
+    std::fs::write(project.join(".vscode/mcp.json"), zero.to_string()).expect("written");
+    let output = user.import(&["--dry-run"]);
+    let said = said(&output);
+    for part in ["not a file", "envFile", "timeout: not a number"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
 fn hostile_files_of_clients_are_noted_and_the_others_imported() {
     let user = User::new();
     std::fs::write(user.path(".claude.json"), "[".repeat(100_000)).expect("written");

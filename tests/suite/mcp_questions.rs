@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::mcp_client::{Client, Person, file_of, mad, path, texts};
+use crate::mcp_client::{Client, Person, cell_id, file_of, mad, path, texts};
 use crate::support::{program, run};
 
 /// Twelve writes at once, of two kinds.
@@ -209,6 +209,53 @@ fn an_answer_at_a_terminal_holds_for_the_program() {
         headless.waiting(1);
         assert_eq!(headless.approvals(&["program", "all"]).0, Some(0));
         assert_eq!(texts(&client.answer(id_of_exec).await["result"])[0], "done");
+        client.leave().await;
+    });
+}
+
+#[test]
+fn an_answer_for_a_program_is_for_no_other_caller() {
+    run(async {
+        let headless = Headless::new();
+        let direct = ["--direct", "mad/destroy"];
+        let mut client = headless.client(&direct).await;
+        // The server has started then.
+        client.exec("text(1)").await;
+        let call = |file: &str| json!({"name": "mad__destroy", "arguments": {"file": file}});
+        let first = client.begin("tools/call", call("a")).await;
+        let second = client.begin("tools/call", call("b")).await;
+        let waiting = headless.waiting(2);
+        let (_, said) = headless.approvals(&["program", id(&waiting[0])]);
+        assert_eq!(said.trim(), "1 calls were answered");
+        headless.waiting(1);
+        headless.approvals(&["deny", "all"]);
+        for id in [first, second] {
+            client.answer(id).await;
+        }
+        client.leave().await;
+    });
+}
+
+#[test]
+fn a_client_is_answered_within_its_patience_while_a_call_waits_at_a_terminal() {
+    run(async {
+        let headless = Headless::new();
+        let mut client = headless.client(&["--patience", "300ms"]).await;
+        let said = client
+            .exec("await tools.mad__destroy({}); text('ran')")
+            .await;
+        assert!(said[0].starts_with("status: running"), "{said:?}");
+        let cell = json!({"cell_id": cell_id(&said[0])});
+        let said = texts(&client.call("wait", cell.clone()).await);
+        assert!(said[0].starts_with("status: running"), "{said:?}");
+        assert_eq!(headless.approvals(&["allow", "all"]).0, Some(0));
+        let said = loop {
+            let said = texts(&client.call("wait", cell.clone()).await);
+            if !said[0].starts_with("status: running") {
+                break said;
+            }
+        };
+        assert!(said.contains(&"ran".to_owned()), "{said:?}");
         client.leave().await;
     });
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::mcp_client::{Client, mad, texts};
+use crate::mcp_client::{Client, cell_id, mad, texts};
 use crate::support::run;
 
 /// A server that starts when the gate is open.
@@ -192,12 +192,6 @@ fn programs_that_have_not_begun_are_bounded_like_those_that_run() {
         assert!(refused[0].contains("64 programs"), "{refused:?}");
         client.leave().await;
     });
-}
-
-/// The cell that a status names.
-fn cell_id(status: &str) -> &str {
-    let (_, rest) = status.split_once("cell_id: ").expect("a cell");
-    rest.split_whitespace().next().expect("its name")
 }
 
 #[test]

@@ -129,3 +129,22 @@ fn what_was_typed_before_a_question_answers_nothing() {
     assert_eq!(status, Some(1), "{shown}");
     assert!(shown.contains("was refused"), "{shown}");
 }
+
+#[test]
+fn a_terminal_is_not_controlled_by_the_names_of_servers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("mcp.json");
+    let name = "evil\u{1b}[2J\u{1b}]0;title\u{7}";
+    let servers = json!({"mcpServers": {name: {"url": "http://127.0.0.1:1/mcp"}}});
+    std::fs::write(&config, servers.to_string()).expect("written");
+    for command in [vec!["mcp", "login"], vec!["mcp", "check"]] {
+        let mut arguments = command;
+        arguments.extend(["--config", path(&config)]);
+        let (shown, _) = typed(&arguments, &[]);
+        assert!(shown.contains("evil"), "{shown:?}");
+        assert!(
+            !shown.contains("\u{1b}[2J") && !shown.contains('\u{7}'),
+            "{shown:?}"
+        );
+    }
+}

@@ -49,6 +49,7 @@ pub(super) async fn approvals(args: &ApprovalsArgs) -> Result<ExitCode, Failure>
     let mut shown = Vec::new();
     let mut named = args.calls.clone();
     let mut is_well = true;
+    let mut is_complete = true;
     for name in place.gateways() {
         let (process, waiting) = match ask_approvals(&place, &name).await {
             Ok(Some(answer)) => answer,
@@ -67,7 +68,10 @@ pub(super) async fn approvals(args: &ApprovalsArgs) -> Result<ExitCode, Failure>
             let numbers: Vec<u64> = numbers.collect();
             named
                 .retain(|call| call != "all" && !numbers.iter().any(|number| *call == id(*number)));
-            is_well &= give(&place, &name, numbers, answer.into()).await;
+            match give(&place, &name, numbers, answer.into()).await {
+                Some(all) => is_complete &= all,
+                None => is_well = false,
+            }
         }
         for one in waiting {
             let mut call = serde_json::to_value(&one).unwrap_or_default();
@@ -80,7 +84,7 @@ pub(super) async fn approvals(args: &ApprovalsArgs) -> Result<ExitCode, Failure>
         for call in &named {
             say!("code-mode mcp approvals: {call} does not wait for an answer");
         }
-        return Ok(match (is_well, named.is_empty()) {
+        return Ok(match (is_well, named.is_empty() && is_complete) {
             (false, _) => ExitCode::from(crate::RUNTIME_FAILED),
             (true, false) => ExitCode::FAILURE,
             (true, true) => ExitCode::SUCCESS,
@@ -90,7 +94,10 @@ pub(super) async fn approvals(args: &ApprovalsArgs) -> Result<ExitCode, Failure>
         let all: Vec<_> = shown.into_iter().map(|(_, _, call)| call).collect();
         show!("{:#}", serde_json::Value::from(all));
     } else if shown.is_empty() {
-        show!("no call waits for an answer");
+        // A gateway that does not answer may have some.
+        if is_well {
+            show!("no call waits for an answer");
+        }
     } else {
         for (id, one, _) in shown {
             show!("{id}  for {} s  {}  ({})", one.seconds, one.call, one.rule);
@@ -99,23 +106,30 @@ pub(super) async fn approvals(args: &ApprovalsArgs) -> Result<ExitCode, Failure>
     Ok(super::shared::all_answered(is_well))
 }
 
-/// Answers calls of a gateway; whether it could be reached.
+/// Answers calls of a gateway: whether all of them still waited. `None` where it could not be reached.
 async fn give(
     place: &Place,
     name: &GatewayName,
     numbers: Vec<u64>,
     answer: TerminalAnswer,
-) -> bool {
-    if numbers.is_empty() {
-        return true;
+) -> Option<bool> {
+    let wanted = numbers.len();
+    if wanted == 0 {
+        return Some(true);
     }
-    match answer_approvals(place, name, numbers, answer).await {
-        Ok(Some(count)) => show!("{count} calls were answered"),
-        Ok(None) => {}
+    let answered = match answer_approvals(place, name, numbers, answer).await {
+        Ok(answered) => answered.unwrap_or(0),
         Err(error) => {
             say!("code-mode mcp: {error}");
-            return false;
+            return None;
         }
+    };
+    show!("{answered} calls were answered");
+    if answered < wanted {
+        say!(
+            "code-mode mcp approvals: {} calls no longer waited",
+            wanted - answered
+        );
     }
-    true
+    Some(answered >= wanted)
 }

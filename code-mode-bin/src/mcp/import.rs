@@ -35,7 +35,10 @@ pub(super) fn import(args: &ImportArgs) -> Result<ExitCode, Failure> {
     }
     let servers = args.out.clone().unwrap_or_else(|| folders.servers());
     let servers = std::path::absolute(&servers)?;
-    let imported = Imported::find(&folders, &servers);
+    let imported = match Imported::find(&folders, &servers) {
+        Ok(imported) => imported,
+        Err(error) => return Ok(report(vec![Err(error)])),
+    };
     for line in imported.lines() {
         say!("{line}");
     }

@@ -207,8 +207,12 @@ impl EntryReader<'_> {
         // the latter.
         let timeout = match self.get("timeout").map(Value::as_f64) {
             None => None,
-            Some(Some(number)) if number >= 1000.0 => Some(Duration::from_secs_f64(number / 1e3)),
-            Some(Some(number)) if number >= 1.0 => Some(Duration::from_secs_f64(number)),
+            Some(Some(number)) if (1000.0..1e12).contains(&number) => {
+                Some(Duration::from_secs_f64(number / 1e3))
+            }
+            Some(Some(number)) if (1.0..1000.0).contains(&number) => {
+                Some(Duration::from_secs_f64(number))
+            }
             Some(_) => return Err(self.wrong("timeout: not a number")),
         };
         let tools = |fields: [&str; 3]| -> Result<Option<Vec<String>>, ConfigError> {

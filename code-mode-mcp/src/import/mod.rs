@@ -15,7 +15,7 @@ use crate::config::problem_of_entry;
 use crate::folders;
 
 pub use clients::Folders;
-use clients::{ClientFile, Dialect, Format, Skipped};
+use clients::{ClientFile, Skipped};
 pub use files::ImportError;
 
 /// How much of a foreign text is shown.
@@ -26,6 +26,9 @@ const NAME: &str = "code-mode";
 /// The servers of all clients.
 #[derive(Debug, Default)]
 pub struct Imported {
+    /// The file of an earlier import: what it has stays as it is.
+    earlier: Map<String, Value>,
+    /// Servers that are in none of its entries.
     servers: Vec<Server>,
     /// Files with servers.
     clients: Vec<Found>,
@@ -51,20 +54,15 @@ struct Found {
 
 impl Imported {
     /// Reads the files of all clients. `servers` is the file that an earlier import wrote: what it has
-    /// keeps its name. A file that cannot be read is noted.
-    pub fn find(folders: &Folders, servers: &Path) -> Self {
-        let mut imported = Self::default();
-        if servers.exists() {
-            let own = ClientFile {
-                client: "an earlier import",
-                path: servers.to_owned(),
-                format: Format::Json,
-                key: "mcpServers",
-                dialect: Dialect::Common,
-                is_of_project: false,
-            };
-            imported.read(&own);
-        }
+    /// stays as it is, and keeps its name. A client's file that cannot be read is noted.
+    ///
+    /// # Errors
+    /// [`ImportError`] where `servers` is there and is not such a file.
+    pub fn find(folders: &Folders, servers: &Path) -> Result<Self, ImportError> {
+        let mut imported = Self {
+            earlier: files::earlier(servers)?,
+            ..Self::default()
+        };
         for file in clients::files(folders) {
             if file.path.exists() {
                 let names = imported.read(&file);
@@ -77,7 +75,13 @@ impl Imported {
                 }
             }
         }
-        imported
+        Ok(imported)
+    }
+
+    /// The entries of an earlier import.
+    fn earlier(&self) -> impl Iterator<Item = (&String, &Value)> {
+        let servers = self.earlier.get("mcpServers").and_then(Value::as_object);
+        servers.into_iter().flatten()
     }
 
     /// Adds the servers of a file; returns their names there.
@@ -116,6 +120,9 @@ impl Imported {
     }
 
     fn add(&mut self, name: &str, entry: Value, from: &str) {
+        if self.earlier().any(|(_, known)| is_same(known, &entry)) {
+            return;
+        }
         let same = self
             .servers
             .iter_mut()
@@ -124,7 +131,10 @@ impl Imported {
             known.from.push(from.to_owned());
             return;
         }
-        let is_taken = |name: &str| self.servers.iter().any(|known| known.name == name);
+        let is_taken = |name: &str| {
+            let is_earlier = self.earlier().any(|(known, _)| known == name);
+            is_earlier || self.servers.iter().any(|known| known.name == name)
+        };
         let others = (2..).map(|number| format!("{name}-{number}"));
         let mut names = std::iter::once(name.to_owned()).chain(others);
         let Some(free) = names.find(|name| !is_taken(name)) else {
@@ -137,17 +147,23 @@ impl Imported {
         });
     }
 
-    /// How many servers there are.
+    /// How many servers there are, with those of an earlier import.
     pub fn count(&self) -> usize {
-        self.servers.len()
+        self.servers.len() + self.earlier().count()
     }
 
     /// The servers as the file of `code-mode mcp`.
     pub fn document(&self) -> Value {
         let servers = self.servers.iter();
         let servers = servers.map(|server| (server.name.clone(), server.entry.clone()));
-        let servers: Map<String, Value> = servers.collect();
-        serde_json::json!({"mcpServers": servers})
+        let mut document = self.earlier.clone();
+        let all = document
+            .entry("mcpServers")
+            .or_insert_with(|| Value::from(Map::new()));
+        if let Some(all) = all.as_object_mut() {
+            all.extend(servers);
+        }
+        Value::from(document)
     }
 
     /// A line for each server with its clients, and for each entry that was left out.
@@ -155,8 +171,10 @@ impl Imported {
         let servers = self.servers.iter();
         let servers =
             servers.map(|one| format!("{}  {}", line(&one.name, SHOWN), one.from.join(", ")));
+        let earlier = self.earlier();
+        let earlier = earlier.map(|(name, _)| format!("{}  an earlier import", line(name, SHOWN)));
         let notes = self.notes.iter().map(|note| format!("note: {note}"));
-        servers.chain(notes).collect()
+        earlier.chain(servers).chain(notes).collect()
     }
 
     /// What to write into each client's file in place of its servers: a line each.
@@ -178,7 +196,11 @@ impl Imported {
     /// [`ImportError`].
     pub fn write(&self, servers: &Path) -> Result<(), ImportError> {
         let text = serde_json::to_string_pretty(&self.document()).unwrap_or_default() + "\n";
-        folders::replace(servers, text.as_bytes())
+        // The link stays one, where the file is linked to.
+        let target = servers
+            .canonicalize()
+            .unwrap_or_else(|_| servers.to_owned());
+        folders::replace(&target, text.as_bytes())
             .map_err(|source| ImportError::of(servers, source))
     }
 
@@ -207,32 +229,47 @@ impl Imported {
 /// Gives clients their files back as they were before [`Imported::install`]. Returns what became of each.
 pub fn undo(folders: &Folders) -> Vec<Result<String, ImportError>> {
     let files = clients::files(folders).into_iter();
+    // What lies in a project's folder may be anybody's.
     files
+        .filter(|file| !file.is_of_project)
         .filter_map(|file| files::undo(&file).transpose())
         .collect()
 }
 
-/// Whether two entries start the same server.
+/// Whether two entries start the same server with the same tools: they differ in nothing but what is
+/// empty, a default, or for a client alone.
 fn is_same(one: &Value, other: &Value) -> bool {
-    let keys = [
-        "command",
-        "args",
-        "env",
-        "cwd",
-        "url",
-        "httpUrl",
-        "serverUrl",
-        "headers",
+    const OF_CLIENTS: [&str; 10] = [
+        "alwaysAllow",
+        "autoApprove",
+        "description",
+        "gallery",
+        "icon",
+        "metadata",
+        "preferences",
+        "trust",
+        "version",
+        "$schema",
     ];
-    let part = |entry: &Value, key: &str| {
-        let value = entry.get(key).cloned();
-        let is_empty = |value: &Value| {
-            value.as_array().is_some_and(Vec::is_empty)
-                || value.as_object().is_some_and(Map::is_empty)
-        };
-        value.filter(|value| !is_empty(value))
+    let essence = |entry: &Value| {
+        let mut essence = Map::new();
+        for (key, value) in entry.as_object().into_iter().flatten() {
+            let is_empty = value.is_null()
+                || value.as_array().is_some_and(Vec::is_empty)
+                || value.as_object().is_some_and(Map::is_empty);
+            let is_default = key == "type" && value != "sse";
+            if is_empty || is_default || OF_CLIENTS.contains(&key.as_str()) {
+                continue;
+            }
+            let key = match key.as_str() {
+                "httpUrl" | "serverUrl" => "url",
+                key => key,
+            };
+            essence.insert(key.to_owned(), value.clone());
+        }
+        essence
     };
-    keys.iter().all(|key| part(one, key) == part(other, key))
+    essence(one) == essence(other)
 }
 
 /// Whether an entry is the one that [`Imported::install`] writes.

@@ -3,10 +3,10 @@
 //! Every process of the user that talks to the server reads it there, so that one renewal and one
 //! login are enough for all. Whoever changes it holds the lock beside it.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use oauth2::TokenResponse;
@@ -22,6 +22,11 @@ const MAX_BYTES: u64 = 1 << 20;
 const VERSION: u32 = 1;
 /// A token is renewed so long before it ends, or after half of its life where that is shorter.
 const EARLY: Duration = Duration::from_secs(60);
+
+/// How long another process may hold the lock, which it does for one renewal, and how often it is looked
+/// at.
+const LOCKED_WITHIN: Duration = Duration::from_secs(70);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The most bytes of a token: a header has room for it.
 const LONGEST: usize = 16 << 10;
@@ -88,7 +93,16 @@ impl Saved {
             (1..=LONGEST).contains(&token.len())
                 && token.bytes().all(|byte| byte.is_ascii_graphic())
         };
-        self.token().is_some_and(is_good) && self.refresh_token().is_none_or(is_good)
+        self.token().is_some_and(is_good)
+            && self.refresh_token().is_none_or(is_good)
+            && self.is_bearer()
+    }
+
+    /// Whether the token may be sent as it is; a request with one of these types needs a proof.
+    fn is_bearer(&self) -> bool {
+        let token = self.credentials.token_response.as_ref();
+        let kind = token.map(|token| token.token_type().as_ref().to_ascii_lowercase());
+        !matches!(kind.as_deref(), Some("mac" | "dpop"))
     }
 
     /// How long the token is good for; `None` where the server did not say.
@@ -184,9 +198,29 @@ impl LoginFile {
             options.create(true).truncate(false).write(true);
             #[cfg(unix)]
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            // Opening a pipe would wait.
+            if std::fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+                let why = format!("{} is not a file", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
             let file = options.open(&path)?;
-            file.lock()?;
-            Ok(Locked { _file: file })
+            let until = Instant::now() + LOCKED_WITHIN;
+            loop {
+                match file.try_lock() {
+                    Ok(()) => return Ok(Locked { _file: file }),
+                    Err(TryLockError::Error(error)) => return Err(error),
+                    Err(TryLockError::WouldBlock) if Instant::now() >= until => {
+                        let why = format!(
+                            "another process has held {} for {} s",
+                            path.display(),
+                            LOCKED_WITHIN.as_secs()
+                        );
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+                    }
+                    // The system wakes nobody within a time.
+                    Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_AGAIN),
+                }
+            }
         });
         locked.await.map_err(io::Error::other)?
     }

@@ -73,8 +73,13 @@ impl Observed<'_> {
         if let Some(left_out) = left_out {
             let name = self.client.name_of(self.cell);
             status.push_str(&format!(
-                "\n{} bytes of the output are left out: output({name:?}) in a program is all of it, and wait {{\"cell_id\": {name:?}, \"from\": {}}} shows it from there",
-                left_out.bytes, left_out.from
+                "\n{} bytes of the output are left out: output({name:?}) in a program is {}, and wait {{\"cell_id\": {name:?}, \"from\": {}}} shows it from there",
+                left_out.bytes,
+                match left_out.is_cut {
+                    true => "its first 7 MiB, which alone are kept",
+                    false => "all of it",
+                },
+                left_out.from
             ));
         }
         if response.is_final() {

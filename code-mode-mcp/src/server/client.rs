@@ -155,6 +155,14 @@ impl Client<'_> {
         limit.saturating_sub(began.elapsed())
     }
 
+    /// When a request that begins now is answered at the latest; `None` where the client waits as long as
+    /// it takes.
+    pub(crate) fn until(&self, asked: Option<Duration>) -> Option<Instant> {
+        let now = Instant::now();
+        let patience = self.patience(now, asked);
+        now.checked_add(patience).filter(|_| patience < ENDLESS)
+    }
+
     /// The name that the client has given.
     fn name(&self) -> Option<String> {
         let of_session = || Some(self.context.peer.peer_info()?.client_info.clone());

@@ -176,12 +176,23 @@ impl CallContext for CellCall {
         if !can_ask && !self.may_model_answer() && !pending.is_open() {
             return Err(NotAsked::CannotAsk);
         }
+        let is_program = matches!(self.call, Maker::Cell(_));
+        let program = is_program.then(|| self.cell.key.as_str());
+        let listed = pending.list(request, &self.ids(), program);
+        if listed.is_none() && !can_ask && !self.may_model_answer() {
+            return Err(NotAsked::TooMany);
+        }
         let _pause = self.call.pause();
-        let ids = self.ids();
+        let elsewhere = async {
+            match listed {
+                Some(listed) => listed.answer().await,
+                None => std::future::pending().await,
+            }
+        };
         let decided = async {
             tokio::select! {
                 answer = self.by_client(request) => answer,
-                answer = pending.clone().answer_to(request, &ids) => Ok(answer),
+                answer = elsewhere => Ok(answer),
             }
         };
         let in_time = tokio::time::timeout(policy.answer_time(), decided).await;

@@ -104,6 +104,7 @@ pub(super) async fn begin(
         yield_now,
         ends_with_request,
         max_output_tokens: how.max_output_tokens,
+        until: client.until(how.yield_time),
     };
     observed.run(running.into_future()).await
 }
@@ -111,7 +112,7 @@ pub(super) async fn begin(
 /// The globals of a program: with the outputs of the session's earlier cells where it asks for one.
 fn constants(client: &Client<'_>, session: &Session, program: &str) -> Vec<(String, Json)> {
     let mut constants = client.server.broker.constants();
-    if program.contains("output(") {
+    if names_output(program) {
         let outputs: Map<String, Value> = session
             .known
             .outputs(|cell| client.name_of(cell))
@@ -125,6 +126,14 @@ fn constants(client: &Client<'_>, session: &Session, program: &str) -> Vec<(Stri
         ));
     }
     constants
+}
+
+/// Whether a program has the word `output`, by which it asks for earlier outputs.
+fn names_output(program: &str) -> bool {
+    let is_of_word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+    program.match_indices("output").any(|(at, word)| {
+        !program[..at].ends_with(is_of_word) && !program[at + word.len()..].starts_with(is_of_word)
+    })
 }
 
 /// The session that a program runs in: the one it names, the connection's own, or a new one.

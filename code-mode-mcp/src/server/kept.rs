@@ -33,6 +33,8 @@ pub(super) struct LeftOut {
     /// Where in the kept text it begins.
     pub(super) from: usize,
     pub(super) bytes: usize,
+    /// Whether the end of the output is not kept either.
+    pub(super) is_cut: bool,
 }
 
 impl Kept {
@@ -55,7 +57,11 @@ impl Kept {
         let shown = truncate::budget_bytes(tokens);
         let bytes = all.checked_sub(shown).filter(|bytes| *bytes > 0)?;
         let from = from.filter(|from| *from < self.text.len())?;
-        Some(LeftOut { from, bytes })
+        Some(LeftOut {
+            from,
+            bytes,
+            is_cut: self.is_cut,
+        })
     }
 
     fn add(&mut self, text: &str) {
@@ -108,7 +114,7 @@ impl Kept {
 }
 
 /// The end of a text of which there was more.
-const END: &str = "\n(there was more than the 8 MiB that are kept)";
+const END: &str = "\n(there was more: the first 7 MiB of a program's output are kept)";
 /// A part is at least so long, so that pages come to an end.
 const MIN_PART: usize = 64;
 

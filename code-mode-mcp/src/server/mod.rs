@@ -12,6 +12,7 @@ mod exec;
 mod handler;
 mod http;
 mod http_sessions;
+mod in_flight;
 mod kept;
 mod observe;
 mod progress;

@@ -66,6 +66,7 @@ pub(crate) async fn observe(
         yield_now: yield_now.clone(),
         ends_with_request: false,
         max_output_tokens: how.max_output_tokens,
+        until: client.until(how.yield_time),
     };
     let yield_time = client.patience(Instant::now(), how.yield_time);
     let cells = session.cells.clone();
@@ -129,6 +130,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) ends_with_request: bool,
     /// The budget of the answer.
     pub(crate) max_output_tokens: u64,
+    /// When the client is answered at the latest, where nobody is asked on this request.
+    pub(crate) until: Option<Instant>,
 }
 
 /// A question on its way to the person and back.
@@ -148,6 +151,7 @@ impl Observed<'_> {
             // A question of an earlier request has lost its answer.
             self.cell.ask_again();
         }
+        let mut until = self.until;
         loop {
             tokio::select! {
                 // Notifications of a cell are sent before its end.
@@ -168,6 +172,13 @@ impl Observed<'_> {
                 Some((key, answer)) = asking.next() => {
                     self.cell.answer(&key, &answer);
                 }
+                // The clocks of a cell stand still while a person is asked, and the client's does not.
+                () = at(until) => {
+                    until = None;
+                    if !self.asks_here() {
+                        self.yield_now.cancel();
+                    }
+                }
                 () = tokio::time::sleep(KEEP_ALIVE) => {
                     self.client.show_progress(self.cell, None, true).await;
                 }
@@ -185,11 +196,16 @@ impl Observed<'_> {
         cancelled()
     }
 
+    /// Whether questions are put to a person on this request.
+    fn asks_here(&self) -> bool {
+        self.client.can_ask.forms && !self.cell.is_nobody_there()
+    }
+
     /// Puts new questions to the person: on this request in the era of sessions, by an
     /// answer that asks for input in the stateless one. Where neither works, the cell
     /// yields.
     async fn ask<'s>(&'s self, asking: &mut FuturesUnordered<Asking<'s>>) -> Option<Response> {
-        if !self.client.can_ask.forms || self.cell.is_nobody_there() {
+        if !self.asks_here() {
             // Whoever answers elsewhere needs no model.
             if self.cell.is_waiting() && !self.client.server.broker.pending.is_open() {
                 self.yield_now.cancel();
@@ -248,6 +264,14 @@ impl Observed<'_> {
                 self.client.show_progress(self.cell, Some(text), true).await;
             }
         }
+    }
+}
+
+/// Completes at a time, or never.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -12,11 +12,14 @@ use rmcp::RoleServer;
 use rmcp::model::Implementation;
 use rmcp::service::serve_server;
 use rmcp::transport::async_rw::AsyncRwTransport;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::handler::Handler;
+use super::in_flight::InFlight;
 
 /// The largest message of a client.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -35,6 +38,7 @@ pub(super) async fn serve(
     let input_ended = CancellationToken::new();
     let silence = Silence::default();
     let transport = transport(from, to, input_ended.clone(), silence.clone());
+    let transport = InFlight::new(transport);
     let serving = serve_server(Handler::alone(server), transport);
     let running = tokio::select! {
         serving = serving => match serving {
@@ -132,12 +136,14 @@ async fn only_messages(mut from: impl AsyncBufRead + Unpin, mut to: tokio::io::D
     let mut line = Vec::new();
     while !has_begun {
         line.clear();
-        match from.read_until(b'\n', &mut line).await {
+        let mut bounded = (&mut from).take(MAX_MESSAGE as u64 + 1);
+        match bounded.read_until(b'\n', &mut line).await {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
         if line.len() > MAX_MESSAGE {
-            continue;
+            // Nobody begins a conversation so.
+            return;
         }
         if is_request(&line) {
             has_begun = true;

@@ -4,13 +4,16 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::messages::{Conversation, FromClient, refused};
 use super::start::{Connection, Gateways, follow_log};
+
+/// The longest line of a gateway: a message of 64 MiB, each byte of which is written as an escape.
+const MAX_LINE: u64 = 512 << 20;
 
 /// How long a gateway may take to give its last answers when the client has left.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
@@ -200,7 +203,9 @@ async fn listen<W: AsyncWrite + Unpin>(
     loop {
         line.clear();
         line.shrink_to(KEPT);
-        match from.read_until(b'\n', &mut line).await {
+        // What answers here may be no gateway.
+        let mut bounded = (&mut from).take(MAX_LINE);
+        match bounded.read_until(b'\n', &mut line).await {
             Ok(_) if line.ends_with(b"\n") => {}
             _ => break,
         }

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::error::ConnectError;
 use crate::command::{CommandError, ask, shell};
 use crate::config::{Address, ServerConfig};
@@ -39,13 +37,11 @@ pub(super) async fn headers(
         .env("CLAUDE_CODE_MCP_SERVER_URL", &address.url);
     let printed = ask(command, b"", LIMIT).await;
     let printed = printed.map_err(HelperError::from)?;
-    for (name, value) in printed.as_object().ok_or(HelperError::NotHeaders)? {
-        let Value::String(value) = value else {
-            return Err(HelperError::NotHeaders.into());
-        };
-        secrets.add(value);
-        headers.retain(|known, _| !known.eq_ignore_ascii_case(name));
-        headers.insert(name.clone(), value.clone());
+    let printed: BTreeMap<String, String> = printed.to().ok_or(HelperError::NotHeaders)?;
+    for (name, value) in printed {
+        secrets.add(&value);
+        headers.retain(|known, _| !known.eq_ignore_ascii_case(&name));
+        headers.insert(name, value);
     }
     Ok(headers)
 }
