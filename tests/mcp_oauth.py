@@ -105,7 +105,7 @@ def scenario(world):
 
     login, page = world.begin()
     asked = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(page).query))
-    check(asked["code_challenge_method"] == "S256" and asked["resource"] == f"{world.base}/mcp", "the page is asked for with PKCE and the resource")
+    check(asked["code_challenge_method"] == "S256" and asked["resource"] == f"{world.base}/mcp", "the page's address has PKCE and the resource")
     # A redirect to somebody else: the authorization server knows one address.
     elsewhere = page.replace(urllib.parse.quote(asked["redirect_uri"], safe=""), urllib.parse.quote("http://127.0.0.1:1/evil", safe=""))
     status, _, _ = Browser().get(elsewhere)

@@ -66,7 +66,7 @@ fn text_of(path: &Path) -> Result<String, ImportError> {
     text_of_file(path, MAX_BYTES).map_err(|source| ImportError::of(path, source))
 }
 
-/// The file of an earlier import, whole. An empty object where there is no file.
+/// The file of an earlier import, whole. An empty object where the file does not exist.
 ///
 /// # Errors
 /// [`ImportError`], also for a file with something else: it must not be overwritten.

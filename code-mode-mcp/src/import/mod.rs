@@ -236,8 +236,8 @@ pub fn undo(folders: &Folders) -> Vec<Result<String, ImportError>> {
         .collect()
 }
 
-/// Whether two entries start the same server with the same tools: they differ in nothing but what is
-/// empty, a default, or for a client alone.
+/// Whether two entries start the same server with the same tools: they differ in nothing but
+/// empty values, defaults and keys for a client alone.
 fn is_same(one: &Value, other: &Value) -> bool {
     const OF_CLIENTS: [&str; 10] = [
         "alwaysAllow",

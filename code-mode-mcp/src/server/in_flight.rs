@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 /// Requests of one client without an answer.
 const MAX_OPEN: usize = 1024;
 
-/// A transport that reads no more while too many requests wait for their answers to be written.
+/// A transport that stops reading while too many requests wait for their answers to be written.
 pub(super) struct InFlight<T> {
     inner: T,
     open: Arc<Open>,

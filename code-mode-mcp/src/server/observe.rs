@@ -130,7 +130,7 @@ pub(crate) struct Observed<'a> {
     pub(crate) ends_with_request: bool,
     /// The budget of the answer.
     pub(crate) max_output_tokens: u64,
-    /// When the client is answered at the latest, where nobody is asked on this request.
+    /// The latest time of the client's answer, where this request carries no question to a person.
     pub(crate) until: Option<Instant>,
 }
 
@@ -172,7 +172,7 @@ impl Observed<'_> {
                 Some((key, answer)) = asking.next() => {
                     self.cell.answer(&key, &answer);
                 }
-                // The clocks of a cell stand still while a person is asked, and the client's does not.
+                // The clocks of a cell stand still during a question to a person, and the client's does not.
                 () = at(until) => {
                     until = None;
                     if !self.asks_here() {

@@ -1,4 +1,4 @@
-//! Calls that a server answers with a task: it is asked how the task is until it has ended.
+//! Calls that a server answers with a task, whose state the gateway requests until it has ended.
 //!
 //! Both forms of the protocol are spoken. In the extension `io.modelcontextprotocol/tasks` of
 //! 2026-07-28 the server decides, and `tasks/get` gives the result. In the experimental tasks of
@@ -71,7 +71,7 @@ impl Task {
     }
 }
 
-/// How often the server wants to be asked, as it says in the state of a task.
+/// The interval between two requests for the state of a task, as that state has it.
 fn poll_every(task: &Value) -> Option<Duration> {
     let ms = task.get("pollIntervalMs").or(task.get("pollInterval"))?;
     let every = Duration::from_millis(ms.as_u64()?);

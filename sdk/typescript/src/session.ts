@@ -178,7 +178,7 @@ export class Session {
   /** Terminates a cell when a signal is aborted, until the cell is closed. */
   #listen(signal: AbortSignal, cell: string): void {
     const end = (one: string) => {
-      // A host that does not answer is lost, so that whoever waits for the program is told.
+      // A host that does not answer is lost, so that the caller of `run` gets an error.
       if (this.#isOpen) void this.#wire.soon(this.#request({ method: "session/terminate", sessionId: this.#id, cellId: one })).catch(() => {});
     };
     if (signal.aborted) return end(cell);

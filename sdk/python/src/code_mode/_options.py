@@ -60,7 +60,7 @@ def limits_of(limits: Limits) -> Message:
     told: Message = {}
     for name, value in limits.items():
         if name not in Limits.__annotations__:
-            raise RequestError(f"there is no limit {name}: there are {', '.join(Limits.__annotations__)}")
+            raise RequestError(f"the limit {name} does not exist; the limits are {', '.join(Limits.__annotations__)}")
         first, *rest = name.split("_")
         camel = first + "".join(part.capitalize() for part in rest)
         if name.endswith("_time"):

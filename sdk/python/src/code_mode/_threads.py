@@ -71,7 +71,7 @@ async def in_thread(function: Callable[[], Any], ended: Callable[[], None] | Non
     try:
         threading.Thread(target=work, name="code-mode-tool", daemon=True).start()
     except RuntimeError:
-        # The system gives no more threads.
+        # The system cannot start another thread.
         if ended is not None:
             ended()
         raise
