@@ -1,34 +1,7 @@
-//! This program's own folders of a user, and files there that are for the user alone.
+//! Files that are for one user alone.
 
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-
-/// The folder for what can be made again; `None` where the user has none.
-pub(crate) fn caches() -> Option<PathBuf> {
-    of_user("XDG_CACHE_HOME", ".cache", "Library/Caches")
-}
-
-/// The folder for what must last; `None` where the user has none.
-pub(crate) fn state() -> Option<PathBuf> {
-    let state = "Library/Application Support";
-    of_user("XDG_STATE_HOME", ".local/state", state)
-}
-
-fn of_user(variable: &str, below_home: &str, on_macos: &str) -> Option<PathBuf> {
-    let folder = |name: &str| {
-        let folder = PathBuf::from(std::env::var_os(name)?);
-        folder.is_absolute().then_some(folder)
-    };
-    let below_home = match cfg!(target_os = "macos") {
-        true => on_macos,
-        false => below_home,
-    };
-    let folder = match cfg!(windows) {
-        true => folder("LOCALAPPDATA"),
-        false => folder(variable).or_else(|| Some(folder("HOME")?.join(below_home))),
-    };
-    Some(folder?.join("code-mode"))
-}
+use std::path::Path;
 
 /// Makes a folder, and those above it, for this user alone.
 pub(crate) fn make(folder: &Path) -> io::Result<()> {

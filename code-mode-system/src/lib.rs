@@ -21,6 +21,7 @@ mod refusals;
 mod standard_error;
 mod standard_streams;
 mod tokens;
+mod user_folders;
 
 pub use children::{Children, memory_below};
 pub use descriptors::{allow_many, close_inherited_on_exec};
@@ -41,3 +42,4 @@ pub use standard_error::{
 };
 pub use standard_streams::{for_reader, output_closed, standard_streams};
 pub use tokens::{TokenFile, TokenFileError};
+pub use user_folders::{cache_folder, state_folder};

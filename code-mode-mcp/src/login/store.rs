@@ -141,7 +141,7 @@ impl LoginFile {
     /// The file of the login to an address; `None` where the user has no folder for it.
     pub(super) fn of(server: &str) -> Option<Self> {
         let name = hex(&Sha256::digest(server.as_bytes())[..16]);
-        let folder = folders::state()?.join("logins");
+        let folder = code_mode_system::state_folder()?.join("logins");
         Some(Self(folder.join(format!("{name}.json"))))
     }
 

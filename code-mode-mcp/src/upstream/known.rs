@@ -88,7 +88,7 @@ pub(super) fn cache_file(config: &ServerConfig, ending: &str) -> Option<PathBuf>
     }
     let name = hex(&hash.finalize()[..16]);
     Some(
-        folders::caches()?
+        code_mode_system::cache_folder()?
             .join("mcp")
             .join(format!("{name}.{ending}")),
     )
