@@ -1,6 +1,6 @@
 //! What an exec costs: in this process, over the native IPC and over the stdio
 //! wire; cold and warm; with 0, 32, 128 and 1,024 tools; tool calls; payloads; many
-//! at once; and the memory of each scenario in a fresh process.
+//! at once; with a journal; and the memory of each scenario in a fresh process.
 //!
 //! `cargo build --release && cargo bench` runs all of it. Cold starts, memory and
 //! allocations are measured in processes of their own, which this program starts with
@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 #[path = "allocations.rs"]
 mod allocations;
+#[path = "durable.rs"]
+mod durable;
 #[path = "memory.rs"]
 mod memory;
 #[path = "../tests/suite/processes.rs"]
@@ -269,6 +271,9 @@ fn main() {
             (provider, session)
         });
         way_in(&mut criterion, name, &runtime, &session);
+        if matches!(sandbox, Sandbox::BestEffort) {
+            durable::durable(&mut criterion, &runtime, &provider);
+        }
         runtime.block_on(provider.shutdown());
     }
     over_stdio(&mut criterion);

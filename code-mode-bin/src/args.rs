@@ -208,6 +208,7 @@ pub(crate) fn option_of(limit: Limit) -> &'static str {
         Limit::PendingTimers => "--max-pending-timers",
         Limit::StoredBytes => "--max-stored",
         Limit::Frame => "--max-frame",
+        Limit::Journal => "--max-log",
     }
 }
 

@@ -8,6 +8,7 @@ mod address_space;
 mod args;
 mod doctor;
 mod generate;
+mod journal;
 mod large_buffers;
 mod mcp;
 mod replay;
@@ -52,6 +53,7 @@ trait Arguments: FromArgMatches {
     }
 }
 
+impl Arguments for journal::Args {}
 impl Arguments for timeline::Args {}
 impl Arguments for replay::Args {}
 impl Arguments for doctor::Args {}
@@ -96,6 +98,7 @@ const ABOUT: &str = "Run JavaScript cells for an AI agent, outside its process, 
 const RUN: &str = "Run one script as a cell and print what it outputs";
 const SERVE: &str = "Serve the wires of the Codex CLI's code-mode host, stdio and gRPC";
 const MCP: &str = "Serve the tools of many MCP servers as one tool that runs programs";
+const JOURNAL: &str = "List, show, remove and check durable sessions";
 const TIMELINE: &str = "Make a page and a Chrome trace of a trace";
 const REPLAY: &str = "Run the cells of a trace again and say what differs";
 const DOCTOR: &str = "Show the runtime, its sandbox and its limits, and test the sandbox";
@@ -122,6 +125,9 @@ fn command_line() -> Command {
             Command::new("mcp")
                 .about(MCP)
                 .defer(|command| mcp::Args::augment_args(command).about(MCP)),
+            Command::new("journal")
+                .about(JOURNAL)
+                .defer(|command| journal::Args::augment_args(command).about(JOURNAL)),
             Command::new("timeline")
                 .about(TIMELINE)
                 .defer(|command| timeline::Args::augment_args(command).about(TIMELINE)),
@@ -174,6 +180,7 @@ fn run_command(mut arguments: Vec<OsString>) -> ExitCode {
             Some(("run", matches)) => start(run::main, matches),
             Some(("serve", matches)) => start(serve::main, matches),
             Some(("mcp", matches)) => start(mcp::main, matches),
+            Some(("journal", matches)) => start(journal::main, matches),
             Some(("timeline", matches)) => start(timeline::main, matches),
             Some(("replay", matches)) => start(replay::main, matches),
             Some(("doctor", matches)) => start(doctor::main, matches),

@@ -118,6 +118,7 @@ impl LentCells {
                     CellEnd::Failed { .. } => CellOutcome::ScriptError,
                     CellEnd::Limit { limit, .. } => CellOutcome::Limit(limit),
                     CellEnd::Terminated => CellOutcome::Terminated,
+                    CellEnd::Diverged { text } => CellOutcome::Lost(text),
                 };
                 observer.cell_ended(&over((cell, since), outcome, used));
             }

@@ -42,6 +42,7 @@
 mod backoff;
 mod error;
 mod examine;
+mod journal;
 mod lend;
 mod locate;
 mod options;
@@ -61,6 +62,10 @@ mod worker;
 
 pub use error::ProviderError;
 pub use examine::{Examiner, WorkerReport};
+pub use journal::{
+    Journal, JournalError, JournalOptions, JournaledCall, JournaledCell, JournaledSession,
+    check_journal,
+};
 pub use lend::LentWorker;
 pub use locate::PROGRAM_NAME;
 pub use options::{InMemory, ProviderOptions, Sandbox, TraceFolder, WorkerSource};
@@ -82,6 +87,6 @@ pub use code_mode_protocol::{
     LayerState, Limit, LimitExceeded, Limits, NestedToolCall, Note, Observers, Pause, RunningCell,
     RuntimeToolCallId, SandboxLayer, SessionError, SessionObserver, SessionOptions, SourcePosition,
     TerminateRequest, ToolAnswer, ToolCallFinished, ToolDefinition, ToolError, ToolFailure,
-    ToolKind, ToolName, ToolSet, TraceContext, Turn, TurnCause, WaitRequest, cell_not_found,
-    describe, normalize_tool_name, pragma, truncate,
+    ToolKind, ToolName, ToolSet, TraceContext, Turn, TurnCause, UnknownCall, WaitRequest,
+    cell_not_found, describe, normalize_tool_name, pragma, truncate,
 };

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ProviderOptions;
 use crate::error::ProviderError;
+use crate::journal::{Journal, JournalError, OpenSession, Opened, Restored};
 use crate::lend::LentWorker;
 use crate::options::TraceFolder;
 use crate::process::Purpose;
@@ -66,6 +67,15 @@ impl Provider {
         delegate: Arc<dyn CodeModeSessionDelegate>,
         options: SessionOptions,
     ) -> Result<Session, SessionError> {
+        self.open(delegate, options, None).await
+    }
+
+    async fn open(
+        &self,
+        delegate: Arc<dyn CodeModeSessionDelegate>,
+        options: SessionOptions,
+        durable: Option<(OpenSession, Restored, usize)>,
+    ) -> Result<Session, SessionError> {
         if self.token.is_cancelled() {
             return Err(SessionError::ShuttingDown);
         }
@@ -95,10 +105,9 @@ impl Provider {
             inputs,
             token: self.token.child_token(),
             propagation: own.propagates(),
+            worker,
+            durable,
         })?;
-        if let Some(worker) = worker {
-            shared.attach(worker);
-        }
         {
             let mut sessions = self.sessions();
             if sessions.len() == sessions.capacity() {
@@ -110,6 +119,97 @@ impl Provider {
         let session = Session::new(shared.clone());
         shared.tell_opened().await;
         Ok(session)
+    }
+
+    /// Opens a durable session: the one of this name in the journal, as it was when its last process ended,
+    /// or a new one. Of a session that is there, the journal has the stored values, and, while cells run in
+    /// it, the limits and whether it is guided and checks inputs; those of `options` are for others.
+    ///
+    /// Cells that ran continue at once: they run again from their first line, with the recorded answers,
+    /// times and randomness in the recorded order, until all that was recorded has happened again. A call
+    /// with a recorded answer is never made again; one without may have run, and
+    /// [`CodeModeSessionDelegate::resolve_unknown`] decides about it. A cell that does something else than
+    /// before ends as [`CellOutcome::Lost`](crate::CellOutcome::Lost), with both in its error.
+    ///
+    /// A response counts as taken with the caller's next request for its cell, with the session's next
+    /// [`execute`](Session::execute), and when the session is shut down: after a crash before that it comes
+    /// again. A notification may come a second time too; its number tells.
+    ///
+    /// Shutting such a session down, or dropping its last handle, leaves its cells to whoever opens it
+    /// next; [`Session::terminate`] ends one, and [`Journal::remove`] a session.
+    ///
+    /// ```no_run
+    /// # use std::sync::Arc;
+    /// # use code_mode_host::*;
+    /// # async fn example(agent: Arc<dyn CodeModeSessionDelegate>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let journal = Journal::open("agent.journal", JournalOptions::default())?;
+    /// let provider = Provider::new(ProviderOptions::default())?;
+    /// let options = SessionOptions::default();
+    /// let session = provider.open_durable(&journal, "monday", agent, options).await?;
+    /// for cell in session.live_cells() {
+    ///     println!("{cell} continues");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`open_session`](Self::open_session), and [`SessionError::Journal`] with a
+    /// [`JournalError`](crate::JournalError) as its source.
+    pub async fn open_durable(
+        &self,
+        journal: &Journal,
+        name: &str,
+        delegate: Arc<dyn CodeModeSessionDelegate>,
+        options: SessionOptions,
+    ) -> Result<Session, SessionError> {
+        let limits = options.limits.clone();
+        let limits = limits.unwrap_or_else(|| self.workers.source().options().limits.clone());
+        let opening = (journal.inner().clone(), name.to_owned(), options.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            let (journal, name, options) = opening;
+            journal.open_session(&name, Some((&options, limits)))
+        });
+        self.durable(journal, opened.await, delegate, options).await
+    }
+
+    /// Opens a durable session that is in the journal; see [`open_durable`](Self::open_durable).
+    ///
+    /// # Errors
+    /// Those of [`open_durable`](Self::open_durable), with
+    /// [`JournalError::NoSession`](crate::JournalError::NoSession) as the source where it is not there.
+    pub async fn resume(
+        &self,
+        journal: &Journal,
+        name: &str,
+        delegate: Arc<dyn CodeModeSessionDelegate>,
+    ) -> Result<Session, SessionError> {
+        let opening = (journal.inner().clone(), name.to_owned());
+        let opened = tokio::task::spawn_blocking(move || opening.0.open_session(&opening.1, None));
+        let options = SessionOptions::default();
+        self.durable(journal, opened.await, delegate, options).await
+    }
+
+    async fn durable(
+        &self,
+        journal: &Journal,
+        opened: Result<Result<Opened, JournalError>, tokio::task::JoinError>,
+        delegate: Arc<dyn CodeModeSessionDelegate>,
+        options: SessionOptions,
+    ) -> Result<Session, SessionError> {
+        let stopped = |error: tokio::task::JoinError| JournalError::Storage(error.to_string());
+        let Opened {
+            session,
+            restored,
+            row,
+        } = opened.map_err(stopped)??;
+        let mut options = options.limits(row.limits).guided(row.guided);
+        options = options.check_inputs(row.check_inputs);
+        options = options.require_readable_schemas(row.require_readable_schemas);
+        options.stored.clear();
+        let most = journal.inner().options().max_cell_bytes;
+        self.open(delegate, options, Some((session, restored, most)))
+            .await
     }
 
     /// Opens a session with the default options.

@@ -155,6 +155,7 @@ fn definition(
         .output_schema(schema(&tool.output_schema))
         .observed(upstream.shapes.earlier(tool))
         .answer(ToolAnswer::McpResult)
+        .idempotent(tool.claims.read_only)
 }
 
 fn description(

@@ -47,7 +47,7 @@ pub use request::{CellResponse, ExecuteRequest, SourcePosition, TerminateRequest
 pub use sandbox::{LayerState, SandboxLayer};
 pub use session::{
     BoxFuture, CellNotification, CodeModeSession, CodeModeSessionDelegate, CodeModeSessionProvider,
-    NestedToolCall, Pause, RunningCell, SessionError, SessionOptions, cell_not_found,
+    NestedToolCall, Pause, RunningCell, SessionError, SessionOptions, UnknownCall, cell_not_found,
 };
 pub use tool::{
     ToolAnswer, ToolDefinition, ToolError, ToolFailure, ToolKind, ToolName, ToolSet,

@@ -188,6 +188,8 @@ pub enum Limit {
     StoredBytes,
     /// [`Limits::max_frame_bytes`](field@Limits::max_frame_bytes).
     Frame,
+    /// The log of one cell in the journal of its durable session; an option of the journal.
+    Journal,
 }
 
 impl Limit {
@@ -203,6 +205,7 @@ impl Limit {
             Self::PendingTimers => ("pending timers", "timers"),
             Self::StoredBytes => ("stored values", "bytes"),
             Self::Frame => ("frame", "bytes"),
+            Self::Journal => ("journal", "bytes"),
         }
     }
 
@@ -220,6 +223,7 @@ impl Limit {
             Self::PendingTimers => Some(limits.max_pending_timers as u64),
             Self::StoredBytes => Some(limits.max_stored_bytes as u64),
             Self::Frame => Some(limits.max_frame_bytes as u64),
+            Self::Journal => None,
         }
     }
 

@@ -280,6 +280,15 @@ pub trait CodeModeSessionDelegate: Send + Sync {
         cancelled: CancellationToken,
     ) -> Result<Json, ToolError>;
 
+    /// Decides about a call of a durable session that may have run before a restart: its intent is on
+    /// disk and its answer is not. Not called for [idempotent](crate::ToolDefinition::idempotent)
+    /// tools, whose calls are repeated. By default the call fails with
+    /// [`ToolError::unknown`] and "it may have run before the restart".
+    async fn resolve_unknown(&self, call: &NestedToolCall) -> UnknownCall {
+        let _ = call;
+        UnknownCall::default()
+    }
+
     /// Delivers a notification of a cell. A cell's notifications come one after the
     /// other, and the cell's end is not reported before the last of them returned.
     /// By default nothing is done.
@@ -325,6 +334,19 @@ pub trait CodeModeSessionDelegate: Send + Sync {
     }
 }
 
+/// What becomes of a call that may have run before a restart.
+#[derive(Clone, Debug, Default)]
+pub enum UnknownCall {
+    /// The cell gets an error that says so.
+    #[default]
+    Fail,
+    /// The delegate is called again, with the call's next
+    /// [`attempt`](field@NestedToolCall::attempt).
+    Repeat,
+    /// The cell gets this answer.
+    Answer(Result<Json, ToolError>),
+}
+
 /// One call of a tool by a cell.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -343,6 +365,8 @@ pub struct NestedToolCall {
     pub input: Option<Json>,
     /// Where in the source it was made, as the worker says; only in guided sessions.
     pub site: Option<SourcePosition>,
+    /// 1, and one more each time that a durable session repeats the call after a restart.
+    pub attempt: u32,
     /// The span of the call, for whoever continues the trace; where the provider exports none, the
     /// [`trace_context`](field@ExecuteRequest::trace_context) of the execute.
     pub trace_context: Option<TraceContext>,
@@ -366,6 +390,7 @@ impl NestedToolCall {
             tool_kind: ToolKind::Function,
             input: None,
             site: None,
+            attempt: 1,
             trace_context: None,
             pauses: Pauses(None),
         }
@@ -389,6 +414,13 @@ impl NestedToolCall {
     #[must_use]
     pub fn site(mut self, site: Option<SourcePosition>) -> Self {
         self.site = site;
+        self
+    }
+
+    /// Sets which attempt it is.
+    #[must_use]
+    pub fn attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
         self
     }
 
@@ -445,6 +477,9 @@ pub struct CellNotification {
     pub tool_call_id: String,
     /// What it said.
     pub text: String,
+    /// Its place among the notifications of its cell, from 1. After a crash a durable session may
+    /// deliver the last one a second time.
+    pub number: u64,
 }
 
 impl CellNotification {
@@ -454,7 +489,15 @@ impl CellNotification {
             cell_id,
             tool_call_id,
             text,
+            number: 1,
         }
+    }
+
+    /// Sets its place among the notifications of its cell.
+    #[must_use]
+    pub fn number(mut self, number: u64) -> Self {
+        self.number = number;
+        self
     }
 }
 
@@ -530,6 +573,10 @@ pub enum SessionError {
     /// A limit of the session.
     #[error(transparent)]
     Limit(#[from] LimitExceeded),
+    /// The journal of a durable session cannot be used. With `code-mode-host` the source is that
+    /// crate's `JournalError`.
+    #[error("the session's journal cannot be used: {0}")]
+    Journal(#[source] Arc<dyn Error + Send + Sync>),
     /// No runtime can be had for the session's cells. The source says why; with
     /// `code-mode-host` it is that crate's `ProviderError`.
     #[error("no runtime for cells can be had: {0}")]

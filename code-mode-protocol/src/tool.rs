@@ -59,6 +59,11 @@ pub struct ToolDefinition {
     /// definition on a wire has no such field.
     #[serde(skip)]
     pub answer: ToolAnswer,
+    /// Whether a call may run a second time without harm: after a restart, a durable session repeats a
+    /// call of which nobody knows whether it ran. Default false; a definition on a wire has no such
+    /// field.
+    #[serde(skip)]
+    pub idempotent: bool,
     /// The type of earlier results as TypeScript, for the declaration of a tool without output schema;
     /// a comment in it may say where the type comes from.
     /// [`Shape::typescript`](crate::describe::Shape::typescript) makes one. Only guided sessions show
@@ -203,6 +208,7 @@ impl ToolDefinition {
             deferred: false,
             hidden: false,
             answer: ToolAnswer::Value,
+            idempotent: false,
             observed: None,
         }
     }
@@ -246,6 +252,13 @@ impl ToolDefinition {
     #[must_use]
     pub fn hidden(mut self, hidden: bool) -> Self {
         self.hidden = hidden;
+        self
+    }
+
+    /// Sets whether a call may run a second time without harm.
+    #[must_use]
+    pub fn idempotent(mut self, idempotent: bool) -> Self {
+        self.idempotent = idempotent;
         self
     }
 

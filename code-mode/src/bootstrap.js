@@ -241,6 +241,9 @@
 
   // Time and randomness of a cell that can be run again as it was.
   const { nowMs, timeOrigin, randomUnit } = hooks;
+  const RealWeakRef = WeakRef;
+  const RealRegistry = FinalizationRegistry;
+  const { register, unregister } = RealRegistry.prototype;
   const RealDate = Date;
   const dateText = RealDate.prototype.toString;
   const { construct } = Reflect;
@@ -257,6 +260,81 @@
     define(RealDate.prototype, "constructor", DateCtor, false);
     define(globalThis, "Date", DateCtor, false);
     define(Math, "random", () => randomUnit(), false);
+    determineTemporal(now);
+    determineFormats(now);
+    determineCollection();
+  }
+
+  // `Temporal.Now` by the cell's clock.
+  function determineTemporal(now) {
+    const { Instant, Now } = Temporal;
+    const { timeZoneId } = Now;
+    const fromMs = Instant.fromEpochMilliseconds;
+    const { toZonedDateTimeISO } = Instant.prototype;
+    const { toPlainDateTime, toPlainDate, toPlainTime } = Temporal.ZonedDateTime.prototype;
+    const instant = () => apply(fromMs, Instant, [now()]);
+    const zoned = (zone = timeZoneId()) => apply(toZonedDateTimeISO, instant(), [zone]);
+    define(Now, "instant", instant, false);
+    define(Now, "zonedDateTimeISO", zoned, false);
+    define(Now, "plainDateTimeISO", (zone) => apply(toPlainDateTime, zoned(zone), []), false);
+    define(Now, "plainDateISO", (zone) => apply(toPlainDate, zoned(zone), []), false);
+    define(Now, "plainTimeISO", (zone) => apply(toPlainTime, zoned(zone), []), false);
+  }
+
+  // Formatters that are given no date take the time of the cell's clock.
+  function determineFormats(now) {
+    const { prototype } = Intl.DateTimeFormat;
+    const { get: formatOf } = getOwnPropertyDescriptor(prototype, "format");
+    const { formatToParts } = prototype;
+    defineProperty(prototype, "format", {
+      __proto__: null,
+      get() {
+        const format = apply(formatOf, this, []);
+        return (date) => format(date === undefined ? now() : date);
+      },
+      enumerable: false,
+      configurable: true,
+    });
+    const methods = {
+      formatToParts(date) {
+        return apply(formatToParts, this, [date === undefined ? now() : date]);
+      },
+    };
+    define(prototype, "formatToParts", methods.formatToParts, false);
+  }
+
+  // When garbage is collected depends on the machine. A weak reference holds its target here, and
+  // nothing is ever finalized: the language allows both.
+  function determineCollection() {
+    class WeakRef {
+      #target;
+      constructor(target) {
+        construct(RealWeakRef, [target], RealWeakRef);
+        this.#target = target;
+      }
+      deref() {
+        return this.#target;
+      }
+    }
+    class FinalizationRegistry {
+      #real;
+      constructor(cleanup) {
+        this.#real = construct(RealRegistry, [cleanup], RealRegistry);
+      }
+      register(target, held) {
+        // For the checks alone: it is unregistered before anything can be collected.
+        const token = {};
+        apply(register, this.#real, [target, held, token]);
+        apply(unregister, this.#real, [token]);
+      }
+      unregister() {
+        return false;
+      }
+    }
+    define(WeakRef.prototype, Symbol.toStringTag, "WeakRef", false);
+    define(FinalizationRegistry.prototype, Symbol.toStringTag, "FinalizationRegistry", false);
+    define(globalThis, "WeakRef", WeakRef, false);
+    define(globalThis, "FinalizationRegistry", FinalizationRegistry, false);
   }
 
   // A promise that becomes text or JSON has been forgotten to wait for: what would come

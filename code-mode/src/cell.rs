@@ -5,13 +5,13 @@
 //! must work while JavaScript is busy is done from outside, by way of the lock and
 //! the flags here: collecting output, and stopping the cell.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::frame::Frame;
 use code_mode_protocol::wire::native::{
-    CallIds, CellEnd, FromWorker, MAX_PARTS, Parts, ToolFailure, Used,
+    CallIds, CellEnd, FromWorker, MAX_PARTS, Parts, Resumed, ToolFailure, Used,
 };
 use code_mode_protocol::wire::outbound::Outbound;
 use code_mode_protocol::{
@@ -86,6 +86,10 @@ pub(crate) struct CellShared {
     peak_heap: AtomicUsize,
     /// Lengths of the notifications that were not delivered yet, oldest first.
     notified: Mutex<std::collections::VecDeque<usize>>,
+    /// Notifications that a cell which runs again makes again, and that the host has.
+    notified_before: AtomicU64,
+    /// How much of the wall time was over when the cell was resumed.
+    wall_before: Duration,
 }
 
 /// Where and since when a cell runs.
@@ -108,6 +112,10 @@ struct Paused {
 struct Output {
     items: Vec<ContentItem>,
     bytes: usize,
+    /// Anything was ever put out.
+    has_any: bool,
+    /// Items that a cell which runs again puts out again, and that the host has.
+    put_out_before: u64,
     /// The observation that the next yield ends.
     observation: Option<u64>,
     /// An observation to end once the cell has run for so long; it was requested
@@ -128,6 +136,7 @@ impl CellShared {
         clock: Arc<Clock>,
         commands: mpsc::Sender<Command>,
         is_guided: bool,
+        resumed: Option<Resumed>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -143,6 +152,8 @@ impl CellShared {
             output: Mutex::new(Output {
                 items: Vec::new(),
                 bytes: 0,
+                has_any: false,
+                put_out_before: resumed.map_or(0, |resumed| resumed.items),
                 observation: Some(1),
                 collect_after: None,
                 in_first_turn: true,
@@ -156,6 +167,8 @@ impl CellShared {
             created: Instant::now(),
             peak_heap: AtomicUsize::new(0),
             notified: Mutex::default(),
+            notified_before: AtomicU64::new(resumed.map_or(0, |resumed| resumed.notifications)),
+            wall_before: resumed.map_or(Duration::ZERO, |resumed| resumed.wall),
         })
     }
 
@@ -275,7 +288,9 @@ impl CellShared {
         let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         match paused.since {
             Some(_) => None,
-            None => started.checked_add(limit)?.checked_add(paused.before),
+            None => started
+                .checked_add(limit.saturating_sub(self.wall_before))?
+                .checked_add(paused.before),
         }
     }
 
@@ -326,8 +341,16 @@ impl CellShared {
     // Output and observations.
 
     /// Adds items, all or none.
-    pub(crate) fn put_out(&self, items: Vec<ContentItem>) -> Result<(), LimitExceeded> {
+    pub(crate) fn put_out(&self, mut items: Vec<ContentItem>) -> Result<(), LimitExceeded> {
         let mut output = self.output();
+        output.has_any |= !items.is_empty();
+        if output.put_out_before > 0 {
+            let known = items
+                .len()
+                .min(usize::try_from(output.put_out_before).unwrap_or(usize::MAX));
+            output.put_out_before -= known as u64;
+            items.drain(..known);
+        }
         let more: usize = items.iter().map(|i| i.bytes() + ITEM_OVERHEAD).sum();
         self.check_output(output.bytes, more)?;
         output.bytes += more;
@@ -335,9 +358,9 @@ impl CellShared {
         Ok(())
     }
 
-    /// Whether anything was put out so far.
+    /// Whether anything was put out so far, observed or not.
     pub(crate) fn has_output(&self) -> bool {
-        self.output().bytes > 0
+        self.output().has_any
     }
 
     /// Whether `bytes` more could be put out; asked before they are copied.
@@ -531,6 +554,15 @@ impl CellShared {
         }
     }
 
+    /// Whether the host has the next notification, of a cell that runs again.
+    pub(crate) fn is_notified_already(&self) -> bool {
+        let less = |left: u64| left.checked_sub(1);
+        let ordering = Ordering::Relaxed;
+        self.notified_before
+            .fetch_update(ordering, ordering, less)
+            .is_ok()
+    }
+
     /// Notifications that were not delivered yet.
     pub(crate) fn pending_notifications(&self) -> usize {
         self.pending_notifications.load(Ordering::Relaxed)
@@ -634,6 +666,8 @@ pub(crate) struct Job {
     pub(crate) constants: Vec<(String, String)>,
     /// Where time and randomness come from, if not from the machine.
     pub(crate) determinism: Option<Determinism>,
+    /// Whether it continues after the recorded turns.
+    pub(crate) resumes: bool,
     /// In a guided session: what its tools' results looked like.
     pub(crate) guided: Option<Arc<Mutex<Shapes>>>,
     pub(crate) stored: StoredValues,

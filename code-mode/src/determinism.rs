@@ -1,8 +1,11 @@
 //! Time and randomness that can be had again.
+//!
+//! A cell either reports its turns, or repeats recorded ones, or repeats them and then continues
+//! live: a durable session resumes its cells that way.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use code_mode_protocol::{Determinism, Turn};
 
@@ -16,19 +19,27 @@ pub(crate) struct Source {
     clock: Cell<f64>,
     pub(crate) start_ms: f64,
     random: Cell<u64>,
-    began: Instant,
+    began: Cell<Instant>,
+    /// The cell's time at `began`, in milliseconds.
+    began_ms: Cell<f64>,
     /// The recorded turns; `None` where the cell reports them instead.
     script: Option<RefCell<VecDeque<Turn>>>,
+    /// Whether the cell continues after the recorded turns.
+    resumes: bool,
+    is_live: Cell<bool>,
 }
 
 impl Source {
-    pub(crate) fn new(determinism: Determinism) -> Self {
+    pub(crate) fn new(determinism: Determinism, resumes: bool) -> Self {
         Self {
+            is_live: Cell::new(determinism.turns.is_none()),
+            resumes,
+            began_ms: Cell::new(0.0),
             clock: Cell::new(0.0),
             start_ms: determinism.start_ms,
             // The generator stands still at nothing.
             random: Cell::new(determinism.seed | 1),
-            began: Instant::now(),
+            began: Cell::new(Instant::now()),
             script: determinism.turns.map(|turns| RefCell::new(turns.into())),
         }
     }
@@ -42,7 +53,7 @@ impl Source {
 
     /// A turn begins now, where the cell runs by the clock; the time it begins at.
     pub(crate) fn begin_turn(&self) -> f64 {
-        let elapsed = self.began.elapsed().as_secs_f64() * 1000.0;
+        let elapsed = self.began_ms.get() + self.began.get().elapsed().as_secs_f64() * 1000.0;
         // It never goes backwards, and has the resolution of the trace.
         let at = (elapsed * 1000.0).round() / 1000.0;
         let at = at.max(self.clock.get());
@@ -50,9 +61,50 @@ impl Source {
         at
     }
 
-    /// Whether the cell is run again.
+    /// Whether the cell repeats recorded turns.
     pub(crate) fn is_replayed(&self) -> bool {
-        self.script.is_some()
+        !self.is_live.get()
+    }
+
+    /// Whether the cell continues after the recorded turns and has not come to their end.
+    pub(crate) fn is_resuming(&self) -> bool {
+        self.resumes && self.is_replayed()
+    }
+
+    /// Ends the replay of a cell that continues, where its last recorded turn has begun. Its clock
+    /// continues with the calendar's; where that went backwards, it stands still for so long. Returns
+    /// whether the replay ended now.
+    pub(crate) fn goes_live(&self) -> bool {
+        let has_turns = self
+            .script
+            .as_ref()
+            .is_some_and(|turns| !turns.borrow().is_empty());
+        if !self.is_resuming() || has_turns {
+            return false;
+        }
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let passed = since_epoch.as_secs_f64() * 1000.0 - self.start_ms;
+        self.began_ms.set(passed.max(self.clock.get()));
+        self.began.set(Instant::now());
+        self.is_live.set(true);
+        true
+    }
+
+    /// The cell's time now, without a look at it.
+    pub(crate) fn time(&self) -> f64 {
+        self.clock.get()
+    }
+
+    /// When the cell's time is `at_ms`, for a cell that is live.
+    pub(crate) fn instant_of(&self, at_ms: f64) -> Instant {
+        let left = (at_ms - self.began_ms.get()).max(0.0) / 1000.0;
+        let began = self.began.get();
+        let at = Duration::try_from_secs_f64(left)
+            .ok()
+            .and_then(|left| began.checked_add(left));
+        at.unwrap_or(began)
     }
 
     /// The next recorded turn, in a replay.
@@ -97,11 +149,12 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_numbers_and_time_never_goes_back() {
         let source = |turns| {
-            Source::new(Determinism {
+            let determinism = Determinism {
                 seed: 7,
                 start_ms: 0.0,
                 turns,
-            })
+            };
+            Source::new(determinism, false)
         };
         let (a, b) = (source(None), source(Some(Vec::new())));
         for _ in 0..100 {
@@ -123,5 +176,32 @@ mod tests {
         replayed.take_turn();
         assert!(replayed.now() > 5.0);
         assert_eq!(replayed.next_turn(), None);
+    }
+
+    #[test]
+    fn a_cell_that_resumes_is_live_from_its_last_recorded_turn_on_and_its_clock_jumps_forwards_only()
+     {
+        let turn = Turn {
+            at_ms: 5.0,
+            cause: TurnCause::Timer(1),
+        };
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).expect("later");
+        let now = since_epoch.as_secs_f64() * 1000.0;
+        for (start_ms, least) in [(now - 60_000.0, 60_000.0), (now + 60_000.0, 5.0)] {
+            let determinism = Determinism {
+                seed: 7,
+                start_ms,
+                turns: Some(vec![turn]),
+            };
+            let source = Source::new(determinism, true);
+            assert!(source.is_resuming() && !source.goes_live());
+            source.take_turn();
+            assert!(source.is_replayed());
+            assert!(source.goes_live() && !source.goes_live());
+            assert_eq!(source.time(), 5.0, "the turn keeps its time");
+            assert!(!source.is_replayed() && !source.is_resuming());
+            let next = source.begin_turn();
+            assert!((least..least + 30_000.0).contains(&next), "{next}");
+        }
     }
 }

@@ -39,7 +39,8 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
         internals,
         job.stored,
         job.guided,
-        job.determinism.map(Source::new),
+        job.determinism
+            .map(|determinism| Source::new(determinism, job.resumes)),
     ));
     isolate.set_slot(state.clone());
     isolate.set_host_import_module_dynamically_callback(import_dynamically);
@@ -68,7 +69,7 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
         }
         .run_to_end(scope, &job.source)
         .inspect(|()| match shared.stopped() {
-            None if state.guided.is_some() => {
+            None if state.guided.is_some() && state.diverged.borrow().is_none() => {
                 say_what_was_forgotten(scope, &state, &job.source);
             }
             // Calls and timers were left on purpose.
@@ -81,13 +82,16 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
     };
     let outcome = outcome.map_err(|error| explained(&state, &job.source, error));
     let end = match (shared.stopped(), outcome) {
-        (None, Ok(())) => CellEnd::Completed,
-        (None, Err(error)) => error.into(),
-        (Some(Stop::Exit(status)), _) => CellEnd::Exited { status },
         (Some(Stop::Terminated), _) => CellEnd::Terminated,
         (Some(Stop::Limit(limit)), _) => CellEnd::Limit {
             limit,
             position: shared.stopped_at(),
+        },
+        (stopped, outcome) => match (difference(&state), stopped, outcome) {
+            (Some(text), ..) => CellEnd::Diverged { text },
+            (None, Some(Stop::Exit(status)), _) => CellEnd::Exited { status },
+            (None, _, Ok(())) => CellEnd::Completed,
+            (None, _, Err(error)) => error.into(),
         },
     };
     let statistics = isolate.get_heap_statistics();
@@ -117,6 +121,28 @@ fn install_guided(scope: &mut v8::PinScope, context: v8::Local<v8::Context>) {
         }
     }
     natives::call_internal(scope, "guide");
+}
+
+/// What a cell that runs again did differently from its recorded turns, if anything.
+fn difference(state: &CellState) -> Option<String> {
+    let source = state.source.as_ref()?;
+    if let Some(text) = state.diverged.take() {
+        return Some(text);
+    }
+    source.is_resuming().then(|| match source.next_turn() {
+        Some(Turn { cause, .. }) => {
+            format!("it continued by {}, and now it has ended", words(cause))
+        }
+        None => "it has ended before it was live".to_owned(),
+    })
+}
+
+/// The cause of a turn, for a person.
+fn words(cause: TurnCause) -> String {
+    match cause {
+        TurnCause::Answer(call) => format!("the answer to {call}"),
+        TurnCause::Timer(id) => format!("timer {id}"),
+    }
 }
 
 /// An error with its line, and with help.
@@ -183,6 +209,7 @@ impl Run<'_> {
         if self.state.shared.stopped().is_some() {
             return Ok(());
         }
+        self.may_go_live();
         let promise = evaluate(scope, self.state, source)?;
         let Some(promise) = promise else {
             return Ok(());
@@ -213,6 +240,20 @@ impl Run<'_> {
                 Next::Work => {}
                 Next::Over => return Ok(()),
             }
+        }
+    }
+
+    /// Ends the replay of a cell that continues, where its last recorded turn begins. Says so before
+    /// the turn can do anything.
+    fn may_go_live(&self) {
+        let Some(source) = &self.state.source else {
+            return;
+        };
+        if source.goes_live() {
+            let mut timers = self.state.timers.borrow_mut();
+            timers.set_clock(|due_ms| source.instant_of(due_ms));
+            let cell = self.state.shared.number;
+            self.state.shared.send(FromWorker::Live { cell });
         }
     }
 
@@ -249,7 +290,8 @@ impl Run<'_> {
             waits();
             self.state.shared.first_turn_ended();
         }
-        if self.freezing {
+        // The recorded turns are those that a frozen cell was let have.
+        if self.freezing && !self.state.source.as_ref().is_some_and(Source::is_resuming) {
             let mut ids: Vec<_> = self.state.calls.borrow().keys().copied().collect();
             ids.sort();
             self.state.shared.frozen(ids);
@@ -323,7 +365,11 @@ impl Run<'_> {
             match source.next_turn().map(|turn| turn.cause) {
                 Some(TurnCause::Timer(id)) => {
                     source.take_turn();
-                    let callback = self.state.timers.borrow_mut().take(id);
+                    let callback = self.state.timers.borrow_mut().take(id, source.time());
+                    if callback.is_none() && source.is_resuming() {
+                        return Ok(self.diverged(TurnCause::Timer(id)));
+                    }
+                    self.may_go_live();
                     if let Some(callback) = callback {
                         self.run_timer(scope, callback)?;
                         return Ok(Next::Work);
@@ -331,6 +377,9 @@ impl Run<'_> {
                     continue;
                 }
                 Some(TurnCause::Answer(call)) if !self.state.calls.borrow().contains_key(&call) => {
+                    if source.is_resuming() {
+                        return Ok(self.diverged(TurnCause::Answer(call)));
+                    }
                     source.skip_turn();
                     continue;
                 }
@@ -361,14 +410,26 @@ impl Run<'_> {
                 Some(Command::ToolAnswer { call, result }) => {
                     self.state.shared.answer_let_in(answer_bytes(&result));
                     source.take_turn();
+                    self.may_go_live();
                     natives::answer(scope, self.state, call, result);
                     return Ok(Next::Work);
                 }
-                Some(Command::RunFreely | Command::Resume) => {}
+                Some(Command::RunFreely) => self.freezing = false,
+                Some(Command::Resume) => self.freezing = true,
                 Some(Command::Stop) => return Ok(Next::Over),
                 None => return Ok(Next::Over),
             }
         }
+    }
+
+    /// A recorded turn cannot begin.
+    fn diverged(&self, cause: TurnCause) -> Next {
+        let text = format!(
+            "it continued by {}, and now it does not wait for that",
+            words(cause)
+        );
+        self.state.diverged.replace(Some(text));
+        Next::Over
     }
 
     /// The next command, or a timeout when a timer is due.

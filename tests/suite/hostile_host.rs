@@ -36,6 +36,7 @@ fn execute(cell: u64, source: &str) -> ToWorker {
         to_pending: false,
         constants: Vec::new(),
         determinism: None,
+        resumed: None,
         traceparent: None,
     }
 }

@@ -2,6 +2,7 @@
 
 mod approvals;
 mod command_tool;
+mod durable;
 mod output;
 mod store;
 pub mod tools_file;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use code_mode_host::{
     CellId, CellNotification, CellOutcome, CellResponse, CodeModeSessionDelegate, ExecuteRequest,
-    Json, Limits, NestedToolCall, Provider, ProviderError, Recorder, Session, SessionError,
+    Json, Limit, Limits, NestedToolCall, Provider, ProviderError, Recorder, Session, SessionError,
     SessionOptions, ToolCallFinished, ToolDefinition, ToolError, ToolName, WaitRequest, describe,
     pragma, truncate,
 };
@@ -28,6 +29,7 @@ use crate::args::{RuntimeArgs, option_of};
 use crate::telemetry::{TelemetryArgs, watched};
 use crate::units::Time;
 use approvals::{AtTerminal, ScriptCall};
+use durable::DurableArgs;
 use output::Output;
 use tools_file::Tools;
 
@@ -87,6 +89,8 @@ pub(crate) struct Args {
     /// Cut the output to about this many tokens
     #[arg(long, value_name = "N")]
     max_output_tokens: Option<u64>,
+    #[command(flatten)]
+    durable: DurableArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
     #[command(flatten)]
@@ -281,7 +285,15 @@ async fn in_session(
     };
     let options = SessionOptions::default().stored(stored);
     let options = options.guided(true).check_inputs(true);
-    let session = provider.open_session(delegate, options).await?;
+    let (session, continues) = match &args.durable.durable {
+        None => (provider.open_session(delegate, options).await?, None),
+        Some(name) => {
+            let source = &script.source;
+            let opened = durable::open(args, name, source, &provider, delegate, options);
+            let opened = opened.await?;
+            (opened.session, opened.continues)
+        }
+    };
     let limits = args.runtime.limits.limits();
     let observing = Observing {
         session: &session,
@@ -290,13 +302,25 @@ async fn in_session(
         script: &script,
         servers: servers.as_deref(),
         limits: &limits,
+        is_durable: args.durable.durable.is_some(),
     };
     let offered = offered(args, &tools, servers.as_deref());
-    let observed = observing.run(&offered, &mut interrupts).await;
+    let observed = match continues {
+        None => observing.run(&offered, &mut interrupts).await,
+        Some(cell) => observing.again(cell, &mut interrupts).await,
+    };
     output.finish();
     match &observed {
-        Err(Failure::Interrupted(_)) => output.result("interrupted"),
+        Err(Failure::Interrupted(_)) => {
+            output.result("interrupted");
+            if args.durable.durable.is_some() {
+                say!("code-mode run: the script is in the journal; the same command continues it");
+            }
+        }
         Err(failure) if !failure.was_shown() => output.result("lost"),
+        Err(Failure::Lost) if args.durable.durable.is_some() => {
+            say!("code-mode run: the script has left the journal; the same command begins it anew");
+        }
         // It has said so itself.
         _ => {}
     }
@@ -361,9 +385,17 @@ fn offered(args: &Args, tools: &Tools, servers: Option<&Broker>) -> Offered {
     if let Some(servers) = servers {
         offered.tools.extend(servers.definitions());
     }
-    let arguments = Json::from_value(&args.arguments).unwrap_or_else(|_| Json::null());
-    offered.constants.push(("args".to_owned(), arguments));
     offered
+        .constants
+        .push((ARGUMENTS.to_owned(), arguments(args)));
+    offered
+}
+
+/// The name by which a script finds its arguments.
+const ARGUMENTS: &str = "args";
+
+fn arguments(args: &Args) -> Json {
+    Json::from_value(&args.arguments).unwrap_or_else(|_| Json::null())
 }
 
 /// The tool by which a script reads its standard input. A tool of the user's with this name
@@ -403,6 +435,8 @@ struct Observing<'a> {
     script: &'a Script,
     servers: Option<&'a Broker>,
     limits: &'a Limits,
+    /// An interrupt leaves the cell to the next process.
+    is_durable: bool,
 }
 
 impl Observing<'_> {
@@ -422,11 +456,32 @@ impl Observing<'_> {
         if let Some((recorder, request)) = traced {
             recorder.executed(&cell_id, &request, stored);
         }
-        let mut budget = self.script.max_output_tokens;
-        let mut response = tokio::select! {
+        let first = tokio::select! {
             response = running.outcome() => response?,
             by = interrupts.next() => return self.interrupted(cell_id, by).await,
         };
+        self.follow(cell_id, first, interrupts).await
+    }
+
+    /// Runs a cell of an earlier process to its end.
+    async fn again(&self, cell_id: CellId, interrupts: &mut Interrupts) -> Result<(), Failure> {
+        let wait = WaitRequest::new(cell_id.clone()).yield_time(self.script.yield_time);
+        let first = tokio::select! {
+            response = self.session.wait(wait) => response?,
+            by = interrupts.next() => return self.interrupted(cell_id, by).await,
+        };
+        self.follow(cell_id, first, interrupts).await
+    }
+
+    /// Shows the output of a cell until it ends.
+    async fn follow(
+        &self,
+        cell_id: CellId,
+        first: CellResponse,
+        interrupts: &mut Interrupts,
+    ) -> Result<(), Failure> {
+        let mut budget = self.script.max_output_tokens;
+        let mut response = first;
         loop {
             if let Some(recorder) = self.recorder {
                 recorder.observed(&response);
@@ -468,7 +523,8 @@ impl Observing<'_> {
                     };
                     // Reading TypeScript has a limit that no option sets.
                     if let CellOutcome::Limit(exceeded) = outcome
-                        && exceeded.limit.of(self.limits) == Some(exceeded.value)
+                        && (exceeded.limit.of(self.limits) == Some(exceeded.value)
+                            || exceeded.limit == Limit::Journal)
                     {
                         let message = text.find('\n').unwrap_or(text.len());
                         let hint = format!(" ({} sets it)", option_of(exceeded.limit));
@@ -493,6 +549,9 @@ impl Observing<'_> {
     }
 
     async fn interrupted(&self, cell_id: CellId, interrupt: Interrupt) -> Result<(), Failure> {
+        if self.is_durable {
+            return Err(Failure::Interrupted(interrupt));
+        }
         let last = self.session.terminate(cell_id).await?;
         self.output
             .items(last.content_items())

@@ -45,6 +45,10 @@ pub(crate) struct CommandTool {
     /// The command asks a person: the script's deadlines stand still while it runs.
     #[serde(default)]
     pub(crate) asks_user: bool,
+    /// A second run does no harm: after a restart a durable session runs it again where nobody knows
+    /// whether it ran.
+    #[serde(default)]
+    idempotent: bool,
     /// Left out of what `--list-tools` prints in full.
     #[serde(default)]
     deferred: bool,
@@ -307,6 +311,7 @@ impl CommandTool {
             .input_schema(self.input_schema_json.clone())
             .output_schema(self.output_schema_json.clone())
             .deferred(self.deferred)
+            .idempotent(self.idempotent)
     }
 
     /// How long the command may run.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use code_mode_protocol::{
     CallOutcome, CellId, CellNotification, Json, NestedToolCall, SessionError, ToolAnswer,
-    ToolCallFinished,
+    ToolCallFinished, ToolError, ToolSet, UnknownCall,
 };
 use futures::FutureExt;
 use serde::Deserialize;
@@ -45,12 +45,21 @@ pub(super) fn invoke(shared: &Arc<Shared>, invocation: Invocation<WorkerHandle>)
         cancelled,
         worker,
         place,
+        unknown_after,
     } = invocation;
     let span = shared.spans.call(&mut call);
     let told = span.clone();
     let session = shared.clone();
     let task = async move {
         let (cell_id, id) = (call.cell_id.clone(), call.runtime_tool_call_id);
+        // The intent is on disk before anybody sees the call. Where the disk has failed, the cell ends.
+        if session.flushed().await.is_err() {
+            return;
+        }
+        let (call, known) = match unknown_after {
+            0 => (call, None),
+            attempts => resolved(&session, &tools, call, attempts).await,
+        };
         observe(|| session.delegate.tool_call_started(&call));
         let mut finished = Finished {
             session: &session,
@@ -88,9 +97,10 @@ pub(super) fn invoke(shared: &Arc<Shared>, invocation: Invocation<WorkerHandle>)
             None => Err(SessionError::ShuttingDown),
         });
         let is_refused = refusal.is_some();
-        let result = match refusal {
-            Some(refusal) => Err(refusal.into()),
-            None => in_order(
+        let result = match (refusal, known) {
+            (_, Some(known)) => known,
+            (Some(refusal), None) => Err(refusal.into()),
+            (None, None) => in_order(
                 guarded(session.delegate.invoke_tool(call, cancelled.clone())),
                 place,
             )
@@ -118,9 +128,52 @@ pub(super) fn invoke(shared: &Arc<Shared>, invocation: Invocation<WorkerHandle>)
             () = worker.takes_more() => {}
             () = cancelled.cancelled() => {}
         }
+        if session.journal.is_some() {
+            // The answer is on disk before the cell sees it.
+            let answered = (&result, cancelled.is_cancelled());
+            let is_recorded =
+                session.event(|core, now| core.call_answered(&cell_id, id, answered, now));
+            if !is_recorded || session.flushed().await.is_err() {
+                return;
+            }
+        }
         session.event(|core, now| core.call_finished(&cell_id, id, (result, has_failed), now));
     };
     shared.runtime.spawn(task.instrument(span));
+}
+
+/// What becomes of a call that may have run before a restart: the call to make again, or its answer.
+async fn resolved(
+    session: &Arc<Shared>,
+    tools: &ToolSet,
+    call: NestedToolCall,
+    attempts: u32,
+) -> (NestedToolCall, Option<Result<Json, ToolError>>) {
+    let is_idempotent = tools
+        .iter()
+        .any(|tool| tool.tool_name == call.tool_name && tool.idempotent);
+    let decision = match is_idempotent {
+        true => UnknownCall::Repeat,
+        false => guarded(session.delegate.resolve_unknown(&call))
+            .await
+            .unwrap_or_default(),
+    };
+    match decision {
+        UnknownCall::Repeat => {
+            let attempt = attempts.saturating_add(1);
+            let (cell_id, id) = (call.cell_id.clone(), call.runtime_tool_call_id);
+            session.event(|core, now| core.call_repeated(&cell_id, id, attempt, now));
+            match session.flushed().await {
+                Ok(()) => (call.attempt(attempt), None),
+                Err(error) => (call, Some(Err(ToolError::new(error.to_string())))),
+            }
+        }
+        UnknownCall::Answer(answer) => (call, Some(answer)),
+        UnknownCall::Fail => {
+            let error = ToolError::unknown("it may have run before the restart");
+            (call, Some(Err(error)))
+        }
+    }
 }
 
 /// Whether the result of a call to an MCP server is that of a tool that failed.
@@ -196,6 +249,15 @@ pub(super) fn notify(
     let told = span.clone();
     let task = async move {
         let cell_id = notification.cell_id.clone();
+        // The turns that led to it are on disk before the delegate gets it. Where the disk has failed, the
+        // cell ends.
+        if session.flushed().await.is_err() {
+            return;
+        }
+        if session.journal.is_some() && cancelled.is_cancelled() {
+            // Whoever opens the session next delivers it.
+            return session.event(|core, now| core.not_notified(&cell_id, now));
+        }
         let delivered = guarded(session.delegate.notify(notification, cancelled)).await;
         let outcome = match delivered {
             Some(()) => "delivered",

@@ -9,6 +9,7 @@ use code_mode_protocol::{
 use tokio_util::sync::CancellationToken;
 
 use super::core::Reply;
+use super::durable::DurableCell;
 use super::ended::ITEM_OVERHEAD;
 use super::held::Callbacks;
 use super::order::CallOrder;
@@ -55,6 +56,12 @@ pub(super) struct Cell<R> {
     /// What it stored so far.
     pub(super) writes: Vec<(String, Json)>,
     pub(super) writes_bytes: usize,
+    /// What the session took of that at its end.
+    pub(super) committed: Vec<(String, Json)>,
+    /// Notifications that the delegate has finished.
+    pub(super) notified: u64,
+    /// In a durable session.
+    pub(super) durable: Option<DurableCell>,
 }
 
 /// What items count against the limits on output.
@@ -86,7 +93,7 @@ pub(super) struct Final {
 #[derive(Clone, Debug)]
 pub(super) struct End {
     pub(super) outcome: CellOutcome,
-    error: Option<(String, Option<SourcePosition>)>,
+    pub(super) error: Option<(String, Option<SourcePosition>)>,
 }
 
 impl End {
@@ -184,7 +191,7 @@ pub(super) struct UnknownObservation;
 
 impl WorkerObservation {
     /// The observation that comes with an execute.
-    fn first(to_pending: bool) -> Self {
+    pub(super) fn first(to_pending: bool) -> Self {
         Self {
             number: 1,
             armed: true,
@@ -252,6 +259,8 @@ pub(super) enum StopReason {
     Terminated,
     /// A limit that the host keeps.
     Limit(LimitExceeded),
+    /// It ran again and did something else; its [`DurableCell`] knows what.
+    Diverged,
 }
 
 /// What a new cell is admitted with.
@@ -264,6 +273,7 @@ pub(super) struct Admission {
     pub(super) to_pending: bool,
     pub(super) tells_turns: bool,
     pub(super) wall_by: Option<Instant>,
+    pub(super) durable: Option<DurableCell>,
     pub(super) now: Instant,
 }
 
@@ -295,6 +305,9 @@ impl<R> Cell<R> {
             said_bytes: 0,
             writes: Vec::new(),
             writes_bytes: 0,
+            committed: Vec::new(),
+            notified: 0,
+            durable: admission.durable,
         }
     }
 
@@ -314,6 +327,9 @@ impl<R> Cell<R> {
 
     /// Puts output that an observer did not take in front.
     pub(super) fn put_back(&mut self, items: Vec<ContentItem>) {
+        if let Some(durable) = &mut self.durable {
+            durable.not_taken(&items);
+        }
         let later = self.take_output();
         self.put_out(items);
         self.put_out(later);
@@ -332,6 +348,9 @@ impl<R> Cell<R> {
     {
         let cell_id = self.id.clone();
         let content_items = self.take_output();
+        if let Some(durable) = &mut self.durable {
+            durable.given.extend_from_slice(&content_items);
+        }
         let outcome = match frozen {
             Some(pending_tool_call_ids) => CellResponse::Pending {
                 cell_id,

@@ -21,13 +21,14 @@ use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::native::{ToWorker, WireTool};
 use code_mode_protocol::{
-    CellEnded, CellId, CellNotification, CellResponse, CellStarted, ExecuteRequest, Json, Limit,
-    LimitExceeded, Limits, NestedToolCall, RuntimeToolCallId, SessionError, ToolAnswer, ToolSet,
-    Turn,
+    CellEnded, CellId, CellNotification, CellOutcome, CellResponse, CellStarted, ExecuteRequest,
+    Json, Limit, LimitExceeded, Limits, NestedToolCall, RuntimeToolCallId, SessionError,
+    ToolAnswer, ToolSet, Turn,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::cell::{Admission, Cell, Observer, Phase, StopReason, Stopping};
+use super::cell::{Admission, Cell, End, Observer, Phase, StopReason, Stopping};
+use super::durable::{Durable, DurableCell};
 use super::ended::Ended;
 use super::held::Held;
 use super::number::CellNumber;
@@ -35,6 +36,7 @@ use super::order::Place;
 use super::spans::Exec;
 use super::stored::Stored;
 use crate::backoff::Backoff;
+use crate::journal::{JournalError, Record};
 
 /// What a request came to.
 pub(crate) type Answer = Result<CellResponse, SessionError>;
@@ -69,6 +71,8 @@ pub(super) struct Invocation<W> {
     pub(super) worker: W,
     /// Its place among the calls of its cell, in a guided session.
     pub(super) place: Option<Place>,
+    /// The attempts after which nobody knows what became of it; 0 for a new call.
+    pub(super) unknown_after: u32,
 }
 
 /// Something to do outside the core.
@@ -90,6 +94,8 @@ pub(crate) enum Effect<P: Ports> {
     Notify(CellNotification, CancellationToken),
     /// Tell the delegate that a cell was admitted.
     Started(CellStarted, Exec),
+    /// Load the log of a cell, so that it runs again.
+    Resume(CellNumber),
     /// Report a cell's turn to the delegate.
     Turn(CellId, Turn),
     /// Tell the delegate that a cell's JavaScript has ended.
@@ -181,7 +187,7 @@ pub(crate) struct Core<P: Ports> {
     pub(super) last_worker: u64,
     /// Why the last worker was lost, until another takes its place.
     pub(super) lost: Option<String>,
-    last_cell: Option<CellNumber>,
+    pub(super) last_cell: Option<CellNumber>,
     last_observer: u64,
     pub(super) cells: BTreeMap<CellNumber, Cell<P::Reply>>,
     ended: Ended,
@@ -196,7 +202,13 @@ pub(crate) struct Core<P: Ports> {
     due: BinaryHeap<Reverse<(Instant, Due)>>,
     /// Whether there is an entry for the worker.
     pub(super) idle_is_due: bool,
+    /// In a durable session.
+    pub(super) durable: Option<Durable>,
+    /// The journal of a durable session has failed.
+    pub(super) no_journal: Option<Arc<JournalError>>,
     effects: VecDeque<Effect<P>>,
+    /// For the journal of a durable session.
+    pub(super) records: Vec<Record>,
 }
 
 impl<P: Ports> Core<P> {
@@ -221,7 +233,10 @@ impl<P: Ports> Core<P> {
             pauses: 0,
             due: BinaryHeap::new(),
             idle_is_due: false,
+            durable: None,
+            no_journal: None,
             effects: VecDeque::new(),
+            records: Vec::new(),
         }
     }
 
@@ -234,6 +249,11 @@ impl<P: Ports> Core<P> {
     /// The next thing to do.
     pub(crate) fn next_effect(&mut self) -> Option<Effect<P>> {
         self.effects.pop_front()
+    }
+
+    /// Takes the records that the events made.
+    pub(crate) fn take_records(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.records)
     }
 
     pub(super) fn push(&mut self, effect: Effect<P>) {
@@ -369,6 +389,10 @@ impl<P: Ports> Core<P> {
         if self.shutting_down {
             return refused(SessionError::ShuttingDown);
         }
+        if let Some(failed) = &self.no_journal {
+            return refused(SessionError::Journal(failed.clone()));
+        }
+        self.confirm_all();
         let limits = &self.limits;
         if execute.request.source.len() > limits.max_frame_bytes {
             return refused(Limit::Frame.exceeded(limits.max_frame_bytes as u64).into());
@@ -380,7 +404,7 @@ impl<P: Ports> Core<P> {
                     .into(),
             );
         }
-        let Some(worker) = &mut self.worker else {
+        let Some((worker, tools)) = self.tools_at_worker(&execute.request.enabled_tools) else {
             return Err(NotAdmitted::NeedsWorker(Box::new(execute)));
         };
         let Execute {
@@ -389,25 +413,6 @@ impl<P: Ports> Core<P> {
             reply,
             exec,
         } = execute;
-        worker.idle_by = None;
-        let tools = match &worker.tools {
-            Some((known, id))
-                if Arc::ptr_eq(known, &request.enabled_tools)
-                    || *known == request.enabled_tools =>
-            {
-                *id
-            }
-            known => {
-                let id = known.as_ref().map_or(0, |(_, id)| *id) + 1;
-                worker.tools = Some((request.enabled_tools.clone(), id));
-                let tools = request.enabled_tools.iter();
-                let tools = tools.map(|tool| WireTool::new(tool, self.guided)).collect();
-                let message = ToWorker::Tools { id, tools };
-                self.effects
-                    .push_back(Effect::Send(worker.way.clone(), message));
-                id
-            }
-        };
         let tells_turns = request
             .determinism
             .as_ref()
@@ -415,8 +420,9 @@ impl<P: Ports> Core<P> {
         self.last_observer += 1;
         let (number, observer) = (CellNumber::after(self.last_cell), self.last_observer);
         self.last_cell = Some(number);
-        self.effects.push_back(Effect::Send(
-            worker.way.clone(),
+        self.record_cell(number, &request, to_pending);
+        self.send(
+            worker,
             ToWorker::Execute {
                 cell: number.get(),
                 tools,
@@ -428,14 +434,15 @@ impl<P: Ports> Core<P> {
                     .map(|(name, json)| (name, json.into_string()))
                     .collect(),
                 determinism: request.determinism,
+                resumed: None,
                 traceparent: request.trace_context.map(|context| context.traceparent),
             },
-        ));
+        );
         let cell_id = number.id();
         let started = CellStarted::new(cell_id.clone(), request.tool_call_id.clone());
         self.effects.push_back(Effect::Started(started, exec));
-        let token = self.token.child_token();
-        let worker = worker.number;
+        let token = self.cell_token();
+        let is_durable = self.durable.is_some();
         // The worker keeps the limit; the host looks in case it does not.
         let wall_by = self.limits.max_wall_time.and_then(|limit| {
             now.checked_add(limit)?
@@ -450,6 +457,7 @@ impl<P: Ports> Core<P> {
             to_pending,
             tells_turns,
             wall_by,
+            durable: is_durable.then(|| DurableCell::new(to_pending)),
             now,
         };
         self.cells.insert(number, Cell::new(admission));
@@ -484,6 +492,32 @@ impl<P: Ports> Core<P> {
         })
     }
 
+    /// The token of a new cell.
+    pub(super) fn cell_token(&self) -> CancellationToken {
+        self.token.child_token()
+    }
+
+    /// Sees to it that the worker knows these tools; returns its number and theirs. `None` where the
+    /// session has no worker.
+    pub(super) fn tools_at_worker(&mut self, wanted: &ToolSet) -> Option<(u64, u64)> {
+        let worker = self.worker.as_mut()?;
+        worker.idle_by = None;
+        let number = worker.number;
+        let last = match &worker.tools {
+            Some((known, id)) if Arc::ptr_eq(known, wanted) || known == wanted => {
+                return Some((number, *id));
+            }
+            known => known.as_ref().map_or(0, |(_, id)| *id),
+        };
+        let id = last + 1;
+        worker.tools = Some((wanted.clone(), id));
+        let tools = wanted.iter();
+        let tools = tools.map(|tool| WireTool::new(tool, self.guided)).collect();
+        let message = Effect::Send(worker.way.clone(), ToWorker::Tools { id, tools });
+        self.push(message);
+        Some((number, id))
+    }
+
     /// Observes a cell. Returns the observer's number where it waits.
     pub(crate) fn observe(
         &mut self,
@@ -492,6 +526,9 @@ impl<P: Ports> Core<P> {
         reply: P::Reply,
         now: Instant,
     ) -> Option<u64> {
+        if let Some(number) = CellNumber::of(cell_id) {
+            self.confirm(number);
+        }
         let (number, reply) = self.answer_if_ended(cell_id, reply, now)?;
         let yield_time = self.limits.yield_time(yield_time);
         let cell = self.cells.get_mut(&number)?;
@@ -505,6 +542,7 @@ impl<P: Ports> Core<P> {
             cell.give_output(reply, None);
             return None;
         }
+        self.record_mode(number, to_pending, now);
         self.last_observer += 1;
         let observer = self.last_observer;
         self.attach_observer(
@@ -645,15 +683,16 @@ impl<P: Ports> Core<P> {
         response: CellResponse,
         how: (Instant, bool),
     ) {
-        for cell in self.ended.keep(number, response, how, &self.limits) {
-            self.push(Effect::Close(cell.id()));
+        for dropped in self.ended.keep(number, response, how, &self.limits) {
+            self.record_closed(dropped);
+            self.push(Effect::Close(dropped.id()));
         }
     }
 
     /// Ends the observation of a cell that has an observer: at once where its
     /// JavaScript has ended, else by asking the worker for what there is. `now_please`
     /// where the caller asked, not the clock.
-    fn end_observation(&mut self, number: CellNumber, now_please: bool, now: Instant) {
+    pub(super) fn end_observation(&mut self, number: CellNumber, now_please: bool, now: Instant) {
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
         };
@@ -697,6 +736,9 @@ impl<P: Ports> Core<P> {
 
     /// Stops a cell. `reply` gets the end.
     pub(crate) fn terminate(&mut self, cell_id: &CellId, reply: Option<P::Reply>, now: Instant) {
+        if let Some(number) = CellNumber::of(cell_id) {
+            self.confirm(number);
+        }
         let (number, reply) = match reply {
             None => (CellNumber::of(cell_id), None),
             Some(reply) => match self.answer_if_ended(cell_id, reply, now) {
@@ -726,13 +768,29 @@ impl<P: Ports> Core<P> {
     pub(super) fn stop(&mut self, number: CellNumber, reason: StopReason, now: Instant) {
         self.cancel_callbacks(number);
         let by = now + self.settings.stop_grace;
-        let Some(cell) = self.cells.get_mut(&number) else {
+        let Some(cell) = self.cells.get(&number) else {
             return;
         };
-        cell.stopping = Some(Stopping { by, reason });
         let worker = cell.worker;
+        if cell.durable.is_some() && !self.is_current(worker) {
+            // Nothing of it runs.
+            let end = self.end_because(number, reason);
+            return self.js_ended(number, end, now);
+        }
+        if let Some(cell) = self.cells.get_mut(&number) {
+            cell.stopping = Some(Stopping { by, reason });
+        }
         self.send(worker, ToWorker::Terminate { cell: number.get() });
         self.due_at(by, Due::Cell(number));
+    }
+
+    /// The end of a cell that was stopped for this reason.
+    pub(super) fn end_because(&self, number: CellNumber, reason: StopReason) -> End {
+        match reason {
+            StopReason::Terminated => End::of(CellOutcome::Terminated),
+            StopReason::Limit(limit) => End::limit(limit),
+            StopReason::Diverged => self.diverged(number, None),
+        }
     }
 
     /// Cancels a cell's callbacks. Notifications that were not handed over are dropped.
@@ -771,6 +829,9 @@ impl<P: Ports> Core<P> {
         self.push(Effect::Cancel(self.token.clone()));
         for cell in self.ended.clear() {
             self.push(Effect::Close(cell.id()));
+        }
+        if self.durable.is_some() {
+            return self.suspend();
         }
         let cells: Vec<CellNumber> = self.cells.keys().copied().collect();
         for number in cells {

@@ -17,8 +17,10 @@ use super::callbacks;
 use super::core::{Answer, Attached, Core, Effect, Ports, Reply, Settings};
 use super::inputs::Inputs;
 use super::messages::{Received, Violation};
+use super::number::CellNumber;
 use super::observers::{Told, tell};
 use super::spans::Spans;
+use crate::journal::{OpenSession, Restored};
 use crate::propagation::Propagation;
 use crate::spares::Workers;
 use crate::trace::Recorder;
@@ -58,6 +60,8 @@ pub(crate) struct Shared {
     pub(super) told: Told,
     /// Records the session, where its provider does.
     pub(super) recorder: Option<Arc<Recorder>>,
+    /// Where a durable session is recorded.
+    pub(super) journal: Option<OpenSession>,
 }
 
 /// What a session is opened with.
@@ -75,6 +79,11 @@ pub(crate) struct Opening {
     /// Shuts the session down when it is cancelled.
     pub(crate) token: CancellationToken,
     pub(crate) propagation: Arc<dyn Propagation>,
+    /// Its first worker, where that is there already.
+    pub(crate) worker: Option<Worker>,
+    /// The place of a durable session in its journal, its state there, and the most bytes of the log of
+    /// a cell.
+    pub(crate) durable: Option<(OpenSession, Restored, usize)>,
 }
 
 struct State {
@@ -109,10 +118,22 @@ impl Shared {
             recorder,
             propagation,
             inputs,
+            worker,
+            durable,
         } = opening;
         let mut core = Core::new(limits, settings, token.clone()).guided(options.guided);
-        for (key, json) in options.stored {
-            core.store(key, json)?;
+        let (journal, restored) = match durable {
+            None => (None, None),
+            Some((journal, mut restored, max_log_bytes)) => {
+                core = core.durable(max_log_bytes);
+                core.restore_values(&mut restored);
+                (Some(journal), Some(restored))
+            }
+        };
+        if restored.is_none() {
+            for (key, json) in options.stored {
+                core.store(key, json)?;
+            }
         }
         let shared = Arc::new(Self {
             state: Mutex::new(State {
@@ -135,7 +156,16 @@ impl Shared {
             spans: Spans::new(propagation),
             told: Told::new(options.observers),
             recorder,
+            journal,
         });
+        if let Some(worker) = worker {
+            shared.attach(worker);
+        }
+        if let Some(restored) = restored {
+            // With the worker there, cells that continue start no other.
+            shared.event(|core, now| core.restore(restored, now));
+            shared.end_with_journal();
+        }
         let (observers, done) = (shared.told.observers.clone(), shared.alarm.done.clone());
         if !observers.is_empty() {
             shared.runtime.spawn(async move {
@@ -170,6 +200,12 @@ impl Shared {
     ) -> T {
         let mut state = self.state();
         let result = event(&mut state.core, Instant::now());
+        if let Some(journal) = &self.journal {
+            // Before the lock is free: what the event set off finds its records in the queue.
+            for record in state.core.take_records() {
+                journal.append(record);
+            }
+        }
         if !state.is_draining {
             state.is_draining = true;
             while let Some(effect) = state.core.next_effect() {
@@ -206,6 +242,10 @@ impl Shared {
                 self.spans.admitted(&cell.cell_id, exec);
                 callbacks::observe(|| self.delegate.cell_started(&cell));
             }
+            Effect::Resume(number) => {
+                let resuming = self.clone().resume(number);
+                self.runtime.spawn(resuming);
+            }
             Effect::Turn(cell_id, turn) => {
                 callbacks::observe(|| self.delegate.turn(&cell_id, turn));
             }
@@ -228,6 +268,74 @@ impl Shared {
                 let _ = session.event(|core, now| core.resume(cell.as_ref(), now));
             }
         }))
+    }
+
+    // Durable sessions.
+
+    /// Waits until everything that has happened so far is on disk, in a durable session.
+    ///
+    /// # Errors
+    /// [`SessionError::Journal`] where it never will be.
+    pub(super) async fn flushed(&self) -> Result<(), SessionError> {
+        let Some(journal) = &self.journal else {
+            return Ok(());
+        };
+        // An event that is not over may have given its answer already.
+        self.look(|_| ());
+        let flushed = journal.flushed().await;
+        flushed.map_err(|error| SessionError::Journal(error))
+    }
+
+    /// Loads a cell and runs it again.
+    async fn resume(self: Arc<Self>, number: CellNumber) {
+        let Some(journal) = &self.journal else {
+            return;
+        };
+        let loaded = async {
+            journal.flushed().await.map_err(|error| error.to_string())?;
+            let loaded = journal.load(number.get()).await;
+            loaded.map_err(|error| error.to_string())
+        };
+        let mut loaded = match loaded.await {
+            Ok(loaded) => Box::new(loaded),
+            Err(why) => return self.event(|core, now| core.not_resumed(number, &why, now)),
+        };
+        loop {
+            match self.event(|core, now| core.resumed(number, loaded, now)) {
+                Ok(()) => return,
+                Err(again) => loaded = again,
+            }
+            if let Err(error) = self.start_worker().await {
+                let is_closing = matches!(error, SessionError::ShuttingDown);
+                if !is_closing && self.event(|core, now| core.may_try_again(number, now)) {
+                    continue;
+                }
+                if !is_closing {
+                    let why = error.to_string();
+                    self.event(|core, now| core.not_resumed(number, &why, now));
+                }
+                return;
+            }
+        }
+    }
+
+    /// Ends the cells when their journal fails.
+    fn end_with_journal(self: &Arc<Self>) {
+        let Some(failing) = self.journal.as_ref().map(|journal| journal.failing()) else {
+            return;
+        };
+        let (session, done) = (Arc::downgrade(self), self.alarm.done.clone());
+        let token = self.token.clone();
+        self.runtime.spawn(async move {
+            let why = tokio::select! {
+                () = done.cancelled() => return,
+                () = token.cancelled() => return,
+                why = failing => why,
+            };
+            if let Some(session) = session.upgrade() {
+                session.event(|core, now| core.journal_failed(why, now));
+            }
+        });
     }
 
     // What a supervisor reports.
@@ -313,6 +421,11 @@ impl Shared {
         self.alarm.done.cancelled().await;
         self.tasks.close();
         self.tasks.wait().await;
+        if let Some(journal) = &self.journal {
+            // Whoever opens the session next finds all of it; where the file failed, what there is.
+            let _ = journal.flushed().await;
+            journal.release();
+        }
     }
 
     /// Completes when the session has shut down.

@@ -56,6 +56,13 @@ impl Session {
         if let Some(inputs) = &self.shared.inputs {
             request.enabled_tools = inputs.readable(&request.enabled_tools).await;
         }
+        if self.shared.journal.is_some() {
+            // A cell that runs again takes its turns from the journal.
+            let of_cell = request
+                .determinism
+                .get_or_insert_with(Recorder::determinism);
+            of_cell.turns = None;
+        }
         let recorder = self.shared.recorder.clone();
         if recorder
             .as_ref()
@@ -105,11 +112,13 @@ impl Session {
             answer,
             yield_now,
             max_output_tokens,
+            waiting: None,
             is_done: false,
         };
         if let Some((recorder, request, stored)) = recording {
             recorder.executed(&admitted.cell_id, &request, stored);
         }
+        self.shared.flushed().await?;
         let started = CellStarted::new(admitted.cell_id.clone(), tool_call_id);
         tell(&self.shared.told.observers, |one| {
             one.cell_started(&started)
@@ -153,6 +162,7 @@ impl Session {
             answer,
             yield_now: request.yield_now,
             max_output_tokens: request.max_output_tokens,
+            waiting: None,
             is_done: false,
         };
         observing.response().await
@@ -202,6 +212,8 @@ struct Observing {
     answer: oneshot::Receiver<Answer>,
     yield_now: CancellationToken,
     max_output_tokens: Option<u64>,
+    /// In a durable session: the response, while the disk does not have all that led to it.
+    waiting: Option<CellResponse>,
     is_done: bool,
 }
 
@@ -216,8 +228,24 @@ impl Observing {
                 (&mut self.answer).await
             }
         };
-        self.is_done = true;
-        let mut response = received.unwrap_or(Err(SessionError::ShuttingDown))?;
+        let mut response = match received {
+            Ok(Ok(response)) if self.session.journal.is_some() => {
+                let response = self.waiting.insert(response);
+                let (cell, items) = (response.cell_id().clone(), response.content_items().len());
+                let is_final = response.is_final() && !response.is_missing();
+                let flushed = self.session.flushed().await;
+                self.is_done = true;
+                let response = self.waiting.take();
+                flushed?;
+                self.session
+                    .event(|core, _| core.handed_over(&cell, items, is_final));
+                response.ok_or(SessionError::ShuttingDown)?
+            }
+            received => {
+                self.is_done = true;
+                received.unwrap_or(Err(SessionError::ShuttingDown))?
+            }
+        };
         if let Some(recorder) = &self.session.recorder
             && !response.is_missing()
         {
@@ -246,6 +274,11 @@ impl Drop for Observing {
     fn drop(&mut self) {
         if self.is_done {
             return;
+        }
+        if let Some(response) = self.waiting.take() {
+            return self
+                .session
+                .event(|core, now| core.unclaimed(response, now));
         }
         self.answer.close();
         match (self.answer.try_recv(), self.observer) {
@@ -301,6 +334,7 @@ impl Session {
             answer,
             yield_now: CancellationToken::new(),
             max_output_tokens: None,
+            waiting: None,
             is_done: false,
         };
         let answer = observing.response().instrument(span.clone()).await;

@@ -72,6 +72,16 @@ impl Callbacks {
         self.delivering || !self.notifications.is_empty()
     }
 
+    /// Whether the delegate has this tool call.
+    pub(super) fn has_call(&self, call: RuntimeToolCallId) -> bool {
+        self.calls.contains_key(&call)
+    }
+
+    /// The notifications that the delegate has not finished.
+    pub(super) fn notifications(&self) -> Vec<String> {
+        self.notifications.iter().cloned().collect()
+    }
+
     /// The delegate gets a tool call.
     pub(super) fn call(&mut self, call: RuntimeToolCallId, bytes: usize) -> Held {
         self.calls.insert(call, bytes);

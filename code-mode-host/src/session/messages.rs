@@ -14,6 +14,7 @@ use code_mode_protocol::{
 use super::cell::{Cell, End, StopReason, bytes_of};
 use super::core::{Core, Effect, Invocation, Ports};
 use super::number::CellNumber;
+use super::replay::Called;
 
 /// What the output of one observation may have beyond its limit: the item that passes
 /// it is counted differently by the worker.
@@ -69,7 +70,7 @@ impl<P: Ports> Core<P> {
                 tool,
                 input,
                 site,
-            } => self.tool_call(known(cell)?, call, tool, (input, site))?,
+            } => self.tool_call(known(cell)?, call, tool, (input, site), now)?,
             FromWorker::Notify { cell, text } => self.notification(known(cell)?, text, now)?,
             FromWorker::Output { cell, items } => self.output(known(cell)?, items.into_vec())?,
             FromWorker::Observed {
@@ -91,12 +92,19 @@ impl<P: Ports> Core<P> {
                 self.ended(known(cell)?, items.into_vec(), (end, used), now)?;
             }
             FromWorker::Turn { cell, turn } => {
-                let known = self.running(known(cell)?)?;
+                let number = known(cell)?;
+                let known = self.running(number)?;
                 if !known.tells_turns {
                     return Err(Violation::OutOfPlace);
                 }
                 let cell_id = known.id.clone();
+                self.record_turn(number, turn, now);
                 self.push(Effect::Turn(cell_id, turn));
+            }
+            FromWorker::Live { cell } => {
+                let number = known(cell)?;
+                self.running(number)?;
+                self.goes_live(number);
             }
             FromWorker::Stuck { cell, limit } => {
                 let number = known(cell)?;
@@ -123,6 +131,7 @@ impl<P: Ports> Core<P> {
         call: RuntimeToolCallId,
         tool: u32,
         (input, site): (Option<JsonText>, Option<SourcePosition>),
+        now: Instant,
     ) -> Result<(), Violation> {
         let input = input.map(JsonText::into_json).transpose();
         let input = input.map_err(|_| Violation::NotJson(number.get()))?;
@@ -135,9 +144,9 @@ impl<P: Ports> Core<P> {
             return Err(Violation::WrongCallName(number.get()));
         }
         cell.last_call = call.0;
-        let Some(definition) = cell.tools.get(tool as usize) else {
+        if cell.tools.get(tool as usize).is_none() {
             return Err(Violation::UnknownTool(number.get()));
-        };
+        }
         if cell.cancelled {
             // It crossed the cell's termination on its way.
             return Ok(());
@@ -156,6 +165,15 @@ impl<P: Ports> Core<P> {
             );
             return Ok(());
         }
+        let unknown_after = match self.called(number, call, tool, input.as_ref(), now) {
+            Called::New => 0,
+            Called::Before => return Ok(()),
+            Called::Unknown { attempt } => attempt,
+        };
+        let cell = self.running(number)?;
+        let Some(definition) = cell.tools.get(tool as usize) else {
+            return Err(Violation::UnknownTool(number.get()));
+        };
         let nested = NestedToolCall::new(
             cell.id.clone(),
             cell.tool_call_id.clone(),
@@ -180,6 +198,7 @@ impl<P: Ports> Core<P> {
                 cancelled: token,
                 worker: way,
                 place,
+                unknown_after,
             })));
         }
         Ok(())
@@ -217,6 +236,9 @@ impl<P: Ports> Core<P> {
             self.stop(number, reason, now);
             return Ok(());
         }
+        if let Some(durable) = &mut cell.durable {
+            durable.notification_came();
+        }
         let more = cell.callbacks.notify(text);
         self.held.add(more);
         self.deliver_next(number);
@@ -231,6 +253,9 @@ impl<P: Ports> Core<P> {
         cell.said_bytes = cell.said_bytes.saturating_add(bytes_of(&items));
         if cell.said_bytes > max {
             return Err(Violation::Limit(number.get()));
+        }
+        if let Some(durable) = &mut cell.durable {
+            durable.received += items.len() as u64;
         }
         let bytes: usize = items.iter().map(ContentItem::bytes).sum();
         cell.stats.output_bytes = cell.stats.output_bytes.saturating_add(bytes as u64);
@@ -297,8 +322,22 @@ impl<P: Ports> Core<P> {
         cell.stats.peak_heap_bytes = used.peak_heap_bytes;
         let writes: Vec<(String, Json)> = std::mem::take(&mut cell.writes);
         let stopping = cell.stopping.map(|stopping| stopping.reason);
+        let is_durable = cell.durable.is_some();
+        let end = match (end, self.left_out(number)) {
+            (CellEnd::Completed | CellEnd::Exited { .. } | CellEnd::Failed { .. }, Some(text)) => {
+                CellEnd::Diverged { text }
+            }
+            (end, _) => end,
+        };
         let (end, commits) = match (stopping, end) {
             (Some(StopReason::Limit(limit)), _) => (End::limit(limit), false),
+            (Some(StopReason::Diverged), _) => (self.diverged(number, None), false),
+            (_, CellEnd::Diverged { text }) => {
+                if !is_durable || text.len() > Limits::MAX_ERROR_BYTES {
+                    return Err(Violation::OutOfPlace);
+                }
+                (self.diverged(number, Some(text)), false)
+            }
             (None, CellEnd::Terminated) => return Err(Violation::OutOfPlace),
             (_, CellEnd::Terminated) => (End::of(CellOutcome::Terminated), false),
             (_, CellEnd::Completed) => (End::of(CellOutcome::Completed), true),
@@ -314,6 +353,9 @@ impl<P: Ports> Core<P> {
         if commits {
             if self.stored.bytes_with(&writes) > self.limits.max_stored_bytes {
                 return Err(Violation::Limit(number.get()));
+            }
+            if is_durable && let Some(cell) = self.cells.get_mut(&number) {
+                cell.committed.clone_from(&writes);
             }
             for (key, json) in writes {
                 self.stored.set(key, json);

@@ -353,7 +353,7 @@ impl World {
             request,
             to_pending,
             reply: asker,
-            exec: Exec::none(),
+            exec: Exec::of_another_process(),
         };
         loop {
             match self.core.execute(execute, self.now) {
@@ -571,6 +571,7 @@ impl World {
                     assert!(is_new, "a cell started twice");
                 }
                 Effect::Turn(..) => panic!("no cell requested its turns"),
+                Effect::Resume(_) => panic!("the session is not durable"),
                 Effect::Ended(ended) => {
                     let cell = ended.cell_id;
                     assert!(self.started.contains(&cell));

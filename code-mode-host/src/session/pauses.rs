@@ -8,6 +8,7 @@ use code_mode_protocol::{CellId, SessionError};
 use super::cell::Cell;
 use super::core::{Core, Due, Ports};
 use super::number::CellNumber;
+use crate::journal::Step;
 
 impl<P: Ports> Core<P> {
     /// Holds one more pause, of the session or of one cell. Returns how many are held.
@@ -86,6 +87,8 @@ impl<P: Ports> Core<P> {
         }
         cell.paused_at = Some(now);
         let worker = cell.worker;
+        let paused = true;
+        self.step(number, Step::Paused { paused, at_ms: 0.0 }, now);
         self.send(
             worker,
             ToWorker::Pause {
@@ -120,6 +123,8 @@ impl<P: Ports> Core<P> {
             due.push(observer.deadline);
         }
         let worker = cell.worker;
+        let paused = false;
+        self.step(number, Step::Paused { paused, at_ms: 0.0 }, now);
         for at in due.into_iter().flatten() {
             self.due_at(at, Due::Cell(number));
         }

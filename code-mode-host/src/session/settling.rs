@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use code_mode_protocol::wire::native::{ToWorker, ToolFailure};
+use code_mode_protocol::wire::native::ToWorker;
 use code_mode_protocol::{
     CellEnded, CellId, CellNotification, CellOutcome, Json, Limit, RuntimeToolCallId, ToolError,
 };
@@ -32,6 +32,11 @@ impl<P: Ports> Core<P> {
             end.outcome.clone(),
             *stats,
         );
+        let writes = std::mem::take(&mut cell.committed);
+        self.record_end(number, &end, writes);
+        let Some(cell) = self.cells.get_mut(&number) else {
+            return;
+        };
         cell.phase = Phase::Settling {
             end: Final { end, at: now },
             by: None,
@@ -124,28 +129,30 @@ impl<P: Ports> Core<P> {
         self.held.release(finished);
         if cell.is_running() && !cell.cancelled {
             cell.stats.calls_failed += u32::from(has_failed);
-            let result = match result {
-                Ok(json) if json.as_str().len() > max_bytes => {
-                    let bytes = json.as_str().len();
-                    let exceeded = Limit::Frame.exceeded(max_bytes as u64);
-                    Err(ToolError::new(format!(
-                        "the tool's result has {bytes} bytes: {exceeded}"
-                    )))
-                }
-                result => result.map(Json::into_string),
-            };
-            let result = result.map_err(|error| bounded(error, max_bytes));
-            let worker = cell.worker;
-            self.send(
-                worker,
-                ToWorker::ToolResult {
-                    cell: number.get(),
-                    call,
-                    result,
-                },
-            );
+            let result = within(result, max_bytes);
+            if let Some(result) = self.keep_answer_of(number, call, result) {
+                self.send_answer(number, call, result);
+            }
         }
         self.settle(number, now);
+    }
+
+    /// Sends a call's answer to the cell.
+    pub(super) fn send_answer(
+        &mut self,
+        number: CellNumber,
+        call: RuntimeToolCallId,
+        result: Result<Json, ToolError>,
+    ) {
+        let Some(worker) = self.cells.get(&number).map(|cell| cell.worker) else {
+            return;
+        };
+        let message = ToWorker::ToolResult {
+            cell: number.get(),
+            call,
+            result: result.map(Json::into_string).map_err(Into::into),
+        };
+        self.send(worker, message);
     }
 
     /// The delegate has taken a cell's oldest notification.
@@ -153,6 +160,24 @@ impl<P: Ports> Core<P> {
         let Some(number) = CellNumber::of(cell_id) else {
             return;
         };
+        let is_open = self.cells.contains_key(&number);
+        if is_open || self.shutting_down {
+            self.record_notified(number);
+        }
+        if let Some(cell) = self.cells.get_mut(&number) {
+            cell.notified += 1;
+        }
+        self.notification_is_over(number, now);
+    }
+
+    /// A cell's oldest notification was cancelled before the delegate had it.
+    pub(crate) fn not_notified(&mut self, cell_id: &CellId, now: Instant) {
+        if let Some(number) = CellNumber::of(cell_id) {
+            self.notification_is_over(number, now);
+        }
+    }
+
+    fn notification_is_over(&mut self, number: CellNumber, now: Instant) {
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
         };
@@ -180,19 +205,29 @@ impl<P: Ports> Core<P> {
         let Some(text) = cell.callbacks.deliver() else {
             return;
         };
-        let notification = CellNotification::new(cell.id.clone(), cell.tool_call_id.clone(), text);
+        let notification = CellNotification::new(cell.id.clone(), cell.tool_call_id.clone(), text)
+            .number(cell.notified + 1);
         let token = cell.token.child_token();
         self.push(Effect::Notify(notification, token));
     }
 }
 
-/// An error that fits a frame: without its data, and with the beginning of its message, where
-/// it must be.
-fn bounded(mut error: ToolError, max_bytes: usize) -> ToolFailure {
+/// A call's result that fits a frame: an error instead of a result that is too large, and an error
+/// without its data, and with the beginning of its message, where it must be.
+pub(super) fn within(result: Result<Json, ToolError>, max_bytes: usize) -> Result<Json, ToolError> {
+    let mut error = match result {
+        Ok(json) if json.as_str().len() > max_bytes => {
+            let bytes = json.as_str().len();
+            let exceeded = Limit::Frame.exceeded(max_bytes as u64);
+            ToolError::new(format!("the tool's result has {bytes} bytes: {exceeded}"))
+        }
+        Ok(json) => return Ok(json),
+        Err(error) => error,
+    };
     error
         .message
         .truncate(error.message.floor_char_boundary(max_bytes));
     let room = max_bytes - error.message.len();
     error.data = error.data.filter(|data| data.as_str().len() <= room);
-    error.into()
+    Err(error)
 }

@@ -35,9 +35,8 @@ pub(super) struct Exec {
 }
 
 impl Exec {
-    /// Nothing; for a core that is tested without its driver.
-    #[cfg(test)]
-    pub(super) fn none() -> Self {
+    /// Nothing: the exec was another process's.
+    pub(super) fn of_another_process() -> Self {
         Self {
             span: Span::none(),
             context: None,

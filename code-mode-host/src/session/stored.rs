@@ -52,23 +52,28 @@ impl Stored {
 
     /// The messages that give a new worker all values.
     pub(super) fn messages(&self) -> Vec<ToWorker> {
-        let mut messages = Vec::new();
-        let mut part = Vec::new();
-        let mut bytes = 0;
-        for (key, json) in &self.values {
-            bytes += key.len() + json.as_str().len();
-            part.push((key.clone(), json.as_str().to_owned()));
-            if bytes >= MESSAGE_BYTES {
-                let values = std::mem::take(&mut part);
-                messages.push(ToWorker::Store { values });
-                bytes = 0;
-            }
-        }
-        if !part.is_empty() {
-            messages.push(ToWorker::Store { values: part });
-        }
-        messages
+        let parts = parts(self.to_vec()).into_iter();
+        parts.map(|values| ToWorker::Store { values }).collect()
     }
+}
+
+/// Values in parts that each fit a message.
+pub(super) fn parts(values: Vec<(String, Json)>) -> Vec<Vec<(String, String)>> {
+    let mut parts = Vec::new();
+    let mut part = Vec::new();
+    let mut bytes = 0;
+    for (key, json) in values {
+        bytes += key.len() + json.as_str().len();
+        part.push((key, json.into_string()));
+        if bytes >= MESSAGE_BYTES {
+            parts.push(std::mem::take(&mut part));
+            bytes = 0;
+        }
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use code_mode_protocol::CellId;
 use code_mode_protocol::wire::native::ToWorker;
-use code_mode_protocol::{CellId, CellOutcome};
 
 use super::cell::{Cell, End, StopReason, Stopping};
 use super::core::{Attached, Core, Due, Effect, Ports, Worker};
@@ -113,12 +113,11 @@ impl<P: Ports> Core<P> {
             return;
         };
         let culprit = cell.id.clone();
-        let (kind, what) = match reason {
-            StopReason::Terminated => (
-                End::of(CellOutcome::Terminated),
-                "it was terminated".to_owned(),
-            ),
-            StopReason::Limit(limit) => (End::limit(limit), format!("its {limit}")),
+        let kind = self.end_because(number, reason);
+        let what = match reason {
+            StopReason::Terminated => "it was terminated".to_owned(),
+            StopReason::Limit(limit) => format!("its {limit}"),
+            StopReason::Diverged => "it ran again and differed".to_owned(),
         };
         tracing::warn!(cell = %culprit, "a cell does not stop; its worker is ended");
         self.backoff.died(now);
@@ -145,20 +144,16 @@ impl<P: Ports> Core<P> {
             .map(|(number, _)| *number)
             .collect();
         for number in running {
+            if self.may_resume(number, now) {
+                continue;
+            }
             self.cancel_callbacks(number);
             let Some(cell) = self.cells.get(&number) else {
                 continue;
             };
             let kind = match cell.stopping {
-                // The requested worker has arrived.
-                Some(Stopping {
-                    reason: StopReason::Terminated,
-                    ..
-                }) => End::of(CellOutcome::Terminated),
-                Some(Stopping {
-                    reason: StopReason::Limit(limit),
-                    ..
-                }) => End::limit(limit),
+                // The cell has stopped, as it was ordered to.
+                Some(Stopping { reason, .. }) => self.end_because(number, reason),
                 None => End::lost(error(&cell.id)),
             };
             self.js_ended(number, kind, now);

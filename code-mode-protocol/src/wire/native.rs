@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The version of the wire this crate speaks.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Capabilities beyond the requests of [`VERSION`]. None exists yet; a
 /// capability that the other side requires and this list lacks ends the handshake.
@@ -74,6 +74,12 @@ pub enum ToWorker {
         /// Its tools.
         tools: Vec<WireTool>,
     },
+    /// Values that the next cell finds stored, instead of those of the session: it is one that runs
+    /// again, and finds what it found when it began.
+    View {
+        /// Some of them: key and JSON text.
+        values: Vec<(String, String)>,
+    },
     /// Runs a cell, with its observation number 1.
     Execute {
         /// The new cell.
@@ -88,6 +94,8 @@ pub enum ToWorker {
         constants: Vec<(String, String)>,
         /// As [`ExecuteRequest::determinism`](field@crate::ExecuteRequest::determinism).
         determinism: Option<Determinism>,
+        /// The cell ran before, and continues after the turns of `determinism`.
+        resumed: Option<Resumed>,
         /// The `traceparent` of the cell's span, or of
         /// [`ExecuteRequest::trace_context`](field@crate::ExecuteRequest::trace_context).
         traceparent: Option<String>,
@@ -232,6 +240,11 @@ pub enum FromWorker {
         /// Key and value.
         writes: Parts<(String, JsonText)>,
     },
+    /// A cell that runs again begins its last recorded turn: what it does from here on may be new.
+    Live {
+        /// The cell.
+        cell: u64,
+    },
     /// A turn of a cell that reports its turns.
     Turn {
         /// The cell.
@@ -361,6 +374,22 @@ pub enum CellEnd {
     },
     /// It was terminated.
     Terminated,
+    /// It ran again, and did something else than before; what, in words.
+    Diverged {
+        /// The difference.
+        text: String,
+    },
+}
+
+/// What a cell that runs again must not report a second time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// So many items of its output are with the host.
+    pub items: u64,
+    /// So many of its notifications are.
+    pub notifications: u64,
+    /// How much of its wall time is over.
+    pub wall: Duration,
 }
 
 /// What a worker needs to know of a tool; its name is normalised already.
@@ -434,7 +463,7 @@ pub struct WorkerInfo {
 impl Texts for ToWorker {
     fn texts(&mut self, visit: &mut dyn FnMut(TextMut<'_>)) {
         match self {
-            Self::Store { values } => values
+            Self::Store { values } | Self::View { values } => values
                 .iter_mut()
                 .for_each(|(_, json)| visit(TextMut::Plain(json))),
             Self::Execute { source, .. } => visit(TextMut::Plain(source)),
@@ -482,12 +511,12 @@ impl ToWorker {
 
 impl ToWorker {
     /// The number of [`Execute`](Self::Execute) among the messages.
-    pub(crate) const EXECUTE: u32 = 4;
+    pub(crate) const EXECUTE: u32 = 5;
 }
 
 impl FromWorker {
     /// The number of [`Ended`](Self::Ended) among the messages.
-    pub(crate) const ENDED: u32 = 8;
+    pub(crate) const ENDED: u32 = 9;
 
     /// The message as a frame.
     ///

@@ -160,6 +160,7 @@ mod tests {
             to_pending: false,
             constants: Vec::new(),
             determinism: None,
+            resumed: None,
             traceparent: None,
         }
     }

@@ -16,6 +16,9 @@ pub(super) fn notify(
     if text.trim().is_empty() {
         return Err("notify expects non-empty text".into());
     }
+    if state.shared.is_notified_already() {
+        return Ok(());
+    }
     pending_call(state, text.len())?;
     state.shared.notification_sent(text.len());
     state.shared.send(FromWorker::Notify {

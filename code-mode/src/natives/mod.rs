@@ -57,6 +57,8 @@ pub(crate) struct CellState {
     pub(crate) failed: RefCell<Option<v8::Global<v8::Value>>>,
     /// Where time and randomness come from, if not from the machine.
     pub(crate) source: Option<Source>,
+    /// What a cell that runs again did differently.
+    pub(crate) diverged: RefCell<Option<String>>,
     pub(crate) began: Began,
     /// Decoders that wait for the rest of a character.
     pub(crate) decoders: RefCell<BTreeMap<u32, encoding_rs::Decoder>>,
@@ -114,6 +116,7 @@ impl CellState {
             rejected: RefCell::default(),
             failed: RefCell::default(),
             source,
+            diverged: RefCell::default(),
             began: Began::now(),
             decoders: RefCell::default(),
             warned: RefCell::default(),

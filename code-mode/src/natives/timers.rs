@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use code_mode_protocol::Limit;
 
 use super::{Answer, CellState, Refusal};
+use crate::determinism::Source;
 
 /// Timers of one cell that have not run.
 #[derive(Default)]
@@ -23,6 +24,8 @@ struct Callback {
     function: v8::Global<v8::Function>,
     /// Of one that runs again and again.
     every: Option<Duration>,
+    /// When it is due by the cell's own clock, in milliseconds; 0 where that is the machine's.
+    due_ms: f64,
 }
 
 impl Timers {
@@ -42,12 +45,25 @@ impl Timers {
         self.callbacks.len()
     }
 
-    /// Takes the timer of this number, whenever it is due.
-    pub(crate) fn take(&mut self, id: u32) -> Option<v8::Global<v8::Function>> {
-        match self.callbacks.get(&id)?.every {
+    /// Takes the timer of this number, whenever it is due, at a time of the cell's clock.
+    pub(crate) fn take(&mut self, id: u32, now_ms: f64) -> Option<v8::Global<v8::Function>> {
+        let callback = self.callbacks.get_mut(&id)?;
+        match callback.every {
             None => Some(self.callbacks.remove(&id)?.function),
-            Some(_) => Some(self.callbacks.get(&id)?.function.clone()),
+            Some(every) => {
+                callback.due_ms = now_ms + every.as_secs_f64() * 1000.0;
+                Some(callback.function.clone())
+            }
         }
+    }
+
+    /// Makes the deadlines anew, of a cell whose clock has jumped: `instant_of` says when it is that
+    /// time there.
+    pub(crate) fn set_clock(&mut self, instant_of: impl Fn(f64) -> Instant) {
+        let deadlines = self.callbacks.iter();
+        self.order = deadlines
+            .map(|(id, callback)| Reverse((instant_of(callback.due_ms), *id)))
+            .collect();
     }
 
     /// Takes the next one that is due by `now`, with its number.
@@ -123,9 +139,11 @@ fn set<'s>(
         return Err(Limit::PendingTimers.exceeded(max as u64).into());
     }
     let delay = duration(delay);
+    let now_ms = state.source.as_ref().map_or(0.0, Source::time);
     let callback = Callback {
         function: v8::Global::new(scope, callback),
         every: every(delay),
+        due_ms: now_ms + delay.as_secs_f64() * 1000.0,
     };
     let id = timers.set(callback, Instant::now() + delay);
     Ok(v8::Integer::new_from_unsigned(scope, id).into())

@@ -288,6 +288,7 @@ impl<A: WorkerEnvironment> Server<A> {
                     return Err(ServeError::Protocol("more stored values than may be"));
                 }
             }
+            ToWorker::View { values } => self.session()?.view(values),
             ToWorker::Tools { id, tools } => self.tools = (id, Arc::new(ToolTable::new(tools))),
             ToWorker::Execute {
                 cell,
@@ -296,6 +297,7 @@ impl<A: WorkerEnvironment> Server<A> {
                 to_pending,
                 constants,
                 determinism,
+                resumed,
                 traceparent,
             } => {
                 if tools != self.tools.0 {
@@ -313,6 +315,7 @@ impl<A: WorkerEnvironment> Server<A> {
                     constants,
                     determinism,
                     to_pending,
+                    resumed,
                     traceparent,
                 };
                 self.session()?.execute(cell, program);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
-use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText};
+use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText, Resumed};
 use code_mode_protocol::wire::outbound::Outbound;
 use code_mode_protocol::{Determinism, Limit, Limits};
 use tokio::sync::Notify;
@@ -23,6 +23,8 @@ pub(crate) struct Program {
     pub(crate) constants: Vec<(String, String)>,
     pub(crate) determinism: Option<Determinism>,
     pub(crate) to_pending: bool,
+    /// It ran before.
+    pub(crate) resumed: Option<Resumed>,
     /// The agent's span, for the log.
     pub(crate) traceparent: Option<String>,
 }
@@ -39,6 +41,8 @@ pub(crate) struct Session {
     clock: Arc<Clock>,
     cells: Mutex<HashMap<u64, Arc<CellShared>>>,
     stored: Mutex<StoredValues>,
+    /// What the next cell finds stored, where that is something else.
+    view: Mutex<StoredValues>,
     /// Bytes of values that the host gave.
     given: AtomicUsize,
     /// Rung when a cell's thread is done with it.
@@ -57,6 +61,7 @@ impl Session {
             clock: Arc::default(),
             cells: Mutex::default(),
             stored: Mutex::default(),
+            view: Mutex::default(),
             given: AtomicUsize::new(0),
             changed: Notify::new(),
             guided: None,
@@ -98,6 +103,14 @@ impl Session {
         before.saturating_add(bytes) <= self.limits.max_stored_bytes
     }
 
+    /// Takes values that the next cell finds stored instead.
+    pub(crate) fn view(&self, values: Vec<(String, String)>) {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, json) in values {
+            view.set(&key.into(), json.into());
+        }
+    }
+
     /// Whether one more cell with this source is within the limits. A cell whose end was
     /// told may not be gone yet, so there may be twice as many as live.
     pub(crate) fn may_execute(&self, source: &str) -> bool {
@@ -115,15 +128,28 @@ impl Session {
             self.clock.clone(),
             commands,
             self.guided.is_some(),
+            program.resumed,
         );
         self.cells().insert(number, shared.clone());
+        let stored = match program.resumed {
+            Some(_) => {
+                std::mem::take(&mut *self.view.lock().unwrap_or_else(PoisonError::into_inner))
+            }
+            None => self.stored().clone(),
+        };
+        // What other cells saw of tools must not show in a cell that can run again.
+        let guided = match &program.determinism {
+            Some(_) => self.guided.as_ref().map(|_| Arc::default()),
+            None => self.guided.clone(),
+        };
         let job = Job {
             source: program.source,
             tools: program.tools,
             constants: program.constants,
             determinism: program.determinism,
-            guided: self.guided.clone(),
-            stored: self.stored().clone(),
+            resumes: program.resumed.is_some(),
+            guided,
+            stored,
             commands: mailbox,
             to_pending: program.to_pending,
             span: tracing::info_span!(
@@ -169,7 +195,7 @@ impl Session {
             },
             end => end,
         };
-        if writes.is_empty() || end == CellEnd::Terminated {
+        if writes.is_empty() || matches!(end, CellEnd::Terminated | CellEnd::Diverged { .. }) {
             return cell.end(Vec::new(), end);
         }
         // Locked until the end is sent: the host merges in the order of the ends.

@@ -1,0 +1,81 @@
+//! A run whose session lives in a journal: the same command continues it, whatever ended the last one.
+
+use std::sync::Arc;
+
+use code_mode_host::{
+    CellId, CodeModeSessionDelegate, Journal, JournalError, JournalOptions, JournaledCell, Json,
+    Provider, Session, SessionError, SessionOptions,
+};
+
+use super::{ARGUMENTS, Args, Failure, arguments};
+use crate::journal::JournalFile;
+use crate::units::Bytes;
+
+/// The options of a run whose session lasts.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Durable sessions")]
+pub(super) struct DurableArgs {
+    /// Keep the script in the journal under this name, and continue it if it is there
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["store", "trace"])]
+    pub(super) durable: Option<String>,
+    #[command(flatten)]
+    file: JournalFile,
+    /// Inputs and answers of a script that a journal keeps
+    #[arg(long, value_name = "SIZE", requires = "durable", default_value_t = Bytes(JournalOptions::default().max_cell_bytes))]
+    max_log: Bytes,
+}
+
+/// A session that was opened, and the script in it that continues.
+pub(super) struct Opened {
+    pub(super) session: Session,
+    pub(super) continues: Option<CellId>,
+}
+
+/// Opens the session of this name, in which this script may run already.
+pub(super) async fn open(
+    args: &Args,
+    name: &str,
+    source: &str,
+    provider: &Provider,
+    delegate: Arc<dyn CodeModeSessionDelegate>,
+    options: SessionOptions,
+) -> Result<Opened, Failure> {
+    let path = (args.durable.file.path()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let max_log = args.durable.max_log.0;
+    let opening = move || {
+        let options = JournalOptions::default().max_cell_bytes(max_log);
+        let journal = Journal::open(path, options)?;
+        let sessions = journal.sessions()?;
+        Ok((journal, sessions))
+    };
+    let opened = tokio::task::spawn_blocking(opening).await;
+    let opened = opened.map_err(|error| Failure::Runtime(error.to_string()))?;
+    let (journal, sessions) =
+        opened.map_err(|error: JournalError| Failure::Session(SessionError::from(error)))?;
+    let known = sessions.into_iter().find(|session| session.name == name);
+    let cells = known.map(|session| session.cells).unwrap_or_default();
+    let continues = cells.iter().find(|cell| cell.source == source);
+    let refused = |why: &str| {
+        Failure::Usage(format!(
+            "the session {name:?} {why}; run that one, or end it with `code-mode journal rm`"
+        ))
+    };
+    match continues {
+        None if !cells.is_empty() => return Err(refused("continues another script")),
+        Some(cell) if arguments_of(cell) != Some(arguments(args)) => {
+            return Err(refused("continues the script with other arguments"));
+        }
+        _ => {}
+    }
+    let continues = continues.map(|cell| CellId::nth(cell.cell));
+    let session = provider
+        .open_durable(&journal, name, delegate, options)
+        .await?;
+    Ok(Opened { session, continues })
+}
+
+/// The arguments of a script that continues.
+fn arguments_of(cell: &JournaledCell) -> Option<Json> {
+    let constant = cell.constants.iter().find(|(name, _)| name == ARGUMENTS);
+    constant.map(|(_, json)| json.clone())
+}
