@@ -57,7 +57,7 @@ def one(program, rng):
         calls = collections.Counter((folder / "log").read_text().split())
         twice = [call for call, times in calls.items() if times > 1]
         assert not twice, f"called twice: {twice}"
-        # What was shown at a kill may be shown again, in order.
+        # Lines that were shown at a kill may be shown again, in order.
         expected = [f"round {i}" for i in range(8)] + ["end"]
         for line in expected:
             assert line in shown, f"missing: {line}: {shown}"
