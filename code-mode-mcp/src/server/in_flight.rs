@@ -10,6 +10,8 @@ use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use tokio::sync::Notify;
 
+use crate::upstream::answered;
+
 /// Requests of one client without an answer.
 const MAX_OPEN: usize = 1024;
 
@@ -65,11 +67,7 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for InFlight<T> {
         &mut self,
         item: TxJsonRpcMessage<RoleServer>,
     ) -> impl Future<Output = Result<(), T::Error>> + Send + 'static {
-        let answered = match &item {
-            JsonRpcMessage::Response(answer) => Some(answer.id.clone()),
-            JsonRpcMessage::Error(error) => error.id.clone(),
-            JsonRpcMessage::Request(_) | JsonRpcMessage::Notification(_) => None,
-        };
+        let answered = answered(&item);
         let open = self.open.clone();
         let sending = self.inner.send(item);
         async move {

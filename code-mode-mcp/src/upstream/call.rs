@@ -6,9 +6,9 @@ use std::time::Duration;
 use code_mode_host::TraceContext;
 use rmcp::RoleClient;
 use rmcp::model::{
-    CallToolRequest, CallToolRequestParams, CancelledNotificationParam, ClientRequest,
-    ElicitRequestParams, ElicitResult, InputRequest, InputRequiredResult, InputResponses,
-    RequestId, RequestMetaObject, ServerResult,
+    CallToolRequest, CallToolRequestParams, CancelTaskParams, CancelTaskRequest,
+    CancelledNotificationParam, ClientRequest, ElicitRequestParams, ElicitResult, InputRequest,
+    InputRequiredResult, InputResponses, RequestId, RequestMetaObject, ServerResult,
 };
 use rmcp::service::{Peer, PeerRequestOptions, ServiceError};
 use serde_json::{Map, Value};
@@ -66,7 +66,8 @@ impl Upstream {
             let sent = peer.send_request_with_option(request, options).await;
             let answer = match sent {
                 Ok(handle) => {
-                    let mut cancelling = Cancelling(Some((peer.clone(), handle.id.clone())));
+                    let mut cancelling =
+                        Cancelling(Some((peer.clone(), Running::Request(handle.id.clone()))));
                     let answer = handle.await_response().await;
                     // The library has cancelled a call that ran out of time.
                     cancelling.0 = None;
@@ -206,21 +207,36 @@ fn meta_of(span: &TraceContext) -> RequestMetaObject {
     meta
 }
 
-/// Sends a server a cancellation, where nobody waits for the answer to a call any more.
-struct Cancelling(Option<(Peer<RoleClient>, RequestId)>);
+/// Cancels a call or its task at the server, where nobody waits for the result any more.
+pub(super) struct Cancelling(pub(super) Option<(Peer<RoleClient>, Running)>);
+
+/// What runs at a server for a call.
+pub(super) enum Running {
+    Request(RequestId),
+    Task(String),
+}
 
 impl Drop for Cancelling {
     fn drop(&mut self) {
-        let Some((peer, id)) = self.0.take() else {
+        let Some((peer, running)) = self.0.take() else {
             return;
         };
         // Without a runtime the connection does not exist either.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let reason = Some("nobody waits for the answer any more".to_owned());
-                let mut params = CancelledNotificationParam::new(Some(id), reason);
-                params.meta = None;
-                let _ = peer.notify_cancelled(params).await;
+                match running {
+                    Running::Request(id) => {
+                        let reason = Some("nobody waits for the answer any more".to_owned());
+                        let mut params = CancelledNotificationParam::new(Some(id), reason);
+                        params.meta = None;
+                        let _ = peer.notify_cancelled(params).await;
+                    }
+                    Running::Task(id) => {
+                        let cancel = CancelTaskRequest::new(CancelTaskParams::new(id));
+                        let cancel = ClientRequest::CancelTaskRequest(cancel);
+                        let _ = peer.send_request(cancel).await;
+                    }
+                }
             });
         }
     }

@@ -46,7 +46,7 @@ use error::ConnectError;
 pub use fuzzed::{read_events, read_lines, read_listing};
 pub(crate) use listing::UpstreamTool;
 pub(crate) use pages::pages;
-pub(crate) use transport::challenge;
+pub(crate) use transport::{answered, challenge};
 
 /// How a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,16 +9,15 @@ use std::time::{Duration, Instant};
 
 use rmcp::RoleClient;
 use rmcp::model::{
-    CancelTaskParams, CancelTaskRequest, ClientRequest, CustomRequest, ErrorData, GetTaskParams,
-    GetTaskRequest, InputRequests, InputRequiredResult, RequestMetaObject, UpdateTaskParams,
-    UpdateTaskRequest,
+    ClientRequest, CustomRequest, ErrorData, GetTaskParams, GetTaskRequest, InputRequests,
+    InputRequiredResult, RequestMetaObject, UpdateTaskParams, UpdateTaskRequest,
 };
 use rmcp::service::{Peer, PeerRequestOptions, ServiceError};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Upstream;
-use super::call::ElicitInCall;
+use super::call::{Cancelling, ElicitInCall, Running};
 use super::error::CallError;
 
 /// A task may take so long in all.
@@ -107,7 +106,7 @@ impl Upstream {
         let until = Instant::now() + HARD_TASK_LIMIT;
         let mut every = task.poll_every;
         let mut rounds = 0;
-        let mut cancelling = Cancelling(Some((peer.clone(), task.id.clone())));
+        let mut cancelling = Cancelling(Some((peer.clone(), Running::Task(task.id.clone()))));
         let get =
             || ClientRequest::GetTaskRequest(GetTaskRequest::new(GetTaskParams::new(&task.id)));
         let ended = loop {
@@ -220,26 +219,6 @@ impl Upstream {
         let handle = peer.send_request_with_option(request, options).await?;
         let answer = handle.await_response().await?;
         serde_json::to_value(&answer).map_err(|_| ServiceError::UnexpectedResponse)
-    }
-}
-
-/// Cancels a task at its server, where nobody waits for its result any more.
-struct Cancelling(Option<(Peer<RoleClient>, String)>);
-
-impl Drop for Cancelling {
-    fn drop(&mut self) {
-        let Some((peer, id)) = self.0.take() else {
-            return;
-        };
-        // Without a runtime the connection does not exist either.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let cancel = CancelTaskRequest::new(CancelTaskParams::new(id));
-                let _ = peer
-                    .send_request(ClientRequest::CancelTaskRequest(cancel))
-                    .await;
-            });
-        }
     }
 }
 

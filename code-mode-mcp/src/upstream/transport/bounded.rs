@@ -118,6 +118,17 @@ impl<T> Bounded<T> {
     }
 }
 
+/// The request that a message answers.
+pub(crate) fn answered<Req, Resp, Noti>(
+    message: &JsonRpcMessage<Req, Resp, Noti>,
+) -> Option<RequestId> {
+    match message {
+        JsonRpcMessage::Response(answer) => Some(answer.id.clone()),
+        JsonRpcMessage::Error(error) => error.id.clone(),
+        JsonRpcMessage::Request(_) | JsonRpcMessage::Notification(_) => None,
+    }
+}
+
 /// Counts the bytes of a value's JSON.
 pub(crate) fn json_bytes(value: &impl Serialize) -> usize {
     struct Count(usize);
@@ -142,11 +153,7 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Bounded<T> {
         &mut self,
         item: TxJsonRpcMessage<RoleClient>,
     ) -> impl Future<Output = Result<(), T::Error>> + Send + 'static {
-        let answered = match &item {
-            JsonRpcMessage::Response(answer) => Some(answer.id.clone()),
-            JsonRpcMessage::Error(error) => error.id.clone(),
-            JsonRpcMessage::Request(_) | JsonRpcMessage::Notification(_) => None,
-        };
+        let answered = answered(&item);
         let open = self.open.clone();
         let sending = self.inner.send(item);
         async move {

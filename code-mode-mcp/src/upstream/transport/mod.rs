@@ -7,7 +7,7 @@ mod paced;
 mod process;
 mod sse;
 
-pub(crate) use bounded::{Bounded, json_bytes};
+pub(crate) use bounded::{Bounded, answered, json_bytes};
 pub(crate) use http::{challenge, streamable_http};
 pub(crate) use lines::{Lines, MAX_MESSAGE};
 pub(crate) use process::{Era, LastWords, Probed, ServerProcess, probe};
