@@ -109,15 +109,9 @@ fn done(args: &Args) -> Result<(), Failure> {
             }
         }
         Action::Show { name } => {
-            let mut sessions = sessions(&path)?.into_iter();
-            let session = sessions.find(|session| session.name == *name);
-            let session = session.ok_or_else(|| JournalError::NoSession(name.clone()))?;
-            show_session(&session);
+            show_session(&with_sessions(&path, name)?.session(name)?);
         }
-        Action::Rm { name } => match existing(&path)? {
-            Some(journal) => journal.remove(name)?,
-            None => return Err(JournalError::NoSession(name.clone()).into()),
-        },
+        Action::Rm { name } => with_sessions(&path, name)?.remove(name)?,
         Action::Check => {
             let sessions = check_journal(&path)?;
             show!("{}: well, sessions: {}", path.display(), sessions.len());
@@ -132,6 +126,11 @@ fn existing(path: &Path) -> Result<Option<Journal>, JournalError> {
         true => Journal::open(path, JournalOptions::default()).map(Some),
         false => Ok(None),
     }
+}
+
+/// The journal, which must be there for a session to be in it.
+fn with_sessions(path: &Path, name: &str) -> Result<Journal, JournalError> {
+    existing(path)?.ok_or_else(|| JournalError::NoSession(name.to_owned()))
 }
 
 fn sessions(path: &Path) -> Result<Vec<JournaledSession>, JournalError> {

@@ -41,19 +41,21 @@ pub(super) async fn open(
     options: SessionOptions,
 ) -> Result<Opened, Failure> {
     let path = (args.durable.file.path()).map_err(|error| Failure::Usage(error.to_string()))?;
-    let max_log = args.durable.max_log.0;
+    let (max_log, wanted) = (args.durable.max_log.0, name.to_owned());
     let opening = move || {
         let options = JournalOptions::default().max_cell_bytes(max_log);
         let journal = Journal::open(path, options)?;
-        let sessions = journal.sessions()?;
-        Ok((journal, sessions))
+        let cells = match journal.session(&wanted) {
+            Ok(session) => session.cells,
+            Err(JournalError::NoSession(_)) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        Ok((journal, cells))
     };
     let opened = tokio::task::spawn_blocking(opening).await;
     let opened = opened.map_err(|error| Failure::Runtime(error.to_string()))?;
-    let (journal, sessions) =
+    let (journal, cells) =
         opened.map_err(|error: JournalError| Failure::Session(SessionError::from(error)))?;
-    let known = sessions.into_iter().find(|session| session.name == name);
-    let cells = known.map(|session| session.cells).unwrap_or_default();
     let continues = cells.iter().find(|cell| cell.source == source);
     let refused = |why: &str| {
         Failure::Usage(format!(

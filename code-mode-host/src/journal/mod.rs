@@ -165,6 +165,14 @@ impl Journal {
         guarded(&self.0.path, || self.0.sessions())
     }
 
+    /// One session. It blocks while it is read, and reads no other.
+    ///
+    /// # Errors
+    /// [`JournalError::NoSession`], [`JournalError::Storage`] and [`JournalError::Entry`].
+    pub fn session(&self, name: &str) -> Result<JournaledSession, JournalError> {
+        guarded(&self.0.path, || self.0.session(name))
+    }
+
     /// Removes a session that is not open, with all that is kept of it.
     ///
     /// # Errors

@@ -192,10 +192,20 @@ impl Inner {
         shown(&self.store)
     }
 
+    /// The number of a session and all that is known of it.
+    fn row(&self, name: &str) -> Result<SessionRow, JournalError> {
+        let mut rows = self.store.rows()?.into_iter();
+        let row = rows.find(|(known, _)| known == name);
+        let row = row.ok_or_else(|| JournalError::NoSession(name.to_owned()))?;
+        Ok(row.1)
+    }
+
+    pub(super) fn session(&self, name: &str) -> Result<JournaledSession, JournalError> {
+        self.store.shown(name.to_owned(), self.row(name)?)
+    }
+
     pub(super) fn remove(&self, name: &str) -> Result<(), JournalError> {
-        let rows = self.store.rows()?;
-        let row = rows.into_iter().find(|(known, _)| known == name);
-        let (_, row) = row.ok_or_else(|| JournalError::NoSession(name.to_owned()))?;
+        let row = self.row(name)?;
         // Locked until it is gone, so that nobody opens it meanwhile.
         let open = self.opened();
         match open.contains(&row.id) {

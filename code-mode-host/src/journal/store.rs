@@ -221,10 +221,8 @@ impl Store {
                     let mut row = row.map_err(|why| entry(name, why))?;
                     row.opened_ms = now_ms;
                     let views = write.open_table(VIEWS).map_err(storage)?;
-                    let of_session = (row.id, 0)..(row.id + 1, 0);
-                    let mut running = views.range(of_session).map_err(storage)?;
                     // Running cells keep the rules under which they began.
-                    if running.next().is_none()
+                    if !is_any_running(&views, row.id)?
                         && let Some((wanted, _)) = new(row.id)
                     {
                         row = SessionRow {
@@ -262,16 +260,27 @@ impl Store {
     /// The state of a session.
     pub(super) fn restore(&self, name: &str, session: u64) -> Result<Restored, JournalError> {
         let read = self.database.begin_read().map_err(storage)?;
-        let wrong = |why: String| entry(name, why);
         let counters = read.open_table(COUNTERS).map_err(storage)?;
         let counters = counters.get(session).map_err(storage)?;
         let (last_cell, version) = counters.map_or((0, 0), |counters| counters.value());
-        let mut restored = Restored {
+        let cells = self.cells(name, session)?.into_iter();
+        Ok(Restored {
             stored: self.values(session, u64::MAX, name)?,
             version,
             last_cell,
-            cells: Vec::new(),
-        };
+            cells: cells.map(|(cell, ..)| cell).collect(),
+        })
+    }
+
+    /// The cells of a session that are not closed, with their programs and logs.
+    fn cells(
+        &self,
+        name: &str,
+        session: u64,
+    ) -> Result<Vec<(RestoredCell, ProgramRow, Vec<Step>)>, JournalError> {
+        let read = self.database.begin_read().map_err(storage)?;
+        let wrong = |why: String| entry(name, why);
+        let mut cells = Vec::new();
         let programs = read.open_table(PROGRAMS).map_err(storage)?;
         let taken = read.open_table(TAKEN).map_err(storage)?;
         let ends = read.open_table(ENDS).map_err(storage)?;
@@ -296,18 +305,19 @@ impl Store {
                 Step::Mode { to_pending } => Some(*to_pending),
                 _ => None,
             });
-            restored.cells.push(RestoredCell {
+            let restored = RestoredCell {
                 cell,
-                tool_call_id: program.tool_call_id,
+                tool_call_id: program.tool_call_id.clone(),
                 tools: self.tools(session, &program.tools, name)?,
                 to_pending: last_mode.unwrap_or(program.to_pending),
                 taken: items,
                 notified,
                 log_bytes: steps.iter().map(Step::bytes).sum(),
                 end,
-            });
+            };
+            cells.push((restored, program, steps));
         }
-        Ok(restored)
+        Ok(cells)
     }
 
     /// A cell's program and log.
@@ -425,22 +435,19 @@ impl Store {
         name: String,
         row: SessionRow,
     ) -> Result<JournaledSession, JournalError> {
-        let restored = self.restore(&name, row.id)?;
         let mut cells = Vec::new();
-        for cell in restored.cells {
-            let loaded = self.load(&name, row.id, cell.cell, 0.0)?;
+        for (cell, program, steps) in self.cells(&name, row.id)? {
             let outcome = cell.end.map(|end| CellOutcome::from(end.outcome).as_str());
-            let answered: HashSet<RuntimeToolCallId> = (loaded.steps.iter())
+            let answered: HashSet<RuntimeToolCallId> = (steps.iter())
                 .filter_map(|step| match step {
                     Step::Answer { call, .. } => Some(*call),
                     _ => None,
                 })
                 .collect();
-            let tools = &loaded.program.tools;
-            let calls = loaded.steps.iter().filter_map(|step| match step {
+            let calls = steps.iter().filter_map(|step| match step {
                 Step::Intent { call, tool, input } => Some(JournaledCall {
                     call: call.0,
-                    tool: tools
+                    tool: (cell.tools)
                         .get(*tool as usize)
                         .map_or_else(String::new, |tool| tool.name.clone()),
                     input: input.clone(),
@@ -451,17 +458,17 @@ impl Store {
             let is_turn = |step: &&Step| matches!(step, Step::Turn(_));
             cells.push(JournaledCell {
                 cell: cell.cell,
-                began_ms: loaded.program.start_ms.max(0.0) as u64,
+                began_ms: program.start_ms.max(0.0) as u64,
                 calls: calls.collect(),
-                turns: loaded.steps.iter().filter(is_turn).count(),
-                source: loaded.program.source,
-                constants: loaded.program.constants,
+                turns: steps.iter().filter(is_turn).count(),
+                source: program.source,
+                constants: program.constants,
                 outcome,
                 log_bytes: cell.log_bytes,
             });
         }
-        let stored = restored.stored.iter();
-        let stored = stored.map(|(key, json)| (key.clone(), json.as_str().len()));
+        let stored = self.values(row.id, u64::MAX, &name)?.into_iter();
+        let stored = stored.map(|(key, json)| (key, json.as_str().len()));
         Ok(JournaledSession {
             stored: stored.collect(),
             name,
@@ -478,11 +485,7 @@ impl Store {
     /// Whether a cell of a session runs.
     pub(super) fn has_running(&self, session: u64) -> Result<bool, JournalError> {
         let read = self.database.begin_read().map_err(storage)?;
-        let views = read.open_table(VIEWS).map_err(storage)?;
-        let mut range = views
-            .range((session, 0)..(session + 1, 0))
-            .map_err(storage)?;
-        Ok(range.next().is_some())
+        is_any_running(&read.open_table(VIEWS).map_err(storage)?, session)
     }
 
     /// Removes a session with all that is kept of it.
@@ -537,6 +540,15 @@ impl Store {
             Some(last) => Ok(last.map_err(storage)?.0.value().2 + 1),
         }
     }
+}
+
+fn is_any_running(
+    views: &impl ReadableTable<(u64, u64), u64>,
+    session: u64,
+) -> Result<bool, JournalError> {
+    let of_session = (session, 0)..(session + 1, 0);
+    let mut running = views.range(of_session).map_err(storage)?;
+    Ok(running.next().is_some())
 }
 
 fn entry(session: &str, why: String) -> JournalError {

@@ -130,10 +130,8 @@ impl Shared {
                 (Some(journal), Some(restored))
             }
         };
-        if restored.is_none() {
-            for (key, json) in options.stored {
-                core.store(key, json)?;
-            }
+        for (key, json) in options.stored {
+            core.store(key, json)?;
         }
         let shared = Arc::new(Self {
             state: Mutex::new(State {

@@ -1,4 +1,4 @@
-//! Durable sessions: what the core records, and how a cell runs again.
+//! Durable sessions: the records that the core makes, and the state that it takes up again.
 //!
 //! The records of an event are in the journal's queue before any of its effects runs. Whoever
 //! runs the effects waits for the disk where something leaves the session: a call on its way to the
@@ -359,17 +359,13 @@ impl<P: Ports> Core<P> {
         self.no_journal = Some(failed);
         let running = self.cells.iter().filter(|(_, cell)| cell.is_running());
         let running: Vec<CellNumber> = running.map(|(number, _)| *number).collect();
+        if !running.is_empty()
+            && let Some(worker) = self.worker.take()
+        {
+            self.push(Effect::Kill(worker.way));
+        }
         for number in running {
-            let cell = self.cells.get_mut(&number);
-            if let Some(durable) = cell.and_then(|cell| cell.durable.as_mut()) {
-                durable.diverged = Some(why.clone());
-            }
             self.not_resumed(number, &why, now);
-            if let Some(worker) = &self.worker {
-                let way = worker.way.clone();
-                self.push(Effect::Kill(way));
-                self.worker = None;
-            }
         }
     }
 
