@@ -132,8 +132,8 @@ impl Provider {
     /// before ends as [`CellOutcome::Lost`](crate::CellOutcome::Lost), with both in its error.
     ///
     /// A response counts as taken with the caller's next request for its cell, with the session's next
-    /// [`execute`](Session::execute), and when the session is shut down: after a crash before that it comes
-    /// again. A notification may come a second time too; its number tells.
+    /// [`execute`](Session::execute), and at the end of [`shutdown`](Session::shutdown): after a crash before
+    /// that it is given again. A notification may come a second time too; its number tells.
     ///
     /// Shutting such a session down, or dropping its last handle, leaves its cells to whoever opens it
     /// next; [`Session::terminate`] ends one, and [`Journal::remove`] a session.

@@ -420,6 +420,8 @@ impl Shared {
         self.tasks.close();
         self.tasks.wait().await;
         if let Some(journal) = &self.journal {
+            // As late as can be: a process that is killed before has its responses again.
+            self.event(|core, _| core.confirm_all());
             // Whoever opens the session next finds all of it; where the file failed, what there is.
             let _ = journal.flushed().await;
             journal.release();

@@ -253,7 +253,7 @@ impl<P: Ports> Core<P> {
     }
 
     /// The caller has all that it was handed.
-    pub(super) fn confirm_all(&mut self) {
+    pub(crate) fn confirm_all(&mut self) {
         let Some(durable) = &self.durable else {
             return;
         };
@@ -456,7 +456,6 @@ impl<P: Ports> Core<P> {
 
     /// Leaves the cells of a durable session to whoever opens it next.
     pub(super) fn suspend(&mut self) {
-        self.confirm_all();
         let cells: Vec<CellNumber> = self.cells.keys().copied().collect();
         for number in cells {
             self.cancel_callbacks(number);
