@@ -27,12 +27,15 @@ pub(crate) struct Source {
     /// Whether the cell continues after the recorded turns.
     resumes: bool,
     is_live: Cell<bool>,
+    /// The last recorded turn happens again: what it does is as late as it was then.
+    is_last_repeated: Cell<bool>,
 }
 
 impl Source {
     pub(crate) fn new(determinism: Determinism, resumes: bool) -> Self {
         Self {
             is_live: Cell::new(determinism.turns.is_none()),
+            is_last_repeated: Cell::new(false),
             resumes,
             began_ms: Cell::new(0.0),
             clock: Cell::new(0.0),
@@ -58,6 +61,7 @@ impl Source {
         let at = (elapsed * 1000.0).round() / 1000.0;
         let at = at.max(self.clock.get());
         self.clock.set(at);
+        self.is_last_repeated.set(false);
         at
     }
 
@@ -89,12 +93,19 @@ impl Source {
         self.began_ms.set(passed.max(self.clock.get()));
         self.began.set(Instant::now());
         self.is_live.set(true);
+        self.is_last_repeated.set(true);
         true
     }
 
     /// The cell's time now, without a look at it.
     pub(crate) fn time(&self) -> f64 {
         self.clock.get()
+    }
+
+    /// When a timer is due that is set now, at the cell's time `due_ms`, in the last recorded turn: the
+    /// time since that turn has passed. `None` in other turns.
+    pub(crate) fn is_due_at(&self, due_ms: f64) -> Option<Instant> {
+        self.is_last_repeated.get().then(|| self.instant_of(due_ms))
     }
 
     /// When the cell's time is `at_ms`, for a cell that is live.
@@ -200,7 +211,10 @@ mod tests {
             assert!(source.goes_live() && !source.goes_live());
             assert_eq!(source.time(), 5.0, "the turn keeps its time");
             assert!(!source.is_replayed() && !source.is_resuming());
+            let due = source.is_due_at(5.0).expect("set in that turn");
+            assert!(due <= Instant::now(), "its time has passed");
             let next = source.begin_turn();
+            assert_eq!(source.is_due_at(next), None);
             assert!((least..least + 30_000.0).contains(&next), "{next}");
         }
     }

@@ -139,13 +139,15 @@ fn set<'s>(
         return Err(Limit::PendingTimers.exceeded(max as u64).into());
     }
     let delay = duration(delay);
-    let now_ms = state.source.as_ref().map_or(0.0, Source::time);
+    let source = state.source.as_ref();
+    let due_ms = source.map_or(0.0, Source::time) + delay.as_secs_f64() * 1000.0;
+    let deadline = source.and_then(|source| source.is_due_at(due_ms));
     let callback = Callback {
         function: v8::Global::new(scope, callback),
         every: every(delay),
-        due_ms: now_ms + delay.as_secs_f64() * 1000.0,
+        due_ms,
     };
-    let id = timers.set(callback, Instant::now() + delay);
+    let id = timers.set(callback, deadline.unwrap_or_else(|| Instant::now() + delay));
     Ok(v8::Integer::new_from_unsigned(scope, id).into())
 }
 
