@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ProviderOptions;
 use crate::error::ProviderError;
-use crate::journal::{Journal, JournalError, OpenSession, Opened, Restored};
+use crate::journal::{Journal, JournalError, JournalOptions, OpenSession, Opened, Restored};
 use crate::lend::LentWorker;
 use crate::options::TraceFolder;
 use crate::process::Purpose;
@@ -74,7 +74,7 @@ impl Provider {
         &self,
         delegate: Arc<dyn CodeModeSessionDelegate>,
         options: SessionOptions,
-        durable: Option<(OpenSession, Restored, usize)>,
+        durable: Option<(OpenSession, Restored, JournalOptions)>,
     ) -> Result<Session, SessionError> {
         if self.token.is_cancelled() {
             return Err(SessionError::ShuttingDown);
@@ -207,8 +207,8 @@ impl Provider {
         options = options.check_inputs(row.check_inputs);
         options = options.require_readable_schemas(row.require_readable_schemas);
         options.stored.clear();
-        let most = journal.inner().options().max_cell_bytes;
-        self.open(delegate, options, Some((session, restored, most)))
+        let kept = journal.inner().options().clone();
+        self.open(delegate, options, Some((session, restored, kept)))
             .await
     }
 

@@ -668,6 +668,10 @@ pub(crate) struct Job {
     pub(crate) determinism: Option<Determinism>,
     /// Whether it continues after the recorded turns.
     pub(crate) resumes: bool,
+    /// As [`Resumed::thaws`].
+    pub(crate) thaws: bool,
+    /// It says that it is idle after so long without work.
+    pub(crate) idle_after: Option<Duration>,
     /// In a guided session: what its tools' results looked like.
     pub(crate) guided: Option<Arc<Mutex<Shapes>>>,
     pub(crate) stored: StoredValues,

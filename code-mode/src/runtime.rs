@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use code_mode_protocol::wire::native::{CellEnd, FromWorker};
+use code_mode_protocol::wire::native::{CellEnd, FromWorker, least_rest};
 use code_mode_protocol::{Turn, TurnCause};
 
 use crate::bootstrap;
@@ -63,6 +63,8 @@ pub(crate) fn run(ready: ReadyIsolate, job: Job, waits: &dyn Fn()) {
             state: &state,
             commands: &job.commands,
             freezing: job.to_pending,
+            thaws: job.thaws,
+            idle_after: job.idle_after,
             held: VecDeque::new(),
             waits: Some(waits),
             lingers_until: None,
@@ -183,6 +185,10 @@ struct Run<'a> {
     commands: &'a Receiver<Command>,
     /// Whether to freeze when no work is left.
     freezing: bool,
+    /// It was frozen when it ran before, and does not stay so.
+    thaws: bool,
+    /// It says that it is idle after so long without work.
+    idle_after: Option<Duration>,
     /// What came while frozen.
     held: VecDeque<Command>,
     /// To be called at the first wait.
@@ -291,7 +297,8 @@ impl Run<'_> {
             self.state.shared.first_turn_ended();
         }
         // The recorded turns are those that a frozen cell was let have.
-        if self.freezing && !self.state.source.as_ref().is_some_and(Source::is_resuming) {
+        let is_resuming = self.state.source.as_ref().is_some_and(Source::is_resuming);
+        if self.freezing && !is_resuming && !std::mem::take(&mut self.thaws) {
             let mut ids: Vec<_> = self.state.calls.borrow().keys().copied().collect();
             ids.sort();
             self.state.shared.frozen(ids);
@@ -443,36 +450,65 @@ impl Run<'_> {
             Some(until) => Some(timer.map_or(until, |timer| timer.min(until))),
             None => timer,
         };
-        let shrink_at = now + SHRINK_AFTER;
-        if timer.is_none_or(|deadline| deadline > shrink_at) {
-            match self.commands.recv_timeout(SHRINK_AFTER) {
-                Err(RecvTimeoutError::Timeout) => shrink(scope),
+        let mut shrink_at = Some(now + SHRINK_AFTER);
+        let mut idle_at = match self.lingers_until {
+            Some(_) => None,
+            None => self.is_idle_at(now),
+        };
+        loop {
+            let next = [timer, shrink_at, idle_at].into_iter().flatten().min();
+            match receive(self.commands, next) {
+                Err(RecvTimeoutError::Timeout) => {}
                 received => return received,
             }
-        }
-        match timer {
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                self.commands.recv_timeout(left)
+            let now = Instant::now();
+            let is_past = |at: &mut Instant| *at <= now;
+            if timer.is_some_and(|at| at <= now) {
+                return Err(RecvTimeoutError::Timeout);
             }
-            None => self
-                .commands
-                .recv()
-                .map_err(|_| RecvTimeoutError::Disconnected),
+            if shrink_at.take_if(is_past).is_some() {
+                shrink(scope);
+            }
+            if idle_at.take_if(is_past).is_some() {
+                idle_at = self.is_idle_at(now);
+                self.say_idle(timer.map(|at| at.saturating_duration_since(now)));
+            }
+        }
+    }
+
+    /// When a cell that waits from now on is idle, where somebody wants to know.
+    fn is_idle_at(&self, now: Instant) -> Option<Instant> {
+        now.checked_add(self.idle_after?)
+    }
+
+    /// Says that the cell has nothing to do before a timer that is due in so long.
+    fn say_idle(&self, wakes_in: Option<Duration>) {
+        let Some(idle_after) = self.idle_after else {
+            return;
+        };
+        if wakes_in.is_none_or(|wakes_in| wakes_in >= least_rest(idle_after)) {
+            let cell = self.state.shared.number;
+            self.state.shared.send(FromWorker::Idle { cell, wakes_in });
         }
     }
 
     /// Keeps messages for later, until the cell is resumed.
     fn stay_frozen(&mut self) -> Next {
+        let mut idle_at = self.is_idle_at(Instant::now());
         loop {
-            match self.commands.recv() {
+            match receive(self.commands, idle_at) {
                 Ok(Command::Resume) => return Next::Work,
                 Ok(Command::RunFreely) => {
                     self.freezing = false;
                     return Next::Work;
                 }
-                Ok(Command::Stop) | Err(_) => return Next::Over,
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return Next::Over,
                 Ok(answer) => self.held.push_back(answer),
+                Err(RecvTimeoutError::Timeout) => {
+                    idle_at = self.is_idle_at(Instant::now());
+                    // Its timers stand still.
+                    self.say_idle(None);
+                }
             }
         }
     }
@@ -513,6 +549,17 @@ impl Run<'_> {
             return Err(natives::error_text(scope, error));
         }
         Ok(())
+    }
+}
+
+/// The next command, or a timeout at a time.
+fn receive(
+    commands: &Receiver<Command>,
+    until: Option<Instant>,
+) -> Result<Command, RecvTimeoutError> {
+    match until {
+        Some(at) => commands.recv_timeout(at.saturating_duration_since(Instant::now())),
+        None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
     }
 }
 

@@ -37,6 +37,7 @@ fn execute(cell: u64, source: &str) -> ToWorker {
         constants: Vec::new(),
         determinism: None,
         resumed: None,
+        idle_after: None,
         traceparent: None,
     }
 }

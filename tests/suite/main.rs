@@ -38,6 +38,7 @@ mod mcp_shared;
 mod mcp_starts;
 mod model_cells;
 mod observers;
+mod parking;
 mod pauses;
 mod pending;
 #[cfg(target_os = "linux")]

@@ -35,6 +35,10 @@ pub struct JournalOptions {
     /// The size of the file, in bytes. Past it nothing is written any more, and the cells of all its
     /// sessions end with an error that says so. Default 4 GiB.
     pub max_bytes: u64,
+    /// A cell that has waited for so long for answers, and for timers that are at least a minute away
+    /// (or this long, where that is less), leaves its worker; it runs again from its journal when it need
+    /// not wait any more. Default 10 minutes.
+    pub park_after: Duration,
     /// Sessions in which no cell runs are removed when the journal is opened so long after they were
     /// last opened. Default 30 days.
     pub keep_for: Duration,
@@ -45,6 +49,7 @@ impl Default for JournalOptions {
         Self {
             max_cell_bytes: 64 << 20,
             max_bytes: 4 << 30,
+            park_after: Duration::from_secs(600),
             keep_for: Duration::from_secs(30 * 86_400),
         }
     }
@@ -62,6 +67,13 @@ impl JournalOptions {
     #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;
+        self
+    }
+
+    /// Sets how long a cell waits before it leaves its worker.
+    #[must_use]
+    pub fn park_after(mut self, time: Duration) -> Self {
+        self.park_after = time;
         self
     }
 

@@ -261,6 +261,8 @@ pub(super) enum StopReason {
     Limit(LimitExceeded),
     /// It ran again and did something else; its [`DurableCell`] knows what.
     Diverged,
+    /// It waits, and needs no worker meanwhile.
+    Parked,
 }
 
 /// What a new cell is admitted with.

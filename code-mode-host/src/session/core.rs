@@ -374,6 +374,7 @@ impl<P: Ports> Core<P> {
         if is_over(observer.and_then(|observer| observer.deadline)) {
             self.end_observation(number, false, now);
         }
+        self.wake_in_time(number, now);
         self.settle(number, now);
     }
 
@@ -435,6 +436,7 @@ impl<P: Ports> Core<P> {
                     .collect(),
                 determinism: request.determinism,
                 resumed: None,
+                idle_after: self.durable.as_ref().map(|durable| durable.park_after),
                 traceparent: request.trace_context.map(|context| context.traceparent),
             },
         );
@@ -542,6 +544,7 @@ impl<P: Ports> Core<P> {
             cell.give_output(reply, None);
             return None;
         }
+        self.observed_again(number);
         self.record_mode(number, to_pending, now);
         self.last_observer += 1;
         let observer = self.last_observer;
@@ -696,10 +699,12 @@ impl<P: Ports> Core<P> {
         let Some(cell) = self.cells.get_mut(&number) else {
             return;
         };
+        let has_worker = !cell.is_parked();
         let Some(observer) = &mut cell.observer else {
             return;
         };
-        let may_ask = matches!(cell.phase, Phase::Running) && (!observer.collecting || now_please);
+        let is_running = has_worker && matches!(cell.phase, Phase::Running);
+        let may_ask = is_running && (!observer.collecting || now_please);
         if may_ask && let Some(observation) = cell.observation.collect() {
             observer.collecting = true;
             let message = ToWorker::Collect {
@@ -759,7 +764,10 @@ impl<P: Ports> Core<P> {
         };
         if !cell.is_running() {
             self.settle(number, now);
-        } else if cell.stopping.is_none() {
+        } else if cell
+            .stopping
+            .is_none_or(|stopping| stopping.reason == StopReason::Parked)
+        {
             self.stop(number, StopReason::Terminated, now);
         }
     }
@@ -790,6 +798,7 @@ impl<P: Ports> Core<P> {
             StopReason::Terminated => End::of(CellOutcome::Terminated),
             StopReason::Limit(limit) => End::limit(limit),
             StopReason::Diverged => self.diverged(number, None),
+            StopReason::Parked => End::lost(format!("exec cell {number} does not stop to wait")),
         }
     }
 

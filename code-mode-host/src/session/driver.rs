@@ -20,7 +20,7 @@ use super::messages::{Received, Violation};
 use super::number::CellNumber;
 use super::observers::{Told, tell};
 use super::spans::Spans;
-use crate::journal::{OpenSession, Restored};
+use crate::journal::{JournalOptions, OpenSession, Restored};
 use crate::propagation::Propagation;
 use crate::spares::Workers;
 use crate::trace::Recorder;
@@ -81,9 +81,8 @@ pub(crate) struct Opening {
     pub(crate) propagation: Arc<dyn Propagation>,
     /// Its first worker, where that is there already.
     pub(crate) worker: Option<Worker>,
-    /// The place of a durable session in its journal, its state there, and the most bytes of the log of
-    /// a cell.
-    pub(crate) durable: Option<(OpenSession, Restored, usize)>,
+    /// The place of a durable session in its journal, its state there, and what the journal keeps.
+    pub(crate) durable: Option<(OpenSession, Restored, JournalOptions)>,
 }
 
 struct State {
@@ -124,8 +123,8 @@ impl Shared {
         let mut core = Core::new(limits, settings, token.clone()).guided(options.guided);
         let (journal, restored) = match durable {
             None => (None, None),
-            Some((journal, mut restored, max_log_bytes)) => {
-                core = core.durable(max_log_bytes);
+            Some((journal, mut restored, options)) => {
+                core = core.durable(&options);
                 core.restore_values(&mut restored);
                 (Some(journal), Some(restored))
             }

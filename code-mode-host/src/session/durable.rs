@@ -16,10 +16,13 @@ use code_mode_protocol::{
 use super::cell::{Admission, Cell, End, Final, Phase, StopReason};
 use super::core::{Core, Effect, Ports, Reply};
 use super::number::CellNumber;
+use super::parking::Parked;
 use super::replay::Replay;
 use super::settling::within;
 use super::spans::Exec;
-use crate::journal::{EndRecord, JournalError, Program, Record, Restored, RestoredCell, Step};
+use crate::journal::{
+    EndRecord, JournalError, JournalOptions, Program, Record, Restored, RestoredCell, Step,
+};
 
 /// How often in a row a cell may lose its worker: then it may be the cell that ends its workers.
 const MAX_LOSSES: u32 = 3;
@@ -33,6 +36,8 @@ pub(super) struct Durable {
     version: u64,
     /// How many bytes the log of one cell may have.
     max_log_bytes: usize,
+    /// As [`JournalOptions::park_after`](field@crate::JournalOptions::park_after).
+    pub(super) park_after: Duration,
     /// Of each cell that is not closed.
     taken: BTreeMap<CellNumber, Taken>,
 }
@@ -69,6 +74,14 @@ pub(super) struct DurableCell {
     pub(super) late: BTreeMap<RuntimeToolCallId, Result<Json, ToolError>>,
     /// Calls in flight whose recorded answer it has already.
     pub(super) delivered: BTreeSet<RuntimeToolCallId>,
+    /// Calls whose answers its worker has, and it has not let in.
+    pub(super) unseen: BTreeSet<RuntimeToolCallId>,
+    /// It leaves its worker, to wait without one.
+    pub(super) leaving: Option<Parked>,
+    /// It waits without a worker.
+    pub(super) parked: Option<Parked>,
+    /// It takes the answers that came before it freezes again.
+    pub(super) thaws: bool,
     pub(super) diverged: Option<String>,
 }
 
@@ -106,11 +119,12 @@ impl DurableCell {
 }
 
 impl<P: Ports> Core<P> {
-    /// The same session, recorded; the log of one cell may have so many bytes.
-    pub(crate) fn durable(mut self, max_log_bytes: usize) -> Self {
+    /// The same session, recorded with these options.
+    pub(crate) fn durable(mut self, options: &JournalOptions) -> Self {
         self.durable = Some(Durable {
             version: 0,
-            max_log_bytes,
+            max_log_bytes: options.max_cell_bytes,
+            park_after: options.park_after,
             taken: BTreeMap::new(),
         });
         self

@@ -101,6 +101,7 @@ impl<P: Ports> Core<P> {
                 self.record_turn(number, turn, now);
                 self.push(Effect::Turn(cell_id, turn));
             }
+            FromWorker::Idle { cell, wakes_in } => self.idle(known(cell)?, wakes_in, now)?,
             FromWorker::Live { cell } => {
                 let number = known(cell)?;
                 self.running(number)?;
@@ -118,10 +119,11 @@ impl<P: Ports> Core<P> {
         Ok(Received::Message)
     }
 
-    fn running(&mut self, number: CellNumber) -> Result<&mut Cell<P::Reply>, Violation> {
+    pub(super) fn running(&mut self, number: CellNumber) -> Result<&mut Cell<P::Reply>, Violation> {
+        let current = self.worker.as_ref().map(|worker| worker.number);
         self.cells
             .get_mut(&number)
-            .filter(|cell| cell.is_running())
+            .filter(|cell| cell.is_running() && current == Some(cell.worker))
             .ok_or(Violation::UnknownCell(number.get()))
     }
 
@@ -329,6 +331,14 @@ impl<P: Ports> Core<P> {
             }
             (end, _) => end,
         };
+        if matches!(
+            (stopping, &end),
+            (Some(StopReason::Parked), CellEnd::Terminated)
+        ) {
+            self.parked(number, now);
+            return Ok(());
+        }
+        let stopping = stopping.filter(|reason| *reason != StopReason::Parked);
         let (end, commits) = match (stopping, end) {
             (Some(StopReason::Limit(limit)), _) => (End::limit(limit), false),
             (Some(StopReason::Diverged), _) => (self.diverged(number, None), false),
@@ -338,7 +348,9 @@ impl<P: Ports> Core<P> {
                 }
                 (self.diverged(number, Some(text)), false)
             }
-            (None, CellEnd::Terminated) => return Err(Violation::OutOfPlace),
+            (None | Some(StopReason::Parked), CellEnd::Terminated) => {
+                return Err(Violation::OutOfPlace);
+            }
             (_, CellEnd::Terminated) => (End::of(CellOutcome::Terminated), false),
             (_, CellEnd::Completed) => (End::of(CellOutcome::Completed), true),
             (_, CellEnd::Exited { status }) => (End::exited(status), true),

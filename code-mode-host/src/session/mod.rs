@@ -17,6 +17,7 @@ mod messages;
 mod number;
 mod observers;
 mod order;
+mod parking;
 mod pauses;
 mod replay;
 mod settling;

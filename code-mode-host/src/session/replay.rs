@@ -4,11 +4,11 @@
 //! recorded turns; the calls that the cell makes meanwhile are compared with the recorded ones and get
 //! the recorded answers. From the last recorded turn on the cell is live.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use code_mode_protocol::wire::native::{Resumed, ToWorker};
-use code_mode_protocol::{Determinism, Json, RuntimeToolCallId, ToolError, Turn};
+use code_mode_protocol::{Determinism, Json, RuntimeToolCallId, ToolError, Turn, TurnCause};
 
 use super::cell::{Cell, End, StopReason, WorkerObservation};
 use super::core::{Core, Due, Effect, Ports};
@@ -19,8 +19,10 @@ use crate::journal::{Loaded, Step};
 pub(super) struct Replay {
     intents: VecDeque<Intent>,
     answers: HashMap<RuntimeToolCallId, Result<Json, ToolError>>,
+    /// Calls whose answer a recorded turn lets in.
+    seen: HashSet<RuntimeToolCallId>,
     /// Its last recorded turn has begun.
-    is_live: bool,
+    pub(super) is_live: bool,
 }
 
 /// A recorded call.
@@ -54,7 +56,10 @@ impl<P: Ports> Core<P> {
         let Some(cell) = self.cells.get_mut(&number) else {
             return Some(result);
         };
-        let has_worker = current == Some(cell.worker);
+        let is_leaving = cell
+            .stopping
+            .is_some_and(|it| it.reason == StopReason::Parked);
+        let has_worker = current == Some(cell.worker) && !is_leaving;
         let last_call = cell.last_call;
         let Some(durable) = &mut cell.durable else {
             return Some(result);
@@ -65,6 +70,7 @@ impl<P: Ports> Core<P> {
         match &mut durable.replay {
             _ if !has_worker => {
                 durable.late.insert(call, result);
+                self.answer_came(number);
                 None
             }
             // The cell has not come to the call again.
@@ -72,7 +78,10 @@ impl<P: Ports> Core<P> {
                 replay.answers.insert(call, result);
                 None
             }
-            _ => Some(result),
+            _ => {
+                durable.unseen.insert(call);
+                Some(result)
+            }
         }
     }
 
@@ -139,6 +148,9 @@ impl<P: Ports> Core<P> {
         if is_in_flight {
             durable.delivered.insert(call);
         }
+        if !replay.seen.contains(&call) {
+            durable.unseen.insert(call);
+        }
         self.send_answer(number, call, result);
         Called::Before
     }
@@ -154,6 +166,11 @@ impl<P: Ports> Core<P> {
 
     /// A cell begins a turn that was not recorded before.
     pub(super) fn record_turn(&mut self, number: CellNumber, turn: Turn, now: Instant) {
+        let cell = self.cells.get_mut(&number);
+        let durable = cell.and_then(|cell| cell.durable.as_mut());
+        if let (TurnCause::Answer(call), Some(durable)) = (turn.cause, durable) {
+            durable.unseen.remove(&call);
+        }
         if self.replay_is_over(number, now) {
             self.step(number, Step::Turn(turn), now);
         }
@@ -219,11 +236,14 @@ impl<P: Ports> Core<P> {
         let Some(cell) = self.cells.get_mut(&number) else {
             return false;
         };
+        cell.stopping
+            .take_if(|stopping| stopping.reason == StopReason::Parked);
         let may = cell.stopping.is_none() && !cell.cancelled;
         let Some(durable) = cell.durable.as_mut().filter(|_| may) else {
             return false;
         };
         durable.replay = None;
+        durable.leaving = None;
         let may = durable.may_lose_another(now);
         if may {
             cell.worker = 0;
@@ -269,11 +289,13 @@ impl<P: Ports> Core<P> {
         let (turns, mut replay) = replay_of(steps);
         replay.answers.extend(std::mem::take(&mut durable.late));
         durable.delivered.clear();
+        durable.unseen.clear();
         durable.replay = Some(replay);
         let resumed = Resumed {
             items: durable.received,
             notifications: durable.notifications,
             wall,
+            thaws: std::mem::take(&mut durable.thaws),
         };
         let to_pending = durable.to_pending;
         cell.worker = worker;
@@ -309,6 +331,7 @@ impl<P: Ports> Core<P> {
                 turns: Some(turns),
             }),
             resumed: Some(resumed),
+            idle_after: self.durable.as_ref().map(|durable| durable.park_after),
             traceparent: None,
         };
         self.send(worker, message);
@@ -331,11 +354,17 @@ fn replay_of(steps: Vec<Step>) -> (Vec<Turn>, Replay) {
     let mut replay = Replay {
         intents: VecDeque::new(),
         answers: HashMap::new(),
+        seen: HashSet::new(),
         is_live: false,
     };
     for step in steps {
         match step {
-            Step::Turn(turn) => turns.push(turn),
+            Step::Turn(turn) => {
+                if let TurnCause::Answer(call) = turn.cause {
+                    replay.seen.insert(call);
+                }
+                turns.push(turn);
+            }
             Step::Intent { call, tool, input } => replay.intents.push_back(Intent {
                 call,
                 tool,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use code_mode_protocol::CellId;
 use code_mode_protocol::wire::native::ToWorker;
 
-use super::cell::{Cell, End, StopReason, Stopping};
+use super::cell::{End, StopReason, Stopping};
 use super::core::{Attached, Core, Due, Effect, Ports, Worker};
 use super::number::CellNumber;
 
@@ -47,7 +47,7 @@ impl<P: Ports> Core<P> {
 
     /// Starts the time after which the worker is given back, if it has no cell left.
     pub(super) fn worker_may_be_idle(&mut self, now: Instant) {
-        let is_busy = self.cells.values().any(Cell::is_running);
+        let is_busy = (self.cells.values()).any(|cell| cell.is_running() && !cell.is_parked());
         let Some(worker) = self.worker.as_mut().filter(|_| !is_busy) else {
             return;
         };
@@ -118,12 +118,15 @@ impl<P: Ports> Core<P> {
             StopReason::Terminated => "it was terminated".to_owned(),
             StopReason::Limit(limit) => format!("its {limit}"),
             StopReason::Diverged => "it ran again and differed".to_owned(),
+            StopReason::Parked => "it said that it waits".to_owned(),
         };
         tracing::warn!(cell = %culprit, "a cell does not stop; its worker is ended");
         self.backoff.died(now);
         self.lost = Some(format!("exec cell {culprit} did not stop after {what}"));
         self.push(Effect::Kill(way));
-        self.js_ended(number, kind, now);
+        if reason != StopReason::Parked {
+            self.js_ended(number, kind, now);
+        }
         self.lose(
             |cell_id| {
                 format!(
@@ -140,7 +143,7 @@ impl<P: Ports> Core<P> {
         let running: Vec<CellNumber> = self
             .cells
             .iter()
-            .filter(|(_, cell)| cell.is_running())
+            .filter(|(_, cell)| cell.is_running() && !cell.is_parked())
             .map(|(number, _)| *number)
             .collect();
         for number in running {

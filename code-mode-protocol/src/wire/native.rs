@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The version of the wire this crate speaks.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// Capabilities beyond the requests of [`VERSION`]. None exists yet; a
 /// capability that the other side requires and this list lacks ends the handshake.
@@ -96,6 +96,9 @@ pub enum ToWorker {
         determinism: Option<Determinism>,
         /// The cell ran before, and continues after the turns of `determinism`.
         resumed: Option<Resumed>,
+        /// After so long without work the cell says that it is [idle](FromWorker::Idle), and again each
+        /// time that as much has passed.
+        idle_after: Option<Duration>,
         /// The `traceparent` of the cell's span, or of
         /// [`ExecuteRequest::trace_context`](field@crate::ExecuteRequest::trace_context).
         traceparent: Option<String>,
@@ -245,6 +248,13 @@ pub enum FromWorker {
         /// The cell.
         cell: u64,
     },
+    /// A cell waits, and has nothing to do before a call is answered or a timer is due.
+    Idle {
+        /// The cell.
+        cell: u64,
+        /// When its next timer is due: not within [`least_rest`] of its `idle_after`.
+        wakes_in: Option<Duration>,
+    },
     /// A turn of a cell that reports its turns.
     Turn {
         /// The cell.
@@ -390,6 +400,13 @@ pub struct Resumed {
     pub notifications: u64,
     /// How much of its wall time is over.
     pub wall: Duration,
+    /// It was frozen, and is observed again: it takes the answers that came before it freezes again.
+    pub thaws: bool,
+}
+
+/// How far away the next timer of an idle cell must at least be.
+pub fn least_rest(idle_after: Duration) -> Duration {
+    idle_after.min(Duration::from_secs(60))
 }
 
 /// What a worker needs to know of a tool; its name is normalised already.

@@ -161,6 +161,7 @@ mod tests {
             constants: Vec::new(),
             determinism: None,
             resumed: None,
+            idle_after: None,
             traceparent: None,
         }
     }

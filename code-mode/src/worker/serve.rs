@@ -298,6 +298,7 @@ impl<A: WorkerEnvironment> Server<A> {
                 constants,
                 determinism,
                 resumed,
+                idle_after,
                 traceparent,
             } => {
                 if tools != self.tools.0 {
@@ -316,6 +317,7 @@ impl<A: WorkerEnvironment> Server<A> {
                     determinism,
                     to_pending,
                     resumed,
+                    idle_after,
                     traceparent,
                 };
                 self.session()?.execute(cell, program);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use code_mode_protocol::wire::native::{CellEnd, FromWorker, JsonText, Resumed};
 use code_mode_protocol::wire::outbound::Outbound;
@@ -25,6 +26,8 @@ pub(crate) struct Program {
     pub(crate) to_pending: bool,
     /// It ran before.
     pub(crate) resumed: Option<Resumed>,
+    /// It says that it is idle after so long.
+    pub(crate) idle_after: Option<Duration>,
     /// The agent's span, for the log.
     pub(crate) traceparent: Option<String>,
 }
@@ -148,6 +151,8 @@ impl Session {
             constants: program.constants,
             determinism: program.determinism,
             resumes: program.resumed.is_some(),
+            thaws: program.resumed.is_some_and(|resumed| resumed.thaws),
+            idle_after: program.idle_after,
             guided,
             stored,
             commands: mailbox,
