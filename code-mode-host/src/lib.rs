@@ -63,8 +63,8 @@ mod worker;
 pub use error::ProviderError;
 pub use examine::{Examiner, WorkerReport};
 pub use journal::{
-    Journal, JournalError, JournalOptions, JournaledCall, JournaledCell, JournaledSession,
-    check_journal,
+    Answer, AskedQuestion, Decision, Journal, JournalError, JournalOptions, JournaledCall,
+    JournaledCell, JournaledQuestion, JournaledSession, Question, check_journal,
 };
 pub use lend::LentWorker;
 pub use locate::PROGRAM_NAME;

@@ -64,6 +64,12 @@ pub enum JournalError {
     /// The journal has no such session.
     #[error("the journal has no session {0:?}")]
     NoSession(String),
+    /// The journal has no such question (any more): its cell has ended.
+    #[error("no question {0} is in the journal (any more)")]
+    NoQuestion(u64),
+    /// The asker of this question does not let another terminal decide it.
+    #[error("the question {0} is not to be decided from another terminal")]
+    NotFromTerminal(u64),
     /// A session's name has 1 to 200 characters, none of them a control character.
     #[error("a session's name has 1 to 200 characters, and no control characters")]
     Name,

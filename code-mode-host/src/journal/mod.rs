@@ -7,6 +7,10 @@
 
 mod error;
 mod open;
+mod question_rows;
+#[cfg(test)]
+mod question_tests;
+mod questions;
 mod record;
 mod store;
 #[cfg(test)]
@@ -19,6 +23,7 @@ use std::time::Duration;
 
 pub use error::JournalError;
 pub(crate) use open::{OpenSession, Opened};
+pub use questions::{Answer, AskedQuestion, Decision, JournaledQuestion, Question};
 pub(crate) use record::{EndRecord, Loaded, Program, Record, Restored, RestoredCell, Step};
 
 use code_mode_protocol::{Json, Limits};

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use code_mode_protocol::{Json, Limits, SessionOptions};
+use code_mode_protocol::{Json, Limits, RuntimeToolCallId, SessionOptions};
 use redb::backends::FileBackend;
 use redb::{DatabaseError, StorageBackend};
 
+use super::questions::Waiting;
 use super::record::{Loaded, Record, Restored, Step};
 use super::store::{SessionRow, SharedStore, Store, guarded};
 use super::writer::{Progress, Writer};
@@ -23,9 +24,10 @@ const LONGEST_NAME: usize = 200;
 pub(crate) struct Inner {
     pub(super) path: PathBuf,
     options: JournalOptions,
-    store: SharedStore,
+    pub(super) store: SharedStore,
     /// The numbers of the sessions that are open.
     open: Mutex<HashSet<u64>>,
+    pub(super) waiting: Waiting,
     writer: Writer,
     /// Removed when the journal is closed.
     _holder: Holder,
@@ -92,7 +94,7 @@ fn private_file(path: &Path, truncate: bool) -> io::Result<File> {
 }
 
 /// The milliseconds since 1970.
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
@@ -121,17 +123,40 @@ fn backend(path: &Path) -> Result<FileBackend, JournalError> {
             why,
         });
     }
-    let file = private_file(path, false).map_err(failed)?;
-    FileBackend::new(file).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => JournalError::InUse {
-            path: path.to_owned(),
-            process: Holder::process(path),
-        },
-        error => JournalError::Damaged {
-            path: path.to_owned(),
-            why: error.to_string(),
-        },
-    })
+    let until = Instant::now() + AFTER_A_KILL;
+    loop {
+        let file = private_file(path, false).map_err(failed)?;
+        match FileBackend::new(file) {
+            Ok(backend) => return Ok(backend),
+            Err(DatabaseError::DatabaseAlreadyOpen) => {
+                let process = Holder::process(path);
+                if !process.is_some_and(has_ended) || Instant::now() >= until {
+                    return Err(JournalError::InUse {
+                        path: path.to_owned(),
+                        process,
+                    });
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+            Err(error) => {
+                return Err(JournalError::Damaged {
+                    path: path.to_owned(),
+                    why: error.to_string(),
+                });
+            }
+        }
+    }
+}
+
+/// A process that was killed while it started another one leaves the lock of its file to that one, until
+/// it becomes its own program.
+const AFTER_A_KILL: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Whether there is no process of this number, where the system says so.
+fn has_ended(process: u32) -> bool {
+    let processes = Path::new("/proc");
+    processes.join("self").exists() && !processes.join(process.to_string()).exists()
 }
 
 impl Inner {
@@ -173,6 +198,7 @@ impl Inner {
             options,
             store,
             open: Mutex::default(),
+            waiting: Waiting::default(),
             writer,
         })
     }
@@ -193,11 +219,9 @@ impl Inner {
     }
 
     /// The number of a session and all that is known of it.
-    fn row(&self, name: &str) -> Result<SessionRow, JournalError> {
-        let mut rows = self.store.rows()?.into_iter();
-        let row = rows.find(|(known, _)| known == name);
-        let row = row.ok_or_else(|| JournalError::NoSession(name.to_owned()))?;
-        Ok(row.1)
+    pub(super) fn row(&self, name: &str) -> Result<SessionRow, JournalError> {
+        let row = self.store.row(name)?;
+        row.ok_or_else(|| JournalError::NoSession(name.to_owned()))
     }
 
     pub(super) fn session(&self, name: &str) -> Result<JournaledSession, JournalError> {
@@ -332,6 +356,21 @@ impl OpenSession {
         let load = move || guarded(&store.path, || store.load(&name, id, cell, now_ms() as f64));
         let loaded = tokio::task::spawn_blocking(load).await;
         loaded.unwrap_or_else(|error| Err(JournalError::Storage(error.to_string())))
+    }
+
+    /// Whether a call has asked a person, and has no answer that lets it run.
+    pub(crate) async fn waits_for_person(
+        &self,
+        cell: u64,
+        call: RuntimeToolCallId,
+    ) -> Result<bool, JournalError> {
+        let store = self.journal().as_ref().map(|journal| journal.store.clone());
+        let store = store.ok_or(JournalError::Closed)?;
+        let asker = (self.id, cell, call.0);
+        let look = move || guarded(&store.path, || store.question_of(asker));
+        let row = tokio::task::spawn_blocking(look).await;
+        let row = row.unwrap_or_else(|error| Err(JournalError::Storage(error.to_string())));
+        Ok(row?.is_some_and(|row| row.has_not_run()))
     }
 
     /// Lets others open the session.

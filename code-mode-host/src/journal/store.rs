@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::record::{EndRecord, Loaded, Program, Record, Restored, RestoredCell, Step, wall_time};
-use super::{JournalError, JournaledCall, JournaledCell, JournaledSession};
+use super::{JournalError, JournaledCall, JournaledCell, JournaledSession, question_rows};
 
 /// The version of the tables.
 const VERSION: u64 = 1;
@@ -106,15 +106,15 @@ pub(super) struct Store {
 /// Where the log of each cell continues.
 pub(super) type Places = HashMap<(u64, u64), u64>;
 
-fn storage(error: impl ToString) -> JournalError {
+pub(super) fn storage(error: impl ToString) -> JournalError {
     JournalError::Storage(error.to_string())
 }
 
-fn encoded(value: &impl Serialize) -> Result<Vec<u8>, JournalError> {
+pub(super) fn encoded(value: &impl Serialize) -> Result<Vec<u8>, JournalError> {
     bincode::serde::encode_to_vec(value, bincode::config::standard()).map_err(storage)
 }
 
-fn decoded<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+pub(super) fn decoded<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     // A damaged entry may say that it is of any length.
     let limited = bincode::config::standard().with_limit::<{ 512 << 20 }>();
     let read = bincode::serde::decode_from_slice(bytes, limited);
@@ -167,6 +167,7 @@ impl Store {
             write.open_table(TAKEN).map_err(storage)?;
             write.open_table(ENDS).map_err(storage)?;
             write.open_table(LOG).map_err(storage)?;
+            question_rows::open_tables(&write)?;
         }
         write.commit().map_err(storage)?;
         Ok(store)
@@ -415,6 +416,15 @@ impl Store {
         Ok(ToolSet::from(found))
     }
 
+    /// The row of a session.
+    pub(super) fn row(&self, name: &str) -> Result<Option<SessionRow>, JournalError> {
+        let read = self.database.begin_read().map_err(storage)?;
+        let sessions = read.open_table(SESSIONS).map_err(storage)?;
+        let row = sessions.get(name).map_err(storage)?;
+        row.map(|row| decoded(row.value()).map_err(|why| entry(name, why)))
+            .transpose()
+    }
+
     /// The names of the sessions, and their rows.
     pub(super) fn rows(&self) -> Result<Vec<(String, SessionRow)>, JournalError> {
         let read = self.database.begin_read().map_err(storage)?;
@@ -524,6 +534,7 @@ impl Store {
             let mut log = write.open_table(LOG).map_err(storage)?;
             let of_session = (session, 0, 0)..(session + 1, 0, 0);
             log.retain_in(of_session, |_, _| false).map_err(storage)?;
+            question_rows::remove_of(&write, session, None)?;
         }
         write.commit().map_err(storage)
     }
@@ -551,7 +562,7 @@ fn is_any_running(
     Ok(running.next().is_some())
 }
 
-fn entry(session: &str, why: String) -> JournalError {
+pub(super) fn entry(session: &str, why: String) -> JournalError {
     JournalError::Entry {
         session: session.to_owned(),
         why,
@@ -656,6 +667,7 @@ fn put(
             let of_cell = (session, cell, 0)..(session, cell + 1, 0);
             log.retain_in(of_cell, |_, _| false).map_err(storage)?;
             places.remove(&(session, cell));
+            question_rows::remove_of(write, session, Some(cell))?;
             if !writes.is_empty() {
                 let mut counters = write.open_table(COUNTERS).map_err(storage)?;
                 let last = counters.get(session).map_err(storage)?;

@@ -152,7 +152,8 @@ async fn resolved(
     let is_idempotent = tools
         .iter()
         .any(|tool| tool.tool_name == call.tool_name && tool.idempotent);
-    let decision = match is_idempotent {
+    let may_repeat = is_idempotent || session.has_not_run(&call).await;
+    let decision = match may_repeat {
         true => UnknownCall::Repeat,
         false => guarded(session.delegate.resolve_unknown(&call))
             .await

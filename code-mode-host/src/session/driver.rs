@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use code_mode_protocol::wire::native::{FromWorker, ToWorker};
 use code_mode_protocol::{
-    CellId, CodeModeSessionDelegate, LimitExceeded, Limits, Pause, SessionError, SessionOptions,
+    CellId, CodeModeSessionDelegate, LimitExceeded, Limits, NestedToolCall, Pause, SessionError,
+    SessionOptions,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
@@ -281,6 +282,17 @@ impl Shared {
         self.look(|_| ());
         let flushed = journal.flushed().await;
         flushed.map_err(|error| SessionError::Journal(error))
+    }
+
+    /// Whether a call without an answer waited for a person, so that it has not run.
+    pub(super) async fn has_not_run(&self, call: &NestedToolCall) -> bool {
+        match (&self.journal, call.cell_id.number()) {
+            (Some(journal), Some(cell)) => {
+                let call = call.runtime_tool_call_id;
+                journal.waits_for_person(cell, call).await.unwrap_or(false)
+            }
+            _ => false,
+        }
     }
 
     /// Loads a cell and runs it again.

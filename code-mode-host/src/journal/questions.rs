@@ -1,0 +1,369 @@
+//! Questions to a person about the calls of durable cells.
+//!
+//! A question is on disk, so it outlives the process that asked it. Whoever has the journal open may
+//! decide it, once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use code_mode_protocol::NestedToolCall;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::open::{Inner, now_ms};
+use super::question_rows::QuestionRow;
+use super::store::guarded;
+use super::{Journal, JournalError};
+
+/// A question to a person whether a call may run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Question {
+    /// What the decision is about, for example a digest of the tool's definition and the input. A call
+    /// that asks about something else after a restart is asked about anew.
+    pub subject: String,
+    /// The question for a person, in one line.
+    pub text: String,
+    /// Why it is asked, in one line.
+    pub reason: String,
+    /// Whether somebody at another terminal may decide it ([`Journal::decide`]). Default false.
+    pub from_terminal: bool,
+    /// How long it waits; then it is denied. Default for ever.
+    pub expires_after: Option<Duration>,
+}
+
+impl Question {
+    /// A question that its asker alone decides, and that waits for ever.
+    pub fn new(subject: impl Into<String>, text: impl Into<String>) -> Self {
+        Self {
+            subject: subject.into(),
+            text: text.into(),
+            reason: String::new(),
+            from_terminal: false,
+            expires_after: None,
+        }
+    }
+
+    /// Sets why it is asked.
+    #[must_use]
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+
+    /// Sets whether somebody at another terminal may decide it.
+    #[must_use]
+    pub fn from_terminal(mut self, may: bool) -> Self {
+        self.from_terminal = may;
+        self
+    }
+
+    /// Sets how long it waits.
+    #[must_use]
+    pub fn expires_after(mut self, time: Option<Duration>) -> Self {
+        self.expires_after = time;
+        self
+    }
+}
+
+/// What a person answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The call may run.
+    Allow,
+    /// So may later calls of its program; of which kind, its asker knows.
+    Program,
+    /// So may later calls of its session; of which kind, its asker knows.
+    Session,
+    /// The call must not run.
+    Deny,
+}
+
+/// A decided question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Decision {
+    /// The answer.
+    pub answer: Answer,
+    /// Who gave it: `time` where nobody did.
+    pub by: String,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// A question as its journal has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct JournaledQuestion {
+    /// Its number in the journal.
+    pub number: u64,
+    /// The name of its session.
+    pub session: String,
+    /// The number of its cell.
+    pub cell: u64,
+    /// The place of its call in the cell.
+    pub call: u32,
+    /// What is asked.
+    pub question: Question,
+    /// When, in milliseconds since 1970.
+    pub asked_ms: u64,
+    /// Until when it waits.
+    pub expires_ms: Option<u64>,
+    /// What was decided; `None` while it waits.
+    pub decision: Option<Decision>,
+}
+
+/// The askers of this process that wait for decisions, by the numbers of their questions.
+#[derive(Default)]
+pub(super) struct Waiting(Mutex<HashMap<u64, watch::Sender<bool>>>);
+
+impl Waiting {
+    fn all(&self) -> MutexGuard<'_, HashMap<u64, watch::Sender<bool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A question that was asked, on its way to a decision.
+pub struct AskedQuestion {
+    journal: Arc<Inner>,
+    number: u64,
+    row: QuestionRow,
+    decided: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for AskedQuestion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AskedQuestion")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AskedQuestion {
+    /// Its number in the journal.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Waits until somebody has decided, or the time is over. The decision is this call's from then on: after a
+    /// crash nobody knows whether the call has run.
+    ///
+    /// # Errors
+    /// [`JournalError`] where the question is not there any more, or the file cannot be used.
+    pub async fn decision(&mut self) -> Result<Decision, JournalError> {
+        loop {
+            let left = self.row.expires_ms.map(|at| at.saturating_sub(now_ms()));
+            let expires = async {
+                match left {
+                    Some(left) => tokio::time::sleep(Duration::from_millis(left)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            if self.row.decision.is_none() {
+                tokio::select! {
+                    _ = self.decided.wait_for(|is_decided| *is_decided) => {}
+                    () = expires => {}
+                }
+            }
+            if let Some(decision) = self.taken(None).await? {
+                return Ok(decision);
+            }
+        }
+    }
+
+    /// Decides it, where nobody has; returns what is decided, which is this call's from then on.
+    ///
+    /// # Errors
+    /// [`JournalError`] where the question is not there any more, or the file cannot be used.
+    pub async fn decide(self, answer: Answer, by: &str) -> Result<Decision, JournalError> {
+        let decided = self.taken(Some((answer, by.to_owned()))).await?;
+        decided.ok_or(JournalError::NoQuestion(self.number))
+    }
+
+    /// Takes the decision, or this one where there is none.
+    async fn taken(
+        &self,
+        answer: Option<(Answer, String)>,
+    ) -> Result<Option<Decision>, JournalError> {
+        let (journal, number) = (self.journal.clone(), self.number);
+        blocking(move || {
+            let now = now_ms();
+            let changed = journal.store.change_question(number, |row| {
+                let own = answer.map(|(answer, by)| Decision {
+                    answer,
+                    by,
+                    at_ms: now,
+                });
+                row.decision = row.decision_at(now).or(own);
+                row.is_taken = row.decision.is_some();
+                Ok(())
+            })?;
+            let row = changed.ok_or(JournalError::NoQuestion(number))?;
+            Ok(row.decision)
+        })
+        .await
+    }
+}
+
+impl Drop for AskedQuestion {
+    fn drop(&mut self) {
+        let mut waiting = self.journal.waiting.all();
+        let askers = waiting.get(&self.number).map(watch::Sender::receiver_count);
+        if askers == Some(1) {
+            waiting.remove(&self.number);
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
+) -> Result<T, JournalError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(JournalError::Storage(error.to_string())))
+}
+
+impl Journal {
+    /// Asks a question about a call of a cell of this session, or finds the one that the call asked before a
+    /// restart. A call that asks, and has no decision yet, has not run: after a restart it is made again,
+    /// whatever its tool is.
+    ///
+    /// # Errors
+    /// [`JournalError::NoSession`] and [`JournalError::Storage`].
+    pub async fn ask(
+        &self,
+        session: &str,
+        call: &NestedToolCall,
+        question: Question,
+    ) -> Result<AskedQuestion, JournalError> {
+        let (journal, name) = (self.inner().clone(), session.to_owned());
+        let cell = call.cell_id.number().unwrap_or(0);
+        let call = call.runtime_tool_call_id.0;
+        blocking(move || {
+            guarded(&journal.path.clone(), || {
+                journal.ask(&name, (cell, call), question)
+            })
+        })
+        .await
+    }
+
+    /// The questions of all sessions, in order of their numbers: those that wait, and those that were decided
+    /// while their cells run. It blocks while they are read.
+    ///
+    /// # Errors
+    /// [`JournalError::Storage`] and [`JournalError::Entry`].
+    pub fn questions(&self) -> Result<Vec<JournaledQuestion>, JournalError> {
+        guarded(&self.0.path, || self.0.questions())
+    }
+
+    /// Decides a question from elsewhere, where nobody has, and returns what is decided: deciding again changes nothing. It
+    /// blocks until that is on disk.
+    ///
+    /// # Errors
+    /// [`JournalError::NoQuestion`], [`JournalError::NotFromTerminal`] and [`JournalError::Storage`].
+    pub fn decide(
+        &self,
+        number: u64,
+        answer: Answer,
+        by: &str,
+    ) -> Result<JournaledQuestion, JournalError> {
+        guarded(&self.0.path, || self.0.decide(number, answer, by))
+    }
+}
+
+impl Inner {
+    fn ask(
+        self: &Arc<Self>,
+        session: &str,
+        (cell, call): (u64, u32),
+        question: Question,
+    ) -> Result<AskedQuestion, JournalError> {
+        let id = self.row(session)?.id;
+        let asked_ms = now_ms();
+        let wait = question.expires_after.map(|time| time.as_millis());
+        let wait = wait.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX));
+        let row = QuestionRow {
+            asker: (id, cell, call),
+            question,
+            asked_ms,
+            expires_ms: wait.map(|wait| asked_ms.saturating_add(wait)),
+            decision: None,
+            is_taken: false,
+        };
+        // Locked until it is registered: a decision that comes now finds it.
+        let mut waiting = self.waiting.all();
+        let (number, row) = self.store.ask(row)?;
+        let decided = (waiting.entry(number))
+            .or_insert_with(|| watch::Sender::new(false))
+            .subscribe();
+        drop(waiting);
+        Ok(AskedQuestion {
+            journal: self.clone(),
+            number,
+            row,
+            decided,
+        })
+    }
+
+    fn questions(&self) -> Result<Vec<JournaledQuestion>, JournalError> {
+        let names: HashMap<u64, String> = (self.store.rows()?.into_iter())
+            .map(|(name, row)| (row.id, name))
+            .collect();
+        let rows = self.store.questions()?.into_iter();
+        Ok(rows
+            .map(|(number, row)| shown(number, row, &names))
+            .collect())
+    }
+
+    fn decide(
+        &self,
+        number: u64,
+        answer: Answer,
+        by: &str,
+    ) -> Result<JournaledQuestion, JournalError> {
+        let now = now_ms();
+        let mut waiting = self.waiting.all();
+        let changed = self.store.change_question(number, |row| {
+            if row.decision_at(now).is_none() && !row.question.from_terminal {
+                return Err(JournalError::NotFromTerminal(number));
+            }
+            let by = by.to_owned();
+            let own = Decision {
+                answer,
+                by,
+                at_ms: now,
+            };
+            row.decision = row.decision_at(now).or(Some(own));
+            Ok(())
+        })?;
+        let row = changed.ok_or(JournalError::NoQuestion(number))?;
+        if let Some(asker) = waiting.remove(&number) {
+            asker.send_replace(true);
+        }
+        drop(waiting);
+        let id = row.asker.0;
+        let names = self.store.rows()?.into_iter();
+        let names = names.filter(|(_, row)| row.id == id);
+        Ok(shown(
+            number,
+            row,
+            &names.map(|(name, row)| (row.id, name)).collect(),
+        ))
+    }
+}
+
+fn shown(number: u64, row: QuestionRow, names: &HashMap<u64, String>) -> JournaledQuestion {
+    let (session, cell, call) = row.asker;
+    let decision = row.decision_at(now_ms());
+    JournaledQuestion {
+        number,
+        session: names.get(&session).cloned().unwrap_or_default(),
+        cell,
+        call,
+        question: row.question,
+        asked_ms: row.asked_ms,
+        expires_ms: row.expires_ms,
+        decision,
+    }
+}
