@@ -174,14 +174,19 @@ fn show_session(session: &JournaledSession) {
 }
 
 /// How long ago it was that time, in milliseconds since 1970.
-fn ago(ms: u64) -> String {
-    const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
+pub(crate) fn ago(ms: u64) -> String {
     let then = UNIX_EPOCH + Duration::from_millis(ms);
     let passed = SystemTime::now().duration_since(then).unwrap_or_default();
-    let passed = passed.as_secs();
-    let unit = UNITS.into_iter().find(|(_, seconds)| passed >= *seconds);
-    match unit {
-        Some((unit, seconds)) => format!("{} {unit} ago", passed / seconds),
-        None => "now".to_owned(),
+    match passed.as_secs() {
+        0 => "now".to_owned(),
+        passed => format!("{} ago", in_words(passed)),
     }
+}
+
+/// So many seconds in the largest unit of which there is one.
+pub(crate) fn in_words(seconds: u64) -> String {
+    const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
+    let unit = UNITS.into_iter().find(|(_, unit)| seconds >= *unit);
+    let (name, unit) = unit.unwrap_or(("s", 1));
+    format!("{} {name}", seconds / unit)
 }

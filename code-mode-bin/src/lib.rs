@@ -5,6 +5,7 @@
 
 #[cfg(unix)]
 mod address_space;
+mod approvals;
 mod args;
 mod doctor;
 mod generate;
@@ -53,6 +54,7 @@ trait Arguments: FromArgMatches {
     }
 }
 
+impl Arguments for approvals::Args {}
 impl Arguments for journal::Args {}
 impl Arguments for timeline::Args {}
 impl Arguments for replay::Args {}
@@ -99,6 +101,7 @@ const RUN: &str = "Run one script as a cell and print what it outputs";
 const SERVE: &str = "Serve the wires of the Codex CLI's code-mode host, stdio and gRPC";
 const MCP: &str = "Serve the tools of many MCP servers as one tool that runs programs";
 const JOURNAL: &str = "List, show, remove and check durable sessions";
+const APPROVALS: &str = "List, allow and deny the questions of durable programs";
 const TIMELINE: &str = "Make a page and a Chrome trace of a trace";
 const REPLAY: &str = "Run the cells of a trace again and say what differs";
 const DOCTOR: &str = "Show the runtime, its sandbox and its limits, and test the sandbox";
@@ -125,6 +128,9 @@ fn command_line() -> Command {
             Command::new("mcp")
                 .about(MCP)
                 .defer(|command| mcp::Args::augment_args(command).about(MCP)),
+            Command::new("approvals")
+                .about(APPROVALS)
+                .defer(|command| approvals::Args::augment_args(command).about(APPROVALS)),
             Command::new("journal")
                 .about(JOURNAL)
                 .defer(|command| journal::Args::augment_args(command).about(JOURNAL)),
@@ -180,6 +186,7 @@ fn run_command(mut arguments: Vec<OsString>) -> ExitCode {
             Some(("run", matches)) => start(run::main, matches),
             Some(("serve", matches)) => start(serve::main, matches),
             Some(("mcp", matches)) => start(mcp::main, matches),
+            Some(("approvals", matches)) => start(approvals::main, matches),
             Some(("journal", matches)) => start(journal::main, matches),
             Some(("timeline", matches)) => start(timeline::main, matches),
             Some(("replay", matches)) => start(replay::main, matches),

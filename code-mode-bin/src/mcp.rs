@@ -13,17 +13,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use code_mode_host::{Provider, ProviderError};
+use code_mode_host::{JournalOptions, Provider, ProviderError};
 use code_mode_mcp::import::ImportError;
 use code_mode_mcp::login::LoginError;
 #[cfg(unix)]
 use code_mode_mcp::shim::{FindError, GatewayName, HeldName, Place, PlaceError, hold_name};
 use code_mode_mcp::{
-    AuditLog, Broker, BrokerError, BrokerOptions, Gateway, GatewayOptions, Loaded, MARKER,
-    MAX_HTTP_CONNECTIONS, Pattern, Store,
+    AuditLog, Broker, BrokerError, BrokerOptions, DurableError, DurableFolder, Gateway,
+    GatewayOptions, Loaded, MARKER, MAX_HTTP_CONNECTIONS, Pattern, Store,
 };
 use code_mode_system::{Interrupts, Listener, TokenFile, TokenFileError, say, show};
 
+#[cfg(unix)]
+use crate::approvals::Door;
 use crate::args::{RuntimeArgs, TraceArgs};
 use crate::telemetry::{TelemetryArgs, watched};
 use crate::units::Time;
@@ -71,6 +73,13 @@ pub(crate) struct Args {
     /// Keep stored values in this folder from one session to the next
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// Keep programs and their questions in this folder, which one gateway has at a time: the next one
+    /// continues them
+    #[arg(long, value_name = "DIR", conflicts_with = "trace")]
+    durable: Option<PathBuf>,
+    /// A durable program that waits for so long leaves its process
+    #[arg(long, value_name = "TIME", requires = "durable", default_value_t = Time(JournalOptions::default().park_after))]
+    park_after: Time,
     /// Have a gateway, and processes of the servers, for this client alone
     #[arg(long)]
     private: bool,
@@ -199,6 +208,8 @@ enum Failure {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("--durable {}: {source}", path.display())]
+    Durable { path: PathBuf, source: DurableError },
     #[error("--token-file: {0}")]
     Tokens(#[from] TokenFileError),
     #[error(
@@ -242,7 +253,9 @@ impl Failure {
         ExitCode::from(match self {
             Self::Import(_) => 1,
             Self::Login(error) => login::exit_status(error),
-            Self::Listen { .. } | Self::Provider(_) | Self::Runtime(_) => crate::RUNTIME_FAILED,
+            Self::Listen { .. } | Self::Provider(_) | Self::Runtime(_) | Self::Durable { .. } => {
+                crate::RUNTIME_FAILED
+            }
             #[cfg(unix)]
             Self::Socket { .. } | Self::Place(_) | Self::Find(_) | Self::Changed => {
                 crate::RUNTIME_FAILED
@@ -261,7 +274,7 @@ impl Args {
     /// The files and folders that it names.
     #[cfg(unix)]
     fn paths(&self) -> Vec<PathBuf> {
-        let own = [&self.store, &self.ledger, &self.traces.trace];
+        let own = [&self.store, &self.durable, &self.ledger, &self.traces.trace];
         let files = self.servers.config.iter().chain(&self.servers.policy);
         let files = files.chain(own.into_iter().flatten());
         files.chain(self.runtime.paths()).cloned().collect()
@@ -450,7 +463,8 @@ async fn serve(args: &Args) -> Result<ExitCode, Failure> {
             if own != *name {
                 return Err(Failure::Changed);
             }
-            options.each_client_its_own = true;
+            // Programs outlive their clients, and so must their servers.
+            options.each_client_its_own = args.durable.is_none();
             Some(Front::open(name).await?)
         }
         None => None,
@@ -469,7 +483,24 @@ async fn serve(args: &Args) -> Result<ExitCode, Failure> {
         }
         None => None,
     };
+    let durable = args.durable.as_ref().map(|folder| {
+        let kept = JournalOptions::default().park_after(args.park_after.0);
+        let opened = DurableFolder::open(folder, kept);
+        opened.map_err(|source| Failure::Durable {
+            path: folder.clone(),
+            source,
+        })
+    });
+    let durable = durable.transpose()?;
+    #[cfg(unix)]
+    let _door = (durable.as_ref().zip(args.durable.as_ref()))
+        .map(|(durable, folder)| Door::open(&DurableFolder::journal_in(folder), durable.journal()));
     let broker = Broker::start(loaded, options);
+    if durable.is_some() {
+        for name in broker.servers_of_each_client() {
+            say!("code-mode mcp: all clients share the server {name}, because of --durable");
+        }
+    }
     let traces = args.traces.folder();
     let traces = traces.map_err(|source| file("--trace", &args.traces.path(), source))?;
     let provider = args.runtime.provider_options().prewarmed(1).traces(traces);
@@ -477,8 +508,10 @@ async fn serve(args: &Args) -> Result<ExitCode, Failure> {
     let mut options = GatewayOptions::default();
     options.direct = args.direct.clone();
     options.store = store;
+    options.durable = durable;
     options.patience = args.patience.map(|time| time.0);
     let gateway = Gateway::new(broker, provider, options);
+    gateway.resume().await;
     let served = async {
         #[cfg(unix)]
         if let Some(Front { listener, name }) = front {

@@ -353,6 +353,21 @@ impl Broker {
         Some(common.broker(upstreams.collect(), Vec::new(), shutdown, tasks))
     }
 
+    /// Whether the policy lets somebody at another terminal answer.
+    pub fn terminal_may_answer(&self) -> bool {
+        self.policy.terminal_may_answer
+    }
+
+    /// The servers that a configuration gives to each client, by their names.
+    pub fn servers_of_each_client(&self) -> Vec<&str> {
+        let own = self.servers.iter().filter_map(|server| match server {
+            Server::Shared(upstream) if !upstream.config.is_shared => Some(upstream.name()),
+            Server::Shared(_) => None,
+            Server::OfClient(config) => Some(config.name.as_str()),
+        });
+        own.collect()
+    }
+
     /// The tools as they are now.
     pub(crate) fn tools(&self) -> Arc<Tools> {
         self.tools.now.borrow().clone()

@@ -62,6 +62,9 @@ pub struct ApprovalRequest {
     pub arguments: String,
     /// The rule of the policy that asks.
     pub rule: String,
+    /// A digest of all that the decision is about: the tool and its definition, the input that is sent, and
+    /// the rule.
+    pub subject: String,
 }
 
 impl ApprovalRequest {
@@ -100,6 +103,9 @@ pub enum NotAsked {
     /// The cell ended before a person answered.
     #[error("the cell ended before one answered")]
     Ended,
+    /// The question could not be kept in the journal of its session.
+    #[error("its question could not be kept")]
+    NotKept,
     /// The person did not answer in time.
     #[error("nobody answered in time")]
     TimedOut,

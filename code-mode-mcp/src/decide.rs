@@ -11,6 +11,7 @@ use crate::hook::HookCall;
 use crate::policy::{Claims, Decision, Policy};
 use crate::secrets::Secrets;
 use crate::shown::{arguments_shown, name_shown};
+use crate::texts::hex;
 
 /// How much of a name is shown.
 const SHOWN: usize = 100;
@@ -180,6 +181,13 @@ pub(crate) async fn decide(
     decided
 }
 
+/// A digest of a tool with its definition and the rule that asks, and of the input that is sent.
+fn subject_of(approved: &ApprovedTool, sent: &Map<String, Value>) -> String {
+    let of_tool = (&approved.server, &approved.tool, &approved.definition);
+    let all = serde_json::to_vec(&(of_tool, sent)).unwrap_or_default();
+    hex(&Sha256::digest(all))
+}
+
 /// Asks a person whether the call may run with the input that is sent.
 async fn approve(
     secrets: &Secrets,
@@ -219,6 +227,7 @@ async fn approve(
         tool,
         arguments,
         rule: rule.to_owned(),
+        subject: subject_of(&approved, sent),
     };
     match context.approve(&request).await {
         Ok(Approval::Once) => Decided::may_run(format!("{rule}, allowed once")),

@@ -34,6 +34,7 @@ mod expand;
 mod folders;
 mod hook;
 pub mod import;
+mod kept_question;
 pub mod login;
 mod names;
 mod pending;
@@ -58,7 +59,10 @@ pub use caller::{
 };
 pub use check::{Checked, Decided, check, decided};
 pub use config::{ConfigError, MARKER};
+pub use kept_question::{KeptQuestion, QuestionKeeper};
 pub use pending::{PendingApproval, TerminalAnswer};
 pub use policy::{Pattern, Policy, PolicyError};
-pub use server::{Gateway, GatewayOptions, MAX_HTTP_CONNECTIONS, Store};
+pub use server::{
+    DurableError, DurableFolder, Gateway, GatewayOptions, MAX_HTTP_CONNECTIONS, Store,
+};
 pub use upstream::{read_events, read_lines, read_listing};

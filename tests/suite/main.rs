@@ -27,6 +27,7 @@ mod limits;
 mod listening;
 mod mcp;
 mod mcp_client;
+mod mcp_durable;
 mod mcp_ends;
 mod mcp_hook;
 mod mcp_http;

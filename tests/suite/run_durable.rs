@@ -220,3 +220,69 @@ fn looking_at_no_journal_makes_none() {
     assert_eq!(place.journal(&["check"]).status.code(), Some(3));
     assert!(!place.at("journal").exists());
 }
+
+/// The number of the one question that waits, once there is one.
+fn question(place: &Place) -> String {
+    loop {
+        let output = approvals(place, &["list", "--json"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let all: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+        if let [one] = all.as_slice() {
+            return one["number"].to_string();
+        }
+    }
+}
+
+fn approvals(place: &Place, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program());
+    command.arg("approvals").args(arguments).arg("--journal");
+    command.arg(place.at("journal"));
+    command.env("XDG_RUNTIME_DIR", place.folder.path());
+    command.output().expect("the program starts")
+}
+
+#[test]
+fn a_script_without_a_terminal_waits_for_an_answer_from_another_one() {
+    let place = Place::new(
+        "text(await tools.mad__plain({})); await tools.mad__plain({})",
+        false,
+    );
+    let servers = serde_json::json!({
+        "mcpServers": {"mad": {"command": "sh", "args": ["-c", crate::mcp_client::mad("claims")]}},
+    });
+    let policy = serde_json::json!({"ask": ["mad/plain"], "terminal_may_answer": true});
+    std::fs::write(place.at("mcp.json"), servers.to_string()).expect("written");
+    std::fs::write(place.at("policy.json"), policy.to_string()).expect("written");
+    let run = || {
+        let mut command = place.run();
+        command.arg("--mcp-config").arg(place.at("mcp.json"));
+        command.arg("--policy").arg(place.at("policy.json"));
+        command.env("XDG_RUNTIME_DIR", place.folder.path());
+        command.spawn().expect("the program starts")
+    };
+    let first = run();
+    let number = question(&place);
+    let interrupted = ended(first, Signal::INT);
+    let said = text(&interrupted.stderr);
+    assert!(
+        said.contains(&format!("code-mode approvals allow {number}")),
+        "{said}"
+    );
+    // Nobody has the journal now.
+    assert!(approvals(&place, &["allow", &number]).status.success());
+    let second = run();
+    let later = loop {
+        let waits = question(&place);
+        if waits != number {
+            break waits;
+        }
+    };
+    // The process that runs has it.
+    assert!(
+        approvals(&place, &["allow", "--program", &later])
+            .status
+            .success()
+    );
+    let done = second.wait_with_output().expect("it ends");
+    assert!(done.status.success(), "{}", text(&done.stderr));
+}

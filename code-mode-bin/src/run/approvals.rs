@@ -1,11 +1,15 @@
 //! Asks a person at the terminal whether a call may run.
 
 use std::io::{BufRead, IsTerminal, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use code_mode_host::NestedToolCall;
-use code_mode_mcp::{Approval, ApprovalRequest, Approvals, CallContext, CallIds, NotAsked};
+use code_mode_mcp::{
+    Approval, ApprovalRequest, Approvals, Broker, CallContext, CallIds, NotAsked, QuestionKeeper,
+};
+
+use code_mode_system::say;
 
 use super::output::Output;
 
@@ -14,6 +18,8 @@ pub(crate) struct AtTerminal {
     is_there: bool,
     approvals: Approvals,
     output: Arc<Output>,
+    /// Where the questions of a durable script are kept.
+    keeper: OnceLock<QuestionKeeper>,
 }
 
 impl AtTerminal {
@@ -22,19 +28,48 @@ impl AtTerminal {
             is_there: std::io::stdin().is_terminal() && std::io::stderr().is_terminal(),
             approvals: Approvals::default(),
             output,
+            keeper: OnceLock::new(),
         })
+    }
+
+    /// The script's questions are kept here from now on.
+    pub(super) fn keep_in(&self, keeper: QuestionKeeper) {
+        let _ = self.keeper.set(keeper);
+    }
+
+    /// Asks whoever is there.
+    async fn ask(&self, request: &ApprovalRequest) -> Approval {
+        let _asking = self.output.ask().await;
+        let question = format!(
+            "code-mode: the script wants to call {}. May it? [y/N] ",
+            request.words()
+        );
+        let answer = tokio::task::spawn_blocking(move || ask(&question)).await;
+        match answer {
+            Ok(true) => Approval::Once,
+            _ => Approval::No,
+        }
     }
 }
 
 /// A call of the script to a tool of an MCP server.
 pub(crate) struct ScriptCall {
     call: NestedToolCall,
+    servers: Arc<Broker>,
     terminal: Arc<AtTerminal>,
 }
 
 impl ScriptCall {
-    pub(crate) fn new(call: NestedToolCall, terminal: Arc<AtTerminal>) -> Self {
-        Self { call, terminal }
+    pub(crate) fn new(
+        call: NestedToolCall,
+        servers: Arc<Broker>,
+        terminal: Arc<AtTerminal>,
+    ) -> Self {
+        Self {
+            call,
+            servers,
+            terminal,
+        }
     }
 }
 
@@ -53,19 +88,33 @@ impl CallContext for ScriptCall {
     }
 
     async fn approve(&self, request: &ApprovalRequest) -> Result<Approval, NotAsked> {
-        if !self.terminal.is_there {
+        let (terminal, servers) = (&self.terminal, &self.servers);
+        let keeper = terminal.keeper.get();
+        let from_elsewhere = keeper.is_some() && servers.terminal_may_answer();
+        if !terminal.is_there && !from_elsewhere {
             return Err(NotAsked::CannotAsk);
         }
         let _pause = self.call.pause();
-        let _asking = self.terminal.output.ask().await;
-        let question = format!(
-            "code-mode: the script wants to call {}. May it? [y/N] ",
-            request.words()
-        );
-        let answer = tokio::task::spawn_blocking(move || ask(&question)).await;
-        match answer {
-            Ok(true) => Ok(Approval::Once),
-            _ => Ok(Approval::No),
+        let here = async {
+            match terminal.is_there {
+                true => Ok((terminal.ask(request).await, "terminal")),
+                false => std::future::pending().await,
+            }
+        };
+        match keeper {
+            Some(keeper) => {
+                let kept = keeper.ask(servers, &self.call, request, terminal.is_there);
+                let kept = kept.await?;
+                if !terminal.is_there {
+                    let number = kept.number();
+                    say!(
+                        "code-mode run: waits for an answer to {}: code-mode approvals allow {number}, or deny {number}",
+                        request.words()
+                    );
+                }
+                kept.decided(here).await
+            }
+            None => here.await.map(|(answer, _)| answer),
         }
     }
 }

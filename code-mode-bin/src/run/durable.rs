@@ -6,10 +6,14 @@ use code_mode_host::{
     CellId, CodeModeSessionDelegate, Journal, JournalError, JournalOptions, JournaledCell, Json,
     Provider, Session, SessionError, SessionOptions,
 };
+use code_mode_mcp::QuestionKeeper;
 
+use super::approvals::AtTerminal;
 use super::{ARGUMENTS, Args, Failure, arguments};
+#[cfg(unix)]
+use crate::approvals::Door;
 use crate::journal::JournalFile;
-use crate::units::Bytes;
+use crate::units::{Bytes, Time};
 
 /// The options of a run whose session lasts.
 #[derive(clap::Args, Clone, Debug)]
@@ -23,12 +27,17 @@ pub(super) struct DurableArgs {
     /// Inputs and answers of a script that a journal keeps
     #[arg(long, value_name = "SIZE", requires = "durable", default_value_t = Bytes(JournalOptions::default().max_cell_bytes))]
     max_log: Bytes,
+    /// A script that waits for so long leaves its process
+    #[arg(long, value_name = "TIME", requires = "durable", default_value_t = Time(JournalOptions::default().park_after))]
+    park_after: Time,
 }
 
 /// A session that was opened, and the script in it that continues.
 pub(super) struct Opened {
     pub(super) session: Session,
     pub(super) continues: Option<CellId>,
+    #[cfg(unix)]
+    pub(super) _door: Door,
 }
 
 /// Opens the session of this name, in which this script may run already.
@@ -37,14 +46,15 @@ pub(super) async fn open(
     name: &str,
     source: &str,
     provider: &Provider,
-    delegate: Arc<dyn CodeModeSessionDelegate>,
+    (delegate, at_terminal): (Arc<dyn CodeModeSessionDelegate>, &AtTerminal),
     options: SessionOptions,
 ) -> Result<Opened, Failure> {
     let path = (args.durable.file.path()).map_err(|error| Failure::Usage(error.to_string()))?;
-    let (max_log, wanted) = (args.durable.max_log.0, name.to_owned());
+    let (max_log, park_after) = (args.durable.max_log.0, args.durable.park_after.0);
+    let (file, wanted) = (path.clone(), name.to_owned());
     let opening = move || {
         let options = JournalOptions::default().max_cell_bytes(max_log);
-        let journal = Journal::open(path, options)?;
+        let journal = Journal::open(file, options.park_after(park_after))?;
         let cells = match journal.session(&wanted) {
             Ok(session) => session.cells,
             Err(JournalError::NoSession(_)) => Vec::new(),
@@ -70,10 +80,16 @@ pub(super) async fn open(
         _ => {}
     }
     let continues = continues.map(|cell| CellId::nth(cell.cell));
+    at_terminal.keep_in(QuestionKeeper::new(journal.clone(), name));
     let session = provider
         .open_durable(&journal, name, delegate, options)
         .await?;
-    Ok(Opened { session, continues })
+    Ok(Opened {
+        session,
+        continues,
+        #[cfg(unix)]
+        _door: Door::open(&path, &journal),
+    })
 }
 
 /// The arguments of a script that continues.

@@ -258,10 +258,11 @@ async fn in_session(
         true => None,
         false => Some(started_servers(args, &mut interrupts).await?),
     };
+    let at_terminal = AtTerminal::new(output.clone());
     let delegate = Arc::new(RunDelegate {
         tools: tools.clone(),
         servers: servers.clone(),
-        at_terminal: AtTerminal::new(output.clone()),
+        at_terminal: at_terminal.clone(),
         at_once: Semaphore::new(COMMANDS_AT_ONCE),
         output: output.clone(),
     });
@@ -285,14 +286,18 @@ async fn in_session(
     };
     let options = SessionOptions::default().stored(stored);
     let options = options.guided(true).check_inputs(true);
-    let (session, continues) = match &args.durable.durable {
-        None => (provider.open_session(delegate, options).await?, None),
+    let opened = match &args.durable.durable {
+        None => None,
         Some(name) => {
-            let source = &script.source;
-            let opened = durable::open(args, name, source, &provider, delegate, options);
-            let opened = opened.await?;
-            (opened.session, opened.continues)
+            let asks = (delegate.clone(), &*at_terminal);
+            let opened =
+                durable::open(args, name, &script.source, &provider, asks, options.clone());
+            Some(opened.await?)
         }
+    };
+    let (session, continues) = match &opened {
+        None => (provider.open_session(delegate, options).await?, None),
+        Some(opened) => (opened.session.clone(), opened.continues.clone()),
     };
     let limits = args.runtime.limits.limits();
     let observing = Observing {
@@ -591,7 +596,8 @@ impl RunDelegate {
         match &self.servers {
             Some(servers) if servers.has(&call.tool_name) => {
                 let _running = self.output.tool_runs(&call.tool_name.name);
-                let context = ScriptCall::new(call.clone(), self.at_terminal.clone());
+                let context =
+                    ScriptCall::new(call.clone(), servers.clone(), self.at_terminal.clone());
                 servers.call(call, Arc::new(context)).await
             }
             _ if call.tool_name == ToolName::plain(STDIN) => read_stdin().await,

@@ -135,6 +135,8 @@ pub struct JournaledCell {
     pub cell: u64,
     /// When it began, in milliseconds since 1970.
     pub began_ms: u64,
+    /// As [`ExecuteRequest::tool_call_id`](field@crate::ExecuteRequest::tool_call_id).
+    pub tool_call_id: String,
     /// Its source.
     pub source: String,
     /// As [`ExecuteRequest::constants`](field@crate::ExecuteRequest::constants).
@@ -165,7 +167,8 @@ pub struct JournaledCall {
 }
 
 impl Journal {
-    /// Opens a journal, or makes one: a file for this user alone. It blocks while the file is read.
+    /// Opens a journal, or makes one: a file for this user alone. It blocks while the file is read, and for
+    /// up to a second while another process has it open.
     ///
     /// # Errors
     /// [`JournalError`]. A file that is not a journal, or is of a newer version, stays as it is.

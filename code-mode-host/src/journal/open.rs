@@ -123,46 +123,38 @@ fn backend(path: &Path) -> Result<FileBackend, JournalError> {
             why,
         });
     }
-    let until = Instant::now() + AFTER_A_KILL;
-    loop {
-        let file = private_file(path, false).map_err(failed)?;
-        match FileBackend::new(file) {
-            Ok(backend) => return Ok(backend),
-            Err(DatabaseError::DatabaseAlreadyOpen) => {
-                let process = Holder::process(path);
-                if !process.is_some_and(has_ended) || Instant::now() >= until {
-                    return Err(JournalError::InUse {
-                        path: path.to_owned(),
-                        process,
-                    });
-                }
-                std::thread::sleep(LOOK_EVERY);
-            }
-            Err(error) => {
-                return Err(JournalError::Damaged {
-                    path: path.to_owned(),
-                    why: error.to_string(),
-                });
-            }
-        }
-    }
+    let file = private_file(path, false).map_err(failed)?;
+    FileBackend::new(file).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => JournalError::InUse {
+            path: path.to_owned(),
+            process: Holder::process(path),
+        },
+        error => JournalError::Damaged {
+            path: path.to_owned(),
+            why: error.to_string(),
+        },
+    })
 }
 
-/// A process that was killed while it started another one leaves the lock of its file to that one, until
-/// it becomes its own program.
-const AFTER_A_KILL: Duration = Duration::from_secs(2);
+/// How long somebody may have a journal who looks at it, or who was killed while it started a process: that one has
+/// the lock until it becomes its own program.
+const A_MOMENT: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-/// Whether there is no process of this number, where the system says so.
-fn has_ended(process: u32) -> bool {
-    let processes = Path::new("/proc");
-    processes.join("self").exists() && !processes.join(process.to_string()).exists()
-}
 
 impl Inner {
     pub(super) fn open(path: PathBuf, options: JournalOptions) -> Result<Self, JournalError> {
-        let backend = backend(&path)?;
-        Self::with_backend(path, options, backend)
+        let until = Instant::now() + A_MOMENT;
+        loop {
+            let opened = backend(&path);
+            let opened = opened
+                .and_then(|backend| Self::with_backend(path.clone(), options.clone(), backend));
+            match opened {
+                Err(JournalError::InUse { .. }) if Instant::now() < until => {
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                opened => return opened,
+            }
+        }
     }
 
     pub(super) fn with_backend(

@@ -37,15 +37,9 @@ impl QuestionRow {
 
     /// The decision at a time: an expired question is denied.
     pub(super) fn decision_at(&self, now_ms: u64) -> Option<Decision> {
-        let expires_ms = self.expires_ms.filter(|at| *at <= now_ms);
-        let in_time = || {
-            Some(Decision {
-                answer: Answer::Deny,
-                by: "time".to_owned(),
-                at_ms: expires_ms?,
-            })
-        };
-        self.decision.clone().or_else(in_time)
+        let expired = self.expires_ms.filter(|at| *at <= now_ms);
+        let decision = self.decision.clone();
+        decision.or_else(|| expired.map(Decision::expired))
     }
 }
 

@@ -93,6 +93,25 @@ pub struct Decision {
     pub at_ms: u64,
 }
 
+impl Decision {
+    /// Who decides a question that nobody has answered in time.
+    const TIME: &str = "time";
+
+    /// Whether nobody answered in time.
+    pub fn by_time(&self) -> bool {
+        self.by == Self::TIME
+    }
+
+    /// The denial of a question that waited until then.
+    pub(super) fn expired(at_ms: u64) -> Self {
+        Self {
+            answer: Answer::Deny,
+            by: Self::TIME.to_owned(),
+            at_ms,
+        }
+    }
+}
+
 /// A question as its journal has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -471,6 +471,7 @@ impl Store {
                 began_ms: program.start_ms.max(0.0) as u64,
                 calls: calls.collect(),
                 turns: steps.iter().filter(is_turn).count(),
+                tool_call_id: program.tool_call_id,
                 source: program.source,
                 constants: program.constants,
                 outcome,

@@ -15,6 +15,8 @@ impl Observed<'_> {
         let broker = &self.client.server.broker;
         if broker.policy.model_may_answer {
             "ask the user, then call wait with their decision"
+        } else if broker.policy.terminal_may_answer && self.client.server.sessions.are_durable() {
+            "the user can answer with `code-mode approvals`"
         } else if broker.pending.is_open() {
             "the user can answer with `code-mode mcp approvals`"
         } else {

@@ -96,6 +96,16 @@ impl Cell {
         cell
     }
 
+    /// A cell that began in an earlier process of a durable gateway. It may ask whoever observes it.
+    pub(crate) fn of_another_process(key: &str) -> Self {
+        let cell = Self {
+            key: CellKey::from(key),
+            ..Self::new(CanAsk::default())
+        };
+        cell.state().can_ask.forms = true;
+        cell
+    }
+
     /// A cell whose program has not begun.
     pub(crate) fn of_program(can_ask: CanAsk, program: String, room: OwnedSemaphorePermit) -> Self {
         let cell = Self::new(can_ask);
@@ -302,11 +312,26 @@ impl Cell {
 
     /// Asks whether a call may run. `None` where there are too many questions, or the cell
     /// has ended.
-    pub(crate) fn ask(&self, request: &ApprovalRequest) -> Option<oneshot::Receiver<ElicitResult>> {
+    pub(crate) fn ask(
+        &self,
+        request: &ApprovalRequest,
+        key: Option<String>,
+    ) -> Option<oneshot::Receiver<ElicitResult>> {
         self.change(|state| match state.has_ended {
             true => None,
-            false => state.questions.about_call(request),
+            false => state.questions.about_call(request, key),
         })
+    }
+
+    /// Waits until the cell has asked these questions in this process, or has ended.
+    pub(crate) async fn asks_again(&self, keys: &[&str]) {
+        let mut changes = self.changes();
+        let is_it = |_: &u64| {
+            let state = self.state();
+            let asks_all = keys.iter().all(|key| state.questions.was_asked(key));
+            asks_all || state.is_over || state.has_ended
+        };
+        let _ = changes.wait_for(is_it).await;
     }
 
     /// Passes a server's question on. `None` where no person was available or answered.

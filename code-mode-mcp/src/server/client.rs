@@ -11,6 +11,7 @@ use rmcp::service::RequestContext;
 use super::Shared;
 use super::cell::{CanAsk, Cell, CellKey};
 use super::changes::Shown;
+use super::in_flight::Open;
 use super::progress::Progress;
 use super::session::{KnownCells, Session};
 
@@ -29,8 +30,9 @@ const SHORT: Duration = Duration::from_secs(4);
 /// One connection of the era of sessions, or one request of the stateless one.
 pub(crate) struct Connection {
     pub(crate) server: Arc<Shared>,
-    /// The process serves this connection alone: its session is that of stateless requests, too.
-    is_alone: bool,
+    /// The requests of a connection that a process serves alone: its session is that of stateless
+    /// requests, too.
+    alone: Option<Arc<Open>>,
     /// The connection's own session.
     own: tokio::sync::Mutex<Option<Arc<Session>>>,
     /// Approvals of the connection's reads, which belong to no session.
@@ -54,10 +56,10 @@ pub(crate) struct Client<'a> {
 }
 
 impl Connection {
-    pub(crate) fn new(server: Arc<Shared>, is_alone: bool) -> Self {
+    pub(crate) fn new(server: Arc<Shared>, alone: Option<Arc<Open>>) -> Self {
         Self {
             server,
-            is_alone,
+            alone,
             own: tokio::sync::Mutex::default(),
             reads: Arc::default(),
             shown: Arc::default(),
@@ -107,13 +109,23 @@ impl Connection {
 impl Client<'_> {
     /// Whether requests of the client belong to one session without naming it.
     pub(crate) fn has_own_session(&self) -> bool {
-        !self.stateless || self.connection.is_alone
+        !self.stateless || self.connection.alone.is_some()
+    }
+
+    /// Whether a request that is cancelled ends its program: in a durable gateway a client that has left
+    /// leaves its programs behind.
+    pub(super) fn has_cancelled(&self) -> bool {
+        if !self.server.sessions.are_durable() {
+            return true;
+        }
+        let open = self.connection.alone.as_ref();
+        open.is_some_and(|open| open.was_cancelled(&self.context.id))
     }
 
     /// Adds the name of a session to a status that a stateless client reads: it names the session
     /// in its next requests.
     pub(super) fn name_session(&self, status: &mut String, session: &Session) {
-        if !self.has_own_session() {
+        if !self.has_own_session() || self.server.sessions.are_durable() {
             status.push_str(&format!("\nsession: {}", session.handle));
         }
     }
@@ -121,7 +133,10 @@ impl Client<'_> {
     /// What the client calls a cell.
     pub(super) fn name_of(&self, cell: &Cell) -> String {
         match cell.id() {
-            Some(id) if self.has_own_session() => id.to_string(),
+            // The next process has sessions of several connections.
+            Some(id) if self.has_own_session() && !self.server.sessions.are_durable() => {
+                id.to_string()
+            }
             _ => cell.key.as_str().to_owned(),
         }
     }

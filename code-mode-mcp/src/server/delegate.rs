@@ -20,6 +20,7 @@ use crate::broker::Broker;
 use crate::caller::{
     Approval, ApprovalRequest, Approvals, CallContext, Elicitation, NotAsked, ProgramApprovals,
 };
+use crate::kept_question::{KeptQuestion, QuestionKeeper};
 
 /// A question that is declined sooner was declined by a program: clients without a person at hand
 /// answer at once.
@@ -32,6 +33,8 @@ pub(crate) struct SessionDelegate {
     pub(crate) known: Arc<KnownCells>,
     /// Rung when a cell was closed, and may have stored something.
     pub(crate) closed: Arc<Notify>,
+    /// Where the questions of a durable session are kept.
+    pub(crate) keeper: Option<QuestionKeeper>,
 }
 
 #[async_trait]
@@ -49,6 +52,7 @@ impl CodeModeSessionDelegate for SessionDelegate {
             broker: self.broker.clone(),
             cell,
             call: Maker::Cell(call.clone()),
+            keeper: self.keeper.clone(),
         });
         tokio::select! {
             answer = self.broker.call(&call, context) => answer,
@@ -90,6 +94,8 @@ pub(crate) struct CellCall {
     pub(crate) broker: Arc<Broker>,
     pub(crate) cell: Arc<Cell>,
     pub(crate) call: Maker,
+    /// Where its questions are kept.
+    pub(crate) keeper: Option<QuestionKeeper>,
 }
 
 /// The maker of a call.
@@ -109,15 +115,24 @@ impl CellCall {
     }
 
     /// The answer to the question whether a call may run.
-    async fn answer(&self, request: &ApprovalRequest) -> Result<ElicitResult, NotAsked> {
-        let answered = self.cell.ask(request).ok_or(NotAsked::TooMany)?;
+    async fn answer(
+        &self,
+        request: &ApprovalRequest,
+        key: Option<&str>,
+    ) -> Result<ElicitResult, NotAsked> {
+        let answered = self.cell.ask(request, key.map(str::to_owned));
+        let answered = answered.ok_or(NotAsked::TooMany)?;
         answered.await.map_err(|_| NotAsked::Ended)
     }
 
     /// What the person at the client decides, or the model where the policy lets it.
-    async fn by_client(&self, request: &ApprovalRequest) -> Result<Approval, NotAsked> {
+    async fn by_client(
+        &self,
+        request: &ApprovalRequest,
+        key: Option<&str>,
+    ) -> Result<Approval, NotAsked> {
         let asked = Instant::now();
-        let answer = self.answer(request).await?;
+        let answer = self.answer(request, key).await?;
         if approval(&answer) != Approval::No || answer.action == ElicitationAction::Accept {
             return Ok(approval(&answer));
         }
@@ -129,7 +144,7 @@ impl CellCall {
         }
         // The model passes the user's decision on instead, or somebody answers elsewhere.
         self.cell.set_nobody_there();
-        Ok(approval(&self.answer(request).await?))
+        Ok(approval(&self.answer(request, key).await?))
     }
 }
 
@@ -173,13 +188,22 @@ impl CallContext for CellCall {
     async fn approve(&self, request: &ApprovalRequest) -> Result<Approval, NotAsked> {
         let (policy, pending) = (&self.broker.policy, &self.broker.pending);
         let can_ask = self.cell.can_ask().forms;
-        if !can_ask && !self.may_model_answer() && !pending.is_open() {
+        let keeper = match &self.call {
+            Maker::Cell(call) => self.keeper.as_ref().map(|keeper| (keeper, call)),
+            Maker::Direct | Maker::Read => None,
+        };
+        let from_terminal = keeper.is_some() && policy.terminal_may_answer;
+        if !can_ask && !self.may_model_answer() && !pending.is_open() && !from_terminal {
             return Err(NotAsked::CannotAsk);
         }
+        let kept = match keeper {
+            Some((keeper, call)) => Some(keeper.ask(&self.broker, call, request, false).await?),
+            None => None,
+        };
         let is_program = matches!(self.call, Maker::Cell(_));
         let program = is_program.then(|| self.cell.key.as_str());
         let listed = pending.list(request, &self.ids(), program);
-        if listed.is_none() && !can_ask && !self.may_model_answer() {
+        if listed.is_none() && !can_ask && !self.may_model_answer() && !from_terminal {
             return Err(NotAsked::TooMany);
         }
         let _pause = self.call.pause();
@@ -189,14 +213,26 @@ impl CallContext for CellCall {
                 None => std::future::pending().await,
             }
         };
-        let decided = async {
-            tokio::select! {
-                answer = self.by_client(request) => answer,
-                answer = elsewhere => Ok(answer),
+        let key = kept.as_ref().map(KeptQuestion::key);
+        let by_client = async {
+            match self.by_client(request, key.as_deref()).await {
+                // Somebody answers from a terminal.
+                Err(NotAsked::NobodyThere) if from_terminal => std::future::pending().await,
+                answer => answer,
             }
         };
-        let in_time = tokio::time::timeout(policy.answer_time(), decided).await;
-        in_time.unwrap_or(Err(NotAsked::TimedOut))
+        let here = async {
+            tokio::select! {
+                answer = by_client => answer.map(|answer| (answer, "client")),
+                answer = elsewhere => Ok((answer, "terminal")),
+            }
+        };
+        if let Some(kept) = kept {
+            return kept.decided(here).await;
+        }
+        let in_time = tokio::time::timeout(policy.answer_time(), here).await;
+        let answer = in_time.unwrap_or(Err(NotAsked::TimedOut));
+        answer.map(|(answer, _)| answer)
     }
 
     async fn elicit(&self, question: Elicitation) -> Option<ElicitResult> {

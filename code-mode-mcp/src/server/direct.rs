@@ -41,6 +41,7 @@ pub(crate) async fn direct(client: &Client<'_>, request: &CallToolRequestParams)
         broker: broker.clone(),
         cell: cell.clone(),
         call: Maker::Direct,
+        keeper: None,
     });
     let span = client.trace_context();
     let call = broker.call_directly(entry, &input, span.as_ref(), context);
@@ -66,6 +67,7 @@ where
         broker: client.server.broker.clone(),
         cell: cell.clone(),
         call: Maker::Read,
+        keeper: None,
     });
     let reading = asking_meanwhile(client, &cell, read(context)).await;
     reading.unwrap_or_else(|| Err(ErrorData::internal_error("cancelled", None)))

@@ -148,7 +148,7 @@ async fn session(client: &Client<'_>, handle: Option<&str>) -> Result<Arc<Sessio
             }
         };
     };
-    if let Some(session) = sessions.by_handle(handle) {
+    if let Some(session) = sessions.by_handle(handle).await {
         return Ok(session);
     }
     if client.has_own_session()

@@ -21,6 +21,7 @@ use super::definitions::{exec_tool, wait_tool};
 use super::direct::{direct, read};
 use super::exec::exec;
 use super::http_sessions::Closings;
+use super::in_flight::Open;
 use super::wait::wait;
 use crate::broker::Broker;
 use crate::resources;
@@ -42,16 +43,16 @@ impl Handler {
     #[cfg(test)]
     pub(crate) fn new(server: Arc<Shared>) -> Self {
         Self {
-            connection: Connection::new(server, false),
+            connection: Connection::new(server, None),
             _place: None,
             closings: Closings::default(),
         }
     }
 
     /// The handler of a process's only connection.
-    pub(super) fn alone(server: Arc<Shared>) -> Self {
+    pub(super) fn alone(server: Arc<Shared>, open: Arc<Open>) -> Self {
         Self {
-            connection: Connection::new(server, true),
+            connection: Connection::new(server, Some(open)),
             _place: None,
             closings: Closings::default(),
         }
@@ -64,7 +65,7 @@ impl Handler {
         closings: Closings,
     ) -> Self {
         Self {
-            connection: Connection::new(server, false),
+            connection: Connection::new(server, None),
             _place: Some(place),
             closings,
         }

@@ -1,7 +1,7 @@
 //! The requests of a client that have no answer yet are bounded: one that sends requests and does not
 //! read their answers is not read from, until it does.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rmcp::RoleServer;
@@ -22,8 +22,10 @@ pub(super) struct InFlight<T> {
 }
 
 #[derive(Default)]
-struct Open {
+pub(super) struct Open {
     ids: Mutex<HashSet<RequestId>>,
+    /// The last requests that the client has cancelled.
+    cancelled: Mutex<VecDeque<RequestId>>,
     /// Rung when one is closed.
     closed: Notify,
 }
@@ -31,6 +33,29 @@ struct Open {
 impl Open {
     fn ids(&self) -> MutexGuard<'_, HashSet<RequestId>> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cancelled(&self) -> MutexGuard<'_, VecDeque<RequestId>> {
+        self.cancelled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client has cancelled a request.
+    fn cancel(&self, id: &RequestId) {
+        if self.ids().contains(id) {
+            let mut cancelled = self.cancelled();
+            cancelled.push_back(id.clone());
+            if cancelled.len() > MAX_OPEN {
+                cancelled.pop_front();
+            }
+        }
+        self.close(id);
+    }
+
+    /// Whether the client has cancelled a request; one that has left has not.
+    pub(super) fn was_cancelled(&self, id: &RequestId) -> bool {
+        self.cancelled().contains(id)
     }
 
     fn close(&self, id: &RequestId) {
@@ -52,11 +77,8 @@ impl Open {
 }
 
 impl<T> InFlight<T> {
-    pub(super) fn new(inner: T) -> Self {
-        Self {
-            inner,
-            open: Arc::default(),
-        }
+    pub(super) fn new(inner: T, open: Arc<Open>) -> Self {
+        Self { inner, open }
     }
 }
 
@@ -93,7 +115,7 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for InFlight<T> {
                     &notification.notification
                     && let Some(id) = &cancelled.params.request_id
                 {
-                    self.open.close(id);
+                    self.open.cancel(id);
                 }
             }
             JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_) => {}
@@ -139,7 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_reads_no_answers_is_not_read_from() {
-        let mut bounded = InFlight::new(Pings(0));
+        let mut bounded = InFlight::new(Pings(0), Arc::default());
         let mut last = None;
         for _ in 0..MAX_OPEN {
             last = bounded.receive().await;

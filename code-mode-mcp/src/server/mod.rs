@@ -8,6 +8,7 @@ mod client;
 mod definitions;
 mod delegate;
 mod direct;
+mod durable;
 mod exec;
 mod handler;
 mod http;
@@ -37,6 +38,7 @@ use rmcp::ErrorData;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use durable::{DurableError, DurableFolder};
 pub use http::MAX_CONNECTIONS as MAX_HTTP_CONNECTIONS;
 pub use store::Store;
 
@@ -87,6 +89,9 @@ pub struct GatewayOptions {
     pub direct: Vec<Pattern>,
     /// Keeps stored values from one session to the next. Default nowhere.
     pub store: Option<Store>,
+    /// Keeps sessions with their programs and questions, so that they outlive the gateway. Default
+    /// nowhere.
+    pub durable: Option<DurableFolder>,
     /// The longest time until an answer to a client that shows no progress: then the program is
     /// left running. Default 50 s, and 4 s for a client that has the name of its library.
     pub patience: Option<Duration>,
@@ -106,14 +111,24 @@ impl Gateway {
     /// A gateway over a broker, whose programs run as cells of the provider. Must be called within
     /// a tokio runtime.
     pub fn new(broker: Arc<Broker>, provider: Arc<Provider>, options: GatewayOptions) -> Self {
+        let seal = match &options.durable {
+            Some(folder) => Seal::with(folder.key.clone()),
+            None => Seal::new(),
+        };
         Self(Arc::new(Shared {
-            sessions: Sessions::new(broker.clone(), provider, options.store),
+            sessions: Sessions::new(broker.clone(), provider, options.store, options.durable),
             broker,
             direct: options.direct,
             patience: options.patience,
-            seal: Seal::new(),
+            seal,
             not_begun: Arc::new(Semaphore::new(MAX_NOT_BEGUN / 1024)),
         }))
+    }
+
+    /// Continues the sessions of the folder for durable ones. It returns when they are there; their programs
+    /// run on.
+    pub async fn resume(&self) {
+        self.0.sessions.resume().await;
     }
 
     /// Serves the client at standard input and output until it leaves, or

@@ -9,12 +9,12 @@ use code_mode_host::{CellId, CellResponse, SessionError, WaitRequest};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use rmcp::ErrorData;
 use rmcp::model::{
     CallToolRequestParams, ElicitRequest, ElicitRequestParams, ElicitResult, InputRequest,
     InputRequiredResult, LoggingLevel, LoggingMessageNotification, LoggingMessageNotificationParam,
     ServerNotification,
 };
+use rmcp::{ErrorData, ServiceError};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,10 @@ use super::seal::{Asked, request_digest};
 use super::session::Session;
 use super::{Response, cancelled, failure};
 use crate::elicitation::nobody;
+use crate::kept_question::is_kept;
 
+/// How long a cell of an earlier process has to come to its questions again.
+const ASKS_AGAIN: Duration = Duration::from_secs(3);
 /// Questions that come within this time are put together.
 const TOGETHER: Duration = Duration::from_millis(20);
 
@@ -98,7 +101,7 @@ pub(crate) async fn repeated(
         ));
     };
     let key = CellKey::from(asked.cell.as_str());
-    let found = client.server.sessions.cell(&key);
+    let found = client.server.sessions.cell(&key).await;
     let found = match found {
         None => client.own_cell(&key).await,
         found => found,
@@ -107,6 +110,10 @@ pub(crate) async fn repeated(
         return Ok(failure("this cell does not exist (any more)"));
     };
     let answers = request.input_responses.clone().unwrap_or_default();
+    // In a new process of a durable gateway the cell comes to its questions again.
+    let kept = asked.questions.iter().map(String::as_str);
+    let kept: Vec<&str> = kept.filter(|key| is_kept(key)).collect();
+    let _ = tokio::time::timeout(ASKS_AGAIN, cell.asks_again(&kept)).await;
     for key in &asked.questions {
         let answer = answers.get(key).cloned();
         if let Some(answer) = answer.and_then(|a| serde_json::from_value::<ElicitResult>(a).ok()) {
@@ -135,7 +142,7 @@ pub(crate) struct Observed<'a> {
 }
 
 /// A question on its way to the person and back.
-type Asking<'a> = BoxFuture<'a, (String, ElicitResult)>;
+type Asking<'a> = BoxFuture<'a, (String, Option<ElicitResult>)>;
 
 impl Observed<'_> {
     /// Waits for the response; meanwhile it reports progress and asks questions.
@@ -170,7 +177,9 @@ impl Observed<'_> {
                     return Ok(self.answer(response));
                 }
                 Some((key, answer)) = asking.next() => {
-                    self.cell.answer(&key, &answer);
+                    if let Some(answer) = answer {
+                        self.cell.answer(&key, &answer);
+                    }
                 }
                 // The clocks of a cell stand still during a question to a person, and the client's does not.
                 () = at(until) => {
@@ -188,7 +197,7 @@ impl Observed<'_> {
 
     /// The client does not wait any more.
     async fn cancelled(&self) -> Response {
-        if self.ends_with_request {
+        if self.ends_with_request && self.client.has_cancelled() {
             let _ = self.session.cells.terminate(self.cell_id.clone()).await;
             // Whoever cancelled it does not wait for news of it.
             self.cell.set_last_words(TERMINATED.to_owned());
@@ -295,21 +304,25 @@ pub(crate) async fn asking_meanwhile<T>(
                 }
             }
             Some((key, answer)) = asking.next() => {
-                cell.answer(&key, &answer);
+                cell.answer(&key, &answer.unwrap_or_else(nobody));
             }
         }
     }
 }
 
-/// Asks the person on the client's request.
+/// Asks the person on the client's request. A client that has left has not answered.
 async fn elicit(
     client: &Client<'_>,
     key: String,
     params: ElicitRequestParams,
-) -> (String, ElicitResult) {
+) -> (String, Option<ElicitResult>) {
     let peer = &client.context.peer;
     let limit = client.server.broker.policy.answer_time();
     let asked = tokio::time::timeout(limit, peer.create_elicitation(params)).await;
-    let answer = asked.ok().and_then(Result::ok).unwrap_or_else(nobody);
+    let answer = match asked {
+        Ok(Err(ServiceError::TransportClosed | ServiceError::TransportSend(_))) => None,
+        Ok(Ok(answer)) => Some(answer),
+        Ok(Err(_)) | Err(_) => Some(nobody()),
+    };
     (key, answer)
 }

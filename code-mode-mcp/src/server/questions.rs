@@ -24,6 +24,8 @@ pub(super) struct Questions {
     open: Vec<Question>,
     joints: VecDeque<Joint>,
     last: u64,
+    /// The keys of kept questions that were asked in this process.
+    kept: HashSet<String>,
 }
 
 /// Something a person must answer.
@@ -67,17 +69,19 @@ struct Joint {
 pub(super) type Asker<'a> = Option<&'a str>;
 
 impl Questions {
-    /// Asks whether a call may run. `None` where there are too many questions.
+    /// Asks whether a call may run. `None` where there are too many questions. One with a key has it in the next
+    /// process as well.
     pub(super) fn about_call(
         &mut self,
         request: &ApprovalRequest,
+        key: Option<String>,
     ) -> Option<oneshot::Receiver<ElicitResult>> {
         let kind = Kind {
             server: request.server.clone(),
             rule: request.rule.clone(),
         };
         let is_alone = false;
-        self.push(About::Call { kind, is_alone }, request.words())
+        self.push(About::Call { kind, is_alone }, request.words(), key)
     }
 
     /// Passes a server's question on. `None` where there are too many.
@@ -86,15 +90,21 @@ impl Questions {
         question: Elicitation,
     ) -> Option<oneshot::Receiver<ElicitResult>> {
         let words = format!("an answer to a question of {}", line(&question.server, 100));
-        self.push(About::Server(question.params), words)
+        self.push(About::Server(question.params), words, None)
     }
 
-    fn push(&mut self, about: About, words: String) -> Option<oneshot::Receiver<ElicitResult>> {
+    fn push(
+        &mut self,
+        about: About,
+        words: String,
+        key: Option<String>,
+    ) -> Option<oneshot::Receiver<ElicitResult>> {
         if self.open.len() >= MAX_QUESTIONS {
             return None;
         }
         let (answer, answered) = oneshot::channel();
-        let key = self.new_key();
+        self.kept.extend(key.clone());
+        let key = key.unwrap_or_else(|| self.new_key());
         self.open.push(Question {
             key,
             about,
@@ -109,6 +119,11 @@ impl Questions {
     fn new_key(&mut self) -> String {
         self.last += 1;
         format!("q{}", self.last)
+    }
+
+    /// Whether a kept question was asked in this process.
+    pub(super) fn was_asked(&self, key: &str) -> bool {
+        self.kept.contains(key)
     }
 
     /// Nobody waits for the answers any more.
@@ -383,6 +398,7 @@ mod tests {
             tool: tool.to_owned(),
             arguments: "{}".to_owned(),
             rule: rule.to_owned(),
+            subject: String::new(),
         }
     }
 
@@ -398,8 +414,11 @@ mod tests {
     #[test]
     fn calls_that_wait_at_the_same_moment_are_one_question() {
         let mut questions = Questions::default();
-        let mut answers = ["push", "push", "tag"]
-            .map(|tool| questions.about_call(&request(tool, "ask")).expect("room"));
+        let mut answers = ["push", "push", "tag"].map(|tool| {
+            questions
+                .about_call(&request(tool, "ask"), None)
+                .expect("room")
+        });
         let put = questions.take_unasked(Some("7"));
         assert_eq!(put.len(), 1);
         assert_eq!(
@@ -418,8 +437,12 @@ mod tests {
     #[test]
     fn a_person_who_wants_each_is_asked_about_each() {
         let mut questions = Questions::default();
-        let mut one = questions.about_call(&request("one", "ask")).expect("room");
-        let mut two = questions.about_call(&request("two", "ask")).expect("room");
+        let mut one = questions
+            .about_call(&request("one", "ask"), None)
+            .expect("room");
+        let mut two = questions
+            .about_call(&request("two", "ask"), None)
+            .expect("room");
         let put = questions.take_unasked(Some("7"));
         assert!(questions.answer(&put[0].0, &accepted("each")));
         let put = questions.take_unasked(Some("7"));
@@ -439,14 +462,14 @@ mod tests {
     fn an_answer_for_the_program_is_one_to_all_that_wait_of_its_kind_and_to_no_other() {
         let mut questions = Questions::default();
         let mut first = questions
-            .about_call(&request("one", "ask a"))
+            .about_call(&request("one", "ask a"), None)
             .expect("room");
         let put = questions.take_unasked(Some("7"));
         let mut same = questions
-            .about_call(&request("two", "ask a"))
+            .about_call(&request("two", "ask a"), None)
             .expect("room");
         let mut other = questions
-            .about_call(&request("three", "ask b"))
+            .about_call(&request("three", "ask b"), None)
             .expect("room");
         assert!(questions.answer(&put[0].0, &accepted("program")));
         assert_eq!(given(&mut first), Some(Approval::ForProgram));
@@ -460,7 +483,7 @@ mod tests {
         let mut questions = Questions::default();
         let long = "x".repeat(MAX_LISTED / 2);
         let kept: Vec<_> = (0..4)
-            .map(|_| questions.about_call(&request(&long, "ask")))
+            .map(|_| questions.about_call(&request(&long, "ask"), None))
             .collect();
         let put = questions.take_unasked(None);
         assert!(put.len() > 1);
@@ -474,8 +497,11 @@ mod tests {
     #[test]
     fn a_refusal_of_several_calls_refuses_each() {
         let mut questions = Questions::default();
-        let mut answers =
-            ["one", "two"].map(|tool| questions.about_call(&request(tool, "ask")).expect("room"));
+        let mut answers = ["one", "two"].map(|tool| {
+            questions
+                .about_call(&request(tool, "ask"), None)
+                .expect("room")
+        });
         let put = questions.all(Some("7"));
         let declined = ElicitResult::new(ElicitationAction::Decline);
         assert!(questions.answer(&put[0].0, &declined));

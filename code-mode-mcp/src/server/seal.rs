@@ -25,8 +25,13 @@ impl Seal {
     pub(crate) fn new() -> Self {
         // Two random UUIDs have 244 random bits.
         let key = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
-        // It refuses keys that are too short; this one is not.
-        Self(RequestStateCodec::try_new(key.map(uuid::Uuid::into_bytes).concat()).ok())
+        Self::with(key.map(uuid::Uuid::into_bytes).concat())
+    }
+
+    /// The seal of a key that outlives this process.
+    pub(crate) fn with(key: Vec<u8>) -> Self {
+        // It refuses keys that are too short; these are not.
+        Self(RequestStateCodec::try_new(key).ok())
     }
 
     pub(crate) fn seal(&self, asked: &Asked, request: &[u8], life: Duration) -> Option<String> {

@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use code_mode_host::{Provider, SessionError, SessionOptions};
+use code_mode_host::{JournaledSession, Json, Provider, SessionError, SessionOptions};
 use tokio::sync::Notify;
 
 use super::cell::{Cell, CellKey};
 use super::delegate::SessionDelegate;
+use super::durable::DurableFolder;
 use super::session::{KnownCells, Saving, Session, name_in_records};
 use super::store::Store;
 use crate::broker::Broker;
+use crate::kept_question::QuestionKeeper;
 
 /// A session of the stateless era that nobody uses is closed after so long, with what runs in it.
 const IDLE: Duration = Duration::from_secs(30 * 60);
@@ -27,8 +29,11 @@ pub(crate) struct Sessions {
     broker: Arc<Broker>,
     provider: Arc<Provider>,
     store: Option<Store>,
-    /// Sessions of the stateless era, by their handles. Others belong to a connection.
+    durable: Option<DurableFolder>,
+    /// Sessions of the stateless era and durable ones, by their handles. Others belong to a connection.
     stateless: Mutex<HashMap<String, Arc<Session>>>,
+    /// The cells of durable sessions that nobody has asked for yet, and in which no program runs.
+    ended: Mutex<HashMap<CellKey, String>>,
     /// Every session, to count them and to save their values at the end.
     all: Mutex<Vec<Weak<Session>>>,
 }
@@ -38,12 +43,15 @@ impl Sessions {
         broker: Arc<Broker>,
         provider: Arc<Provider>,
         store: Option<Store>,
+        durable: Option<DurableFolder>,
     ) -> Arc<Self> {
         let sessions = Arc::new(Self {
             broker: broker.clone(),
             provider,
             store,
+            durable,
             stateless: Mutex::default(),
+            ended: Mutex::default(),
             all: Mutex::default(),
         });
         let sweeping = sweep(Arc::downgrade(&sessions));
@@ -72,7 +80,9 @@ impl Sessions {
     pub(crate) async fn open(&self) -> Result<Arc<Session>, OpenError> {
         let sessions = self.known();
         if sessions.len() >= MAX_SESSIONS {
-            let unused = unused(&sessions, Instant::now()).ok_or(OpenError::TooMany)?;
+            let unused = unused(&sessions, Instant::now());
+            let may_close = |session: &&Arc<Session>| !self.is_waited_for(session);
+            let unused = unused.filter(may_close).ok_or(OpenError::TooMany)?;
             self.stateless().remove(&unused.handle);
             unused.cells.shutdown().await;
         }
@@ -80,20 +90,47 @@ impl Sessions {
         let stored = self.store.as_ref().map(Store::read).unwrap_or_default();
         let handle = uuid::Uuid::new_v4().simple().to_string();
         let (known, closed) = (Arc::<KnownCells>::default(), Arc::new(Notify::new()));
-        let delegate = SessionDelegate {
-            broker: self.broker.clone(),
-            session: name_in_records(&handle),
-            known: known.clone(),
-            closed: closed.clone(),
-        };
+        let delegate = self.delegate(&handle, &known, &closed);
         let options = SessionOptions::default()
             .guided(true)
             .check_inputs(true)
             .stored(stored.clone());
-        let cells = self
-            .provider
-            .open_session(Arc::new(delegate), options)
-            .await?;
+        let (provider, durable) = (&self.provider, self.durable.as_ref());
+        let cells = match durable.map(DurableFolder::journal) {
+            Some(journal) => {
+                let opened = provider.open_durable(journal, &handle, delegate, options);
+                opened.await?
+            }
+            None => provider.open_session(delegate, options).await?,
+        };
+        Ok(self.opened(handle, cells, (known, closed), stored))
+    }
+
+    fn delegate(
+        &self,
+        handle: &str,
+        known: &Arc<KnownCells>,
+        closed: &Arc<Notify>,
+    ) -> Arc<SessionDelegate> {
+        let journal = self.durable.as_ref().map(DurableFolder::journal);
+        let keeper = journal.map(|journal| QuestionKeeper::new(journal.clone(), handle));
+        Arc::new(SessionDelegate {
+            broker: self.broker.clone(),
+            session: name_in_records(handle),
+            known: known.clone(),
+            closed: closed.clone(),
+            keeper,
+        })
+    }
+
+    /// Adds a session to those that are known.
+    fn opened(
+        &self,
+        handle: String,
+        cells: code_mode_host::Session,
+        (known, closed): (Arc<KnownCells>, Arc<Notify>),
+        stored: Vec<(String, Json)>,
+    ) -> Arc<Session> {
         let saving = self
             .store
             .clone()
@@ -110,7 +147,78 @@ impl Sessions {
             );
         }
         self.all().push(Arc::downgrade(&session));
-        Ok(session)
+        if self.durable.is_some() {
+            self.keep(&session);
+        }
+        session
+    }
+
+    /// Keeps a session that clients find again by its handle.
+    fn keep(&self, session: &Arc<Session>) {
+        let handle = session.handle.clone();
+        self.stateless().insert(handle, session.clone());
+    }
+
+    /// Whether sessions outlive their clients.
+    pub(crate) fn are_durable(&self) -> bool {
+        self.durable.is_some()
+    }
+
+    /// Continues the durable sessions in which programs run, or have ended without anybody taking that.
+    pub(crate) async fn resume(&self) {
+        let Some(folder) = &self.durable else {
+            return;
+        };
+        let journal = folder.journal().clone();
+        let found = tokio::task::spawn_blocking(move || journal.sessions()).await;
+        let sessions = match found {
+            Ok(Ok(sessions)) => sessions,
+            Ok(Err(error)) => return tracing::warn!(%error, "durable sessions cannot be read"),
+            Err(error) => return tracing::warn!(%error, "durable sessions cannot be read"),
+        };
+        for session in sessions {
+            let is_running = session.cells.iter().any(|cell| cell.outcome.is_none());
+            if !is_running {
+                let keys = session.cells.iter();
+                let keys = keys.map(|cell| CellKey::from(cell.tool_call_id.as_str()));
+                self.ended()
+                    .extend(keys.map(|key| (key, session.name.clone())));
+            } else if let Err(error) = self.resume_one(&session).await {
+                tracing::warn!(%error, "a durable session does not continue");
+            }
+        }
+    }
+
+    fn ended(&self) -> MutexGuard<'_, HashMap<CellKey, String>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn resume_one(&self, journaled: &JournaledSession) -> Result<(), SessionError> {
+        let Some(folder) = &self.durable else {
+            return Ok(());
+        };
+        let handle = &journaled.name;
+        let (known, closed) = (Arc::<KnownCells>::default(), Arc::new(Notify::new()));
+        for cell in &journaled.cells {
+            known.add(&Arc::new(Cell::of_another_process(&cell.tool_call_id)));
+        }
+        let delegate = self.delegate(handle, &known, &closed);
+        let cells = self
+            .provider
+            .resume(folder.journal(), handle, delegate)
+            .await?;
+        let stored = cells.stored_values();
+        self.opened(handle.clone(), cells, (known, closed), stored);
+        Ok(())
+    }
+
+    /// A durable session that was closed because nobody used it.
+    async fn reopened(&self, handle: &str) -> Option<Arc<Session>> {
+        let folder = self.durable.as_ref()?;
+        let (journal, name) = (folder.journal().clone(), handle.to_owned());
+        let found = tokio::task::spawn_blocking(move || journal.session(&name)).await;
+        self.resume_one(&found.ok()?.ok()?).await.ok()?;
+        self.stateless().get(handle).cloned()
     }
 
     /// Every session that is alive.
@@ -124,22 +232,34 @@ impl Sessions {
     /// Opens a session that a client of the stateless era finds again by its handle.
     pub(crate) async fn open_stateless(&self) -> Result<Arc<Session>, OpenError> {
         let session = self.open().await?;
-        self.stateless()
-            .insert(session.handle.clone(), session.clone());
+        self.keep(&session);
         Ok(session)
     }
 
     /// The session of a handle, of the stateless era.
-    pub(crate) fn by_handle(&self, handle: &str) -> Option<Arc<Session>> {
-        self.stateless().get(handle).cloned()
+    pub(crate) async fn by_handle(&self, handle: &str) -> Option<Arc<Session>> {
+        let known = self.stateless().get(handle).cloned();
+        match known {
+            Some(session) => Some(session),
+            None => self.reopened(handle).await,
+        }
     }
 
     /// The cell of a key, in whatever session of the stateless era.
-    pub(crate) fn cell(&self, key: &CellKey) -> Option<(Arc<Session>, Arc<Cell>)> {
-        let sessions = self.stateless();
-        sessions
-            .values()
-            .find_map(|session| Some((session.clone(), session.known.by_key(key)?)))
+    pub(crate) async fn cell(&self, key: &CellKey) -> Option<(Arc<Session>, Arc<Cell>)> {
+        let known = {
+            let sessions = self.stateless();
+            sessions
+                .values()
+                .find_map(|session| Some((session.clone(), session.known.by_key(key)?)))
+        };
+        if known.is_some() {
+            return known;
+        }
+        let handle = self.ended().remove(key)?;
+        let session = self.by_handle(&handle).await?;
+        let cell = session.known.by_key(key)?;
+        Some((session, cell))
     }
 
     /// Ends every session; the stored values are saved.
@@ -148,6 +268,11 @@ impl Sessions {
         self.stateless().clear();
         self.provider.shutdown().await;
         sessions.iter().for_each(|session| session.save());
+    }
+
+    /// Whether a session has programs that outlive their clients.
+    fn is_waited_for(&self, session: &Session) -> bool {
+        self.are_durable() && session.open_cells() > 0
     }
 
     fn close_idle(&self) {
@@ -159,6 +284,7 @@ impl Sessions {
             let idle: Vec<String> = sessions
                 .values()
                 .filter(|session| session.unused_for(now).is_some_and(|time| time >= idle))
+                .filter(|session| !self.is_waited_for(session))
                 .map(|session| session.handle.clone())
                 .collect();
             idle.iter()

@@ -314,7 +314,7 @@ impl Shared {
     fn with_broker(&self, broker: Arc<Broker>) -> Self {
         let (provider, store) = self.sessions.sources();
         Self {
-            sessions: Sessions::new(broker.clone(), provider, store),
+            sessions: Sessions::new(broker.clone(), provider, store, None),
             broker,
             direct: self.direct.clone(),
             patience: self.patience,

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::handler::Handler;
-use super::in_flight::InFlight;
+use super::in_flight::{InFlight, Open};
 
 /// The largest message of a client.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -38,8 +38,9 @@ pub(super) async fn serve(
     let input_ended = CancellationToken::new();
     let silence = Silence::default();
     let transport = transport(from, to, input_ended.clone(), silence.clone());
-    let transport = InFlight::new(transport);
-    let serving = serve_server(Handler::alone(server), transport);
+    let open = Arc::<Open>::default();
+    let transport = InFlight::new(transport, open.clone());
+    let serving = serve_server(Handler::alone(server, open), transport);
     let running = tokio::select! {
         serving = serving => match serving {
             Ok(running) => running,

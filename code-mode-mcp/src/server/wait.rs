@@ -71,7 +71,7 @@ type Found = (Arc<Session>, Arc<Cell>);
 async fn find(client: &Client<'_>, name: &str) -> Result<Found, String> {
     let none = || format!("no cell {name:?} exists (any more)");
     let key = CellKey::from(name);
-    if let Some(found) = client.server.sessions.cell(&key) {
+    if let Some(found) = client.server.sessions.cell(&key).await {
         return Ok(found);
     }
     if !client.has_own_session() {

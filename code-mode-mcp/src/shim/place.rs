@@ -243,6 +243,16 @@ impl Place {
         }
     }
 
+    /// The socket of the process that has a journal open.
+    ///
+    /// # Errors
+    /// What the system says where the file is not there.
+    pub fn journal(&self, file: &Path) -> io::Result<PathBuf> {
+        let file = std::fs::metadata(file)?;
+        let name = format!("journal-{:x}-{:x}.sock", file.dev(), file.ino());
+        Ok(self.0.join(name))
+    }
+
     /// What the gateway logs.
     pub fn log(&self, name: &GatewayName) -> PathBuf {
         self.file(name, "log")

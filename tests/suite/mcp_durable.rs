@@ -1,0 +1,309 @@
+//! `code-mode mcp --durable`: programs and their questions outlive the gateway and its clients.
+#![cfg(unix)]
+
+use std::path::PathBuf;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::mcp_client::{Client, cell_id, file_of, mad, path, texts};
+use crate::support::{program, run};
+
+/// A gateway's folder, its policy and its record of calls.
+struct Place {
+    folder: tempfile::TempDir,
+    policy: tempfile::NamedTempFile,
+}
+
+impl Place {
+    fn new(terminal_may_answer: bool) -> Self {
+        let policy = json!({
+            "ask": ["mad/plain"],
+            "terminal_may_answer": terminal_may_answer,
+        });
+        Self {
+            folder: tempfile::tempdir().expect("a folder"),
+            policy: file_of(&policy),
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn client(&self, more: &[&str]) -> Client {
+        let server = format!("mad={}", mad("claims"));
+        let (durable, ledger) = (self.at("durable"), self.at("ledger"));
+        let arguments = [
+            "--server",
+            &server,
+            "--policy",
+            path(&self.policy),
+            "--durable",
+            durable.to_str().expect("UTF-8"),
+            "--ledger",
+            ledger.to_str().expect("UTF-8"),
+        ];
+        let arguments: Vec<&str> = arguments
+            .iter()
+            .copied()
+            .chain(more.iter().copied())
+            .collect();
+        Client::start_in(&arguments, self.folder.path())
+    }
+
+    /// A client with a gateway of its own.
+    async fn alone(&self, capabilities: Value) -> Client {
+        let mut client = self.client(&["--private"]);
+        client.initialize(capabilities).await;
+        client
+    }
+
+    /// `code-mode approvals`: its exit status, and what it says.
+    fn approvals(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = std::process::Command::new(program())
+            .arg("approvals")
+            .arg("--durable")
+            .arg(self.at("durable"))
+            .args(arguments)
+            .env("XDG_RUNTIME_DIR", self.folder.path())
+            .output()
+            .expect("run");
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8(said).expect("UTF-8"),
+        )
+    }
+
+    /// The numbers of the questions that wait.
+    fn waiting(&self) -> Vec<String> {
+        let (code, listed) = self.approvals(&["list", "--json"]);
+        assert_eq!(code, Some(0), "{listed}");
+        let listed: Vec<Value> = serde_json::from_str(&listed).expect("JSON");
+        listed.iter().map(|one| one["number"].to_string()).collect()
+    }
+
+    /// How many calls of the tool were sent to its server.
+    fn sent(&self) -> usize {
+        let ledger = std::fs::read_to_string(self.at("ledger")).expect("a ledger");
+        let lines = ledger
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        lines
+            .filter(|line| line["tool"] == "plain" && line["outcome"] == "ran")
+            .count()
+    }
+}
+
+/// Ends a gateway at once, as a crash does.
+async fn dies(mut client: Client) {
+    let process = Pid::from_raw(client.pid().cast_signed()).expect("a process");
+    kill_process(process, Signal::KILL).expect("it runs");
+    client.ended().await;
+}
+
+const PROGRAM: &str = "
+    text('begun');
+    const answer = await tools.mad__plain({ file: 'a' });
+    text(answer === undefined ? 'nothing' : 'answered');
+";
+
+/// Runs the program until it waits for a person; the name of its cell.
+async fn asks(client: &mut Client) -> String {
+    let said = client.exec(PROGRAM).await.concat();
+    assert!(said.contains("waits for a person's approval"), "{said}");
+    assert!(said.contains("code-mode approvals"), "{said}");
+    cell_id(&said).to_owned()
+}
+
+/// The end of a cell.
+async fn end_of(client: &mut Client, cell: &str) -> String {
+    loop {
+        let said = texts(&client.call("wait", json!({"cell_id": cell})).await).concat();
+        if !said.contains("status: running") {
+            return said;
+        }
+    }
+}
+
+#[test]
+fn a_question_is_answered_while_no_gateway_runs() {
+    run(async {
+        let place = Place::new(true);
+        let mut client = place.alone(json!({})).await;
+        let cell = asks(&mut client).await;
+        dies(client).await;
+
+        let waiting = place.waiting();
+        assert_eq!(waiting.len(), 1);
+        let (code, said) = place.approvals(&["show", &waiting[0]]);
+        assert!(
+            code == Some(0) && said.contains("mad/plain with {file: "),
+            "{said}"
+        );
+        let (code, said) = place.approvals(&["allow", &waiting[0]]);
+        assert!(code == Some(0) && said.contains("allowed"), "{said}");
+        // The second answer changes nothing.
+        let (code, said) = place.approvals(&["deny", &waiting[0]]);
+        assert!(code == Some(1) && said.contains("allowed"), "{said}");
+
+        let mut client = place.alone(json!({})).await;
+        let said = end_of(&mut client, &cell).await;
+        assert!(said.contains("answered"), "{said}");
+        assert!(said.contains("status: completed"), "{said}");
+        assert_eq!(place.sent(), 1);
+        client.leave().await;
+    });
+}
+
+#[test]
+fn a_question_is_answered_at_the_gateway_that_has_the_folder() {
+    run(async {
+        let place = Place::new(true);
+        let mut client = place.alone(json!({})).await;
+        let cell = asks(&mut client).await;
+        let waiting = place.waiting();
+        let (code, said) = place.approvals(&["deny", &waiting[0], "77"]);
+        assert!(code == Some(1) && said.contains("no question 77"), "{said}");
+        let said = end_of(&mut client, &cell).await;
+        assert!(said.contains("was refused"), "{said}");
+        assert_eq!(place.waiting(), Vec::<String>::new());
+        client.leave().await;
+        assert_eq!(place.approvals(&["list"]).1.trim(), "no question waits");
+    });
+}
+
+#[test]
+fn a_policy_keeps_other_terminals_out() {
+    run(async {
+        let place = Place::new(false);
+        let mut client = place.alone(json!({"elicitation": {}})).await;
+        let exec = json!({"name": "exec", "arguments": {"code": PROGRAM}});
+        client.begin("tools/call", exec).await;
+        while place.waiting().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let (code, said) = place.approvals(&["allow", &place.waiting()[0]]);
+        assert!(
+            code == Some(1) && said.contains("another terminal"),
+            "{said}"
+        );
+        dies(client).await;
+    });
+}
+
+#[test]
+fn a_client_that_comes_back_is_asked_again_and_finds_its_program() {
+    run(async {
+        let place = Place::new(false);
+        let mut client = place.alone(json!({"elicitation": {}})).await;
+        let exec = json!({"name": "exec", "arguments": {"code": PROGRAM}});
+        client.begin("tools/call", exec).await;
+        // The person does not answer before the machine goes down.
+        while place.waiting().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        dies(client).await;
+
+        let journal = place.at("durable").join("sessions.journal");
+        let cell = {
+            let journal = code_mode_host::Journal::open(&journal, Default::default());
+            let sessions = journal.expect("free").sessions().expect("read");
+            sessions[0].cells[0].tool_call_id.clone()
+        };
+        let mut client = place.alone(json!({"elicitation": {}})).await;
+        client.answers = vec![json!({"action": "accept", "content": {"answer": "once"}})];
+        let said = end_of(&mut client, &cell).await;
+        assert!(said.contains("answered"), "{said}");
+        assert_eq!((client.asked.len(), place.sent()), (1, 1));
+        client.leave().await;
+    });
+}
+
+#[test]
+fn a_stateless_client_answers_the_question_of_an_earlier_gateway() {
+    run(async {
+        let place = Place::new(false);
+        let mut client = place.client(&["--private"]).modern();
+        let mut exec = json!({"name": "exec", "arguments": {"code": PROGRAM}});
+        let asked = client.request("tools/call", exec.clone()).await["result"].clone();
+        let requests = asked["inputRequests"].as_object().expect("a question");
+        let key = requests.keys().next().expect("one").clone();
+        dies(client).await;
+
+        let mut client = place.client(&["--private"]).modern();
+        exec["inputResponses"] = json!({key: {"action": "accept", "content": {"answer": "once"}}});
+        exec["requestState"] = asked["requestState"].clone();
+        let done = client.request("tools/call", exec).await["result"].clone();
+        let said = texts(&done).concat();
+        assert!(
+            said.contains("answered") && said.contains("completed"),
+            "{done}"
+        );
+        assert_eq!(place.sent(), 1);
+        client.leave().await;
+    });
+}
+
+#[test]
+fn a_program_outlives_the_client_of_a_shared_gateway() {
+    run(async {
+        let place = Place::new(true);
+        let shared = ["--linger", "60s", "--patience", "500ms"];
+        let mut first = place.client(&shared);
+        first.initialize(json!({})).await;
+        let cell = asks(&mut first).await;
+        first.leave().await;
+        let waiting = place.waiting();
+        let (code, said) = place.approvals(&["allow", &waiting[0]]);
+        assert_eq!(code, Some(0), "{said}");
+        let mut second = place.client(&shared);
+        second.initialize(json!({})).await;
+        let said = end_of(&mut second, &cell).await;
+        assert!(said.contains("answered"), "{said}");
+        assert_eq!(place.sent(), 1);
+        second.leave().await;
+        let stopped = std::process::Command::new(program())
+            .args(["mcp", "stop"])
+            .env("XDG_RUNTIME_DIR", place.folder.path())
+            .status();
+        assert!(stopped.expect("run").success());
+    });
+}
+
+#[test]
+fn a_request_that_is_cancelled_ends_its_program_and_one_whose_client_leaves_does_not() {
+    run(async {
+        let place = Place::new(true);
+        let mut client = place.alone(json!({"elicitation": {}})).await;
+        let exec = json!({"name": "exec", "arguments": {"code": PROGRAM}});
+        let id = client.begin("tools/call", exec.clone()).await;
+        while place.waiting().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
+        client.send(&cancel).await;
+        while !place.waiting().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        client.begin("tools/call", exec).await;
+        while place.waiting().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        client.leave().await;
+        assert_eq!(place.waiting().len(), 1);
+    });
+}
+
+#[test]
+fn a_folder_has_one_gateway() {
+    run(async {
+        let place = Place::new(true);
+        let mut client = place.alone(json!({})).await;
+        client.exec("text(1)").await;
+        let mut second = place.client(&["--private"]);
+        assert_eq!(second.ended().await, Some(3));
+        client.leave().await;
+    });
+}
