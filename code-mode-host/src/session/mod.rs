@@ -26,6 +26,8 @@ mod stored;
 mod workers;
 
 #[cfg(test)]
+mod durable_model;
+#[cfg(test)]
 mod model;
 
 pub(crate) use core::Settings;

@@ -266,7 +266,7 @@ impl<P: Ports> Core<P> {
         loaded: Box<Loaded>,
         now: Instant,
     ) -> Result<(), Box<Loaded>> {
-        let is_waiting = |cell: &&Cell<P::Reply>| cell.is_running() && cell.stopping.is_none();
+        let is_waiting = |cell: &&Cell<P::Reply>| cell.is_running() && cell.worker == 0;
         let Some(cell) = self.cells.get(&number).filter(is_waiting) else {
             return Ok(());
         };

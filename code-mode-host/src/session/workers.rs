@@ -139,11 +139,14 @@ impl<P: Ports> Core<P> {
 
     /// The worker is gone: each of its cells ends with this error.
     fn lose(&mut self, error: impl Fn(&CellId) -> String, now: Instant) {
-        self.worker = None;
+        let Some(lost) = self.worker.take().map(|worker| worker.number) else {
+            return;
+        };
+        // A cell without a worker, parked or about to run again, has lost nothing.
         let running: Vec<CellNumber> = self
             .cells
             .iter()
-            .filter(|(_, cell)| cell.is_running() && !cell.is_parked())
+            .filter(|(_, cell)| cell.is_running() && cell.worker == lost)
             .map(|(number, _)| *number)
             .collect();
         for number in running {
