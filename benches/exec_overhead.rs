@@ -4,7 +4,7 @@
 //!
 //! `cargo build --release && cargo bench` runs all of it. Cold starts, memory and
 //! allocations are measured in processes of their own, which this program starts with
-//! `--sample`, `--memory` and `--allocations`. With `--samples N`, `--warm-iterations N` or
+//! `--sample`, `--memory` and `--allocations`. With `--parked N` it prints what N durable sessions take that wait. With `--samples N`, `--warm-iterations N` or
 //! `--tool-counts N,N` it prints the table of the documentation and nothing else.
 
 use std::hint::black_box;
@@ -232,6 +232,7 @@ fn main() {
                 let (tools, warm) = (number(3).unwrap_or(0), number(4).unwrap_or(1));
                 return println!("{}", table::sample(scenario, tools, warm));
             }
+            "--parked" => return durable::parked(scenario.parse().unwrap_or(100)),
             "--allocations" => return println!("{}", allocations::allocations(scenario)),
             _ => {}
         }

@@ -104,7 +104,7 @@ def typescript(program, kills):
     run("npm", "ci", "--silent", "--no-audit", "--no-fund", cwd=TYPESCRIPT)
     shutil.rmtree(TYPESCRIPT / "dist", ignore_errors=True)
     run("npx", "tsc", "-p", ".", cwd=TYPESCRIPT)
-    run("node", "--test", "test/session.test.mjs", "test/hostile.test.mjs", "test/adapters.test.mjs", cwd=TYPESCRIPT, CODE_MODE_BIN=program)
+    run("node", "--test", "test/session.test.mjs", "test/durable.test.mjs", "test/hostile.test.mjs", "test/adapters.test.mjs", cwd=TYPESCRIPT, CODE_MODE_BIN=program)
     run("npm", "install", "--silent", "--no-audit", "--no-fund", "--no-save", "--prefix", HOME / "runtimes", *RUNTIMES)
     bun, deno = (HOME / "runtimes" / "node_modules" / ".bin" / name for name in ("bun", "deno"))
     run(bun, "test", "./test/session.test.mjs", cwd=TYPESCRIPT, CODE_MODE_BIN=program)

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use code_mode_host::Provider;
+use code_mode_host::{Journal, JournalOptions, Provider};
 use code_mode_serve::{Address, GuardOptions, HostOptions, ListenError, MAX_MESSAGE};
 use code_mode_system::say;
 
@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// gRPC on a socket that this user's programs reach
     #[arg(long, value_name = "ADDRESS", default_value = "stdio")]
     listen: String,
+    /// Keep the sessions in this file that an SDK wants to keep (on stdio)
+    #[arg(long, value_name = "FILE", conflicts_with = "trace")]
+    journal: Option<PathBuf>,
     #[command(flatten)]
     host: HostArgs,
     #[command(flatten)]
@@ -189,6 +192,18 @@ fn serve(args: Args) -> Result<(), Failure> {
     if grpc.is_none() {
         host.check_without_grpc().map_err(Failure::usage)?;
     }
+    let journal = match &args.journal {
+        Some(_) if grpc.is_some() => {
+            return Err(Failure::usage(
+                "--journal is for stdio: SDKs start the program so",
+            ));
+        }
+        Some(path) => {
+            let journal = Journal::open(path, JournalOptions::default());
+            Some(journal.map_err(Failure::runtime)?)
+        }
+        None => None,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -210,7 +225,8 @@ fn serve(args: Args) -> Result<(), Failure> {
                 code_mode_serve::serve_grpc(address, provider, limits, host, telemetry).await?;
             }
             None => {
-                let served = code_mode_serve::serve_stdio(provider, limits, telemetry).await;
+                let served =
+                    code_mode_serve::serve_stdio(provider, limits, telemetry, journal).await;
                 served.map_err(|error| Failure::AsCodex(error.to_string()))?;
             }
         }

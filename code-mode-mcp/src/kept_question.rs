@@ -21,9 +21,25 @@ pub struct KeptQuestion(AskedQuestion);
 /// What the keys of kept questions begin with.
 const KEPT: char = 'k';
 
-/// Whether it is the key of a kept question.
+/// What the keys of questions begin with that list several kept ones.
+const KEPT_TOGETHER: char = 'j';
+
+/// Whether it is the key of a kept question, which it has in the next process too.
 pub(crate) fn is_kept(key: &str) -> bool {
     key.starts_with(KEPT)
+}
+
+/// The key of a question that lists these, made of a new one.
+pub(crate) fn key_of_several(new: String, listed: &[String]) -> String {
+    match listed.iter().any(|key| is_kept(key)) {
+        true => format!("{KEPT_TOGETHER}{new}"),
+        false => new,
+    }
+}
+
+/// Whether a question with this key waits on where a request about it has ended without an answer.
+pub(crate) fn waits_on(key: &str) -> bool {
+    key.starts_with([KEPT, KEPT_TOGETHER])
 }
 
 impl QuestionKeeper {
@@ -48,7 +64,7 @@ impl QuestionKeeper {
         let question = Question::new(&request.subject, request.words())
             .reason(&request.rule)
             .from_terminal(broker.terminal_may_answer() && !is_asked_here)
-            .expires_after((!is_asked_here).then(|| broker.policy.answer_time()));
+            .expires_after((!is_asked_here).then(|| broker.policy.kept_answer_time()));
         let asked = self.journal.ask(&self.session, call, question).await;
         asked.map(KeptQuestion).map_err(not_kept)
     }

@@ -50,7 +50,7 @@ pub struct Policy {
     /// Whether a call of a read-only tool whose server was lost is made once more.
     pub(crate) retry_read_only: bool,
     /// How long a person's answer may take.
-    answer_minutes: AnswerMinutes,
+    answer_minutes: Option<AnswerMinutes>,
     /// A form of a server that has one of these words is declined: it asks for a secret, and
     /// a form must not ask for one.
     secret_words: SecretWords,
@@ -59,24 +59,18 @@ pub struct Policy {
     path: Option<PathBuf>,
 }
 
-/// From one minute to a day; 15 by default.
+/// From one minute to 30 days.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "u64")]
 struct AnswerMinutes(u64);
-
-impl Default for AnswerMinutes {
-    fn default() -> Self {
-        Self(15)
-    }
-}
 
 impl TryFrom<u64> for AnswerMinutes {
     type Error = &'static str;
 
     fn try_from(minutes: u64) -> Result<Self, Self::Error> {
         match minutes {
-            1..=1440 => Ok(Self(minutes)),
-            _ => Err("answer_minutes is from 1 to 1440, a day"),
+            1..=43_200 => Ok(Self(minutes)),
+            _ => Err("answer_minutes is from 1 to 43200, 30 days"),
         }
     }
 }
@@ -164,7 +158,19 @@ pub enum PolicyError {
 impl Policy {
     /// How long a person's answer may take.
     pub(crate) fn answer_time(&self) -> Duration {
-        Duration::from_secs(60 * self.answer_minutes.0)
+        const DEFAULT: u64 = 15;
+        self.answer_in(DEFAULT)
+    }
+
+    /// How long a person's answer to a kept question may take.
+    pub(crate) fn kept_answer_time(&self) -> Duration {
+        const DEFAULT: u64 = 7 * 24 * 60;
+        self.answer_in(DEFAULT)
+    }
+
+    fn answer_in(&self, default: u64) -> Duration {
+        let minutes = self.answer_minutes.map_or(default, |AnswerMinutes(it)| it);
+        Duration::from_secs(60 * minutes)
     }
 
     /// Reads a file.
@@ -414,11 +420,13 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_may_take_from_a_minute_to_a_day() {
+    fn an_answer_may_take_from_a_minute_to_thirty_days() {
         assert_eq!(policy("{}").answer_time(), Duration::from_secs(900));
+        let kept = policy("{}").kept_answer_time();
+        assert_eq!(kept, Duration::from_secs(7 * 24 * 60 * 60));
         let day = policy(r#"{"answer_minutes": 1440}"#).answer_time();
         assert_eq!(day, Duration::from_secs(24 * 60 * 60));
-        for minutes in ["0", "1441", "-1", "1.5", r#""15""#] {
+        for minutes in ["0", "43201", "-1", "1.5", r#""15""#] {
             let text = format!(r#"{{"answer_minutes": {minutes}}}"#);
             assert!(serde_json::from_str::<Policy>(&text).is_err(), "{minutes}");
         }

@@ -78,6 +78,24 @@ impl fmt::Display for RuntimeToolCallId {
     }
 }
 
+/// A text is not the place of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the place of a call is written tool-N")]
+pub struct InvalidCallId;
+
+impl FromStr for RuntimeToolCallId {
+    type Err = InvalidCallId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCallId> {
+        let number = text.strip_prefix("tool-").ok_or(InvalidCallId)?;
+        let id = number.parse().map(Self).map_err(|_| InvalidCallId)?;
+        match id.to_string() == text {
+            true => Ok(id),
+            false => Err(InvalidCallId),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +108,18 @@ mod tests {
             assert_eq!(number(odd), None, "{odd}");
         }
         assert_eq!("".parse::<CellId>(), Err(EmptyCellId));
+    }
+
+    #[test]
+    fn the_place_of_a_call_is_read_as_it_is_written() {
+        let place = RuntimeToolCallId(7);
+        assert_eq!(place.to_string().parse(), Ok(place));
+        for odd in ["", "7", "tool-", "tool-07", "tool-+7", "tool-4294967296"] {
+            assert_eq!(
+                odd.parse::<RuntimeToolCallId>(),
+                Err(InvalidCallId),
+                "{odd}"
+            );
+        }
     }
 }

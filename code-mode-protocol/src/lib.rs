@@ -35,7 +35,7 @@ mod tool;
 mod trace_context;
 
 pub use content::{ContentItem, ImageDetail, Note};
-pub use ids::{CellId, EmptyCellId, RuntimeToolCallId};
+pub use ids::{CellId, EmptyCellId, InvalidCallId, RuntimeToolCallId};
 pub use json::{InvalidJson, Json, check_portable, push_escaped};
 pub use lifecycle::{
     CallOutcome, CellEnded, CellOutcome, CellStarted, CellStats, Determinism, ToolCallFinished,

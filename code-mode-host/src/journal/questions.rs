@@ -166,6 +166,11 @@ impl AskedQuestion {
         self.number
     }
 
+    /// Whether it was decided when it was asked.
+    pub fn is_decided(&self) -> bool {
+        self.row.decision_at(now_ms()).is_some()
+    }
+
     /// Waits until somebody has decided, or the time is over. The decision is this call's from then on: after a
     /// crash nobody knows whether the call has run.
     ///

@@ -15,7 +15,7 @@
 //! - a shutdown ends, whatever the worker and the delegate do.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -266,6 +266,18 @@ impl<P: Ports> Core<P> {
     pub(crate) fn live_cells(&self) -> Vec<CellId> {
         let live = self.cells.values().filter(|cell| cell.is_running());
         live.map(|cell| cell.id.clone()).collect()
+    }
+
+    /// The cells that an observer can still hear of: those that have not ended, and those with a result that
+    /// nobody has taken.
+    pub(crate) fn cells_to_observe(&self) -> Vec<CellId> {
+        let all: BTreeSet<CellNumber> = self
+            .cells
+            .keys()
+            .copied()
+            .chain(self.ended.cells())
+            .collect();
+        all.into_iter().map(CellNumber::id).collect()
     }
 
     /// What the session's cells may use.

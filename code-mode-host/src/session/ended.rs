@@ -85,6 +85,11 @@ impl Ended {
         to_close
     }
 
+    /// The cells whose results are kept.
+    pub(super) fn cells(&self) -> impl Iterator<Item = CellNumber> {
+        self.results.keys().copied()
+    }
+
     /// Puts output in front of a kept result's; `false` without a kept result.
     pub(super) fn put_back(&mut self, cell: CellNumber, response: &mut CellResponse) -> bool {
         let Some(kept) = self.results.get_mut(&cell) else {

@@ -395,6 +395,12 @@ impl Session {
         self.shared.look(|core| core.live_cells())
     }
 
+    /// The cells that an observer can still hear of: those that have not ended, and those with a result that
+    /// nobody has taken; in order of admission.
+    pub fn cells_to_observe(&self) -> Vec<CellId> {
+        self.shared.look(|core| core.cells_to_observe())
+    }
+
     /// The values that cells have stored: key and value, in order of the keys.
     pub fn stored_values(&self) -> Vec<(String, Json)> {
         self.shared.look(|core| core.stored_values())

@@ -29,7 +29,7 @@ use super::seal::{Asked, request_digest};
 use super::session::Session;
 use super::{Response, cancelled, failure};
 use crate::elicitation::nobody;
-use crate::kept_question::is_kept;
+use crate::kept_question::{is_kept, waits_on};
 
 /// How long a cell of an earlier process has to come to its questions again.
 const ASKS_AGAIN: Duration = Duration::from_secs(3);
@@ -243,7 +243,11 @@ impl Observed<'_> {
         };
         let digest = request_digest(&self.request.name, &self.request.arguments);
         let server = self.client.server;
-        let life = server.broker.policy.answer_time();
+        let policy = &server.broker.policy;
+        let life = match server.sessions.are_durable() {
+            true => policy.kept_answer_time(),
+            false => policy.answer_time(),
+        };
         let state = server.seal.seal(&asked, &digest, life)?;
         let requests: BTreeMap<String, InputRequest> = questions
             .into_iter()
@@ -321,6 +325,8 @@ async fn elicit(
     let asked = tokio::time::timeout(limit, peer.create_elicitation(params)).await;
     let answer = match asked {
         Ok(Err(ServiceError::TransportClosed | ServiceError::TransportSend(_))) => None,
+        // It waits on, and the next request asks it again.
+        Err(_) if waits_on(&key) => None,
         Ok(Ok(answer)) => Some(answer),
         Ok(Err(_)) | Err(_) => Some(nobody()),
     };

@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::caller::{Approval, ApprovalRequest, Elicitation};
+use crate::kept_question::key_of_several;
 
 /// Questions of one cell at the same time.
 const MAX_QUESTIONS: usize = 256;
@@ -182,14 +183,17 @@ impl Questions {
             match group.as_slice() {
                 [one] => put.extend(about_one(&one.words, asker).map(|it| (one.key.clone(), it))),
                 several => {
-                    let calls = several.iter().map(|question| question.key.clone());
+                    let calls: Vec<String> = several
+                        .iter()
+                        .map(|question| question.key.clone())
+                        .collect();
                     let words = several.iter().map(|question| question.words.as_str());
-                    joints.push((calls.collect(), about_several(words, asker)));
+                    joints.push((calls, about_several(words, asker)));
                 }
             }
         }
         for (calls, params) in joints {
-            let key = self.new_key();
+            let key = key_of_several(self.new_key(), &calls);
             put.extend(params.map(|params| (key.clone(), params)));
             self.joints.push_back(Joint { key, calls });
             if self.joints.len() > MAX_JOINTS {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use code_mode_host::describe::{ToolGroup, ToolsFrom, guided_exec_tool};
 use code_mode_host::{
-    CellId, ExecuteRequest, Limits, Provider, Session, SessionError, SessionOptions,
+    CellId, ExecuteRequest, Journal, Limits, Provider, Question, Session, SessionError,
+    SessionOptions,
 };
 use code_mode_protocol::wire::frame;
 use code_mode_protocol::wire::stdio::{
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
 
 use super::delegate::{Callbacks, Guided, SessionDelegate};
+use super::durable::{AskError, Durable};
 use super::handshake;
 use super::outbound::ToClient;
 use super::session::{Request, StdioSession};
@@ -67,8 +69,9 @@ pub async fn serve(
     provider: Arc<Provider>,
     limits: Limits,
     telemetry: Arc<dyn Telemetry>,
+    journal: Option<Journal>,
 ) -> Result<(), ServeError> {
-    let served = converse(provider.clone(), limits, telemetry).await;
+    let served = converse(provider.clone(), limits, telemetry, journal).await;
     provider.shutdown().await;
     served
 }
@@ -77,6 +80,7 @@ async fn converse(
     provider: Arc<Provider>,
     limits: Limits,
     telemetry: Arc<dyn Telemetry>,
+    journal: Option<Journal>,
 ) -> Result<(), ServeError> {
     let (reader, writer) = standard_streams();
     let mut frames = FramedRead::new(reader, frame::codec(MAX_FRAME_BYTES));
@@ -106,6 +110,7 @@ async fn converse(
         provider,
         limits,
         telemetry,
+        journal,
         callbacks: Arc::new(Callbacks::new(client.clone(), capacity)),
         client,
         sessions: HashMap::new(),
@@ -177,6 +182,8 @@ struct Connection {
     provider: Arc<Provider>,
     telemetry: Arc<dyn Telemetry>,
     limits: Limits,
+    /// Where sessions are kept that a client wants to keep.
+    journal: Option<Journal>,
     client: ToClient,
     callbacks: Arc<Callbacks>,
     sessions: HashMap<String, StdioSession>,
@@ -397,6 +404,40 @@ impl Connection {
                     Ok(Value::SessionValues { values })
                 });
             }
+            Operation::Cells { session_id } => {
+                let request = new(Budget::default());
+                self.ask(request, &session_id, |session| {
+                    let cells = session.cells_to_observe().into_iter();
+                    let cells = cells.map(|cell| cell.as_str().to_owned()).collect();
+                    Ok(Value::SessionRunning { cells })
+                });
+            }
+            Operation::Ask {
+                session_id,
+                cell_id,
+                call,
+                subject,
+                text,
+            } => {
+                let question = Question::new(subject, text);
+                let asker = (named(cell_id)?, call);
+                let durable = self.durable(&session_id);
+                self.decided(new(Budget::default()), async move {
+                    durable?.ask(asker, question).await
+                });
+            }
+            Operation::Decide {
+                session_id,
+                cell_id,
+                call,
+                allowed,
+            } => {
+                let asker = (named(cell_id)?, call);
+                let durable = self.durable(&session_id);
+                self.decided(new(Budget::default()), async move {
+                    durable?.decide(asker, allowed).await.map(Some)
+                });
+            }
             Operation::Pause {
                 session_id,
                 cell_id,
@@ -433,6 +474,25 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// The journal's part of a session.
+    fn durable(&self, session_id: &str) -> Result<Arc<Durable>, AskError> {
+        let session = self.sessions.get(session_id);
+        let durable = session.and_then(StdioSession::durable);
+        durable.ok_or(AskError::NotDurable)
+    }
+
+    /// Answers a request about a question, once that is on disk.
+    fn decided(
+        &self,
+        request: Request,
+        decided: impl Future<Output = Result<Option<bool>, AskError>> + Send + 'static,
+    ) {
+        self.tasks.spawn(async move {
+            let decided = decided.await;
+            request.respond(decided.map(|allowed| Value::SessionDecision { allowed }));
+        });
     }
 
     /// Answers a request from what its session knows.
@@ -478,12 +538,23 @@ impl Connection {
         let (cells, gone) = (Cells::default(), CancellationToken::new());
         let guided = asked.guided.as_ref();
         let guided = guided.map(|guided| Arc::new(Guided::new(guided.events)));
+        let name = asked.guided.as_ref().and_then(|it| it.durable.clone());
+        let durable = match (name, &self.journal) {
+            (None, _) => None,
+            (Some(name), Some(journal)) => Some(Durable::new(journal.clone(), name)),
+            (Some(_), None) => {
+                let error =
+                    "a durable session needs a journal: start the program with --journal FILE";
+                return request.respond(Err(error));
+            }
+        };
         let delegate = Arc::new(SessionDelegate {
             session_id: session_id.clone(),
             callbacks: self.callbacks.clone(),
             cells: cells.clone(),
             gone: gone.clone(),
             guided: guided.clone(),
+            durable: durable.clone(),
         });
         let provider = self.provider.clone();
         let options = match asked.guided {
@@ -495,9 +566,16 @@ impl Connection {
                 .limits(asked.limits.within(&limits))
                 .stored(asked.stored.into_iter().collect()),
         };
-        let opening = async move { provider.open_session(delegate, options).await };
+        let in_journal = durable.clone();
+        let opening = async move {
+            match in_journal {
+                Some(durable) => durable.open(&provider, delegate, options).await,
+                None => provider.open_session(delegate, options).await,
+            }
+        };
         let opening = opening.instrument(span);
         let session = StdioSession::new(opening, cells, gone, asked.truncated_by, guided);
+        let session = session.durable_as(durable);
         let opened = session.opening.clone();
         self.sessions.insert(session_id.clone(), session);
         self.tasks.spawn(async move {

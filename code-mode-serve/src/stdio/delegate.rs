@@ -14,6 +14,7 @@ use code_mode_protocol::wire::stdio::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::durable::Durable;
 use super::outbound::{ToClient, TooLarge};
 use crate::core::{Cells, PendingCalls, at_once_or_wanted};
 
@@ -101,6 +102,8 @@ pub(super) struct SessionDelegate {
     pub(super) gone: CancellationToken,
     /// Of a guided session.
     pub(super) guided: Option<Arc<Guided>>,
+    /// Of a session that is kept.
+    pub(super) durable: Option<Arc<Durable>>,
 }
 
 impl SessionDelegate {
@@ -219,6 +222,9 @@ impl CodeModeSessionDelegate for SessionDelegate {
         self.cells.closed(&cell_id, &self.gone).await;
         if let Some(guided) = &self.guided {
             guided.stats().remove(&cell_id);
+        }
+        if let Some(durable) = &self.durable {
+            durable.closed(&cell_id);
         }
         self.callbacks.outbound.send(HostMessage::CellClosed {
             session_id: &self.session_id,

@@ -5,6 +5,7 @@
 
 mod connection;
 mod delegate;
+mod durable;
 mod handshake;
 mod outbound;
 mod session;

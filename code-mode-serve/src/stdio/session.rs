@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::delegate::Guided;
+use super::durable::Durable;
 use super::outbound::{ToClient, TooLarge};
 use crate::core::{Budget, Cells, Encoding, Tokens, TruncatedBy};
 
@@ -38,6 +39,7 @@ pub(super) struct StdioSession {
     tools: Option<(Box<RawValue>, ToolSet)>,
     truncated_by: TruncatedBy,
     guided: Option<Arc<Guided>>,
+    durable: Option<Arc<Durable>>,
 }
 
 /// How a request is answered and ended.
@@ -129,7 +131,19 @@ impl StdioSession {
             tools: None,
             truncated_by,
             guided,
+            durable: None,
         }
+    }
+
+    /// The same session, which is kept in the journal.
+    pub(super) fn durable_as(mut self, durable: Option<Arc<Durable>>) -> Self {
+        self.durable = durable;
+        self
+    }
+
+    /// Its part of the journal.
+    pub(super) fn durable(&self) -> Option<Arc<Durable>> {
+        self.durable.clone()
     }
 
     /// The budget of a request that names so many tokens.

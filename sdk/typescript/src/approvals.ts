@@ -1,4 +1,5 @@
 // Questions whether calls may run.
+import { createHash } from "node:crypto";
 import { ToolError } from "./errors.js";
 import { messageOf, type Tool, type ToolCall, type ToolContext } from "./tools.js";
 
@@ -26,16 +27,34 @@ function decisionOf(decided: unknown, index: number): true | string {
   }
 }
 
+/**
+ * Where the questions of a durable session are kept: a call that waits for an answer has not run, and is made
+ * again after a restart.
+ */
+export interface KeptQuestions {
+  /** The definition of a call's tool. */
+  definition(call: ToolContext): string;
+  /** Keeps a question, with what it is about and its text; what is decided already, if it is. */
+  asked(call: ToolContext, subject: string, text: string): Promise<boolean | undefined>;
+  /** Keeps a decision; the one that stands. */
+  decided(call: ToolContext, allowed: boolean): Promise<boolean>;
+}
+
+/** The longest text of a kept question, in characters. */
+const MOST_TEXT = 4000;
+
 /** The questions of one session. */
 export class Approvals {
   readonly #approve: Approve | undefined;
   /** Lets the clocks of a cell stand still. */
   readonly #pause: (cellId: string) => Promise<() => Promise<void>>;
+  readonly #kept: KeptQuestions | undefined;
   #asked: { call: ToolContext; decide(decision: true | string): void }[] = [];
 
-  constructor(approve: Approve | undefined, pause: (cellId: string) => Promise<() => Promise<void>>) {
+  constructor(approve: Approve | undefined, pause: (cellId: string) => Promise<() => Promise<void>>, kept?: KeptQuestions) {
     this.#approve = approve;
     this.#pause = pause;
+    this.#kept = kept;
   }
 
   /**
@@ -51,9 +70,23 @@ export class Approvals {
     if (!this.#approve) {
       if (needs !== undefined && needs !== false) throw blocked("the call needs an approval, and this session has no `approve`");
     } else if (needs !== false) {
-      const decision = await this.#ask(call);
+      const decision = await this.#decision(call);
       if (decision !== true) throw blocked(decision);
     }
+  }
+
+  /** The decision about a call, which is kept before it runs. */
+  async #decision(call: ToolContext): Promise<true | string> {
+    if (!this.#kept) return this.#ask(call);
+    const refused = "the call was not approved";
+    const passed = JSON.stringify(call.input) ?? "null";
+    const subject = createHash("sha256").update(this.#kept.definition(call)).update("\0").update(passed).digest("hex");
+    const known = await this.#kept.asked(call, subject, `${call.name} with ${passed}`.slice(0, MOST_TEXT));
+    if (known !== undefined) return known || refused;
+    const decision = await this.#ask(call);
+    const stands = await this.#kept.decided(call, decision === true);
+    if (stands === (decision === true)) return decision;
+    return stands || refused;
   }
 
   /** Asks about this call, together with those that come in the same moment. */

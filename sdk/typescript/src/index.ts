@@ -24,6 +24,8 @@ export interface HostOptions {
   readonly program?: string;
   /** Refuse to run where a layer of the sandbox is missing. Default false: run with the rest. */
   readonly requireSandbox?: boolean;
+  /** A file for durable sessions, of which one host at a time has it open. */
+  readonly journal?: string;
   /** Further options of `code-mode serve`. */
   readonly args?: readonly string[];
   /** Environment variables of the host. Default: those of this process. */
@@ -62,10 +64,10 @@ export class CodeMode {
     if (this.#isClosed) throw new HostLostError("the host is closed");
     if (wire && !wire.isLost) return wire;
     if (this.#wire === last) {
-      const { program, requireSandbox = false, args = [], env = process.env } = this.#options;
+      const { program, requireSandbox = false, journal, args = [], env = process.env } = this.#options;
       this.#wire = Wire.start({
         program: program ?? findProgram(),
-        args: [...(requireSandbox ? ["--require-sandbox"] : []), ...args],
+        args: [...(requireSandbox ? ["--require-sandbox"] : []), ...(journal !== undefined ? ["--journal", journal] : []), ...args],
         env,
       });
     }

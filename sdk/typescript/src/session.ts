@@ -1,4 +1,4 @@
-import { Approvals, type Approve } from "./approvals.js";
+import { Approvals, type Approve, type KeptQuestions } from "./approvals.js";
 import { HostLostError, RequestError, ToolError } from "./errors.js";
 import { event, type SessionEvent } from "./events.js";
 import { joined, result, type CellResult } from "./results.js";
@@ -29,6 +29,12 @@ export interface SessionOptions {
   readonly onEvent?: (event: SessionEvent) => void;
   /** Values that programs find stored. */
   readonly stored?: Readonly<Record<string, Json>>;
+  /**
+   * The name by which the session is kept in the host's journal, and continues after whatever ended its
+   * process: its programs, stored values and questions. Closing it then leaves its programs to whoever opens
+   * it next; `cells` names them. Default: it is kept nowhere.
+   */
+  readonly durable?: string;
   readonly limits?: Limits;
   /** Whether inputs are checked against the schemas before a tool runs. Default true. */
   readonly checkInputs?: boolean;
@@ -98,7 +104,7 @@ export class Session {
   constructor(wire: Wire, options: SessionOptions) {
     this.#wire = wire;
     this.#options = options;
-    this.#approvals = new Approvals(options.approve, (cellId) => this.pause(cellId));
+    this.#approvals = new Approvals(options.approve, (cellId) => this.pause(cellId), options.durable === undefined ? undefined : this.#kept());
   }
 
   /** The text for a model: how it writes programs for a tool that runs them, and which tools they have. */
@@ -108,7 +114,7 @@ export class Session {
 
   /** @internal */
   async open(): Promise<this> {
-    const { tools = {}, stored = {}, limits = {}, checkInputs = true, requireReadableSchemas = false } = this.#options;
+    const { tools = {}, stored = {}, limits = {}, checkInputs = true, requireReadableSchemas = false, durable } = this.#options;
     const named = Object.entries(tools).map(([key, tool]) => [tool.name ?? key, tool] as const);
     for (const [name, tool] of named) {
       const key = `${tool.namespace ?? ""}\0${name}`;
@@ -123,7 +129,7 @@ export class Session {
       if (limit !== undefined && !(Number.isFinite(limit) && limit >= 0)) throw new RequestError(`the limit ${name} is a number, and not ${limit}`);
     }
     const events = this.#options.onEvent !== undefined;
-    const guided = { checkInputs, requireReadableSchemas, stored, limits, events };
+    const guided = { checkInputs, requireReadableSchemas, stored, limits, events, ...(durable !== undefined && { durable }) };
     const opened = this.#request({ method: "session/open", sessionId: this.#id, guided });
     const described = this.#request({
       method: "session/describe",
@@ -252,6 +258,33 @@ export class Session {
     return result(Object.values(answer["outcome"])[0] as Record<string, unknown>);
   }
 
+  /**
+   * The programs that have not ended, or whose result nobody has taken: in a durable session also those of
+   * an earlier process, for `wait`.
+   */
+  async cells(): Promise<string[]> {
+    this.#check();
+    return (await this.#request({ method: "session/cells", sessionId: this.#id }))["cells"];
+  }
+
+  /** Where the questions of a durable session are kept. */
+  #kept(): KeptQuestions {
+    const about = (call: ToolContext) => ({ sessionId: this.#id, cellId: call.cellId, runtimeToolCallId: call.callId });
+    return {
+      definition: (call) => this.#definitionOf(call),
+      asked: async (call, subject, text) =>
+        (await this.#request({ method: "session/ask", ...about(call), subject, text }))["allowed"] ?? undefined,
+      decided: async (call, allowed) => (await this.#request({ method: "session/decide", ...about(call), allowed }))["allowed"] === true,
+    };
+  }
+
+  /** The definition of a call's tool, in JSON. */
+  #definitionOf(call: ToolContext): string {
+    const all: { tool_name: { name: string; namespace: string | null } }[] = JSON.parse(this.#definitions);
+    const own = all.find(({ tool_name: { name, namespace } }) => name === call.name && (namespace ?? undefined) === call.namespace);
+    return toJson(own ?? null);
+  }
+
   /** The values that programs have stored. */
   async stored(): Promise<Record<string, Json>> {
     this.#check();
@@ -323,6 +356,7 @@ export class Session {
         site: invocation["site"],
         traceparent: invocation["traceparent"],
         tracestate: invocation["tracestate"],
+        attempt: invocation["attempt"] ?? 1,
         signal,
       };
       await this.#approvals.check(tool, context);

@@ -21,6 +21,8 @@ export interface ToolCall {
   /** The span of the call, as W3C Trace Context has it, where the exec named one. */
   readonly traceparent: string | undefined;
   readonly tracestate: string | undefined;
+  /** 1, and one more each time that a durable session makes the call again after a restart. */
+  readonly attempt: number;
 }
 
 /** What a tool's function gets beside its input. */
@@ -50,6 +52,11 @@ export interface Tool<S extends Schema = Schema> {
   readonly deferred?: boolean;
   /** Nothing names it, and it can be called all the same. Default false. */
   readonly hidden?: boolean;
+  /**
+   * A second run does no harm: a durable session runs the tool again where nobody knows whether it ran
+   * before a restart. Other calls of that kind fail. Default false.
+   */
+  readonly idempotent?: boolean;
   /**
    * Whether `approve` is asked before a call. Default: it is, where the session has an `approve`. The
    * function gets the input that `execute` would get.
@@ -98,6 +105,7 @@ export async function definition(name: string, tool: Tool<any>): Promise<Json> {
     output_schema: await schema(tool.outputSchema),
     deferred: tool.deferred ?? false,
     hidden: tool.hidden ?? false,
+    idempotent: tool.idempotent ?? false,
   };
 }
 

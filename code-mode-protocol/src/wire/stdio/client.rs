@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::guided::{GuidedExecute, GuidedOpen};
-use crate::{Json, ToolError, ToolFailure};
+use crate::{InvalidCallId, Json, RuntimeToolCallId, ToolError, ToolFailure};
 
 /// A message of a client is not one of the wire.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,9 @@ pub enum MessageError {
     /// Not JSON, or a field has the wrong type or is unknown.
     #[error("invalid message: {0}")]
     Json(#[from] serde_json::Error),
+    /// Not the place of a call.
+    #[error(transparent)]
+    CallId(#[from] InvalidCallId),
     /// An unknown `type`.
     #[error("unknown message type `{0}`")]
     UnknownType(String),
@@ -141,6 +144,36 @@ pub enum Operation<'a> {
         /// Which session.
         session_id: String,
     },
+    /// `session/cells`, of guided sessions: the cells that have not ended, or whose result nobody has taken; among
+    /// them those of an earlier process.
+    Cells {
+        /// Which session.
+        session_id: String,
+    },
+    /// `session/ask`, of durable sessions: a person is asked about a call, which has not run.
+    Ask {
+        /// Which session.
+        session_id: String,
+        /// The calling cell.
+        cell_id: String,
+        /// The call's place in the cell.
+        call: RuntimeToolCallId,
+        /// What the decision is about: as `subject` of a kept question.
+        subject: String,
+        /// The question, in one line.
+        text: String,
+    },
+    /// `session/decide`, of durable sessions: the person has decided, and the call may run from now on.
+    Decide {
+        /// Which session.
+        session_id: String,
+        /// The calling cell.
+        cell_id: String,
+        /// The call's place in the cell.
+        call: RuntimeToolCallId,
+        /// Whether it may run.
+        allowed: bool,
+    },
     /// `session/pause` and `session/resume`, of guided sessions: the deadlines of the session, or of
     /// one cell, stand still.
     Pause {
@@ -173,6 +206,9 @@ impl Operation<'_> {
                 guided: Some(_), ..
             } => return Some(MessageError::Unexpected("guided")),
             Self::Stored { .. } => "session/stored",
+            Self::Cells { .. } => "session/cells",
+            Self::Ask { .. } => "session/ask",
+            Self::Decide { .. } => "session/decide",
             Self::Pause { begins: true, .. } => "session/pause",
             Self::Pause { begins: false, .. } => "session/resume",
             Self::Describe { .. } => "session/describe",
@@ -262,6 +298,10 @@ struct RequestFields<'a> {
     #[serde(borrow)]
     enabled_tools: Option<&'a RawValue>,
     budget_tokens: Option<usize>,
+    runtime_tool_call_id: Option<String>,
+    subject: Option<String>,
+    text: Option<String>,
+    allowed: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -429,6 +469,22 @@ impl<'a> Operation<'a> {
             "session/stored" => Self::Stored {
                 session_id: session_id()?,
             },
+            "session/cells" => Self::Cells {
+                session_id: session_id()?,
+            },
+            "session/ask" => Self::Ask {
+                session_id: session_id()?,
+                cell_id: id(r.cell_id.take(), "cellId")?,
+                call: required(r.runtime_tool_call_id.take(), "runtimeToolCallId")?.parse()?,
+                subject: required(r.subject.take(), "subject")?,
+                text: required(r.text.take(), "text")?,
+            },
+            "session/decide" => Self::Decide {
+                session_id: session_id()?,
+                cell_id: id(r.cell_id.take(), "cellId")?,
+                call: required(r.runtime_tool_call_id.take(), "runtimeToolCallId")?.parse()?,
+                allowed: required(r.allowed.take(), "allowed")?,
+            },
             method @ ("session/pause" | "session/resume") => Self::Pause {
                 session_id: session_id()?,
                 cell_id: r.cell_id.take(),
@@ -444,7 +500,8 @@ impl<'a> Operation<'a> {
         no_others!(r: cell_id = "cellId", cell_execution_limits = "cellExecutionLimits",
             output_truncation = "outputTruncation", max_output_tokens = "maxOutputTokens",
             request = "request", guided = "guided", enabled_tools = "enabledTools",
-            budget_tokens = "budgetTokens");
+            budget_tokens = "budgetTokens", runtime_tool_call_id = "runtimeToolCallId",
+            subject = "subject", text = "text", allowed = "allowed");
         Ok(operation)
     }
 }

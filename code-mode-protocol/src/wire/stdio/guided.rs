@@ -28,6 +28,8 @@ pub struct GuidedOpen {
     pub limits: GuidedLimits,
     /// Whether `session/event` messages are sent.
     pub events: bool,
+    /// The name by which the session is kept in the program's journal. By default it is kept nowhere.
+    pub durable: Option<String>,
 }
 
 /// Limits of a guided session; each that is left out is the program's own.
@@ -109,6 +111,8 @@ pub struct GuidedDefinition {
     #[serde(default)]
     hidden: bool,
     #[serde(default)]
+    idempotent: bool,
+    #[serde(default)]
     answer: Answer,
 }
 
@@ -135,6 +139,7 @@ impl From<GuidedDefinition> for ToolDefinition {
         definition.kind = given.kind.unwrap_or(ToolKind::Function);
         definition.deferred = given.deferred;
         definition.hidden = given.hidden;
+        definition.idempotent = given.idempotent;
         definition
     }
 }

@@ -144,6 +144,9 @@ pub struct Invocation<'a> {
 #[derive(Debug, Serialize)]
 struct GuidedInvocation<'a> {
     call_id: &'a str,
+    /// Where the call is made again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     site: Option<SourcePosition>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,6 +161,7 @@ impl<'a> Invocation<'a> {
         let context = call.trace_context.as_ref();
         let guided = is_guided.then(|| GuidedInvocation {
             call_id: &call.tool_call_id,
+            attempt: Some(call.attempt).filter(|attempt| *attempt > 1),
             site: call.site,
             traceparent: context.map(|context| context.traceparent.as_str()),
             tracestate: context.and_then(|context| context.tracestate.as_deref()),
@@ -207,6 +211,18 @@ pub enum Value {
     SessionValues {
         /// Key and value, in order of the keys.
         values: BTreeMap<String, Json>,
+    },
+    /// `session/running`, of `session/cells`.
+    #[serde(rename = "session/running")]
+    SessionRunning {
+        /// Cells that have not ended, or whose result nobody has taken.
+        cells: Vec<String>,
+    },
+    /// `session/decision`, of `session/ask` and `session/decide`.
+    #[serde(rename = "session/decision")]
+    SessionDecision {
+        /// What is decided: whether the call may run; nothing while a person is asked.
+        allowed: Option<bool>,
     },
     /// `session/paused`, of `session/pause` and `session/resume`.
     #[serde(rename = "session/paused")]

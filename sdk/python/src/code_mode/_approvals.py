@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
+import json
 import logging
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Awaitable, Callable, Sequence, Union
 
 from ._errors import ToolError
@@ -22,19 +25,39 @@ Approve = Callable[[Sequence[ToolCall]], Union[Decisions, Awaitable[Decisions]]]
 _ASKED_TOGETHER = 0.01
 
 
+#: The longest text of a kept question, in characters.
+_MOST_TEXT = 4000
+
+
+@dataclass(frozen=True)
+class KeptQuestions:
+    """Where the questions of a durable session are kept: a call that waits for an answer has not run, and
+    is made again after a restart."""
+
+    #: Keeps a question, with what it is about and its text; what is decided already, if it is.
+    asked: Callable[[ToolCall, str, str], Awaitable[bool | None]]
+    #: Keeps a decision; the one that stands.
+    decided: Callable[[ToolCall, bool], Awaitable[bool]]
+
+
 class Approvals:
     """The questions of one session.
 
     Args:
         approve: answers them.
         paused: lets the clocks of a cell stand still meanwhile.
+        kept: where they are kept, in a durable session.
     """
 
     def __init__(
-        self, approve: Approve | None, paused: Callable[[str], AbstractAsyncContextManager[None]]
+        self,
+        approve: Approve | None,
+        paused: Callable[[str], AbstractAsyncContextManager[None]],
+        kept: KeptQuestions | None = None,
     ) -> None:
         self._approve = approve
         self._paused = paused
+        self._kept = kept
         self._asked: list[tuple[ToolCall, asyncio.Future[Decision]]] = []
         self._asking: set[asyncio.Task[None]] = set()
 
@@ -58,10 +81,24 @@ class Approvals:
                 why = "the call needs an approval, and this session has no `approve`"
                 raise ToolError(why, failure="blocked")
         elif needs is not False:
-            decision = await self._ask(call)
+            decision = await self._decision(tool, call)
             if decision is not True:
                 why = (decision if isinstance(decision, str) else "") or "the call was not approved"
                 raise ToolError(why, failure="blocked")
+
+    async def _decision(self, tool: Tool, call: ToolCall) -> Decision:
+        """The decision about a call, which is kept before it runs."""
+        if self._kept is None:
+            return await self._ask(call)
+        passed = json.dumps(call.input, sort_keys=True)
+        about = json.dumps([tool.definition(), passed], sort_keys=True)
+        subject = hashlib.sha256(about.encode()).hexdigest()
+        known = await self._kept.asked(call, subject, f"{call.name} with {passed}"[:_MOST_TEXT])
+        if known is not None:
+            return known
+        decision = await self._ask(call)
+        stands = await self._kept.decided(call, decision is True)
+        return decision if stands is (decision is True) else stands
 
     async def _ask(self, call: ToolCall) -> Decision:
         """Asks about this call, together with those that come in the same moment."""

@@ -27,6 +27,7 @@ class CodeMode:
         program: the program. Default: ``CODE_MODE_BIN``, the one of this package, or ``PATH``.
         require_sandbox: refuse to run where a layer of the sandbox is missing. By default programs
             run with the rest.
+        journal: a file for durable sessions, of which one host at a time has it open.
         args: further options of ``code-mode serve``.
         env: environment variables of the host. Default: those of this process.
     """
@@ -36,11 +37,13 @@ class CodeMode:
         *,
         program: str | None = None,
         require_sandbox: bool = False,
+        journal: str | os.PathLike[str] | None = None,
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._program = program
-        self._args = [*(["--require-sandbox"] if require_sandbox else []), *args]
+        kept = [] if journal is None else ["--journal", os.fspath(journal)]
+        self._args = [*(["--require-sandbox"] if require_sandbox else []), *kept, *args]
         self._env = env
         self._wire: Wire | None = None
         self._starting = asyncio.Lock()

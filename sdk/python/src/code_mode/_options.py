@@ -32,6 +32,7 @@ class SessionOptions(TypedDict, total=False):
     approve: Approve | None
     on_event: OnEvent | None
     stored: Mapping[str, Any] | None
+    durable: str | None
     limits: Limits | None
     check_inputs: bool
     require_readable_schemas: bool

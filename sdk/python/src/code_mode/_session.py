@@ -10,13 +10,13 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
-from ._approvals import Approvals, Approve
+from ._approvals import Approvals, Approve, KeptQuestions
 from ._errors import HostLostError, RequestError, ToolError
 from ._events import OnEvent, event_of
 from ._options import ExecOptions, Limits, limits_of, milliseconds
 from ._results import CellResult, Position, result
 from ._threads import Threads, depth
-from ._tools import Tool, ToolContext, ToolLike, failed, shown, tool_of
+from ._tools import Tool, ToolCall, ToolContext, ToolLike, failed, shown, tool_of
 from ._wire import ANSWERING, Message, Wire
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class Session:
             programs stand still meanwhile.
         on_event: told of cells, calls and notifications.
         stored: values that programs find stored.
+        durable: the name by which the session is kept in the host's journal, and continues after whatever
+            ended its process: its programs, stored values and questions. Closing it then leaves its
+            programs to whoever opens it next; :meth:`cells` names them.
         limits: what programs may use.
         check_inputs: whether inputs are checked against the schemas before a tool runs.
         require_readable_schemas: whether a tool whose schema cannot be read is left out.
@@ -59,6 +62,7 @@ class Session:
         approve: Approve | None = None,
         on_event: OnEvent | None = None,
         stored: Mapping[str, Any] | None = None,
+        durable: str | None = None,
         limits: Limits | None = None,
         check_inputs: bool = True,
         require_readable_schemas: bool = False,
@@ -72,7 +76,8 @@ class Session:
                 raise ValueError(f"two tools have the name {tool.own_name}")
             self._tools[key] = tool
         self._definitions = [tool.definition() for tool in self._tools.values()]
-        self._approvals = Approvals(approve, self.paused)
+        kept = None if durable is None else KeptQuestions(self._asked, self._decided)
+        self._approvals = Approvals(approve, self.paused, kept)
         self._on_event = on_event
         self._guided = {
             "checkInputs": check_inputs,
@@ -80,6 +85,7 @@ class Session:
             "stored": dict(stored or {}),
             "limits": limits_of(limits or {}),
             "events": on_event is not None,
+            **({} if durable is None else {"durable": durable}),
         }
         self._instructions_tokens = instructions_tokens
         self._id = f"s{next(_sessions)}"
@@ -312,6 +318,26 @@ class Session:
         kept = self._kept.pop(cell_id, None)
         return ended if kept is None else _after(kept, ended)
 
+    async def cells(self) -> list[str]:
+        """The programs that have not ended, or whose result nobody has taken: in a durable session also those
+        of an earlier process, for :meth:`wait`."""
+        request = {"method": "session/cells", "sessionId": self._id}
+        cells: list[str] = (await self._ask_host(request))["cells"]
+        return cells
+
+    async def _asked(self, call: ToolCall, subject: str, text: str) -> bool | None:
+        """Keeps the question about a call. What is decided already, if it is."""
+        about = {"sessionId": self._id, "cellId": call.cell_id, "runtimeToolCallId": call.call_id}
+        request = {"method": "session/ask", **about, "subject": subject, "text": text}
+        allowed: bool | None = (await self._ask_host(request))["allowed"]
+        return allowed
+
+    async def _decided(self, call: ToolCall, allowed: bool) -> bool:
+        """Keeps the decision about a call, and says which one stands."""
+        about = {"sessionId": self._id, "cellId": call.cell_id, "runtimeToolCallId": call.call_id}
+        request = {"method": "session/decide", **about, "allowed": allowed}
+        return (await self._ask_host(request))["allowed"] is True
+
     async def stored(self) -> dict[str, Any]:
         """The values that programs have stored."""
         request = {"method": "session/stored", "sessionId": self._id}
@@ -390,6 +416,7 @@ class Session:
             site=Position(**site) if site else None,
             traceparent=invocation.get("traceparent"),
             tracestate=invocation.get("tracestate"),
+            attempt=invocation.get("attempt", 1),
         )
         try:
             await self._approvals.check(tool, context)

@@ -93,6 +93,7 @@ class CodeModeSync:
         *,
         program: str | None = None,
         require_sandbox: bool = False,
+        journal: str | os.PathLike[str] | None = None,
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
@@ -100,7 +101,7 @@ class CodeModeSync:
 
         async def host() -> CodeMode:
             return await CodeMode(
-                program=program, require_sandbox=require_sandbox, args=args, env=env
+                program=program, require_sandbox=require_sandbox, journal=journal, args=args, env=env
             ).start()
 
         try:
@@ -181,6 +182,10 @@ class SessionSync:
         """As :meth:`Session.terminate`."""
         ended = self._session.terminate(cell_id, max_output_tokens=max_output_tokens)
         return self._loop.run(ended)
+
+    def cells(self) -> list[str]:
+        """As :meth:`Session.cells`."""
+        return self._loop.run(self._session.cells())
 
     def stored(self) -> dict[str, Any]:
         """As :meth:`Session.stored`."""

@@ -45,6 +45,8 @@ class ToolCall:
     tracestate: str | None = None
     #: The tool's namespace, where it has one: with :attr:`name` it says which tool is meant.
     namespace: str | None = None
+    #: 1, and one more each time that a durable session makes the call again after a restart.
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class Tool:
     deferred: bool = False
     #: Nothing names it, and it can be called all the same.
     hidden: bool = False
+    #: A second run does no harm: a durable session runs the tool again where nobody knows whether it
+    #: ran before a restart. Other calls of that kind fail.
+    idempotent: bool = False
     #: Whether ``approve`` is asked before a call. Default: it is, where the session has one.
     needs_approval: bool | Callable[[Any], bool | Awaitable[bool]] | None = None
     signature: Signature | None = field(init=False, default=None, repr=False)
@@ -105,6 +110,7 @@ class Tool:
             "output_schema": output,
             "deferred": self.deferred,
             "hidden": self.hidden,
+            "idempotent": self.idempotent,
         }
 
     def arguments(self, passed: Any) -> dict[str, Any] | None:
