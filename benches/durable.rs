@@ -121,7 +121,10 @@ impl Person {
         loop {
             let waits = self.0.lock().expect("not poisoned").take();
             match waits {
-                Some(answer) => return drop(answer.send(())),
+                Some(answer) => {
+                    let _ = answer.send(());
+                    return;
+                }
                 None => tokio::task::yield_now().await,
             }
         }

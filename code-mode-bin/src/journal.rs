@@ -160,12 +160,25 @@ fn show_session(session: &JournaledSession) {
             cell.turns,
             cell.log_bytes
         );
-        for call in &cell.calls {
-            let state = match call.is_answered {
-                true => "answered",
-                false => "no answer",
+        let cuts_after = |calls| cell.cuts.iter().filter(move |cut| cut.calls == calls);
+        let show_cuts = |calls| {
+            for cut in cuts_after(calls) {
+                show!(
+                    "  -- it ran again {}, and repeated what is above",
+                    ago(cut.at_ms)
+                );
+            }
+        };
+        show_cuts(0);
+        for (place, call) in cell.calls.iter().enumerate() {
+            let state = match (call.is_answered, call.attempts) {
+                (true, 1) => "answered".to_owned(),
+                (true, attempts) => format!("answered, attempt {attempts}"),
+                (false, 1) => "no answer".to_owned(),
+                (false, attempts) => format!("no answer, attempt {attempts}"),
             };
             show!("  call {}: {} ({state})", call.call, visible(&call.tool));
+            show_cuts(place + 1);
         }
     }
     for (key, bytes) in &session.stored {

@@ -64,7 +64,7 @@ pub use error::ProviderError;
 pub use examine::{Examiner, WorkerReport};
 pub use journal::{
     Answer, AskedQuestion, Decision, Journal, JournalError, JournalOptions, JournaledCall,
-    JournaledCell, JournaledQuestion, JournaledSession, Question, check_journal,
+    JournaledCell, JournaledCut, JournaledQuestion, JournaledSession, Question, check_journal,
 };
 pub use lend::LentWorker;
 pub use locate::PROGRAM_NAME;

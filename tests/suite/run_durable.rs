@@ -142,7 +142,12 @@ fn a_script_that_was_killed_continues_and_says_what_may_have_run() {
     assert!(shown.contains("call 2: held (no answer)"), "{shown}");
 
     let done = place.run().output().expect("it runs");
-    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let said = text(&done.stderr);
+    assert_eq!(done.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("1 answered calls are repeated from the journal, and 1 have no answer"),
+        "{said}"
+    );
     let shown = text(&killed.stdout) + &text(&done.stdout);
     assert!(shown.starts_with("first\n"), "{shown}");
     assert!(
@@ -285,4 +290,25 @@ fn a_script_without_a_terminal_waits_for_an_answer_from_another_one() {
     );
     let done = second.wait_with_output().expect("it ends");
     assert!(done.status.success(), "{}", text(&done.stderr));
+}
+
+#[test]
+fn a_journal_shows_where_a_script_was_cut() {
+    let place = Place::new(
+        "await tools.log({what: 'first'}); await tools.held({what: 'second'})",
+        true,
+    );
+    interrupted(&place, Signal::KILL);
+    std::fs::remove_file(place.at("log")).expect("removed");
+    interrupted(&place, Signal::KILL);
+    let shown = text(&place.journal(&["show", "work"]).stdout);
+    let lines: Vec<&str> = shown.lines().map(str::trim).collect();
+    let at = |text: &str| lines.iter().position(|line| line.contains(text));
+    assert_eq!(at("call 1: log (answered)"), Some(2), "{shown}");
+    assert_eq!(
+        at("call 2: held (no answer, attempt 2)"),
+        Some(3),
+        "{shown}"
+    );
+    assert_eq!(at("it ran again"), Some(4), "{shown}");
 }

@@ -7,6 +7,8 @@ use code_mode_host::{
     Provider, Session, SessionError, SessionOptions,
 };
 use code_mode_mcp::QuestionKeeper;
+use code_mode_protocol::text::visible;
+use code_mode_system::say;
 
 use super::approvals::AtTerminal;
 use super::{ARGUMENTS, Args, Failure, arguments};
@@ -79,6 +81,9 @@ pub(super) async fn open(
         }
         _ => {}
     }
+    if let Some(cell) = continues {
+        say_what_is_repeated(name, cell);
+    }
     let continues = continues.map(|cell| CellId::nth(cell.cell));
     at_terminal.keep_in(QuestionKeeper::new(journal.clone(), name));
     let session = provider
@@ -90,6 +95,19 @@ pub(super) async fn open(
         #[cfg(unix)]
         _door: Door::open(&path, &journal),
     })
+}
+
+/// Says how much of a script is repeated from the journal.
+fn say_what_is_repeated(name: &str, cell: &JournaledCell) {
+    let name = visible(name);
+    if let Some(outcome) = cell.outcome {
+        return say!("code-mode run: {name} has ended ({outcome}); its result is in the journal");
+    }
+    let answered = cell.calls.iter().filter(|call| call.is_answered).count();
+    let open = cell.calls.len() - answered;
+    say!(
+        "code-mode run: {name} continues: {answered} answered calls are repeated from the journal, and {open} have no answer there"
+    );
 }
 
 /// The arguments of a script that continues.

@@ -24,7 +24,9 @@ use std::time::Duration;
 pub use error::JournalError;
 pub(crate) use open::{OpenSession, Opened};
 pub use questions::{Answer, AskedQuestion, Decision, JournaledQuestion, Question};
-pub(crate) use record::{EndRecord, Loaded, Program, Record, Restored, RestoredCell, Step};
+pub(crate) use record::{
+    EndRecord, Loaded, Program, Record, Repeated, Restored, RestoredCell, Step,
+};
 
 use code_mode_protocol::{Json, Limits};
 use open::Inner;
@@ -146,10 +148,22 @@ pub struct JournaledCell {
     pub outcome: Option<&'static str>,
     /// Its calls, in order.
     pub calls: Vec<JournaledCall>,
+    /// When it ran again, because it had lost its worker or its process.
+    pub cuts: Vec<JournaledCut>,
     /// Its turns: answers and timers that let it continue.
     pub turns: usize,
     /// The bytes of its log.
     pub log_bytes: usize,
+}
+
+/// A cell ran again from its first line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JournaledCut {
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// So many calls were in its log then.
+    pub calls: usize,
 }
 
 /// A call as its cell's log has it.
@@ -164,6 +178,8 @@ pub struct JournaledCall {
     pub input: Option<Json>,
     /// Whether its answer is there.
     pub is_answered: bool,
+    /// How often the delegate got it.
+    pub attempts: u32,
 }
 
 impl Journal {

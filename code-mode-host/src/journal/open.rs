@@ -305,7 +305,7 @@ impl OpenSession {
     /// Records something. After the release it is lost: another may have the session.
     pub(crate) fn append(&self, mut record: Record) {
         if let Record::Step {
-            step: Step::Paused { at_ms, .. },
+            step: Step::Paused { at_ms, .. } | Step::Cut { at_ms },
             ..
         } = &mut record
         {

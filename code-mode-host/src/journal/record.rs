@@ -70,6 +70,8 @@ pub(crate) enum Step {
     },
     /// Whether the cell is frozen when it has no work.
     Mode { to_pending: bool },
+    /// The cell runs again from its first line, in another worker or process; when, in milliseconds since 1970.
+    Cut { at_ms: f64 },
     /// The deadlines stand still, or run again; when, in milliseconds since 1970.
     Paused { paused: bool, at_ms: f64 },
 }
@@ -214,6 +216,28 @@ pub(crate) struct Loaded {
     pub(crate) steps: Vec<Step>,
     /// How much of its wall time is over by the calendar, without its pauses.
     pub(crate) wall: Duration,
+}
+
+/// What a cell repeats that runs again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Repeated {
+    pub(crate) turns: usize,
+    pub(crate) answers: usize,
+    /// Calls without a recorded answer.
+    pub(crate) unanswered: usize,
+}
+
+impl Loaded {
+    pub(crate) fn repeated(&self) -> Repeated {
+        let count = |is_it: fn(&Step) -> bool| self.steps.iter().filter(|step| is_it(step)).count();
+        let answers = count(|step| matches!(step, Step::Answer { .. }));
+        let calls = count(|step| matches!(step, Step::Intent { .. }));
+        Repeated {
+            turns: count(|step| matches!(step, Step::Turn(_))),
+            answers,
+            unanswered: calls.saturating_sub(answers),
+        }
+    }
 }
 
 /// How much of a cell's wall time is over at a time in milliseconds since 1970: not that of its

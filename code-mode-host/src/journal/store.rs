@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::record::{EndRecord, Loaded, Program, Record, Restored, RestoredCell, Step, wall_time};
-use super::{JournalError, JournaledCall, JournaledCell, JournaledSession, question_rows};
+use super::{
+    JournalError, JournaledCall, JournaledCell, JournaledCut, JournaledSession, question_rows,
+};
 
 /// The version of the tables.
 const VERSION: u64 = 1;
@@ -454,6 +456,21 @@ impl Store {
                     _ => None,
                 })
                 .collect();
+            let (mut cuts, mut made) = (Vec::new(), 0);
+            let mut attempts: HashMap<RuntimeToolCallId, u32> = HashMap::new();
+            for step in &steps {
+                match step {
+                    Step::Intent { .. } => made += 1,
+                    Step::Attempt { call, attempt } => {
+                        attempts.insert(*call, *attempt);
+                    }
+                    Step::Cut { at_ms } => cuts.push(JournaledCut {
+                        at_ms: at_ms.max(0.0) as u64,
+                        calls: made,
+                    }),
+                    _ => {}
+                }
+            }
             let calls = steps.iter().filter_map(|step| match step {
                 Step::Intent { call, tool, input } => Some(JournaledCall {
                     call: call.0,
@@ -462,6 +479,7 @@ impl Store {
                         .map_or_else(String::new, |tool| tool.name.clone()),
                     input: input.clone(),
                     is_answered: answered.contains(call),
+                    attempts: attempts.get(call).copied().unwrap_or(1),
                 }),
                 _ => None,
             });
@@ -470,6 +488,7 @@ impl Store {
                 cell: cell.cell,
                 began_ms: program.start_ms.max(0.0) as u64,
                 calls: calls.collect(),
+                cuts,
                 turns: steps.iter().filter(is_turn).count(),
                 tool_call_id: program.tool_call_id,
                 source: program.source,

@@ -237,6 +237,10 @@ impl Shared {
             Effect::Invoke(invocation) => callbacks::invoke(self, *invocation),
             Effect::Notify(notification, token) => callbacks::notify(self, notification, token),
             Effect::Started(cell, exec) => {
+                let exec = match exec.is_known() {
+                    true => exec,
+                    false => self.spans.continued(&cell),
+                };
                 self.spans.admitted(&cell.cell_id, exec);
                 callbacks::observe(|| self.delegate.cell_started(&cell));
             }
@@ -310,8 +314,12 @@ impl Shared {
             Err(why) => return self.event(|core, now| core.not_resumed(number, &why, now)),
         };
         loop {
+            let repeated = loaded.repeated();
             match self.event(|core, now| core.resumed(number, loaded, now)) {
-                Ok(()) => return,
+                Ok(()) => {
+                    self.spans.resume(&number.id(), repeated);
+                    return;
+                }
                 Err(again) => loaded = again,
             }
             if let Err(error) = self.start_worker().await {

@@ -153,6 +153,13 @@ impl<P: Ports> Core<P> {
             // It crossed the cell's termination on its way.
             return Ok(());
         }
+        if !may_hold && cell.durable.is_some() {
+            // An answer that depends on other cells would not come again.
+            let max = self.limits.max_pending_tool_calls as u64;
+            let reason = StopReason::Limit(Limit::PendingToolCalls.exceeded(max));
+            self.stop(number, reason, now);
+            return Ok(());
+        }
         if !may_hold {
             let worker = cell.worker;
             let error = "the session has too many tool calls without an answer".to_owned();

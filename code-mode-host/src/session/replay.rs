@@ -286,6 +286,7 @@ impl<P: Ports> Core<P> {
         let Some(durable) = &mut cell.durable else {
             return Ok(());
         };
+        let is_cut = !durable.thaws;
         let (turns, mut replay) = replay_of(steps);
         replay.answers.extend(std::mem::take(&mut durable.late));
         durable.delivered.clear();
@@ -335,6 +336,9 @@ impl<P: Ports> Core<P> {
             traceparent: None,
         };
         self.send(worker, message);
+        if is_cut {
+            self.step(number, Step::Cut { at_ms: 0.0 }, now);
+        }
         if is_paused {
             let cell = number.get();
             self.send(worker, ToWorker::Pause { cell, paused: true });
@@ -380,7 +384,7 @@ fn replay_of(steps: Vec<Step>) -> (Vec<Turn>, Replay) {
             Step::Answer { call, result } => {
                 replay.answers.insert(call, result.map_err(Into::into));
             }
-            Step::Mode { .. } | Step::Paused { .. } => {}
+            Step::Mode { .. } | Step::Paused { .. } | Step::Cut { .. } => {}
         }
     }
     (turns, replay)

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use code_mode_protocol::{
-    CellEnded, CellId, CellResponse, ExecuteRequest, NestedToolCall, ToolKind, TraceContext,
+    CellEnded, CellId, CellResponse, CellStarted, ExecuteRequest, NestedToolCall, ToolKind,
+    TraceContext,
 };
 use tracing::Span;
 use tracing::field::Empty;
 
+use crate::journal::Repeated;
 use crate::propagation::Propagation;
 
 /// The spans of one session.
@@ -41,6 +43,11 @@ impl Exec {
             span: Span::none(),
             context: None,
         }
+    }
+
+    /// Whether anything descends from it.
+    pub(super) fn is_known(&self) -> bool {
+        !self.span.is_none() || self.context.is_some()
     }
 }
 
@@ -80,6 +87,39 @@ impl Spans {
         request.trace_context = own.or(request.trace_context.take());
         let context = request.trace_context.clone();
         Exec { span, context }
+    }
+
+    /// The span of a cell that continues what an earlier process began.
+    pub(super) fn continued(&self, cell: &CellStarted) -> Exec {
+        let span = tracing::info_span!(
+            parent: &self.session,
+            "exec",
+            session = %self.id,
+            tool_call_id = cell.tool_call_id,
+            cell = %cell.cell_id,
+            is_continued = true,
+            outcome = Empty,
+            duration_ms = Empty,
+            processor_ms = Empty,
+            queued_ms = Empty,
+            calls = Empty,
+        );
+        let context = self.propagation.context(&span);
+        Exec { span, context }
+    }
+
+    /// The span in which a cell is made to run again: how many turns and answers it repeats from its log, and
+    /// how many calls have no answer there.
+    pub(super) fn resume(&self, cell: &CellId, repeated: Repeated) -> Span {
+        tracing::info_span!(
+            parent: &self.of_cell(cell).span,
+            "resume",
+            session = %self.id,
+            cell = %cell,
+            turns = repeated.turns,
+            answers = repeated.answers,
+            unanswered = repeated.unanswered,
+        )
     }
 
     /// A cell was admitted under this span.
@@ -128,6 +168,7 @@ impl Spans {
             call = %call.runtime_tool_call_id,
             tool_call_id = %call.tool_call_id,
             tool = %call.tool_name.name,
+            attempt = Some(call.attempt).filter(|attempt| *attempt > 1),
             namespace = call.tool_name.namespace.as_deref(),
             kind = match call.tool_kind {
                 ToolKind::Function => "function",
