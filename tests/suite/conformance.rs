@@ -9,12 +9,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use code_mode_host::{
     CellId, CellNotification, CellResponse, CodeModeSessionDelegate, ExecuteRequest, Json, Limits,
-    NestedToolCall, ToolDefinition, ToolError, ToolSet, WaitRequest,
+    NestedToolCall, SessionOptions, ToolDefinition, ToolError, ToolSet, WaitRequest,
 };
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::durable_corpus::cut_after_every_turn;
 use crate::grpc_client;
 use crate::stdio_client::Client;
 use crate::support;
@@ -300,6 +301,64 @@ fn run_all(open: &OpenSession) {
 #[test]
 fn every_case_passes_in_process() {
     run_all(&|recorder| Box::pin(support::open_in_process(recorder, Limits::default())));
+}
+
+#[test]
+fn cells_end_as_recorded_when_they_are_cut_after_every_turn() {
+    support::run(async {
+        let fixture = fixture();
+        let default_tools: Vec<ToolDefinition> =
+            serde_json::from_value(fixture["enabled_tools"].clone()).expect("tools");
+        let (mut failures, mut run, mut cuts, mut calls) = (Vec::new(), 0, 0, 0);
+        for case in fixture["cases"].as_array().expect("cases") {
+            let ends_at_once = case["expect"]["results"][0]["value"].get("Result");
+            let mut steps = steps(case);
+            let (Some(expected), Some(step), None) = (ends_at_once, steps.next(), steps.next())
+            else {
+                continue;
+            };
+            let source = step.step["source"].as_str().expect("a source");
+            let tools = match step.step.get("enabled_tools") {
+                Some(tools) => serde_json::from_value(tools.clone()).expect("tools"),
+                None => default_tools.clone(),
+            };
+            let recorder = Arc::new(Recorder {
+                fixture: fixture.clone(),
+                calls: AtomicUsize::new(0),
+                notifications: Mutex::default(),
+                closed: Mutex::default(),
+                changed: Notify::new(),
+            });
+            let request = ExecuteRequest::new("call-1", source).tools(tools);
+            let cut = cut_after_every_turn(recorder, request, SessionOptions::default()).await;
+            let items = cut.responses.iter().flat_map(CellResponse::content_items);
+            let items: Vec<_> = items.collect();
+            let last = cut.responses.last().expect("an end");
+            let mut got = json!({
+                "content_items": items,
+                "error_text": as_recorded(last)["Result"]["error_text"],
+            });
+            shortened(&mut got);
+            let expected = json!({
+                "content_items": expected["content_items"],
+                "error_text": expected["error_text"],
+            });
+            // A call that its cell did not wait for may end with the process before it begins.
+            let made = case["expect"]["tool_calls"].as_u64().unwrap_or(0);
+            if got != expected || cut.calls as u64 > made {
+                let name = &case["name"];
+                failures.push(format!("{name}\n  expected {expected}\n  got      {got}"));
+            }
+            run += 1;
+            cuts += cut.cuts;
+            calls += cut.calls;
+        }
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        assert!(
+            run >= 100 && calls >= 25 && cuts >= calls,
+            "{run} cells, {cuts} cuts, {calls} calls"
+        );
+    });
 }
 
 #[test]

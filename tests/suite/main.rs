@@ -11,6 +11,7 @@ mod conformance;
 mod crashes;
 mod delegates;
 mod durable;
+mod durable_corpus;
 mod durable_faults;
 mod environments;
 mod faults;

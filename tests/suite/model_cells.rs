@@ -12,6 +12,7 @@ use code_mode_host::{
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::durable_corpus::cut_after_every_turn;
 use crate::support::{options, provider_in_process, run};
 
 struct Tools;
@@ -147,8 +148,13 @@ async fn outcome(provider: &Provider, source: &str) -> (String, Option<String>) 
     let started = session.execute(request).await.expect("admitted");
     let response = started.outcome().await.expect("observed");
     session.shutdown().await;
+    shown(&[response])
+}
+
+/// The output of a cell by its observations, and its error.
+fn shown(responses: &[CellResponse]) -> (String, Option<String>) {
     let mut output = String::new();
-    for item in response.content_items() {
+    for item in responses.iter().flat_map(CellResponse::content_items) {
         match item {
             ContentItem::Text { text, .. } => writeln!(output, "{text}").expect("a string"),
             ContentItem::Image { image_url, .. } => {
@@ -157,8 +163,8 @@ async fn outcome(provider: &Provider, source: &str) -> (String, Option<String>) 
             other => panic!("{other:?}"),
         }
     }
-    match response {
-        CellResponse::Result { error_text, .. } => (output, error_text),
+    match responses.last() {
+        Some(CellResponse::Result { error_text, .. }) => (output, error_text.clone()),
         other => panic!("{other:?}"),
     }
 }
@@ -206,22 +212,46 @@ fn cells_as_models_write_them_run_or_name_the_mend() {
         let provider = provider_in_process();
         let mut wrong = String::new();
         for case in &cases {
-            let (output, error) = outcome(&provider, &case.source).await;
-            let fits = match (&error, case.fails) {
-                (None, false) => output.contains(&case.wanted),
-                (Some(error), true) => error.contains(&case.wanted),
-                _ => false,
-            };
-            if !fits {
-                let _ = write!(
-                    wrong,
-                    "\n{}: wanted {:?}\n  output {output:?}\n  error {error:?}",
-                    case.name, case.wanted
-                );
-            }
+            let shown = outcome(&provider, &case.source).await;
+            wrong += &case.difference(shown);
         }
         provider.shutdown().await;
         assert!(wrong.is_empty(), "{wrong}");
+    });
+}
+
+impl Case {
+    /// How this output and error differ from what must come; nothing where they do not.
+    fn difference(&self, (output, error): (String, Option<String>)) -> String {
+        let fits = match (&error, self.fails) {
+            (None, false) => output.contains(&self.wanted),
+            (Some(error), true) => error.contains(&self.wanted),
+            _ => false,
+        };
+        match fits {
+            true => String::new(),
+            false => format!(
+                "\n{}: wanted {:?}\n  output {output:?}\n  error {error:?}",
+                self.name, self.wanted
+            ),
+        }
+    }
+}
+
+#[test]
+fn cells_as_models_write_them_end_alike_when_they_are_cut_after_every_turn() {
+    run(async {
+        let (mut wrong, mut cuts, mut calls) = (String::new(), 0, 0);
+        for case in cases() {
+            let request = ExecuteRequest::new("call-1", case.source.as_str()).tools(tools());
+            let options = SessionOptions::default().guided(true).check_inputs(true);
+            let cut = cut_after_every_turn(Arc::new(Tools), request, options).await;
+            cuts += cut.cuts;
+            calls += cut.calls;
+            wrong += &case.difference(shown(&cut.responses));
+        }
+        assert!(wrong.is_empty(), "{wrong}");
+        assert!(calls >= 40 && cuts >= calls, "{cuts} cuts, {calls} calls");
     });
 }
 
