@@ -15,9 +15,28 @@ use crate::determinism::Source;
 #[derive(Default)]
 pub(crate) struct Timers {
     last_id: u32,
-    /// By deadline, then by id: equal delays fire in order.
-    order: BinaryHeap<Reverse<(Instant, u32)>>,
+    order: BinaryHeap<Reverse<Place>>,
     callbacks: HashMap<u32, Callback>,
+}
+
+/// A timer's place: by deadline, then by the time that it is due by the cell's own clock, because a cell
+/// that was away finds several overdue; then by id, so that equal delays fire in order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    deadline: Instant,
+    /// The bits of a time that is not negative, which are in its order.
+    due: u64,
+    id: u32,
+}
+
+impl Place {
+    fn new(deadline: Instant, due_ms: f64, id: u32) -> Self {
+        Self {
+            deadline,
+            due: due_ms.max(0.0).to_bits(),
+            id,
+        }
+    }
 }
 
 struct Callback {
@@ -31,9 +50,9 @@ struct Callback {
 impl Timers {
     /// When the next one is due.
     pub(crate) fn next_deadline(&mut self) -> Option<Instant> {
-        while let Some(Reverse((deadline, id))) = self.order.peek() {
-            if self.callbacks.contains_key(id) {
-                return Some(*deadline);
+        while let Some(Reverse(place)) = self.order.peek() {
+            if self.callbacks.contains_key(&place.id) {
+                return Some(place.deadline);
             }
             self.order.pop();
         }
@@ -62,7 +81,10 @@ impl Timers {
     pub(crate) fn set_clock(&mut self, instant_of: impl Fn(f64) -> Instant) {
         let deadlines = self.callbacks.iter();
         self.order = deadlines
-            .map(|(id, callback)| Reverse((instant_of(callback.due_ms), *id)))
+            .map(|(id, callback)| {
+                let due_ms = callback.due_ms;
+                Reverse(Place::new(instant_of(due_ms), due_ms, *id))
+            })
             .collect();
     }
 
@@ -71,20 +93,27 @@ impl Timers {
         if self.next_deadline()? > now {
             return None;
         }
-        let Reverse((_, id)) = self.order.pop()?;
-        match self.callbacks.get(&id)?.every {
+        let Reverse(Place { id, .. }) = self.order.pop()?;
+        let Callback {
+            function,
+            every,
+            due_ms,
+        } = self.callbacks.get(&id)?;
+        match every {
             None => Some((id, self.callbacks.remove(&id)?.function)),
             Some(every) => {
-                self.order.push(Reverse((now + every, id)));
-                Some((id, self.callbacks.get(&id)?.function.clone()))
+                let again = Place::new(now + *every, *due_ms, id);
+                self.order.push(Reverse(again));
+                Some((id, function.clone()))
             }
         }
     }
 
     fn set(&mut self, callback: Callback, deadline: Instant) -> u32 {
         self.last_id += 1;
+        let place = Place::new(deadline, callback.due_ms, self.last_id);
         self.callbacks.insert(self.last_id, callback);
-        self.order.push(Reverse((deadline, self.last_id)));
+        self.order.push(Reverse(place));
         self.last_id
     }
 
@@ -95,7 +124,7 @@ impl Timers {
         if self.order.len() > 2 * self.callbacks.len() + 64 {
             let callbacks = &self.callbacks;
             self.order
-                .retain(|Reverse((_, id))| callbacks.contains_key(id));
+                .retain(|Reverse(place)| callbacks.contains_key(&place.id));
         }
     }
 }
