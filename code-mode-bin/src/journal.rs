@@ -164,7 +164,7 @@ fn show_session(session: &JournaledSession) {
         let show_cuts = |calls| {
             for cut in cuts_after(calls) {
                 show!(
-                    "  -- it ran again {}, and repeated what is above",
+                    "  -- it ran again {}, and repeated the calls above",
                     ago(cut.at_ms)
                 );
             }

@@ -81,7 +81,7 @@ impl KeptQuestion {
         format!("{KEPT}{}", self.number())
     }
 
-    /// What is decided: what somebody decides elsewhere, or `here`, which says who decides.
+    /// The decision: of another process, or of `here`, which names its author.
     ///
     /// # Errors
     /// Those of `here`, [`NotAsked::TimedOut`], and [`NotAsked::NotKept`].

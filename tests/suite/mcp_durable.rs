@@ -52,7 +52,7 @@ impl Place {
         Client::start_in(&arguments, self.folder.path())
     }
 
-    /// A client with a gateway of its own.
+    /// A client with a separate gateway.
     async fn alone(&self, capabilities: Value) -> Client {
         let mut client = self.client(&["--private"]);
         client.initialize(capabilities).await;

@@ -114,14 +114,14 @@ enum Answered {
     Refused(String),
 }
 
-/// Whoever has the journal.
+/// The holder of the journal.
 enum Holder {
     /// This process.
     Here(Journal),
     /// Another one.
     #[cfg(unix)]
     Elsewhere(door::Client),
-    /// There is no journal.
+    /// The journal does not exist.
     Nobody,
 }
 
@@ -130,7 +130,7 @@ impl Holder {
         if !path.exists() {
             return Ok(Self::Nobody);
         }
-        // The process that has the journal open is asked, where it has a door.
+        // A process that has the journal open, and a door, answers for it.
         #[cfg(unix)]
         if let Some(client) = door::Client::of(path) {
             return Ok(Self::Elsewhere(client));

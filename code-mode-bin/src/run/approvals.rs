@@ -37,7 +37,7 @@ impl AtTerminal {
         let _ = self.keeper.set(keeper);
     }
 
-    /// Asks whoever is there.
+    /// Asks the person at the terminal.
     async fn ask(&self, request: &ApprovalRequest) -> Approval {
         let _asking = self.output.ask().await;
         let question = format!(

@@ -136,8 +136,8 @@ fn backend(path: &Path) -> Result<FileBackend, JournalError> {
     })
 }
 
-/// How long somebody may have a journal who looks at it, or who was killed while it started a process: that one has
-/// the lock until it becomes its own program.
+/// How long an opener waits for another process. A command that looks at a journal has it for a moment; and a process
+/// that was killed while it started another one leaves the lock to that one, until it becomes its own program.
 const A_MOMENT: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 

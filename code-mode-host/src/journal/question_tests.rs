@@ -49,7 +49,7 @@ async fn a_question_is_decided_once_and_outlives_its_asker() {
         (Answer::Allow, "terminal")
     );
     deciding.await.expect("ended").expect("decided");
-    // Deciding again changes nothing, and says what was decided.
+    // A second decision changes nothing, and returns the first.
     let stands = journal
         .decide(number, Answer::Deny, "another")
         .expect("harmless");

@@ -1,7 +1,7 @@
 //! Questions to a person about the calls of durable cells.
 //!
-//! A question is on disk, so it outlives the process that asked it. Whoever has the journal open may
-//! decide it, once.
+//! A question is on disk, so it outlives its process. Every process that has the journal open may decide
+//! it, once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,12 +20,12 @@ use super::{Journal, JournalError};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Question {
-    /// What the decision is about, for example a digest of the tool's definition and the input. A call
-    /// that asks about something else after a restart is asked about anew.
+    /// The subject of the decision, for example a digest of the tool's definition and the input. A decision
+    /// does not hold for a call that has another subject after a restart.
     pub subject: String,
     /// The question for a person, in one line.
     pub text: String,
-    /// Why it is asked, in one line.
+    /// The reason for it, in one line.
     pub reason: String,
     /// Whether somebody at another terminal may decide it ([`Journal::decide`]). Default false.
     pub from_terminal: bool,
@@ -45,7 +45,7 @@ impl Question {
         }
     }
 
-    /// Sets why it is asked.
+    /// Sets the reason.
     #[must_use]
     pub fn reason(mut self, reason: impl Into<String>) -> Self {
         self.reason = reason.into();
@@ -124,13 +124,13 @@ pub struct JournaledQuestion {
     pub cell: u64,
     /// The place of its call in the cell.
     pub call: u32,
-    /// What is asked.
+    /// The question.
     pub question: Question,
     /// When, in milliseconds since 1970.
     pub asked_ms: u64,
     /// Until when it waits.
     pub expires_ms: Option<u64>,
-    /// What was decided; `None` while it waits.
+    /// The decision; `None` while it waits.
     pub decision: Option<Decision>,
 }
 
@@ -144,7 +144,7 @@ impl Waiting {
     }
 }
 
-/// A question that was asked, on its way to a decision.
+/// A question on its way to a decision.
 pub struct AskedQuestion {
     journal: Arc<Inner>,
     number: u64,
@@ -166,7 +166,7 @@ impl AskedQuestion {
         self.number
     }
 
-    /// Whether it was decided when it was asked.
+    /// Whether it has a decision from before.
     pub fn is_decided(&self) -> bool {
         self.row.decision_at(now_ms()).is_some()
     }
@@ -197,7 +197,7 @@ impl AskedQuestion {
         }
     }
 
-    /// Decides it, where nobody has; returns what is decided, which is this call's from then on.
+    /// Decides it, unless it has a decision; returns the one that stands, which is this call's from then on.
     ///
     /// # Errors
     /// [`JournalError`] where the question is not there any more, or the file cannot be used.
@@ -206,7 +206,7 @@ impl AskedQuestion {
         decided.ok_or(JournalError::NoQuestion(self.number))
     }
 
-    /// Takes the decision, or this one where there is none.
+    /// Takes the decision; this one, where it has none yet.
     async fn taken(
         &self,
         answer: Option<(Answer, String)>,
@@ -281,7 +281,7 @@ impl Journal {
         guarded(&self.0.path, || self.0.questions())
     }
 
-    /// Decides a question from elsewhere, where nobody has, and returns what is decided: deciding again changes nothing. It
+    /// Decides a question from elsewhere, unless it has a decision, and returns it with the one that stands. It
     /// blocks until that is on disk.
     ///
     /// # Errors

@@ -268,7 +268,7 @@ impl<P: Ports> Core<P> {
         live.map(|cell| cell.id.clone()).collect()
     }
 
-    /// The cells that an observer can still hear of: those that have not ended, and those with a result that
+    /// The cells that an observer can still observe: those that have not ended, and those with a result that
     /// nobody has taken.
     pub(crate) fn cells_to_observe(&self) -> Vec<CellId> {
         let all: BTreeSet<CellNumber> = self

@@ -2,7 +2,7 @@
 //! cell ends as without them.
 //!
 //! A cell of this test puts an item out, makes some calls at once, lets their answers in one by one, and
-//! does so again; in the end it stores something. What a disk would have at a crash is what was waited for, and a
+//! does so again; in the end it stores something. At a crash the disk has all that somebody waited for, and a
 //! beginning of the rest.
 
 use std::cell::RefCell;
@@ -67,7 +67,7 @@ enum Happens {
     Sees {
         which: u8,
     },
-    /// A call is answered. Where the process dies then, the cell never hears of it.
+    /// A call is answered. Where the process dies then, the cell does not get the answer.
     Answers {
         which: u8,
         then_dies: bool,

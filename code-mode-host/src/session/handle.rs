@@ -395,7 +395,7 @@ impl Session {
         self.shared.look(|core| core.live_cells())
     }
 
-    /// The cells that an observer can still hear of: those that have not ended, and those with a result that
+    /// The cells that an observer can still observe: those that have not ended, and those with a result that
     /// nobody has taken; in order of admission.
     pub fn cells_to_observe(&self) -> Vec<CellId> {
         self.shared.look(|core| core.cells_to_observe())

@@ -154,7 +154,7 @@ impl<P: Ports> Core<P> {
             return Ok(());
         }
         if !may_hold && cell.durable.is_some() {
-            // An answer that depends on other cells would not come again.
+            // The answer depends on other cells, so the cell could not repeat it.
             let max = self.limits.max_pending_tool_calls as u64;
             let reason = StopReason::Limit(Limit::PendingToolCalls.exceeded(max));
             self.stop(number, reason, now);

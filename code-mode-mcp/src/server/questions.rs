@@ -25,7 +25,7 @@ pub(super) struct Questions {
     open: Vec<Question>,
     joints: VecDeque<Joint>,
     last: u64,
-    /// The keys of kept questions that were asked in this process.
+    /// The keys of kept questions of this process.
     kept: HashSet<String>,
 }
 
@@ -122,7 +122,7 @@ impl Questions {
         format!("q{}", self.last)
     }
 
-    /// Whether a kept question was asked in this process.
+    /// Whether this process has put a kept question.
     pub(super) fn was_asked(&self, key: &str) -> bool {
         self.kept.contains(key)
     }

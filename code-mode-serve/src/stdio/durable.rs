@@ -1,4 +1,4 @@
-//! Sessions of an SDK that are kept in the program's journal, and the questions that its user is asked.
+//! Sessions of an SDK that are kept in the program's journal, and the questions to its user.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ pub(super) struct Durable {
 pub(super) enum AskError {
     #[error("the session is not durable")]
     NotDurable,
-    #[error("nobody was asked about the call {0}")]
+    #[error("the call {0} waits for no decision")]
     NotAsked(RuntimeToolCallId),
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -84,7 +84,7 @@ impl Durable {
         Ok(decision.answer != Answer::Deny)
     }
 
-    /// Nobody is asked about the calls of a cell any more.
+    /// The calls of a cell wait for no decision any more.
     pub(super) fn closed(&self, cell: &CellId) {
         self.asked().retain(|(asker, _), _| asker != cell);
     }

@@ -1,4 +1,4 @@
-"""Durable sessions: what was begun continues after the host was killed."""
+"""Durable sessions: programs continue after the host was killed."""
 
 import asyncio
 import logging
@@ -48,7 +48,7 @@ class Durable(unittest.IsolatedAsyncioTestCase):
         return True
 
     async def killed_while_it_asks(self) -> str:
-        """The cell of a host that was killed while its person was asked."""
+        """The cell of a host that was killed while its program waited for a person."""
         host = CodeMode(journal=self.journal)
         session = await host.session(**self.options(self.never)).open()
         running = asyncio.ensure_future(session.exec(PROGRAM, yield_time=0.001))

@@ -150,7 +150,7 @@ pub enum Operation<'a> {
         /// Which session.
         session_id: String,
     },
-    /// `session/ask`, of durable sessions: a person is asked about a call, which has not run.
+    /// `session/ask`, of durable sessions: a call waits for a person, and has not run.
     Ask {
         /// Which session.
         session_id: String,

@@ -221,7 +221,7 @@ pub enum Value {
     /// `session/decision`, of `session/ask` and `session/decide`.
     #[serde(rename = "session/decision")]
     SessionDecision {
-        /// What is decided: whether the call may run; nothing while a person is asked.
+        /// Whether the call may run; nothing while it waits for a person.
         allowed: Option<bool>,
     },
     /// `session/paused`, of `session/pause` and `session/resume`.

@@ -326,7 +326,7 @@ class Session:
         return cells
 
     async def _asked(self, call: ToolCall, subject: str, text: str) -> bool | None:
-        """Keeps the question about a call. What is decided already, if it is."""
+        """Keeps the question about a call; returns the decision, if there is one."""
         about = {"sessionId": self._id, "cellId": call.cell_id, "runtimeToolCallId": call.call_id}
         request = {"method": "session/ask", **about, "subject": subject, "text": text}
         allowed: bool | None = (await self._ask_host(request))["allowed"]
