@@ -223,13 +223,14 @@ impl Provider {
         self.open_session(delegate, SessionOptions::default()).await
     }
 
-    /// Shuts every session down; returns when their processes have ended.
+    /// Shuts every session down; returns when their processes have ended. Responses of durable sessions that no
+    /// request has confirmed are given again.
     pub async fn shutdown(&self) {
         self.token.cancel();
         let sessions: Vec<_> = self.sessions().drain(..).collect();
         let sessions: Vec<_> = sessions.iter().filter_map(Weak::upgrade).collect();
         self.workers.clear();
-        let shutdowns = sessions.iter().map(Shared::shut_down_and_wait);
+        let shutdowns = sessions.iter().map(|one| one.shut_down_and_wait(false));
         futures::future::join_all(shutdowns).await;
     }
 

@@ -338,6 +338,10 @@ async fn in_session(
         }
         None => Ok(()),
     };
+    if opened.is_some() {
+        // What it has shown is not shown again.
+        session.shutdown().await;
+    }
     provider.shutdown().await;
     if let Some(servers) = servers {
         let _ = tokio::time::timeout(crate::mcp::END, servers.end()).await;

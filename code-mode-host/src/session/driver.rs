@@ -431,7 +431,9 @@ impl Shared {
     }
 
     /// Shuts down; returns when no cell runs and every process has ended.
-    pub(crate) async fn shut_down_and_wait(self: &Arc<Self>) {
+    ///
+    /// `confirms` where the caller has taken all responses: those of a durable session are not given again.
+    pub(crate) async fn shut_down_and_wait(self: &Arc<Self>, confirms: bool) {
         self.shut_down();
         // A worker that is being started sees the token.
         drop(self.starting.lock().await);
@@ -440,7 +442,9 @@ impl Shared {
         self.tasks.wait().await;
         if let Some(journal) = &self.journal {
             // As late as can be: a process that is killed before has its responses again.
-            self.event(|core, _| core.confirm_all());
+            if confirms {
+                self.event(|core, _| core.confirm_all());
+            }
             // Whoever opens the session next finds all of it; where the file failed, what there is.
             let _ = journal.flushed().await;
             journal.release();

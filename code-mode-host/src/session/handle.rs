@@ -419,7 +419,8 @@ impl Session {
     /// Stops every cell; see [`CodeModeSession::shutdown`].
     pub async fn shutdown(&self) {
         let span = self.shared.spans.shutdown();
-        self.shared.shut_down_and_wait().instrument(span).await;
+        let shut_down = self.shared.shut_down_and_wait(true);
+        shut_down.instrument(span).await;
     }
 }
 
