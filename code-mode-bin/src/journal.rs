@@ -82,6 +82,11 @@ impl Failure {
 }
 
 impl JournalFile {
+    /// Whether the user names it.
+    pub(crate) fn is_named(&self) -> bool {
+        self.journal.is_some()
+    }
+
     /// The file.
     pub(crate) fn path(&self) -> Result<PathBuf, NoFolder> {
         let of_user = || Some(code_mode_system::state_folder()?.join("sessions.journal"));

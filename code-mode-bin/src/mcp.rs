@@ -492,10 +492,15 @@ async fn serve(args: &Args) -> Result<ExitCode, Failure> {
         })
     });
     let durable = durable.transpose()?;
-    #[cfg(unix)]
-    let _door = (durable.as_ref().zip(args.durable.as_ref()))
-        .map(|(durable, folder)| Door::open(&DurableFolder::journal_in(folder), durable.journal()));
     let broker = Broker::start(loaded, options);
+    #[cfg(unix)]
+    let _door = (durable.as_ref().zip(args.durable.as_ref())).map(|(durable, folder)| {
+        Door::open(
+            &DurableFolder::journal_in(folder),
+            durable.journal(),
+            broker.terminal_may_answer(),
+        )
+    });
     if durable.is_some() {
         for name in broker.servers_of_each_client() {
             say!("code-mode mcp: all clients share the server {name}, because of --durable");

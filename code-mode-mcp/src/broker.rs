@@ -450,6 +450,20 @@ impl Broker {
         missing
     }
 
+    /// Waits until the server of a tool has started or failed, and takes its tools as they are then: a person
+    /// decides about no definition of yesterday.
+    pub(crate) async fn started_for(&self, tool: &ToolName, limit: Duration) {
+        let server = tool.namespace.as_deref().unwrap_or_default();
+        let upstream = self.upstreams.iter().find(|one| one.name() == server);
+        if let Some(upstream) = upstream.filter(|one| one.status().is_starting()) {
+            let _ = tokio::time::timeout(limit, upstream.started()).await;
+        }
+        // The state of a server changes a moment before the tools are made of it.
+        if !self.tools().are_of(&self.upstreams) {
+            self.tools.refresh();
+        }
+    }
+
     /// A line for each server that is not ready and whose tools a program's error misses, with the
     /// server's state. The caller adds the lines to the error.
     pub fn servers_missed(&self, error: &str) -> String {

@@ -49,6 +49,13 @@ impl QuestionKeeper {
         Self { journal, session }
     }
 
+    /// Removes the question about a call that is over, unless it was decided.
+    pub(crate) async fn withdraw(&self, call: &NestedToolCall) {
+        if let Err(error) = self.journal.withdraw(&self.session, call).await {
+            tracing::warn!(%error, "a question cannot be removed");
+        }
+    }
+
     /// Puts the question about a call into the journal, or finds it there. `is_asked_here` where the person is at
     /// this process's terminal: then nobody answers from another one, and the question does not expire.
     ///
@@ -76,6 +83,11 @@ impl KeptQuestion {
         self.0.number()
     }
 
+    /// Whether it has a decision from before.
+    pub fn is_decided(&self) -> bool {
+        self.0.is_decided()
+    }
+
     /// Its key for clients: the same in the next process.
     pub(crate) fn key(&self) -> String {
         format!("{KEPT}{}", self.number())
@@ -92,9 +104,17 @@ impl KeptQuestion {
         let own = tokio::select! {
             biased;
             decision = self.0.decision() => return approval(&decision.map_err(not_kept)?),
-            own = here => own?,
+            own = here => own,
         };
-        let (own, by) = own;
+        let (own, by) = match own {
+            Ok(own) => own,
+            // The cell, or this process, has ended: the question waits on.
+            Err(NotAsked::Ended) => return Err(NotAsked::Ended),
+            Err(why) => {
+                self.0.withdraw().await.map_err(not_kept)?;
+                return Err(why);
+            }
+        };
         let answer = match own {
             Approval::Once => Answer::Allow,
             Approval::ForProgram => Answer::Program,

@@ -207,6 +207,16 @@ impl Client {
         }
     }
 
+    /// The next answer to whichever request.
+    pub async fn next_answer(&mut self) -> Value {
+        loop {
+            let message = self.message().await;
+            if message.get("method").is_none() {
+                return message;
+            }
+        }
+    }
+
     pub async fn request(&mut self, method: &str, params: Value) -> Value {
         let id = self.begin(method, params).await;
         self.answer(id).await

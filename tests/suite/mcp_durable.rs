@@ -307,3 +307,166 @@ fn a_folder_has_one_gateway() {
         client.leave().await;
     });
 }
+
+/// Answers the questions of a stateless request alike, and repeats it.
+async fn answered(client: &mut Client, exec: &mut Value, asked: &Value, word: &str) -> Value {
+    let requests = asked["inputRequests"].as_object().expect("a question");
+    let answer = json!({"action": "accept", "content": {"answer": word}});
+    let answers = requests.keys().map(|key| (key.clone(), answer.clone()));
+    exec["inputResponses"] = Value::Object(answers.collect());
+    exec["requestState"] = asked["requestState"].clone();
+    client.request("tools/call", exec.clone()).await["result"].clone()
+}
+
+#[test]
+fn an_answer_about_some_calls_is_for_no_others_of_the_next_gateway() {
+    run(async {
+        let place = Place::new(true);
+        let program = "
+            const both = (a, b) => Promise.allSettled([a, b].map((file) => tools.mad__plain({ file })));
+            await both('a', 'b');
+            await both('c', 'd');
+            text('over');
+        ";
+        let mut client = place.client(&["--private"]).modern();
+        let mut exec = json!({"name": "exec", "arguments": {"code": program}});
+        let asked = client.request("tools/call", exec.clone()).await["result"].clone();
+        dies(client).await;
+        let waiting = place.waiting();
+        let deny: Vec<&str> = ["deny"]
+            .into_iter()
+            .chain(waiting.iter().map(String::as_str))
+            .collect();
+        assert_eq!(place.approvals(&deny).0, Some(0));
+
+        let mut client = place.client(&["--private"]).modern();
+        while place.waiting().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        // The person who answered this has seen a and b.
+        let asked_now = answered(&mut client, &mut exec, &asked, "all").await;
+        assert!(asked_now["inputRequests"].is_object(), "{asked_now}");
+        assert_eq!(place.sent(), 0);
+        client.leave().await;
+    });
+}
+
+#[test]
+fn a_call_whose_tool_has_changed_is_not_allowed_by_the_old_answer() {
+    run(async {
+        let place = Place::new(true);
+        let flag = place.at("changed");
+        let policy = file_of(&json!({"ask": ["mad/t"], "terminal_may_answer": true}));
+        let start = || {
+            let server = format!("mad={} '{}'", mad("changing"), flag.display());
+            let durable = place.at("durable");
+            let arguments = [
+                "--private",
+                "--server",
+                &server,
+                "--policy",
+                path(&policy),
+                "--durable",
+                durable.to_str().expect("UTF-8"),
+            ];
+            Client::start_in(&arguments, place.folder.path())
+        };
+        let mut client = start();
+        client.initialize(json!({})).await;
+        let said = client.exec("text(await tools.mad__t({}))").await.concat();
+        let cell = cell_id(&said).to_owned();
+        dies(client).await;
+        let waiting = place.waiting();
+        assert_eq!(place.approvals(&["allow", &waiting[0]]).0, Some(0));
+        std::fs::write(&flag, "").expect("written");
+
+        let mut client = start();
+        client.initialize(json!({})).await;
+        let again = loop {
+            let waits = place.waiting();
+            if !waits.is_empty() {
+                break waits;
+            }
+        };
+        assert_ne!(again, waiting);
+        assert_eq!(place.approvals(&["deny", &again[0]]).0, Some(0));
+        let said = end_of(&mut client, &cell).await;
+        assert!(said.contains("was refused"), "{said}");
+        client.leave().await;
+    });
+}
+
+#[test]
+fn a_policy_that_has_changed_decides_who_may_answer() {
+    run(async {
+        let place = Place::new(true);
+        let mut client = place.alone(json!({})).await;
+        let cell = asks(&mut client).await;
+        dies(client).await;
+        let allow = |may: bool| {
+            let policy = json!({"ask": ["mad/plain"], "terminal_may_answer": may});
+            std::fs::write(place.policy.path(), policy.to_string()).expect("written");
+        };
+        allow(false);
+        let mut client = place.alone(json!({"elicitation": {}})).await;
+        let number = place.waiting().remove(0);
+        let (code, said) = place.approvals(&["allow", &number]);
+        assert!(
+            code == Some(1) && said.contains("terminal_may_answer"),
+            "{said}"
+        );
+        dies(client).await;
+        allow(true);
+        client = place.alone(json!({})).await;
+        let number = place.waiting().remove(0);
+        while place.approvals(&["allow", &number]).0 != Some(0) {}
+        let said = end_of(&mut client, &cell).await;
+        assert!(said.contains("answered"), "{said}");
+        client.leave().await;
+    });
+}
+
+#[test]
+fn requests_that_come_together_for_a_session_that_is_closed_all_find_it() {
+    run(async {
+        let place = Place::new(true);
+        let mut client = place.alone(json!({})).await;
+        // The server has started then.
+        client.exec("await tools.mad__read({})").await;
+        let mut cells = Vec::new();
+        for _ in 0..4 {
+            let exec =
+                json!({"code": "await tools.mad__read({}); text('done')", "yield_time_ms": 1});
+            let said = texts(&client.call("exec", exec).await).concat();
+            cells.push(cell_id(&said).to_owned());
+        }
+        let journal = place.at("durable").join("sessions.journal");
+        client.leave().await;
+        // All have ended before somebody looks.
+        loop {
+            let mut client = place.alone(json!({})).await;
+            client.exec("await tools.mad__read({})").await;
+            client.leave().await;
+            let journal = code_mode_host::Journal::open(&journal, Default::default());
+            let sessions = journal.expect("free").sessions().expect("read");
+            if sessions
+                .iter()
+                .flat_map(|it| &it.cells)
+                .all(|it| it.outcome.is_some())
+            {
+                break;
+            }
+        }
+        let mut client = place.alone(json!({})).await;
+        let mut ids = Vec::new();
+        for cell in &cells {
+            let wait = json!({"name": "wait", "arguments": {"cell_id": cell}});
+            ids.push(client.begin("tools/call", wait).await);
+        }
+        for _ in ids {
+            let said = client.next_answer().await["result"].to_string();
+            assert!(said.contains("done"), "{said}");
+        }
+        client.leave().await;
+    });
+}

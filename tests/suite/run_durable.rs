@@ -228,6 +228,9 @@ fn looking_at_no_journal_makes_none() {
 
 /// The number of the one question that waits, once there is one.
 fn question(place: &Place) -> String {
+    while !place.at("journal").exists() {
+        std::thread::yield_now();
+    }
     loop {
         let output = approvals(place, &["list", "--json"]);
         assert!(output.status.success(), "{}", text(&output.stderr));

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use code_mode_host::{Answer, Journal, JournaledQuestion};
+use code_mode_host::{Answer, Journal, JournalError, JournaledQuestion};
 use code_mode_mcp::shim::Place;
 use code_mode_system::{Connection, Listener};
 use serde::de::DeserializeOwned;
@@ -43,7 +43,10 @@ impl Drop for Door {
 impl Door {
     /// Opens the door of a journal that this process has. Where there can be none, questions are answered once this
     /// process has ended. Must be called within a tokio runtime.
-    pub(crate) fn open(path: &Path, journal: &Journal) -> Self {
+    ///
+    /// `may_answer` where the policy of this process lets other terminals answer: it may have changed since a
+    /// question was kept.
+    pub(crate) fn open(path: &Path, journal: &Journal, may_answer: bool) -> Self {
         let (path, journal) = (path.to_owned(), journal.clone());
         let serving = tokio::spawn(async move {
             let listener = match place(&path) {
@@ -51,7 +54,7 @@ impl Door {
                 Err(error) => Err(error),
             };
             match listener {
-                Ok(listener) => serve(&listener, &journal).await,
+                Ok(listener) => serve(&listener, &journal, may_answer).await,
                 Err(error) => {
                     tracing::warn!(%error, "`code-mode approvals` cannot reach this process");
                 }
@@ -66,13 +69,13 @@ fn place(journal: &Path) -> io::Result<PathBuf> {
     place.journal(journal)
 }
 
-async fn serve(listener: &Listener, journal: &Journal) {
+async fn serve(listener: &Listener, journal: &Journal, may_answer: bool) {
     loop {
         let warn = |error: &io::Error| tracing::warn!("cannot accept a connection: {error}");
         let incoming = listener.accept(warn).await;
         let journal = journal.clone();
         tokio::spawn(async move {
-            let served = async { serve_one(incoming.connect().await?, journal).await };
+            let served = async { serve_one(incoming.connect().await?, journal, may_answer).await };
             let served = tokio::time::timeout(TIME, served).await;
             if let Ok(Err(error)) = served {
                 tracing::debug!(%error, "a request for questions");
@@ -81,7 +84,11 @@ async fn serve(listener: &Listener, journal: &Journal) {
     }
 }
 
-async fn serve_one(mut connection: Connection, journal: Journal) -> io::Result<()> {
+async fn serve_one(
+    mut connection: Connection,
+    journal: Journal,
+    may_answer: bool,
+) -> io::Result<()> {
     let mut request = Vec::new();
     let mut reader = tokio::io::BufReader::new((&mut connection).take(MAX_REQUEST));
     reader.read_until(b'\n', &mut request).await?;
@@ -92,9 +99,15 @@ async fn serve_one(mut connection: Connection, journal: Journal) -> io::Result<(
                 let questions = journal.questions().map_err(|error| error.to_string());
                 serde_json::to_vec(&questions)?
             }
+            Wants::Answer { numbers, .. } if !may_answer => {
+                let why = JournalError::NotFromTerminal;
+                let refused = |number| Answered::Refused(format!("{number}: {why}"));
+                let all: Vec<Answered> = numbers.into_iter().map(refused).collect();
+                serde_json::to_vec(&Ok::<_, String>(all))?
+            }
             Wants::Answer { numbers, answer } => {
-                let all: Result<Vec<Answered>, String> = Ok(answered(&journal, &numbers, answer));
-                serde_json::to_vec(&all)?
+                let all = answered(&journal, &numbers, answer);
+                serde_json::to_vec(&all.map_err(|error| error.to_string()))?
             }
         };
         answer.push(b'\n');
@@ -134,7 +147,14 @@ impl Client {
         request.push(b'\n');
         stream.write_all(&request)?;
         let mut answer = Vec::new();
-        BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut answer)?;
+        let read = BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut answer);
+        read.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::Error::other("it is silent for 10 s"),
+            _ => error,
+        })?;
+        if answer.is_empty() {
+            return Err(io::Error::other("it has ended; a part may be done"));
+        }
         let answer: Result<T, String> = serde_json::from_slice(&answer)?;
         answer.map_err(io::Error::other)
     }

@@ -54,7 +54,7 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Show a question with all of its input
+    /// Show a question with its rule, its cell and its times
     Show {
         /// Its number
         number: u64,
@@ -91,6 +91,8 @@ enum Failure {
     Door(#[from] std::io::Error),
     #[error("no question {0} waits, or is decided in a program that runs")]
     Unknown(u64),
+    #[error("the journal {} does not exist", .0.display())]
+    Missing(PathBuf),
 }
 
 impl Failure {
@@ -98,7 +100,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::Folder(_) => crate::WRONG_USAGE,
             Self::Unknown(_) => 1,
-            Self::Journal(_) => crate::RUNTIME_FAILED,
+            Self::Journal(_) | Self::Missing(_) => crate::RUNTIME_FAILED,
             #[cfg(unix)]
             Self::Door(_) => crate::RUNTIME_FAILED,
         })
@@ -158,7 +160,7 @@ impl Holder {
 
     fn answer(&self, numbers: &[u64], answer: Answer) -> Result<Vec<Answered>, Failure> {
         match self {
-            Self::Here(journal) => Ok(answered(journal, numbers, answer)),
+            Self::Here(journal) => Ok(answered(journal, numbers, answer)?),
             #[cfg(unix)]
             Self::Elsewhere(client) => Ok(client.answer(numbers, answer)?),
             Self::Nobody => {
@@ -171,12 +173,24 @@ impl Holder {
 }
 
 /// Answers questions of a journal that this process has.
-fn answered(journal: &Journal, numbers: &[u64], answer: Answer) -> Vec<Answered> {
-    let one = |number: &u64| match journal.decide(*number, answer, "terminal") {
+fn answered(
+    journal: &Journal,
+    numbers: &[u64],
+    answer: Answer,
+) -> Result<Vec<Answered>, JournalError> {
+    let all = journal.decide_all(numbers, answer, "terminal")?;
+    let one = |(number, answered): (&u64, Result<JournaledQuestion, JournalError>)| match answered {
         Ok(question) => Answered::Stands(Box::new(question)),
-        Err(error) => Answered::Refused(error.to_string()),
+        Err(error) => Answered::Refused(format!("{number}: {error}")),
     };
-    numbers.iter().map(one).collect()
+    Ok(numbers.iter().zip(all).map(one).collect())
+}
+
+impl Args {
+    /// Whether the user names the journal.
+    fn is_named(&self) -> bool {
+        self.durable.is_some() || self.file.is_named()
+    }
 }
 
 /// Does what the arguments say.
@@ -195,11 +209,16 @@ fn done(args: &Args) -> Result<ExitCode, Failure> {
         Some(folder) => DurableFolder::journal_in(folder),
         None => args.file.path()?,
     };
+    if args.is_named() && !path.exists() {
+        return Err(Failure::Missing(path));
+    }
     let holder = Holder::of(&path)?;
     match &args.action {
-        Action::List { all, json } => list(&holder, *all, *json),
+        Action::List { all, json } => list(holder, *all, *json),
         Action::Show { number } => {
             let all = holder.questions()?.into_iter();
+            // A process that wants the journal need not wait for whoever reads this.
+            drop(holder);
             let found = all.into_iter().find(|one| one.number == *number);
             show_whole(&found.ok_or(Failure::Unknown(*number))?);
             Ok(ExitCode::SUCCESS)
@@ -214,14 +233,15 @@ fn done(args: &Args) -> Result<ExitCode, Failure> {
                 (_, true) => Answer::Session,
                 _ => Answer::Allow,
             };
-            give(&holder, numbers, answer)
+            give(holder, numbers, answer)
         }
-        Action::Deny { numbers } => give(&holder, numbers, Answer::Deny),
+        Action::Deny { numbers } => give(holder, numbers, Answer::Deny),
     }
 }
 
-fn list(holder: &Holder, all: bool, json: bool) -> Result<ExitCode, Failure> {
+fn list(holder: Holder, all: bool, json: bool) -> Result<ExitCode, Failure> {
     let mut questions = holder.questions()?;
+    drop(holder);
     questions.retain(|question| all || question.decision.is_none());
     if json {
         let questions = serde_json::to_value(&questions).unwrap_or_default();
@@ -282,9 +302,11 @@ fn show_whole(question: &JournaledQuestion) {
 }
 
 /// Answers questions; says which other answer stands.
-fn give(holder: &Holder, numbers: &[u64], answer: Answer) -> Result<ExitCode, Failure> {
+fn give(holder: Holder, numbers: &[u64], answer: Answer) -> Result<ExitCode, Failure> {
     let mut is_well = true;
-    for answered in holder.answer(numbers, answer)? {
+    let all = holder.answer(numbers, answer)?;
+    drop(holder);
+    for answered in all {
         match answered {
             Answered::Stands(question) => {
                 let Some(decision) = &question.decision else {

@@ -105,7 +105,7 @@ impl CallContext for ScriptCall {
             Some(keeper) => {
                 let kept = keeper.ask(servers, &self.call, request, terminal.is_there);
                 let kept = kept.await?;
-                if !terminal.is_there {
+                if !terminal.is_there && !kept.is_decided() {
                     let number = kept.number();
                     say!(
                         "code-mode run: waits for an answer to {}: code-mode approvals allow {number}, or deny {number}",

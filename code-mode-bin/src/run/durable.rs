@@ -49,7 +49,7 @@ pub(super) async fn open(
     source: &str,
     provider: &Provider,
     (delegate, at_terminal): (Arc<dyn CodeModeSessionDelegate>, &AtTerminal),
-    options: SessionOptions,
+    (options, may_answer): (SessionOptions, bool),
 ) -> Result<Opened, Failure> {
     let path = (args.durable.file.path()).map_err(|error| Failure::Usage(error.to_string()))?;
     let (max_log, park_after) = (args.durable.max_log.0, args.durable.park_after.0);
@@ -85,6 +85,8 @@ pub(super) async fn open(
         say_what_is_repeated(name, cell);
     }
     let continues = continues.map(|cell| CellId::nth(cell.cell));
+    #[cfg(not(unix))]
+    let _ = may_answer;
     at_terminal.keep_in(QuestionKeeper::new(journal.clone(), name));
     let session = provider
         .open_durable(&journal, name, delegate, options)
@@ -93,7 +95,7 @@ pub(super) async fn open(
         session,
         continues,
         #[cfg(unix)]
-        _door: Door::open(&path, &journal),
+        _door: Door::open(&path, &journal, may_answer),
     })
 }
 

@@ -290,8 +290,9 @@ async fn in_session(
         None => None,
         Some(name) => {
             let asks = (delegate.clone(), &*at_terminal);
-            let opened =
-                durable::open(args, name, &script.source, &provider, asks, options.clone());
+            let may_answer = servers.as_ref().is_some_and(|it| it.terminal_may_answer());
+            let options = (options.clone(), may_answer);
+            let opened = durable::open(args, name, &script.source, &provider, asks, options);
             Some(opened.await?)
         }
     };

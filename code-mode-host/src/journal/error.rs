@@ -68,8 +68,8 @@ pub enum JournalError {
     #[error("no question {0} is in the journal (any more)")]
     NoQuestion(u64),
     /// The asker of this question does not let another terminal decide it.
-    #[error("the question {0} is not to be decided from another terminal")]
-    NotFromTerminal(u64),
+    #[error("the policy does not let another terminal decide it (\"terminal_may_answer\")")]
+    NotFromTerminal,
     /// A session's name has 1 to 200 characters, none of them a control character.
     #[error("a session's name has 1 to 200 characters, and no control characters")]
     Name,

@@ -1,5 +1,7 @@
 //! The table of questions: reading and writing it.
 
+use std::time::Duration;
+
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
@@ -35,12 +37,30 @@ impl QuestionRow {
         !self.is_taken || self.decision.as_ref().is_some_and(is_denied)
     }
 
+    /// The same question is asked again, and may be answered by others or until another time.
+    fn asked_again(&mut self, now: Self) {
+        if self.decision.is_none() {
+            self.expires_ms = match (self.expires_ms, now.question.expires_after) {
+                (Some(before), Some(wait)) => Some(before.min(until(self.asked_ms, wait))),
+                (None, _) => now.expires_ms,
+                (Some(_), None) => None,
+            };
+        }
+        self.question = now.question;
+    }
+
     /// The decision at a time: an expired question is denied.
     pub(super) fn decision_at(&self, now_ms: u64) -> Option<Decision> {
         let expired = self.expires_ms.filter(|at| *at <= now_ms);
         let decision = self.decision.clone();
         decision.or_else(|| expired.map(Decision::expired))
     }
+}
+
+/// When a question expires that was asked at a time.
+pub(super) fn until(asked_ms: u64, wait: Duration) -> u64 {
+    let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    asked_ms.saturating_add(wait)
 }
 
 /// Makes the tables where they do not exist.
@@ -86,7 +106,11 @@ impl Store {
                 None => None,
             };
             match found {
-                Some((number, found)) if found.question.subject == row.question.subject => {
+                Some((number, mut found)) if found.question.subject == row.question.subject => {
+                    found.asked_again(row);
+                    questions
+                        .insert(number, encoded(&found)?.as_slice())
+                        .map_err(storage)?;
                     (number, found)
                 }
                 _ => {
@@ -109,26 +133,52 @@ impl Store {
         Ok(asked)
     }
 
-    /// Changes a question; `None` where it does not exist.
-    pub(super) fn change_question(
+    /// Changes questions, in one transaction: each that exists, and that `change` agrees to.
+    pub(super) fn change_questions(
         &self,
-        number: u64,
-        change: impl FnOnce(&mut QuestionRow) -> Result<(), JournalError>,
-    ) -> Result<Option<QuestionRow>, JournalError> {
+        numbers: &[u64],
+        mut change: impl FnMut(&mut QuestionRow) -> Result<(), JournalError>,
+    ) -> Result<Vec<Result<QuestionRow, JournalError>>, JournalError> {
         let write = self.begin()?;
-        let changed = {
+        let mut changed = Vec::new();
+        {
             let mut questions = write.open_table(QUESTIONS).map_err(storage)?;
-            let Some(mut row) = read(&questions, number)? else {
-                return Ok(None);
-            };
-            change(&mut row)?;
-            questions
-                .insert(number, encoded(&row)?.as_slice())
-                .map_err(storage)?;
-            row
-        };
+            for number in numbers {
+                let Some(mut row) = read(&questions, *number)? else {
+                    changed.push(Err(JournalError::NoQuestion(*number)));
+                    continue;
+                };
+                if let Err(refused) = change(&mut row) {
+                    changed.push(Err(refused));
+                    continue;
+                }
+                questions
+                    .insert(number, encoded(&row)?.as_slice())
+                    .map_err(storage)?;
+                changed.push(Ok(row));
+            }
+        }
         write.commit().map_err(storage)?;
-        Ok(Some(changed))
+        Ok(changed)
+    }
+
+    /// Removes the question of a call that nobody has decided.
+    pub(super) fn withdraw(&self, asker: Asker) -> Result<(), JournalError> {
+        let write = self.begin()?;
+        {
+            let mut of_calls = write.open_table(OF_CALLS).map_err(storage)?;
+            let number = of_calls.get(asker).map_err(storage)?;
+            let Some(number) = number.map(|number| number.value()) else {
+                return Ok(());
+            };
+            let mut questions = write.open_table(QUESTIONS).map_err(storage)?;
+            if read(&questions, number)?.is_some_and(|row| row.decision.is_some()) {
+                return Ok(());
+            }
+            questions.remove(number).map_err(storage)?;
+            of_calls.remove(asker).map_err(storage)?;
+        }
+        write.commit().map_err(storage)
     }
 
     /// The question of a call.

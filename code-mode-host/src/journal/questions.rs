@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::open::{Inner, now_ms};
-use super::question_rows::QuestionRow;
+use super::question_rows::{QuestionRow, until};
 use super::store::guarded;
 use super::{Journal, JournalError};
 
@@ -134,6 +134,9 @@ pub struct JournaledQuestion {
     pub decision: Option<Decision>,
 }
 
+/// How often an asker looks whether its question has expired.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
 /// The askers of this process that wait for decisions, by the numbers of their questions.
 #[derive(Default)]
 pub(super) struct Waiting(Mutex<HashMap<u64, watch::Sender<bool>>>);
@@ -181,7 +184,11 @@ impl AskedQuestion {
             let left = self.row.expires_ms.map(|at| at.saturating_sub(now_ms()));
             let expires = async {
                 match left {
-                    Some(left) => tokio::time::sleep(Duration::from_millis(left)).await,
+                    // The calendar may be set, and a machine may sleep.
+                    Some(left) => {
+                        let left = Duration::from_millis(left).min(LOOK_EVERY);
+                        tokio::time::sleep(left).await;
+                    }
                     None => std::future::pending().await,
                 }
             };
@@ -206,6 +213,15 @@ impl AskedQuestion {
         decided.ok_or(JournalError::NoQuestion(self.number))
     }
 
+    /// Removes it: nobody decides it any more, because its call is over.
+    ///
+    /// # Errors
+    /// [`JournalError`] where the file cannot be used.
+    pub async fn withdraw(self) -> Result<(), JournalError> {
+        let (journal, asker) = (self.journal.clone(), self.row.asker);
+        blocking(move || journal.store.withdraw(asker)).await
+    }
+
     /// Takes the decision; this one, where it has none yet.
     async fn taken(
         &self,
@@ -214,8 +230,8 @@ impl AskedQuestion {
         let (journal, number) = (self.journal.clone(), self.number);
         blocking(move || {
             let now = now_ms();
-            let changed = journal.store.change_question(number, |row| {
-                let own = answer.map(|(answer, by)| Decision {
+            let changed = journal.store.change_questions(&[number], |row| {
+                let own = answer.clone().map(|(answer, by)| Decision {
                     answer,
                     by,
                     at_ms: now,
@@ -224,7 +240,8 @@ impl AskedQuestion {
                 row.is_taken = row.decision.is_some();
                 Ok(())
             })?;
-            let row = changed.ok_or(JournalError::NoQuestion(number))?;
+            let row = changed.into_iter().next();
+            let row = row.unwrap_or(Err(JournalError::NoQuestion(number)))?;
             Ok(row.decision)
         })
         .await
@@ -281,6 +298,21 @@ impl Journal {
         guarded(&self.0.path, || self.0.questions())
     }
 
+    /// Removes the question about a call of a cell of this session, unless it was decided: the call is over.
+    ///
+    /// # Errors
+    /// [`JournalError::NoSession`] and [`JournalError::Storage`].
+    pub async fn withdraw(&self, session: &str, call: &NestedToolCall) -> Result<(), JournalError> {
+        let (journal, name) = (self.inner().clone(), session.to_owned());
+        let cell = call.cell_id.number().unwrap_or(0);
+        let call = call.runtime_tool_call_id.0;
+        blocking(move || {
+            let id = journal.row(&name)?.id;
+            journal.store.withdraw((id, cell, call))
+        })
+        .await
+    }
+
     /// Decides a question from elsewhere, unless it has a decision, and returns it with the one that stands. It
     /// blocks until that is on disk.
     ///
@@ -292,7 +324,22 @@ impl Journal {
         answer: Answer,
         by: &str,
     ) -> Result<JournaledQuestion, JournalError> {
-        guarded(&self.0.path, || self.0.decide(number, answer, by))
+        let all = self.decide_all(&[number], answer, by)?;
+        let one = all.into_iter().next();
+        one.unwrap_or(Err(JournalError::NoQuestion(number)))
+    }
+
+    /// Decides several questions as [`decide`](Self::decide) does, in one transaction.
+    ///
+    /// # Errors
+    /// [`JournalError::Storage`]; those of single questions are in the list.
+    pub fn decide_all(
+        &self,
+        numbers: &[u64],
+        answer: Answer,
+        by: &str,
+    ) -> Result<Vec<Result<JournaledQuestion, JournalError>>, JournalError> {
+        guarded(&self.0.path, || self.0.decide(numbers, answer, by))
     }
 }
 
@@ -305,13 +352,12 @@ impl Inner {
     ) -> Result<AskedQuestion, JournalError> {
         let id = self.row(session)?.id;
         let asked_ms = now_ms();
-        let wait = question.expires_after.map(|time| time.as_millis());
-        let wait = wait.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX));
+        let wait = question.expires_after;
         let row = QuestionRow {
             asker: (id, cell, call),
             question,
             asked_ms,
-            expires_ms: wait.map(|wait| asked_ms.saturating_add(wait)),
+            expires_ms: wait.map(|wait| until(asked_ms, wait)),
             decision: None,
             is_taken: false,
         };
@@ -331,53 +377,56 @@ impl Inner {
     }
 
     fn questions(&self) -> Result<Vec<JournaledQuestion>, JournalError> {
-        let names: HashMap<u64, String> = (self.store.rows()?.into_iter())
-            .map(|(name, row)| (row.id, name))
-            .collect();
+        let names = self.names()?;
         let rows = self.store.questions()?.into_iter();
         Ok(rows
-            .map(|(number, row)| shown(number, row, &names))
+            .map(|(number, row)| shown_of(number, row, &names))
             .collect())
     }
 
     fn decide(
         &self,
-        number: u64,
+        numbers: &[u64],
         answer: Answer,
         by: &str,
-    ) -> Result<JournaledQuestion, JournalError> {
+    ) -> Result<Vec<Result<JournaledQuestion, JournalError>>, JournalError> {
         let now = now_ms();
         let mut waiting = self.waiting.all();
-        let changed = self.store.change_question(number, |row| {
+        let changed = self.store.change_questions(numbers, |row| {
             if row.decision_at(now).is_none() && !row.question.from_terminal {
-                return Err(JournalError::NotFromTerminal(number));
+                return Err(JournalError::NotFromTerminal);
             }
-            let by = by.to_owned();
             let own = Decision {
                 answer,
-                by,
+                by: by.to_owned(),
                 at_ms: now,
             };
             row.decision = row.decision_at(now).or(Some(own));
             Ok(())
         })?;
-        let row = changed.ok_or(JournalError::NoQuestion(number))?;
-        if let Some(asker) = waiting.remove(&number) {
-            asker.send_replace(true);
+        for (number, changed) in numbers.iter().zip(&changed) {
+            if changed.is_ok()
+                && let Some(asker) = waiting.remove(number)
+            {
+                asker.send_replace(true);
+            }
         }
         drop(waiting);
-        let id = row.asker.0;
-        let names = self.store.rows()?.into_iter();
-        let names = names.filter(|(_, row)| row.id == id);
-        Ok(shown(
-            number,
-            row,
-            &names.map(|(name, row)| (row.id, name)).collect(),
-        ))
+        let names = self.names()?;
+        let shown = numbers.iter().zip(changed);
+        Ok(shown
+            .map(|(number, row)| Ok(shown_of(*number, row?, &names)))
+            .collect())
+    }
+
+    /// The names of the sessions, by their numbers.
+    fn names(&self) -> Result<HashMap<u64, String>, JournalError> {
+        let rows = self.store.rows()?.into_iter();
+        Ok(rows.map(|(name, row)| (row.id, name)).collect())
     }
 }
 
-fn shown(number: u64, row: QuestionRow, names: &HashMap<u64, String>) -> JournaledQuestion {
+fn shown_of(number: u64, row: QuestionRow, names: &HashMap<u64, String>) -> JournaledQuestion {
     let (session, cell, call) = row.asker;
     let decision = row.decision_at(now_ms());
     JournaledQuestion {

@@ -118,8 +118,11 @@ impl Client<'_> {
         if !self.server.sessions.are_durable() {
             return true;
         }
-        let open = self.connection.alone.as_ref();
-        open.is_some_and(|open| open.was_cancelled(&self.context.id))
+        match &self.connection.alone {
+            Some(open) => open.was_cancelled(&self.context.id),
+            // Over HTTP a request outlives its connection; what cancels it is its client, or the end of all.
+            None => !self.server.broker.shutdown.is_cancelled(),
+        }
     }
 
     /// Adds the name of a session to a status that a stateless client reads: it names the session

@@ -26,6 +26,9 @@ use crate::kept_question::{KeptQuestion, QuestionKeeper};
 /// answer at once.
 const NO_PERSON: Duration = Duration::from_millis(400);
 
+/// How long a call of a durable program waits for its server to start.
+const SERVERS_START: Duration = Duration::from_secs(300);
+
 pub(crate) struct SessionDelegate {
     pub(crate) broker: Arc<Broker>,
     /// The session's name in records.
@@ -54,8 +57,23 @@ impl CodeModeSessionDelegate for SessionDelegate {
             call: Maker::Cell(call.clone()),
             keeper: self.keeper.clone(),
         });
+        let answer = async {
+            let Some(keeper) = &self.keeper else {
+                return self.broker.call(&call, context).await;
+            };
+            // A program of an earlier process may be faster than the servers of this one.
+            self.broker
+                .started_for(&call.tool_name, SERVERS_START)
+                .await;
+            let answer = self.broker.call(&call, context).await;
+            if call.attempt > 1 {
+                // The policy may have changed: nobody has decided about the call, and it is over.
+                keeper.withdraw(&call).await;
+            }
+            answer
+        };
         tokio::select! {
-            answer = self.broker.call(&call, context) => answer,
+            answer = answer => answer,
             // Dropping the future cancels the call at its server.
             () = cancelled.cancelled() => Err(ToolError::cancelled()),
         }
@@ -217,7 +235,9 @@ impl CallContext for CellCall {
         let by_client = async {
             match self.by_client(request, key.as_deref()).await {
                 // Somebody answers from a terminal.
-                Err(NotAsked::NobodyThere) if from_terminal => std::future::pending().await,
+                Err(NotAsked::NobodyThere | NotAsked::TooMany) if from_terminal => {
+                    std::future::pending().await
+                }
                 answer => answer,
             }
         };

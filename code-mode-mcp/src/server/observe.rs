@@ -54,7 +54,10 @@ pub(crate) async fn observe(
             return begin(client, request, session, cell, &how, false).await;
         }
         // Another request begins it at this moment.
-        cell.has_begun().await;
+        tokio::select! {
+            () = cell.has_begun() => {}
+            () = client.context.ct.cancelled() => return cancelled(),
+        }
     }
     let Some(cell_id) = cell.id() else {
         return Ok(not_begun(client, session, cell, &[]));

@@ -2,6 +2,7 @@
 //!
 //! Calls that wait at the same moment are put into one question, which lists them all.
 
+use std::cell::OnceCell;
 use std::collections::{HashSet, VecDeque};
 
 use code_mode_protocol::text::line;
@@ -25,6 +26,8 @@ pub(super) struct Questions {
     open: Vec<Question>,
     joints: VecDeque<Joint>,
     last: u64,
+    /// What its own keys begin with: no other cell has them, and none of another process.
+    prefix: OnceCell<String>,
     /// The keys of kept questions of this process.
     kept: HashSet<String>,
 }
@@ -119,7 +122,11 @@ impl Questions {
 
     fn new_key(&mut self) -> String {
         self.last += 1;
-        format!("q{}", self.last)
+        let prefix = self.prefix.get_or_init(|| {
+            let random = uuid::Uuid::new_v4().simple().to_string();
+            format!("q{random}")
+        });
+        format!("{prefix}-{}", self.last)
     }
 
     /// Whether this process has put a kept question.

@@ -34,6 +34,8 @@ pub(crate) struct Sessions {
     stateless: Mutex<HashMap<String, Arc<Session>>>,
     /// The cells of durable sessions that nobody has asked for yet, and in which no program runs.
     ended: Mutex<HashMap<CellKey, String>>,
+    /// One at a time opens a durable session again.
+    reopening: tokio::sync::Mutex<()>,
     /// Every session, to count them and to save their values at the end.
     all: Mutex<Vec<Weak<Session>>>,
 }
@@ -52,6 +54,7 @@ impl Sessions {
             durable,
             stateless: Mutex::default(),
             ended: Mutex::default(),
+            reopening: tokio::sync::Mutex::default(),
             all: Mutex::default(),
         });
         let sweeping = sweep(Arc::downgrade(&sessions));
@@ -84,6 +87,7 @@ impl Sessions {
             let may_close = |session: &&Arc<Session>| !self.is_waited_for(session);
             let unused = unused.filter(may_close).ok_or(OpenError::TooMany)?;
             self.stateless().remove(&unused.handle);
+            self.leave(unused);
             unused.cells.shutdown().await;
         }
         drop(sessions);
@@ -189,6 +193,15 @@ impl Sessions {
         }
     }
 
+    /// Remembers the results in a durable session that nobody has taken, before it is closed.
+    fn leave(&self, session: &Session) {
+        if self.are_durable() {
+            let cells = session.known.unanswered().into_iter();
+            let keys = cells.map(|cell| (cell.key.clone(), session.handle.clone()));
+            self.ended().extend(keys);
+        }
+    }
+
     fn ended(&self) -> MutexGuard<'_, HashMap<CellKey, String>> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -215,6 +228,12 @@ impl Sessions {
     /// A durable session that was closed because nobody used it.
     async fn reopened(&self, handle: &str) -> Option<Arc<Session>> {
         let folder = self.durable.as_ref()?;
+        let _reopening = self.reopening.lock().await;
+        // Another request may have opened it meanwhile.
+        let known = self.stateless().get(handle).cloned();
+        if known.is_some() {
+            return known;
+        }
         let (journal, name) = (folder.journal().clone(), handle.to_owned());
         let found = tokio::task::spawn_blocking(move || journal.session(&name)).await;
         self.resume_one(&found.ok()?.ok()?).await.ok()?;
@@ -256,9 +275,10 @@ impl Sessions {
         if known.is_some() {
             return known;
         }
-        let handle = self.ended().remove(key)?;
+        let handle = self.ended().get(key).cloned()?;
         let session = self.by_handle(&handle).await?;
         let cell = session.known.by_key(key)?;
+        self.ended().remove(key);
         Some((session, cell))
     }
 
@@ -291,6 +311,7 @@ impl Sessions {
                 .filter_map(|handle| sessions.remove(handle))
                 .collect()
         };
+        closed.iter().for_each(|session| self.leave(session));
         // Dropped outside the lock: their workers end.
         drop(closed);
     }
