@@ -132,7 +132,7 @@ impl Provider {
     /// before ends as [`CellOutcome::Lost`](crate::CellOutcome::Lost), with both in its error.
     ///
     /// A response counts as taken with the caller's next request for its cell, with the session's next
-    /// [`execute`](Session::execute), and at the end of [`shutdown`](Session::shutdown): after a crash before
+    /// [`execute`](Session::execute), and at the end of [`Session::shutdown`]: after a crash before
     /// that it is given again. A notification may come a second time too; its number tells.
     ///
     /// Shutting such a session down, or dropping its last handle, leaves its cells to whoever opens it

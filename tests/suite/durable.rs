@@ -318,6 +318,7 @@ fn output_and_notifications_are_neither_lost_nor_given_twice() {
         agent
             .until(|agent| agent.told.lock().expect("not poisoned").len() == 2)
             .await;
+        first.session.shutdown().await;
         first.dies().await;
 
         agent.answer("read", "null");
@@ -521,9 +522,10 @@ fn a_response_that_was_not_confirmed_comes_again_after_a_crash() {
             (error_text(&response), shown.concat()),
             (None, "done".to_owned())
         );
+        // A shutdown of the session confirms.
+        second.session.shutdown().await;
         second.dies().await;
         assert_eq!(agent.calls().len(), 1);
-        // A shutdown confirms.
         let third = Life::start(&copy, &agent).await;
         let again = third.session.wait(WaitRequest::new(cell)).await;
         assert!(again.expect("answered").is_missing());

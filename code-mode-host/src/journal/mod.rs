@@ -44,7 +44,7 @@ pub struct JournalOptions {
     pub max_bytes: u64,
     /// A cell that has waited for so long for answers, and for timers that are at least a minute away
     /// (or this long, where that is less), leaves its worker; it runs again from its journal when it need
-    /// not wait any more. Default 10 minutes.
+    /// not wait any more. At least 10 ms; default 10 minutes.
     pub park_after: Duration,
     /// Sessions in which no cell runs are removed when the journal is opened so long after they were
     /// last opened. Default 30 days.

@@ -24,6 +24,9 @@ use crate::journal::{
     EndRecord, JournalError, JournalOptions, Program, Record, Restored, RestoredCell, Step,
 };
 
+/// The shortest time after which a cell is parked: it says that it waits each time that as much has passed.
+const LEAST_PARKING: Duration = Duration::from_millis(10);
+
 /// How often in a row a cell may lose its worker: then it may be the cell that ends its workers.
 const MAX_LOSSES: u32 = 3;
 
@@ -124,7 +127,7 @@ impl<P: Ports> Core<P> {
         self.durable = Some(Durable {
             version: 0,
             max_log_bytes: options.max_cell_bytes,
-            park_after: options.park_after,
+            park_after: options.park_after.max(LEAST_PARKING),
             taken: BTreeMap::new(),
         });
         self

@@ -533,7 +533,7 @@ impl ToWorker {
 
 impl FromWorker {
     /// The number of [`Ended`](Self::Ended) among the messages.
-    pub(crate) const ENDED: u32 = 9;
+    pub(crate) const ENDED: u32 = 10;
 
     /// The message as a frame.
     ///
