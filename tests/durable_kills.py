@@ -73,7 +73,7 @@ def end(child, rng):
 
 
 def parks(rng):
-    """Half of the processes let what waits leave its worker soon."""
+    """In half of the processes a program that waits leaves its worker soon."""
     return rng.choice([[], ["--park-after", "20ms"]])
 
 

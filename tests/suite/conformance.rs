@@ -80,6 +80,18 @@ struct Recorder {
     changed: Notify,
 }
 
+impl Recorder {
+    fn new(fixture: &Value) -> Arc<Self> {
+        Arc::new(Self {
+            fixture: fixture.clone(),
+            calls: AtomicUsize::new(0),
+            notifications: Mutex::default(),
+            closed: Mutex::default(),
+            changed: Notify::new(),
+        })
+    }
+}
+
 #[async_trait]
 impl CodeModeSessionDelegate for Recorder {
     async fn invoke_tool(
@@ -208,13 +220,7 @@ fn finish(cases: usize, failures: &[String]) {
 }
 
 async fn run_case(fixture: &Value, case: &Value, open: &OpenSession) -> Value {
-    let recorder = Arc::new(Recorder {
-        fixture: fixture.clone(),
-        calls: AtomicUsize::new(0),
-        notifications: Mutex::default(),
-        closed: Mutex::default(),
-        changed: Notify::new(),
-    });
+    let recorder = Recorder::new(fixture);
     let support::Opened { session, provider } = open(recorder.clone()).await;
     let default_tools: Vec<ToolDefinition> =
         serde_json::from_value(fixture["enabled_tools"].clone()).expect("tools");
@@ -322,13 +328,7 @@ fn cells_end_as_recorded_when_they_are_cut_after_every_turn() {
                 Some(tools) => serde_json::from_value(tools.clone()).expect("tools"),
                 None => default_tools.clone(),
             };
-            let recorder = Arc::new(Recorder {
-                fixture: fixture.clone(),
-                calls: AtomicUsize::new(0),
-                notifications: Mutex::default(),
-                closed: Mutex::default(),
-                changed: Notify::new(),
-            });
+            let recorder = Recorder::new(&fixture);
             let request = ExecuteRequest::new("call-1", source).tools(tools);
             let cut = cut_after_every_turn(recorder, request, SessionOptions::default()).await;
             let items = cut.responses.iter().flat_map(CellResponse::content_items);

@@ -217,7 +217,7 @@ fn done(args: &Args) -> Result<ExitCode, Failure> {
         Action::List { all, json } => list(holder, *all, *json),
         Action::Show { number } => {
             let all = holder.questions()?.into_iter();
-            // A process that wants the journal need not wait for whoever reads this.
+            // Another process can have the journal while a pager shows this.
             drop(holder);
             let found = all.into_iter().find(|one| one.number == *number);
             show_whole(&found.ok_or(Failure::Unknown(*number))?);

@@ -37,7 +37,7 @@ impl QuestionRow {
         !self.is_taken || self.decision.as_ref().is_some_and(is_denied)
     }
 
-    /// The same question is asked again, and may be answered by others or until another time.
+    /// The call comes to the same question again: other people may answer it now, or until another time.
     fn asked_again(&mut self, now: Self) {
         if self.decision.is_none() {
             self.expires_ms = match (self.expires_ms, now.question.expires_after) {
@@ -57,7 +57,7 @@ impl QuestionRow {
     }
 }
 
-/// When a question expires that was asked at a time.
+/// The end of the time of a question that has waited since `asked_ms`.
 pub(super) fn until(asked_ms: u64, wait: Duration) -> u64 {
     let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     asked_ms.saturating_add(wait)
