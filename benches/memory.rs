@@ -22,7 +22,7 @@ fn peak_memory() -> u64 {
 }
 
 /// What [`memory`] knows.
-pub const MEMORY: [&str; 8] = [
+pub const MEMORY: [&str; 9] = [
     "in process: first exec, 0 tools",
     "in process: first exec, 128 tools",
     "in process: 100 further execs",
@@ -30,6 +30,7 @@ pub const MEMORY: [&str; 8] = [
     "IPC: a session with a worker and no cell",
     "IPC: a session after its first exec",
     "IPC: a waiting cell, of 100",
+    "IPC: a session with a waiting cell, of 100",
     "IPC: 100 MB of stored values, a cell that loads none",
 ];
 
@@ -67,6 +68,9 @@ pub fn memory(scenario: &str) -> u64 {
                     }
                     return proportional_memory().saturating_sub(before);
                 }
+                if scenario == "IPC: a session with a waiting cell, of 100" {
+                    return with_waiting_cells(&provider, 100).await;
+                }
                 if scenario == "IPC: a session with a worker and no cell" {
                     return proportional_memory().saturating_sub(before);
                 }
@@ -94,6 +98,23 @@ pub fn memory(scenario: &str) -> u64 {
             }
         }
     })
+}
+
+/// Memory of each of many sessions with a waiting cell, when all is quiet.
+async fn with_waiting_cells(provider: &Provider, count: u64) -> u64 {
+    const QUIET: Duration = Duration::from_secs(3);
+    let before = proportional_memory();
+    let mut sessions = Vec::new();
+    for _ in 0..count {
+        let session = session(provider).await;
+        let request = ExecuteRequest::new("bench", "await new Promise(() => {})")
+            .yield_time(Duration::from_millis(1));
+        let started = session.execute(request).await.expect("admitted");
+        started.outcome().await.expect("observed");
+        sessions.push(session);
+    }
+    tokio::time::sleep(QUIET).await;
+    proportional_memory().saturating_sub(before) / count
 }
 
 /// What this many fresh processes need for a scenario, sorted.
