@@ -11,8 +11,9 @@ use code_mode_system::{say, show};
 /// The options of `code-mode journal`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-A journal has the sessions of `code-mode run --durable NAME`, and of agents that opened it with
-the crate. One process at a time has it open.
+A journal has the sessions of `code-mode run --durable NAME`, of `code-mode mcp --durable DIR`
+(DIR/sessions.journal), of the SDKs and of agents that opened it with the crate. One process at
+a time has it open.
 
 Exit status: 0 done, 1 there is no such session, or the file is damaged, 2 wrong usage,
 3 the file cannot be used.
@@ -82,9 +83,9 @@ impl Failure {
 }
 
 impl JournalFile {
-    /// Whether the user names it.
-    pub(crate) fn is_named(&self) -> bool {
-        self.journal.is_some()
+    /// The file, where the user names it.
+    pub(crate) fn named(&self) -> Option<&Path> {
+        self.journal.as_deref()
     }
 
     /// The file.
@@ -159,8 +160,9 @@ fn show_session(session: &JournaledSession) {
     for cell in &session.cells {
         let state = cell.outcome.unwrap_or("running");
         show!(
-            "cell {}: {state}, began {}, turns: {}, bytes of its log: {}",
+            "cell {} ({}): {state}, began {}, turns: {}, bytes of its log: {}",
             cell.cell,
+            visible(&cell.tool_call_id),
             ago(cell.began_ms),
             cell.turns,
             cell.log_bytes

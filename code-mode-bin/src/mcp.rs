@@ -73,11 +73,12 @@ pub(crate) struct Args {
     /// Keep stored values in this folder from one session to the next
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-    /// Keep programs and their questions in this folder, which one gateway has at a time: the next one
-    /// continues them
+    /// Keep programs and their questions in this folder, for the next gateway. One gateway at a time has
+    /// it; it shares all servers among its clients
     #[arg(long, value_name = "DIR", conflicts_with = "trace")]
     durable: Option<PathBuf>,
-    /// A durable program that waits for so long leaves its process
+    /// A durable program that has waited for so long, and whose next timer is a minute away, leaves its
+    /// process
     #[arg(long, value_name = "TIME", requires = "durable", default_value_t = Time(JournalOptions::default().park_after))]
     park_after: Time,
     /// Have a gateway, and processes of the servers, for this client alone

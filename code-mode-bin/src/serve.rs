@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// gRPC on a socket that this user's programs reach
     #[arg(long, value_name = "ADDRESS", default_value = "stdio")]
     listen: String,
-    /// Keep the sessions in this file that an SDK wants to keep (on stdio)
+    /// Keep durable sessions of the SDKs in this file (on stdio)
     #[arg(long, value_name = "FILE", conflicts_with = "trace")]
     journal: Option<PathBuf>,
     #[command(flatten)]

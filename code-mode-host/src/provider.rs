@@ -123,7 +123,8 @@ impl Provider {
 
     /// Opens a durable session: the one of this name in the journal, as it was when its last process ended,
     /// or a new one. Of a session that is there, the journal has the stored values, and, while cells run in
-    /// it, the limits and whether it is guided and checks inputs; those of `options` are for others.
+    /// it, the limits and whether it is guided and checks inputs; `options` are for a new session, and for one in
+    /// which no cell runs.
     ///
     /// Cells that ran continue at once: they run again from their first line, with the recorded answers,
     /// times and randomness in the recorded order, until all that was recorded has happened again. A call

@@ -92,7 +92,9 @@ pub enum Approval {
 #[non_exhaustive]
 pub enum NotAsked {
     /// The client has no way to ask a person.
-    #[error("this client cannot ask one; allow it in a policy file (--policy)")]
+    #[error(
+        "this client cannot ask one; a policy file (--policy) can allow it, or let a person at a terminal answer (\"terminal_may_answer\")"
+    )]
     CannotAsk,
     /// The client declined at once, so that no person can have seen the question.
     #[error("this client declined without asking one; allow it in a policy file (--policy)")]

@@ -70,6 +70,7 @@ impl QuestionKeeper {
     ) -> Result<KeptQuestion, NotAsked> {
         let question = Question::new(&request.subject, request.words())
             .reason(&request.rule)
+            .kind(format!("{} {}", request.server, request.rule))
             .from_terminal(broker.terminal_may_answer() && !is_asked_here)
             .expires_after((!is_asked_here).then(|| broker.policy.kept_answer_time()));
         let asked = self.journal.ask(&self.session, call, question).await;

@@ -137,7 +137,7 @@ fn a_script_that_was_killed_continues_and_says_what_may_have_run() {
     let killed = interrupted(&place, Signal::KILL);
     assert_eq!(killed.status.code(), None);
     let shown = text(&place.journal(&["show", "work"]).stdout);
-    assert!(shown.contains("cell 1: running"), "{shown}");
+    assert!(shown.contains("cell 1 (run): running"), "{shown}");
     assert!(shown.contains("call 1: log (answered)"), "{shown}");
     assert!(shown.contains("call 2: held (no answer)"), "{shown}");
 
@@ -273,7 +273,7 @@ fn a_script_without_a_terminal_waits_for_an_answer_from_another_one() {
     let interrupted = ended(first, Signal::INT);
     let said = text(&interrupted.stderr);
     assert!(
-        said.contains(&format!("code-mode approvals allow {number}")),
+        said.contains(&format!(" allow {number}, or deny {number}")),
         "{said}"
     );
     // Nobody has the journal now.

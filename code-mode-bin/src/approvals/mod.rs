@@ -3,7 +3,7 @@
 #[cfg(unix)]
 mod door;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,14 +25,15 @@ const SHOWN: usize = 300;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Programs of `code-mode mcp --durable DIR` and `code-mode run --durable NAME` whose policy says
-\"terminal_may_answer\": true. A question waits for its answer whether its process runs or not. A second answer
-changes nothing, and the first one is shown.
+\"terminal_may_answer\": true. A question waits for its answer whether its process runs or not; a call that was allowed
+while none runs is made by the next one. Numbers are of one journal. A second answer changes nothing, and the
+first one is shown. `code-mode mcp approvals` is for gateways without --durable.
 
 Exit status: 0 done, 1 there is no such question, or another answer stands, 2 wrong usage,
 3 the journal cannot be used.
 
 Examples: code-mode approvals --durable ~/.code-mode list
-          code-mode approvals allow 12 13")]
+          code-mode approvals --durable ~/.code-mode allow 12 13")]
 pub(crate) struct Args {
     #[command(flatten)]
     file: JournalFile,
@@ -64,7 +65,7 @@ enum Action {
         /// The numbers of the questions
         #[arg(required = true)]
         numbers: Vec<u64>,
-        /// And all such calls of the same program
+        /// And all calls of the same program to that server about which the same rule asks
         #[arg(long, conflicts_with = "session")]
         program: bool,
         /// And all later calls of the same tool in the session
@@ -128,7 +129,7 @@ enum Holder {
 }
 
 impl Holder {
-    fn of(path: &std::path::Path) -> Result<Self, Failure> {
+    fn of(path: &Path) -> Result<Self, Failure> {
         if !path.exists() {
             return Ok(Self::Nobody);
         }
@@ -189,7 +190,7 @@ fn answered(
 impl Args {
     /// Whether the user names the journal.
     fn is_named(&self) -> bool {
-        self.durable.is_some() || self.file.is_named()
+        self.durable.is_some() || self.file.named().is_some()
     }
 }
 
@@ -214,7 +215,7 @@ fn done(args: &Args) -> Result<ExitCode, Failure> {
     }
     let holder = Holder::of(&path)?;
     match &args.action {
-        Action::List { all, json } => list(holder, *all, *json),
+        Action::List { all, json } => list(holder, &path, (*all, *json)),
         Action::Show { number } => {
             let all = holder.questions()?.into_iter();
             // Another process can have the journal while a pager shows this.
@@ -239,7 +240,7 @@ fn done(args: &Args) -> Result<ExitCode, Failure> {
     }
 }
 
-fn list(holder: Holder, all: bool, json: bool) -> Result<ExitCode, Failure> {
+fn list(holder: Holder, path: &Path, (all, json): (bool, bool)) -> Result<ExitCode, Failure> {
     let mut questions = holder.questions()?;
     drop(holder);
     questions.retain(|question| all || question.decision.is_none());
@@ -247,7 +248,7 @@ fn list(holder: Holder, all: bool, json: bool) -> Result<ExitCode, Failure> {
         let questions = serde_json::to_value(&questions).unwrap_or_default();
         show!("{questions:#}");
     } else if questions.is_empty() {
-        show!("no question waits");
+        show!("no question waits in {}", path.display());
     }
     if !json {
         for question in &questions {
@@ -312,10 +313,12 @@ fn give(holder: Holder, numbers: &[u64], answer: Answer) -> Result<ExitCode, Fai
                 let Some(decision) = &question.decision else {
                     continue;
                 };
-                is_well &= decision.answer == answer;
+                let is_so = decision.answer == answer;
+                is_well &= is_so;
                 show!(
-                    "{}: {}, decided {} by {}",
+                    "{}: {}{}, decided {} by {}",
                     question.number,
+                    if is_so { "" } else { "stays " },
                     word(decision.answer),
                     ago(decision.at_ms),
                     visible(&decision.by)

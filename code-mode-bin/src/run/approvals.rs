@@ -1,6 +1,7 @@
 //! Asks a person at the terminal whether a call may run.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
@@ -20,15 +21,23 @@ pub(crate) struct AtTerminal {
     output: Arc<Output>,
     /// Where the questions of a durable script are kept.
     keeper: OnceLock<QuestionKeeper>,
+    /// The option of `code-mode approvals` that names the journal, where that is not the default.
+    journal_option: String,
 }
 
 impl AtTerminal {
-    pub(crate) fn new(output: Arc<Output>) -> Arc<Self> {
+    pub(crate) fn new(output: Arc<Output>, journal: Option<&Path>) -> Arc<Self> {
+        let journal_option = journal.map_or_else(String::new, |path| {
+            let path = path.display().to_string();
+            let path = shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned());
+            format!("--journal {path} ")
+        });
         Arc::new(Self {
             is_there: std::io::stdin().is_terminal() && std::io::stderr().is_terminal(),
             approvals: Approvals::default(),
             output,
             keeper: OnceLock::new(),
+            journal_option,
         })
     }
 
@@ -94,7 +103,8 @@ impl CallContext for ScriptCall {
         if !terminal.is_there && !from_elsewhere {
             return Err(NotAsked::CannotAsk);
         }
-        let _pause = self.call.pause();
+        // The output is shown while somebody elsewhere thinks.
+        let _pause = terminal.is_there.then(|| self.call.pause());
         let here = async {
             match terminal.is_there {
                 true => Ok((terminal.ask(request).await, "terminal")),
@@ -108,8 +118,9 @@ impl CallContext for ScriptCall {
                 if !terminal.is_there && !kept.is_decided() {
                     let number = kept.number();
                     say!(
-                        "code-mode run: waits for an answer to {}: code-mode approvals allow {number}, or deny {number}",
-                        request.words()
+                        "code-mode run: waits for an answer to {}: code-mode approvals {}allow {number}, or deny {number}",
+                        request.words(),
+                        terminal.journal_option
                     );
                 }
                 kept.decided(here).await

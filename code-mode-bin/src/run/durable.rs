@@ -1,5 +1,6 @@
 //! A run whose session lives in a journal: the same command continues it, whatever ended the last one.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use code_mode_host::{
@@ -29,9 +30,16 @@ pub(super) struct DurableArgs {
     /// Inputs and answers of a script that a journal keeps
     #[arg(long, value_name = "SIZE", requires = "durable", default_value_t = Bytes(JournalOptions::default().max_cell_bytes))]
     max_log: Bytes,
-    /// A script that waits for so long leaves its process
+    /// A script that has waited for so long, and whose next timer is a minute away, leaves its process
     #[arg(long, value_name = "TIME", requires = "durable", default_value_t = Time(JournalOptions::default().park_after))]
     park_after: Time,
+}
+
+impl DurableArgs {
+    /// The journal that the user names.
+    pub(super) fn journal(&self) -> Option<&Path> {
+        self.file.named()
+    }
 }
 
 /// A session that was opened, and the script in it that continues.

@@ -258,7 +258,7 @@ async fn in_session(
         true => None,
         false => Some(started_servers(args, &mut interrupts).await?),
     };
-    let at_terminal = AtTerminal::new(output.clone());
+    let at_terminal = AtTerminal::new(output.clone(), args.durable.journal());
     let delegate = Arc::new(RunDelegate {
         tools: tools.clone(),
         servers: servers.clone(),

@@ -109,3 +109,31 @@ async fn another_terminal_decides_only_what_its_asker_lets_it() {
     let gone = asked.decide(Answer::Allow, "client").await;
     assert!(matches!(gone, Err(JournalError::NoQuestion(_))));
 }
+
+#[tokio::test]
+async fn an_answer_for_the_program_decides_what_waits_of_its_kind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (journal, _other) = asked(&folder.path().join("journal"), "this").await;
+    let ask = async |place, kind: &str| {
+        let question = Question::new("it", "May it?")
+            .from_terminal(true)
+            .kind(kind);
+        let asked = journal.ask("work", &call(place), question).await;
+        asked.expect("asked")
+    };
+    let (first, mut same, other) = (ask(3, "a").await, ask(4, "a").await, ask(5, "b").await);
+    let decided = journal.decide_all(&[first.number()], Answer::Program, "terminal");
+    let decided = decided.expect("decided").into_iter();
+    let numbers: Vec<u64> = decided.map(|one| one.expect("decided").number).collect();
+    assert_eq!(numbers, [first.number(), same.number()]);
+    assert_eq!(
+        same.decision().await.expect("decided").answer,
+        Answer::Program
+    );
+    let waiting = journal.questions().expect("read").into_iter();
+    let waiting: Vec<u64> = waiting
+        .filter(|one| one.decision.is_none())
+        .map(|one| one.number)
+        .collect();
+    assert!(waiting.contains(&other.number()) && waiting.len() == 2);
+}

@@ -27,6 +27,9 @@ pub struct Question {
     pub text: String,
     /// The reason for it, in one line.
     pub reason: String,
+    /// Its kind: [`Answer::Program`] also decides the waiting questions of the same cell that have this one.
+    /// By default it has none.
+    pub kind: Option<String>,
     /// Whether somebody at another terminal may decide it ([`Journal::decide`]). Default false.
     pub from_terminal: bool,
     /// How long it waits; then it is denied. Default for ever.
@@ -40,6 +43,7 @@ impl Question {
             subject: subject.into(),
             text: text.into(),
             reason: String::new(),
+            kind: None,
             from_terminal: false,
             expires_after: None,
         }
@@ -49,6 +53,13 @@ impl Question {
     #[must_use]
     pub fn reason(mut self, reason: impl Into<String>) -> Self {
         self.reason = reason.into();
+        self
+    }
+
+    /// Sets its kind.
+    #[must_use]
+    pub fn kind(mut self, kind: impl Into<String>) -> Self {
+        self.kind = Some(kind.into());
         self
     }
 
@@ -329,7 +340,8 @@ impl Journal {
         one.unwrap_or(Err(JournalError::NoQuestion(number)))
     }
 
-    /// Decides several questions as [`decide`](Self::decide) does, in one transaction.
+    /// Decides several questions as [`decide`](Self::decide) does, in one transaction; with
+    /// [`Answer::Program`] also those of their kinds, which come after them in the list.
     ///
     /// # Errors
     /// [`JournalError::Storage`]; those of single questions are in the list.
@@ -392,6 +404,10 @@ impl Inner {
     ) -> Result<Vec<Result<JournaledQuestion, JournalError>>, JournalError> {
         let now = now_ms();
         let mut waiting = self.waiting.all();
+        let numbers = &*match answer {
+            Answer::Program => self.with_their_kinds(numbers)?,
+            _ => numbers.to_vec(),
+        };
         let changed = self.store.change_questions(numbers, |row| {
             if row.decision_at(now).is_none() && !row.question.from_terminal {
                 return Err(JournalError::NotFromTerminal);
@@ -417,6 +433,24 @@ impl Inner {
         Ok(shown
             .map(|(number, row)| Ok(shown_of(*number, row?, &names)))
             .collect())
+    }
+
+    /// These questions, and those that wait of the same kinds in the same cells.
+    fn with_their_kinds(&self, numbers: &[u64]) -> Result<Vec<u64>, JournalError> {
+        let all = self.store.questions()?;
+        let of = |row: &QuestionRow| {
+            let (session, cell, _) = row.asker;
+            Some((session, cell, row.question.kind.clone()?))
+        };
+        let named = all.iter().filter(|(number, _)| numbers.contains(number));
+        let kinds: Vec<_> = named.filter_map(|(_, row)| of(row)).collect();
+        let is_meant = |number: &u64, row: &QuestionRow| {
+            let is_of_kind = of(row).is_some_and(|kind| kinds.contains(&kind));
+            is_of_kind && row.decision.is_none() && !numbers.contains(number)
+        };
+        let others = all.iter().filter(|(number, row)| is_meant(number, row));
+        let others = others.map(|(number, _)| *number);
+        Ok(numbers.iter().copied().chain(others).collect())
     }
 
     /// The names of the sessions, by their numbers.

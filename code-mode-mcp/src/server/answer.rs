@@ -11,16 +11,19 @@ use super::session::Session;
 
 impl Observed<'_> {
     /// How a person can answer whom the client does not ask.
-    fn way_to_answer(&self) -> &'static str {
-        let broker = &self.client.server.broker;
-        if broker.policy.model_may_answer {
-            "ask the user, then call wait with their decision"
-        } else if broker.policy.terminal_may_answer && self.client.server.sessions.are_durable() {
-            "the user can answer with `code-mode approvals`"
-        } else if broker.pending.is_open() {
-            "the user can answer with `code-mode mcp approvals`"
-        } else {
-            "the user can allow it in the policy file"
+    fn way_to_answer(&self) -> String {
+        let server = self.client.server;
+        let policy = &server.broker.policy;
+        let of_durable = (server.sessions.way_to_answer()).filter(|_| policy.terminal_may_answer);
+        match of_durable {
+            _ if policy.model_may_answer => {
+                "ask the user, then call wait with their decision".into()
+            }
+            Some(way) => way,
+            None if server.broker.pending.is_open() => {
+                "the user can answer with `code-mode mcp approvals`".into()
+            }
+            None => "the user can allow it in the policy file".into(),
         }
     }
 

@@ -8,6 +8,7 @@ use code_mode_host::{Journal, JournalError, JournalOptions};
 /// A folder with the sessions of a gateway, which has it alone.
 #[derive(Clone)]
 pub struct DurableFolder {
+    path: PathBuf,
     journal: Journal,
     /// Seals what clients of the stateless era carry from one request to the next.
     pub(super) key: Vec<u8>,
@@ -53,7 +54,17 @@ impl DurableFolder {
         let journal = Journal::open(Self::journal_in(folder), options)?;
         let path = folder.join("seal.key");
         let key = key(&path).map_err(|source| DurableError::Key { path, source })?;
-        Ok(Self { journal, key })
+        let path = folder.to_owned();
+        Ok(Self { path, journal, key })
+    }
+
+    /// How a person answers questions from another terminal.
+    pub(super) fn way_to_answer(&self) -> String {
+        let folder = shlex::try_quote(&self.path.to_string_lossy()).map_or_else(
+            |_| self.path.display().to_string(),
+            std::borrow::Cow::into_owned,
+        );
+        format!("the user can answer with `code-mode approvals --durable {folder}`")
     }
 
     /// The journal.

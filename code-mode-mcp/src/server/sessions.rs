@@ -163,6 +163,11 @@ impl Sessions {
         self.stateless().insert(handle, session.clone());
     }
 
+    /// How a person answers the questions of durable programs from another terminal.
+    pub(crate) fn way_to_answer(&self) -> Option<String> {
+        self.durable.as_ref().map(DurableFolder::way_to_answer)
+    }
+
     /// Whether sessions outlive their clients.
     pub(crate) fn are_durable(&self) -> bool {
         self.durable.is_some()
