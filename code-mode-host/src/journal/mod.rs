@@ -7,6 +7,8 @@
 
 mod error;
 mod open;
+#[cfg(test)]
+mod power_cuts;
 mod question_rows;
 #[cfg(test)]
 mod question_tests;

@@ -54,7 +54,7 @@ impl StorageBackend for Disk {
     }
 }
 
-fn began(cell: u64) -> Record {
+pub(super) fn began(cell: u64) -> Record {
     let request = ExecuteRequest::new("call", "source");
     Record::Began {
         cell,
@@ -71,7 +71,7 @@ fn began(cell: u64) -> Record {
     }
 }
 
-fn opened(journal: &Arc<Inner>) -> OpenSession {
+pub(super) fn opened(journal: &Arc<Inner>) -> OpenSession {
     let options = SessionOptions::default();
     let opened = journal.open_session("work", Some((&options, Limits::default())));
     opened.expect("a session").session
