@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use code_mode_host::{
     CellId, CellNotification, CellResponse, CodeModeSessionDelegate, ExecuteRequest, Journal,
-    JournalOptions, Json, NestedToolCall, Provider, Session, SessionOptions, ToolDefinition,
-    ToolError, UnknownCall, WaitRequest,
+    JournalOptions, Json, NestedToolCall, Provider, RunningCell, Session, SessionOptions,
+    ToolDefinition, ToolError, UnknownCall, WaitRequest,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -165,9 +165,13 @@ impl Life {
         Self::of(provider_in_process(), place, agent).await
     }
 
-    pub async fn begin(&self, source: &str) -> CellId {
+    pub async fn admit(&self, source: &str) -> RunningCell {
         let running = self.session.execute(request(source)).await;
-        let running = running.expect("admitted");
+        running.expect("admitted")
+    }
+
+    pub async fn begin(&self, source: &str) -> CellId {
+        let running = self.admit(source).await;
         let cell = running.id().clone();
         let response = running.outcome().await.expect("observed");
         assert!(!response.is_final(), "{response:?}");
@@ -302,8 +306,7 @@ fn output_and_notifications_are_neither_lost_nor_given_twice() {
             await tools.read(2);
             text('three');
         ";
-        let running = first.session.execute(request(source)).await;
-        let running = running.expect("admitted");
+        let running = first.admit(source).await;
         let cell = running.id().clone();
         let response = running.outcome().await.expect("observed");
         let mut shown: Vec<String> = texts(&response).into_iter().map(str::to_owned).collect();
@@ -370,11 +373,7 @@ fn results_nobody_took_stored_values_and_ids_are_there_with_the_next_process() {
         // The first cell still waits; what it stored is its own until it ends.
         agent.answer("read", "null");
         second.end_of(&CellId::nth(1)).await;
-        let running = second
-            .session
-            .execute(request("text([load('a'), load('b')])"))
-            .await;
-        let running = running.expect("admitted");
+        let running = second.admit("text([load('a'), load('b')])").await;
         assert_eq!(running.id(), &CellId::nth(3));
         let third = running.id().clone();
         running.outcome().await.expect("observed");

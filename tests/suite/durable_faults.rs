@@ -67,11 +67,7 @@ fn a_log_that_grows_too_long_ends_its_cell() {
         let journal = Journal::open(&place.file, options).expect("a journal");
         let life = Life::with(provider_in_process(), journal, &agent).await;
         let source = "for (;;) await tools.add('x'.repeat(100))";
-        let running = life
-            .session
-            .execute(request(source))
-            .await
-            .expect("admitted");
+        let running = life.admit(source).await;
         let cell = running.id().clone();
         drop(running);
         let (_, response) = life.end_of(&cell).await;
@@ -89,11 +85,7 @@ fn a_full_journal_ends_its_cells_and_says_why() {
         let journal = Journal::open(&place.file, options).expect("a journal");
         let life = Life::with(provider_in_process(), journal, &agent).await;
         let source = "for (let i = 0; ; i++) await tools.add('x'.repeat(1_000_000))";
-        let running = life
-            .session
-            .execute(request(source))
-            .await
-            .expect("admitted");
+        let running = life.admit(source).await;
         let cell = running.id().clone();
         let mut answer = running.outcome().await;
         while matches!(&answer, Ok(response) if !response.is_final()) {

@@ -84,6 +84,17 @@ impl Place {
         listed.iter().map(|one| one["number"].to_string()).collect()
     }
 
+    /// The numbers of the questions that wait, from when there is one.
+    async fn asked(&self) -> Vec<String> {
+        loop {
+            let waiting = self.waiting();
+            if !waiting.is_empty() {
+                return waiting;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// How many calls of the tool were sent to its server.
     fn sent(&self) -> usize {
         let ledger = std::fs::read_to_string(self.at("ledger")).expect("a ledger");
@@ -182,10 +193,8 @@ fn a_policy_keeps_other_terminals_out() {
         let mut client = place.alone(json!({"elicitation": {}})).await;
         let exec = json!({"name": "exec", "arguments": {"code": PROGRAM}});
         client.begin("tools/call", exec).await;
-        while place.waiting().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        let (code, said) = place.approvals(&["allow", &place.waiting()[0]]);
+        let waiting = place.asked().await;
+        let (code, said) = place.approvals(&["allow", &waiting[0]]);
         assert!(
             code == Some(1) && said.contains("another terminal"),
             "{said}"
@@ -202,9 +211,7 @@ fn a_client_that_comes_back_is_asked_again_and_finds_its_program() {
         let exec = json!({"name": "exec", "arguments": {"code": PROGRAM}});
         client.begin("tools/call", exec).await;
         // The person does not answer before the machine goes down.
-        while place.waiting().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        place.asked().await;
         dies(client).await;
 
         let journal = place.at("durable").join("sessions.journal");
@@ -280,18 +287,14 @@ fn a_request_that_is_cancelled_ends_its_program_and_one_whose_client_leaves_does
         let mut client = place.alone(json!({"elicitation": {}})).await;
         let exec = json!({"name": "exec", "arguments": {"code": PROGRAM}});
         let id = client.begin("tools/call", exec.clone()).await;
-        while place.waiting().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        place.asked().await;
         let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
         client.send(&cancel).await;
         while !place.waiting().is_empty() {
             tokio::task::yield_now().await;
         }
         client.begin("tools/call", exec).await;
-        while place.waiting().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        place.asked().await;
         client.leave().await;
         assert_eq!(place.waiting().len(), 1);
     });
@@ -383,12 +386,7 @@ fn a_call_whose_tool_has_changed_is_not_allowed_by_the_old_answer() {
 
         let mut client = start();
         client.initialize(json!({})).await;
-        let again = loop {
-            let waits = place.waiting();
-            if !waits.is_empty() {
-                break waits;
-            }
-        };
+        let again = place.asked().await;
         assert_ne!(again, waiting);
         assert_eq!(place.approvals(&["deny", &again[0]]).0, Some(0));
         let said = end_of(&mut client, &cell).await;
