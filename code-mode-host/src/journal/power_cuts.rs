@@ -1,4 +1,4 @@
-//! The power fails at any write: what was said to be on disk is there.
+//! The power fails at any write: flushed records are on disk.
 
 use std::io;
 use std::path::PathBuf;
@@ -95,7 +95,7 @@ fn open(place: &std::path::Path, disk: Disk) -> Result<Journal, JournalError> {
     inner.map(|inner| Journal(Arc::new(inner)))
 }
 
-/// Writes steps until the power fails; how many were said to be on disk before.
+/// Writes steps until the power fails; returns how many were flushed before.
 async fn written(place: &std::path::Path, disk: &Disk) -> u32 {
     let Ok(journal) = open(place, disk.clone()) else {
         return 0;
