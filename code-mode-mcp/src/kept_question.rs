@@ -1,11 +1,21 @@
 //! Questions about calls that are kept in a journal, so that they outlive the process that asks.
 
+use std::borrow::Cow;
+use std::path::Path;
+
 use code_mode_host::{
     Answer, AskedQuestion, Decision, Journal, JournalError, NestedToolCall, Question,
 };
 
 use crate::broker::Broker;
 use crate::caller::{Approval, ApprovalRequest, NotAsked};
+
+/// The command that answers the questions in a journal, which this option names.
+pub fn approvals_command(option: &str, path: &Path) -> String {
+    let path = path.to_string_lossy();
+    let quoted = shlex::try_quote(&path).unwrap_or(Cow::Borrowed(&*path));
+    format!("code-mode approvals {option} {quoted}")
+}
 
 /// Keeps the questions of a durable session.
 #[derive(Clone, Debug)]

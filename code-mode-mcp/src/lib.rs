@@ -59,7 +59,7 @@ pub use caller::{
 };
 pub use check::{Checked, Decided, check, decided};
 pub use config::{ConfigError, MARKER};
-pub use kept_question::{KeptQuestion, QuestionKeeper};
+pub use kept_question::{KeptQuestion, QuestionKeeper, approvals_command};
 pub use pending::{PendingApproval, TerminalAnswer};
 pub use policy::{Pattern, Policy, PolicyError};
 pub use server::{

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use code_mode_host::NestedToolCall;
 use code_mode_mcp::{
     Approval, ApprovalRequest, Approvals, Broker, CallContext, CallIds, NotAsked, QuestionKeeper,
+    approvals_command,
 };
 
 use code_mode_system::say;
@@ -21,23 +22,20 @@ pub(crate) struct AtTerminal {
     output: Arc<Output>,
     /// Where the questions of a durable script are kept.
     keeper: OnceLock<QuestionKeeper>,
-    /// The option of `code-mode approvals` that names the journal, where that is not the default.
-    journal_option: String,
+    /// The command that answers its questions.
+    approvals_command: String,
 }
 
 impl AtTerminal {
     pub(crate) fn new(output: Arc<Output>, journal: Option<&Path>) -> Arc<Self> {
-        let journal_option = journal.map_or_else(String::new, |path| {
-            let path = path.display().to_string();
-            let path = shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned());
-            format!("--journal {path} ")
-        });
+        let command = |path| approvals_command("--journal", path);
+        let approvals_command = journal.map_or_else(|| "code-mode approvals".to_owned(), command);
         Arc::new(Self {
             is_there: std::io::stdin().is_terminal() && std::io::stderr().is_terminal(),
             approvals: Approvals::default(),
             output,
             keeper: OnceLock::new(),
-            journal_option,
+            approvals_command,
         })
     }
 
@@ -118,9 +116,9 @@ impl CallContext for ScriptCall {
                 if !terminal.is_there && !kept.is_decided() {
                     let number = kept.number();
                     say!(
-                        "code-mode run: waits for an answer to {}: code-mode approvals {}allow {number}, or deny {number}",
+                        "code-mode run: waits for an answer to {}: {} allow {number}, or deny {number}",
                         request.words(),
-                        terminal.journal_option
+                        terminal.approvals_command
                     );
                 }
                 kept.decided(here).await

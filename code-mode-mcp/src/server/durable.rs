@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use code_mode_host::{Journal, JournalError, JournalOptions};
 
+use crate::kept_question::approvals_command;
+
 /// A folder with the sessions of a gateway, which has it alone.
 #[derive(Clone)]
 pub struct DurableFolder {
@@ -60,11 +62,8 @@ impl DurableFolder {
 
     /// How a person answers questions from another terminal.
     pub(super) fn way_to_answer(&self) -> String {
-        let folder = shlex::try_quote(&self.path.to_string_lossy()).map_or_else(
-            |_| self.path.display().to_string(),
-            std::borrow::Cow::into_owned,
-        );
-        format!("the user can answer with `code-mode approvals --durable {folder}`")
+        let command = approvals_command("--durable", &self.path);
+        format!("the user can answer with `{command}`")
     }
 
     /// The journal.
