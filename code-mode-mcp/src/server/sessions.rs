@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use code_mode_host::{JournaledSession, Json, Provider, SessionError, SessionOptions};
+use code_mode_host::{
+    JournalError, JournaledSession, Json, Provider, SessionError, SessionOptions,
+};
 use tokio::sync::Notify;
 
 use super::cell::{Cell, CellKey};
@@ -180,9 +182,9 @@ impl Sessions {
         };
         let journal = folder.journal().clone();
         let found = tokio::task::spawn_blocking(move || journal.sessions()).await;
+        let found = found.unwrap_or_else(|error| Err(JournalError::Storage(error.to_string())));
         let sessions = match found {
-            Ok(Ok(sessions)) => sessions,
-            Ok(Err(error)) => return tracing::warn!(%error, "durable sessions cannot be read"),
+            Ok(sessions) => sessions,
             Err(error) => return tracing::warn!(%error, "durable sessions cannot be read"),
         };
         for session in sessions {
@@ -192,7 +194,7 @@ impl Sessions {
                 let keys = keys.map(|cell| CellKey::from(cell.tool_call_id.as_str()));
                 self.ended()
                     .extend(keys.map(|key| (key, session.name.clone())));
-            } else if let Err(error) = self.resume_one(&session).await {
+            } else if let Err(error) = self.resume_one(folder, &session).await {
                 tracing::warn!(%error, "a durable session does not continue");
             }
         }
@@ -211,10 +213,11 @@ impl Sessions {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn resume_one(&self, journaled: &JournaledSession) -> Result<(), SessionError> {
-        let Some(folder) = &self.durable else {
-            return Ok(());
-        };
+    async fn resume_one(
+        &self,
+        folder: &DurableFolder,
+        journaled: &JournaledSession,
+    ) -> Result<Arc<Session>, SessionError> {
         let handle = &journaled.name;
         let (known, closed) = (Arc::<KnownCells>::default(), Arc::new(Notify::new()));
         for cell in &journaled.cells {
@@ -226,8 +229,7 @@ impl Sessions {
             .resume(folder.journal(), handle, delegate)
             .await?;
         let stored = cells.stored_values();
-        self.opened(handle.clone(), cells, (known, closed), stored);
-        Ok(())
+        Ok(self.opened(handle.clone(), cells, (known, closed), stored))
     }
 
     /// A durable session that was closed because nobody used it.
@@ -235,13 +237,17 @@ impl Sessions {
         let folder = self.durable.as_ref()?;
         let _reopening = self.reopening.lock().await;
         // Another request may have opened it meanwhile.
-        let known = self.stateless().get(handle).cloned();
-        if known.is_some() {
-            return known;
+        let kept = self.kept(handle);
+        if kept.is_some() {
+            return kept;
         }
         let (journal, name) = (folder.journal().clone(), handle.to_owned());
         let found = tokio::task::spawn_blocking(move || journal.session(&name)).await;
-        self.resume_one(&found.ok()?.ok()?).await.ok()?;
+        self.resume_one(folder, &found.ok()?.ok()?).await.ok()
+    }
+
+    /// A session of a handle, where it is open.
+    fn kept(&self, handle: &str) -> Option<Arc<Session>> {
         self.stateless().get(handle).cloned()
     }
 
@@ -262,8 +268,7 @@ impl Sessions {
 
     /// The session of a handle, of the stateless era.
     pub(crate) async fn by_handle(&self, handle: &str) -> Option<Arc<Session>> {
-        let known = self.stateless().get(handle).cloned();
-        match known {
+        match self.kept(handle) {
             Some(session) => Some(session),
             None => self.reopened(handle).await,
         }
