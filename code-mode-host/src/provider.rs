@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ProviderOptions;
 use crate::error::ProviderError;
-use crate::journal::{Journal, JournalError, JournalOptions, OpenSession, Opened, Restored};
+use crate::journal::{Journal, JournalOptions, OpenSession, Opened, Restored};
 use crate::lend::LentWorker;
 use crate::options::TraceFolder;
 use crate::process::Purpose;
@@ -166,12 +166,13 @@ impl Provider {
     ) -> Result<Session, SessionError> {
         let limits = options.limits.clone();
         let limits = limits.unwrap_or_else(|| self.workers.source().options().limits.clone());
-        let opening = (journal.inner().clone(), name.to_owned(), options.clone());
-        let opened = tokio::task::spawn_blocking(move || {
-            let (journal, name, options) = opening;
-            journal.open_session(&name, Some((&options, limits)))
+        let (name, new) = (name.to_owned(), options.clone());
+        let opened = journal.inner().blocking(move |journal| {
+            let new = Some((&new, limits));
+            journal.open_session(&name, new)
         });
-        self.durable(journal, opened.await, delegate, options).await
+        self.durable(journal, opened.await?, delegate, options)
+            .await
     }
 
     /// Opens a durable session that is in the journal; see [`open_durable`](Self::open_durable).
@@ -185,25 +186,27 @@ impl Provider {
         name: &str,
         delegate: Arc<dyn CodeModeSessionDelegate>,
     ) -> Result<Session, SessionError> {
-        let opening = (journal.inner().clone(), name.to_owned());
-        let opened = tokio::task::spawn_blocking(move || opening.0.open_session(&opening.1, None));
+        let name = name.to_owned();
+        let opened = journal
+            .inner()
+            .blocking(move |journal| journal.open_session(&name, None));
         let options = SessionOptions::default();
-        self.durable(journal, opened.await, delegate, options).await
+        self.durable(journal, opened.await?, delegate, options)
+            .await
     }
 
     async fn durable(
         &self,
         journal: &Journal,
-        opened: Result<Result<Opened, JournalError>, tokio::task::JoinError>,
+        opened: Opened,
         delegate: Arc<dyn CodeModeSessionDelegate>,
         options: SessionOptions,
     ) -> Result<Session, SessionError> {
-        let stopped = |error: tokio::task::JoinError| JournalError::Storage(error.to_string());
         let Opened {
             session,
             restored,
             row,
-        } = opened.map_err(stopped)??;
+        } = opened;
         let mut options = options.limits(row.limits).guided(row.guided);
         options = options.check_inputs(row.check_inputs);
         options = options.require_readable_schemas(row.require_readable_schemas);

@@ -195,6 +195,17 @@ impl Inner {
         })
     }
 
+    /// Does work that blocks, on a thread that may.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<Self>) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let journal = self.clone();
+        let work = move || guarded(&journal.path, || work(&journal));
+        let done = tokio::task::spawn_blocking(work).await;
+        done.unwrap_or_else(|error| Err(JournalError::Storage(error.to_string())))
+    }
+
     pub(super) fn check(path: PathBuf) -> Result<Vec<JournaledSession>, JournalError> {
         if !path.exists() {
             let error = io::ErrorKind::NotFound.into();
@@ -320,6 +331,10 @@ impl OpenSession {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn open_journal(&self) -> Result<Arc<Inner>, JournalError> {
+        self.journal().clone().ok_or(JournalError::Closed)
+    }
+
     /// Waits until everything that was recorded before is on disk.
     ///
     /// # Errors
@@ -342,12 +357,12 @@ impl OpenSession {
 
     /// The program and the log of a cell.
     pub(crate) async fn load(&self, cell: u64) -> Result<Loaded, JournalError> {
-        let store = self.journal().as_ref().map(|journal| journal.store.clone());
-        let store = store.ok_or(JournalError::Closed)?;
         let (name, id) = (self.name.clone(), self.id);
-        let load = move || guarded(&store.path, || store.load(&name, id, cell, now_ms() as f64));
-        let loaded = tokio::task::spawn_blocking(load).await;
-        loaded.unwrap_or_else(|error| Err(JournalError::Storage(error.to_string())))
+        let load = move |journal: &Arc<Inner>| {
+            let now_ms = now_ms() as f64;
+            journal.store.load(&name, id, cell, now_ms)
+        };
+        self.open_journal()?.blocking(load).await
     }
 
     /// Whether a call has asked a person, and has no answer that lets it run.
@@ -356,13 +371,10 @@ impl OpenSession {
         cell: u64,
         call: RuntimeToolCallId,
     ) -> Result<bool, JournalError> {
-        let store = self.journal().as_ref().map(|journal| journal.store.clone());
-        let store = store.ok_or(JournalError::Closed)?;
         let asker = (self.id, cell, call.0);
-        let look = move || guarded(&store.path, || store.question_of(asker));
-        let row = tokio::task::spawn_blocking(look).await;
-        let row = row.unwrap_or_else(|error| Err(JournalError::Storage(error.to_string())));
-        Ok(row?.is_some_and(|row| row.has_not_run()))
+        let look = move |journal: &Arc<Inner>| journal.store.question_of(asker);
+        let row = self.open_journal()?.blocking(look).await?;
+        Ok(row.is_some_and(|row| row.has_not_run()))
     }
 
     /// Lets others open the session.

@@ -229,8 +229,9 @@ impl AskedQuestion {
     /// # Errors
     /// [`JournalError`] where the file cannot be used.
     pub async fn withdraw(self) -> Result<(), JournalError> {
-        let (journal, asker) = (self.journal.clone(), self.row.asker);
-        blocking(move || journal.store.withdraw(asker)).await
+        let asker = self.row.asker;
+        let withdraw = move |journal: &Arc<Inner>| journal.store.withdraw(asker);
+        self.journal.blocking(withdraw).await
     }
 
     /// Takes the decision; this one, where it has none yet.
@@ -238,8 +239,8 @@ impl AskedQuestion {
         &self,
         answer: Option<(Answer, String)>,
     ) -> Result<Option<Decision>, JournalError> {
-        let (journal, number) = (self.journal.clone(), self.number);
-        blocking(move || {
+        let number = self.number;
+        let take = move |journal: &Arc<Inner>| {
             let now = now_ms();
             let changed = journal.store.change_questions(&[number], |row| {
                 let own = answer.clone().map(|(answer, by)| Decision {
@@ -254,8 +255,8 @@ impl AskedQuestion {
             let row = changed.into_iter().next();
             let row = row.unwrap_or(Err(JournalError::NoQuestion(number)))?;
             Ok(row.decision)
-        })
-        .await
+        };
+        self.journal.blocking(take).await
     }
 }
 
@@ -269,11 +270,10 @@ impl Drop for AskedQuestion {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
-) -> Result<T, JournalError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(JournalError::Storage(error.to_string())))
+/// The cell of a call, and its place there.
+fn place_of(call: &NestedToolCall) -> (u64, u32) {
+    let cell = call.cell_id.number().unwrap_or(0);
+    (cell, call.runtime_tool_call_id.0)
 }
 
 impl Journal {
@@ -289,15 +289,9 @@ impl Journal {
         call: &NestedToolCall,
         question: Question,
     ) -> Result<AskedQuestion, JournalError> {
-        let (journal, name) = (self.inner().clone(), session.to_owned());
-        let cell = call.cell_id.number().unwrap_or(0);
-        let call = call.runtime_tool_call_id.0;
-        blocking(move || {
-            guarded(&journal.path.clone(), || {
-                journal.ask(&name, (cell, call), question)
-            })
-        })
-        .await
+        let (name, (cell, call)) = (session.to_owned(), place_of(call));
+        let ask = move |journal: &Arc<Inner>| journal.ask(&name, (cell, call), question);
+        self.0.blocking(ask).await
     }
 
     /// The questions of all sessions, in order of their numbers: those that wait, and those that were decided
@@ -314,14 +308,12 @@ impl Journal {
     /// # Errors
     /// [`JournalError::NoSession`] and [`JournalError::Storage`].
     pub async fn withdraw(&self, session: &str, call: &NestedToolCall) -> Result<(), JournalError> {
-        let (journal, name) = (self.inner().clone(), session.to_owned());
-        let cell = call.cell_id.number().unwrap_or(0);
-        let call = call.runtime_tool_call_id.0;
-        blocking(move || {
+        let (name, (cell, call)) = (session.to_owned(), place_of(call));
+        let withdraw = move |journal: &Arc<Inner>| {
             let id = journal.row(&name)?.id;
             journal.store.withdraw((id, cell, call))
-        })
-        .await
+        };
+        self.0.blocking(withdraw).await
     }
 
     /// Decides a question from elsewhere, unless it has a decision, and returns it with the one that stands. It

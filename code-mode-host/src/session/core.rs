@@ -448,7 +448,7 @@ impl<P: Ports> Core<P> {
                     .collect(),
                 determinism: request.determinism,
                 resumed: None,
-                idle_after: self.durable.as_ref().map(|durable| durable.park_after),
+                idle_after: self.park_after(),
                 traceparent: request.trace_context.map(|context| context.traceparent),
             },
         );

@@ -313,8 +313,8 @@ impl Shared {
             Ok(loaded) => Box::new(loaded),
             Err(why) => return self.event(|core, now| core.not_resumed(number, &why, now)),
         };
+        let repeated = loaded.repeated();
         loop {
-            let repeated = loaded.repeated();
             match self.event(|core, now| core.resumed(number, loaded, now)) {
                 Ok(()) => {
                     self.spans.resume(&number.id(), repeated);

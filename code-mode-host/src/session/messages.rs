@@ -355,9 +355,7 @@ impl<P: Ports> Core<P> {
                 }
                 (self.diverged(number, Some(text)), false)
             }
-            (None | Some(StopReason::Parked), CellEnd::Terminated) => {
-                return Err(Violation::OutOfPlace);
-            }
+            (None, CellEnd::Terminated) => return Err(Violation::OutOfPlace),
             (_, CellEnd::Terminated) => (End::of(CellOutcome::Terminated), false),
             (_, CellEnd::Completed) => (End::of(CellOutcome::Completed), true),
             (_, CellEnd::Exited { status }) => (End::exited(status), true),

@@ -19,6 +19,11 @@ pub(super) struct Parked {
 }
 
 impl<P: Ports> Core<P> {
+    /// After how long without work a cell is parked, in a durable session.
+    pub(super) fn park_after(&self) -> Option<Duration> {
+        self.durable.as_ref().map(|durable| durable.park_after)
+    }
+
     /// A cell has had nothing to do for a while: it is parked, where nothing is on its way to it.
     pub(super) fn idle(
         &mut self,
@@ -26,7 +31,7 @@ impl<P: Ports> Core<P> {
         wakes_in: Option<Duration>,
         now: Instant,
     ) -> Result<(), Violation> {
-        let park_after = self.durable.as_ref().map(|durable| durable.park_after);
+        let park_after = self.park_after();
         let by = now + self.settings.stop_grace;
         let cell = self.running(number)?;
         let Some((durable, park_after)) = cell.durable.as_mut().zip(park_after) else {

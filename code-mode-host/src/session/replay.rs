@@ -332,7 +332,7 @@ impl<P: Ports> Core<P> {
                 turns: Some(turns),
             }),
             resumed: Some(resumed),
-            idle_after: self.durable.as_ref().map(|durable| durable.park_after),
+            idle_after: self.park_after(),
             traceparent: None,
         };
         self.send(worker, message);

@@ -66,20 +66,26 @@ impl Spans {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The span of an execute, below the agent's span that the request names, or else below the
-    /// one that is current. From here on the request names the span of the execute.
-    pub(super) fn exec(&self, request: &mut ExecuteRequest) -> Exec {
-        let span = tracing::info_span!(
+    /// The span of an exec, below the one that is current.
+    fn exec_span(&self, tool_call_id: &str) -> Span {
+        tracing::info_span!(
             "exec",
             session = %self.id,
-            tool_call_id = request.tool_call_id,
+            tool_call_id,
             cell = Empty,
+            is_continued = Empty,
             outcome = Empty,
             duration_ms = Empty,
             processor_ms = Empty,
             queued_ms = Empty,
             calls = Empty,
-        );
+        )
+    }
+
+    /// The span of an execute, below the agent's span that the request names, or else below the
+    /// one that is current. From here on the request names the span of the execute.
+    pub(super) fn exec(&self, request: &mut ExecuteRequest) -> Exec {
+        let span = self.exec_span(&request.tool_call_id);
         if let Some(parent) = &request.trace_context {
             self.propagation.set_parent(&span, parent);
         }
@@ -91,19 +97,9 @@ impl Spans {
 
     /// The span of a cell that continues what an earlier process began.
     pub(super) fn continued(&self, cell: &CellStarted) -> Exec {
-        let span = tracing::info_span!(
-            parent: &self.session,
-            "exec",
-            session = %self.id,
-            tool_call_id = cell.tool_call_id,
-            cell = %cell.cell_id,
-            is_continued = true,
-            outcome = Empty,
-            duration_ms = Empty,
-            processor_ms = Empty,
-            queued_ms = Empty,
-            calls = Empty,
-        );
+        let new = || self.exec_span(&cell.tool_call_id);
+        let span = self.session.in_scope(new);
+        span.record("is_continued", true);
         let context = self.propagation.context(&span);
         Exec { span, context }
     }
