@@ -22,6 +22,7 @@ cargo fetch --manifest-path "$work/fetch/Cargo.toml"
 source=$(ls -d "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/v8-"$v8")
 rm -rf "$work/v8"
 cp -r "$source" "$work/v8"
+patch --directory="$work/v8" --strip=1 < "$here/lean-isolates.patch"
 
 cd "$work/v8"
 V8_FROM_SOURCE=1 cargo build --release --target "$target" --features v8_enable_sandbox
@@ -43,5 +44,5 @@ find "$here/src" -name '*.rs' -delete
 (cd "$source/src" && find . -name '*.rs' -exec install -Dm644 {} "$here/src/{}" \;)
 sed -i "s/^version = .*/version = \"$v8\"/" "$here/Cargo.toml"
 
-(cd "$here" && sha256sum librusty_v8_* src_binding_* $(find src -name '*.rs' | LC_ALL=C sort) > SHA256SUMS)
+(cd "$here" && sha256sum librusty_v8_* src_binding_* lean-isolates.patch $(find src -name '*.rs' | LC_ALL=C sort) > SHA256SUMS)
 echo "Now: cargo test --workspace, then tests/hot_functions.py for hot-functions.txt."
