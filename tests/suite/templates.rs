@@ -99,6 +99,40 @@ fn neither_a_template_nor_a_worker_has_what_the_program_was_started_with() {
     });
 }
 
+#[test]
+fn each_worker_of_a_template_is_alone_in_its_namespaces() {
+    run(async {
+        let (provider, template) = with_template().await;
+        let mut sessions = Vec::new();
+        for _ in 0..3 {
+            let session =
+                session_of(&provider, Arc::new(Agent::default()), Limits::default()).await;
+            exec(&session, "text(1)").await;
+            sessions.push(session);
+        }
+        let workers = descendants(std::process::id()).into_iter();
+        let workers: Vec<_> = workers
+            .filter(|process| name(*process) == "code-mode-worke")
+            .collect();
+        assert!(workers.len() >= sessions.len(), "{workers:?}");
+        for kind in ["user", "pid", "mnt", "net", "ipc", "uts"] {
+            let of = |process| {
+                let link = fs::read_link(format!("/proc/{process}/ns/{kind}"));
+                link.expect("a namespace of this process's child")
+            };
+            let mut seen = vec![of(std::process::id()), of(template)];
+            for worker in &workers {
+                let its = of(*worker);
+                assert!(
+                    !seen.contains(&its),
+                    "{kind}: {its:?} of {worker}: {seen:?}"
+                );
+                seen.push(its);
+            }
+        }
+    });
+}
+
 /// A provider whose second worker has started its template, and the template.
 async fn with_template() -> (Provider, u32) {
     let provider = Provider::new(options().prewarmed(0)).expect("the program is there");

@@ -2,10 +2,11 @@
 //!
 //! **What it does.** A template is this program right after its start, with one thread and without
 //! V8. For each worker it copies itself (`clone` without an `exec`), into namespaces of the copy's
-//! own; the copy continues as if the program had been started with the worker's arguments.
+//! own; the copy continues as if the program had been started with the worker's arguments. Before
+//! a request comes, the template moves into new network, IPC and UTS namespaces; the next copy stays there.
 //!
 //! **The gain.** A worker has no program to load, and shares the addresses that loading made: 1.3
-//! MiB less and 3 ms sooner for each.
+//! MiB less and 3 ms sooner for each. Nobody waits for its network namespace: 0.7 ms.
 //!
 //! **The risk.** The workers of a provider have one layout of the program and of the C library's
 //! first memory: read in one worker, it is known in all. V8 makes its heap
@@ -29,14 +30,15 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::pipe::PipeFlags;
+use rustix::thread::UnshareFlags;
 
-/// The namespaces of a worker.
-const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS;
+/// The namespaces of a worker that are made with it.
+const WITH_IT: libc::c_int = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS;
+
+/// Those that may be there before it.
+const BEFORE_IT: UnshareFlags = UnshareFlags::NEWNET
+    .union(UnshareFlags::NEWIPC)
+    .union(UnshareFlags::NEWUTS);
 
 /// What this process is after [`serve`].
 #[derive(Debug)]
@@ -51,6 +53,7 @@ pub enum Role {
 pub fn serve() -> Role {
     block_signals();
     name(c"code-mode-templ");
+    let mut namespaces = Namespaces::new();
     let provider = io::stdin();
     let ready = FromTemplate::Ready {
         version: native::VERSION,
@@ -60,7 +63,7 @@ pub fn serve() -> Role {
     }
     while let Some((request, descriptors)) = receive(&provider) {
         let made = match <[OwnedFd; 2]>::try_from(descriptors) {
-            Ok(descriptors) => copy(&request, descriptors),
+            Ok(descriptors) => copy(&request, descriptors, &mut namespaces),
             Err(_) => Err(io::ErrorKind::InvalidInput.into()),
         };
         let sent = match made {
@@ -76,8 +79,54 @@ pub fn serve() -> Role {
         if sent.is_err() {
             break;
         }
+        namespaces.renew();
     }
     Role::Template
+}
+
+/// The network, IPC and UTS namespaces of the template, in which the next copy stays.
+struct Namespaces {
+    /// Whether the template has its own user namespace, and so may make others.
+    has_user: bool,
+    /// Whether nobody has been copied into them.
+    are_new: bool,
+}
+
+impl Namespaces {
+    /// Where this user may have no namespaces, each copy tries to make them with itself, and fails with the
+    /// kernel's reason.
+    fn new() -> Self {
+        let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+        let has_user = move_to(UnshareFlags::NEWUSER | BEFORE_IT).is_ok();
+        Self {
+            has_user,
+            are_new: has_user && map_user(uid.as_raw(), gid.as_raw()).is_ok(),
+        }
+    }
+
+    /// After a copy was made: makes those of the next one.
+    fn renew(&mut self) {
+        if !self.are_new {
+            self.are_new = self.has_user && move_to(BEFORE_IT).is_ok();
+        }
+    }
+}
+
+fn move_to(namespaces: UnshareFlags) -> rustix::io::Result<()> {
+    // SAFETY: the memory and the descriptors of this process stay its own, in one table each.
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }
+}
+
+/// Makes this process the root of its new user namespace, which has one user.
+fn map_user(uid: u32, gid: u32) -> io::Result<()> {
+    for (path, content) in [
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/uid_map", format!("0 {uid} 1\n")),
+        ("/proc/self/gid_map", format!("0 {gid} 1\n")),
+    ] {
+        std::fs::write(path, content)?;
+    }
+    Ok(())
 }
 
 fn send(to: impl AsFd, message: &FromTemplate, with: Option<&OwnedFd>) -> rustix::io::Result<()> {
@@ -127,13 +176,24 @@ enum Copied {
 }
 
 /// Makes a copy of this process, which is its provider's child as this one is.
-fn copy(request: &NewWorker, [connection, stderr]: [OwnedFd; 2]) -> io::Result<Copied> {
+fn copy(
+    request: &NewWorker,
+    [connection, stderr]: [OwnedFd; 2],
+    namespaces: &mut Namespaces,
+) -> io::Result<Copied> {
     // The copy says here what it could not do, and closes it when it could.
     let (says, said) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     let mut flags = libc::CLONE_PARENT | libc::CLONE_PIDFD;
     if request.in_namespaces {
-        flags |= NAMESPACES;
+        flags |= WITH_IT;
+        if !std::mem::take(&mut namespaces.are_new) {
+            flags |= BEFORE_IT.bits().cast_signed();
+        }
+    } else if namespaces.has_user {
+        return Err(io::Error::other(
+            "this template has left its provider's namespaces",
+        ));
     }
     match fork(flags)? {
         None => {
@@ -193,18 +253,12 @@ fn settle(
     stderr: &OwnedFd,
 ) -> io::Result<()> {
     if request.in_namespaces {
-        for (path, content) in [
-            ("/proc/self/setgroups", "deny".to_owned()),
-            ("/proc/self/uid_map", format!("0 {uid} 1\n")),
-            ("/proc/self/gid_map", format!("0 {gid} 1\n")),
-        ] {
-            std::fs::write(path, content).map_err(|error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("cannot map its user by way of /proc: {error}"),
-                )
-            })?;
-        }
+        map_user(uid, gid).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot map its user by way of /proc: {error}"),
+            )
+        })?;
     }
     // SAFETY: system calls on numbers and on descriptors of this process. The standard streams are
     // replaced, which nobody has read from or written to but the template. Nothing owns a
