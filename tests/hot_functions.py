@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Lists the functions of V8 that starts of workers and ordinary cells run, for the
-linker to place side by side (code-mode-bin/build.rs): what every cell runs, between
-the two that code-mode/src/hot_code.rs knows, and then the others, most used first.
+linker to place side by side (code-mode-bin/build.rs): what every cell runs, and then the
+others, most used first. tests/start_functions.py lists what comes before them.
 
     tests/hot_functions.py target/release/code-mode third_party/v8/hot-functions.txt
 
