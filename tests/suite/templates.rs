@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use code_mode_host::{Limits, Provider};
+use code_mode_host::{Limits, Provider, Sandbox};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::processes::descendants;
@@ -102,7 +102,7 @@ fn neither_a_template_nor_a_worker_has_what_the_program_was_started_with() {
 #[test]
 fn each_worker_of_a_template_is_alone_in_its_namespaces() {
     run(async {
-        let (provider, template) = with_template().await;
+        let (provider, _) = with_template().await;
         let mut sessions = Vec::new();
         for _ in 0..3 {
             let session =
@@ -120,7 +120,7 @@ fn each_worker_of_a_template_is_alone_in_its_namespaces() {
                 let link = fs::read_link(format!("/proc/{process}/ns/{kind}"));
                 link.expect("a namespace of this process's child")
             };
-            let mut seen = vec![of(std::process::id()), of(template)];
+            let mut seen = vec![of(std::process::id())];
             for worker in &workers {
                 let its = of(*worker);
                 assert!(
@@ -130,6 +130,33 @@ fn each_worker_of_a_template_is_alone_in_its_namespaces() {
                 seen.push(its);
             }
         }
+    });
+}
+
+#[test]
+fn workers_without_a_sandbox_are_copies_too() {
+    run(async {
+        let options = options().prewarmed(0).sandbox(Sandbox::Off);
+        let provider = Provider::new(options).expect("the program is there");
+        let mut sessions = Vec::new();
+        for _ in 0..4 {
+            let session =
+                session_of(&provider, Arc::new(Agent::default()), Limits::default()).await;
+            exec(&session, "text(1)").await;
+            sessions.push(session);
+        }
+        let copies = descendants(std::process::id())
+            .into_iter()
+            .filter(|process| {
+                let cmdline = fs::read_to_string(format!("/proc/{process}/cmdline"));
+                cmdline.unwrap_or_default().contains("--template")
+                    && name(*process) == "code-mode-worke"
+            });
+        assert_eq!(
+            copies.count(),
+            3,
+            "all but the first, which is from the file"
+        );
     });
 }
 
