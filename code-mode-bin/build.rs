@@ -1,60 +1,63 @@
 //! Orders the functions of the program, so that processes start sooner and map less.
 //!
-//! **What it does.** The program has 60 MB of code, of which a host runs one and a half until its first
-//! result and a worker two, a function here and a function there; each process maps the pages around
-//! all of them, and waits for them. The linker places those functions side by side, and behind them
-//! those of V8 that every cell runs.
+//! **What it does.** The program has 67 MB of code. Until ordinary cells end, a host and a worker run 4 MB
+//! of it, a function here and a function there, and the kernel maps 64 KiB of the file around
+//! each. The linker places those functions side by side, those of a host first.
 //!
-//! **Gain.** A host and its workers have a third less memory, and an exec after a pause takes 8 to 12 %
-//! less (`docs/PERFORMANCE.md`).
+//! **Gain.** The processes of a host have a third less memory after one cell, and the start takes
+//! 5 % less (`docs/PERFORMANCE.md`).
 //!
-//! **Risk.** None for correctness: a function that a list names and the program lacks is
-//! ignored. The lists are for one target, and the one of V8 is of the archive in third_party/v8. The names of
-//! Rust's functions are those of its first way to mangle them; with another nothing is ordered.
+//! **Risk.** A name that the program lacks is ignored, so a list of another version costs only the gain;
+//! `tests/start_functions.py check` measures that. The section that the linker's script adds is code like
+//! `.text` and lies before it. Names are those of Rust's legacy mangling, except the standard library's.
 //!
-//! **When to remove it.** A toolchain that orders functions by a profile and needs none of it for
-//! each build: delete this file, the lists, and `tests/start_functions.py` and `tests/hot_functions.py`, which
-//! make the lists.
+//! **When to remove it.** A toolchain that orders functions by a profile without a profiling run for
+//! each build: delete this file, the list, and `tests/start_functions.py`, which makes the list.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::{env, fs, io};
 
-/// What a host and a worker run until their first cells have ended.
-const START: &str = "start-functions.txt";
-/// What workers and cells run of V8.
-const HOT: &str = "../third_party/v8/hot-functions.txt";
+/// What a host runs, an empty line, and what only a worker runs. A build script runs in its package's folder.
+const LIST: &str = "start-functions.txt";
 
 fn main() -> io::Result<()> {
-    for file in ["build.rs", START, HOT] {
-        println!("cargo:rerun-if-changed={file}");
-    }
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed={LIST}");
+    // A program for tests is linked often, and nobody measures it.
     if !links_with_lld() || env::var("PROFILE").is_ok_and(|profile| profile == "debug") {
         return Ok(());
     }
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let start = fs::read_to_string(here.join(START))?;
-    // A package of this crate alone has no V8 beside it.
-    let hot = fs::read_to_string(here.join(HOT)).unwrap_or_default();
-    let is_pattern = |name: &&str| name.ends_with('*');
-    let names: Vec<_> = start.lines().filter(|name| !is_pattern(name)).collect();
-    let patterns: Vec<_> = start.lines().filter(is_pattern).collect();
-    let order = out("order.txt", &(names.join("\n") + "\n" + &hot))?;
+    let list = fs::read_to_string(LIST)
+        .map_err(|error| io::Error::new(error.kind(), format!("{LIST}: {error}")))?;
+    let (host, worker) = list.split_once("\n\n").unwrap_or((&list, ""));
+    let order = write_for_linker("order.txt", &list)?;
     println!("cargo:rustc-link-arg-bins=-Wl,--symbol-ordering-file={order}");
     println!("cargo:rustc-link-arg-bins=-Wl,--no-warn-symbol-ordering");
-    // An order cannot have patterns; a section can. Functions that the compiler thinks unlikely
-    // have names of their own.
-    let sections: String = [".text.", ".text.unlikely."]
-        .iter()
-        .flat_map(|kind| patterns.iter().map(move |name| format!("{kind}{name}\n")))
-        .collect();
-    let script = format!("SECTIONS {{ .text.start : {{ *({sections}) }} }} INSERT BEFORE .text\n");
-    let script = out("start.ld", &script)?;
+    // The order cannot have the list's patterns; a section can.
+    let (host, worker) = (sections(host), sections(worker));
+    let script =
+        format!("SECTIONS {{ .text.start : {{ *({host}) *({worker}) }} }} INSERT BEFORE .text\n");
+    let script = write_for_linker("start.ld", &script)?;
     println!("cargo:rustc-link-arg-bins=-Wl,-T,{script}");
     Ok(())
 }
 
+/// The sections of the functions that the patterns among these lines match. The compiler has
+/// another name for the section of a function that it thinks unlikely to run.
+fn sections(lines: &str) -> String {
+    let patterns = lines.lines().filter(|line| line.ends_with('*'));
+    patterns
+        .flat_map(|pattern| {
+            [
+                format!(".text.{pattern}\n"),
+                format!(".text.unlikely.{pattern}\n"),
+            ]
+        })
+        .collect()
+}
+
 /// Writes a file for the linker, and returns its path.
-fn out(name: &str, content: &str) -> io::Result<String> {
+fn write_for_linker(name: &str, content: &str) -> io::Result<String> {
     let folder = env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("no OUT_DIR"))?;
     let path = PathBuf::from(folder).join(name);
     fs::write(&path, content)?;
@@ -64,10 +67,15 @@ fn out(name: &str, content: &str) -> io::Result<String> {
 /// Whether LLD links the program: rustc uses it for this target unless somebody names another
 /// linker.
 fn links_with_lld() -> bool {
-    println!("cargo:rerun-if-env-changed=CARGO_ENCODED_RUSTFLAGS");
+    for variable in ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_LINKER"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
     let ours = env::var("TARGET").is_ok_and(|target| target == "x86_64-unknown-linux-gnu");
     let own_linker = env::var_os("RUSTC_LINKER").is_some()
-        || env::var("CARGO_ENCODED_RUSTFLAGS")
-            .is_ok_and(|flags| flags.contains("linker=") || flags.contains("fuse-ld"));
+        || env::var("CARGO_ENCODED_RUSTFLAGS").is_ok_and(|flags| {
+            ["linker", "fuse-ld"]
+                .iter()
+                .any(|flag| flags.contains(flag))
+        });
     ours && !own_linker
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the archive in this folder anew, for another version of the crate `v8`:
 #   third_party/v8/rebuild.sh WORKDIR
-# It takes more than an hour on two cores and 12 GB of disk. The machine must have what V8's own build asks
-# for and the crate does not carry: gn and ninja (GN, NINJA), clang 21 or newer with its runtime library
+# It takes more than an hour on two cores, and 12 GB of disk. The machine must have patch, and what V8's own build
+# asks for and the crate does not carry: gn and ninja (GN, NINJA), clang 21 or newer with its runtime library
 # (CLANG_BASE_PATH), and bindgen that fits it. The versions are those that code-mode/Cargo.toml names.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,7 +22,7 @@ cargo fetch --manifest-path "$work/fetch/Cargo.toml"
 source=$(ls -d "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/v8-"$v8")
 rm -rf "$work/v8"
 cp -r "$source" "$work/v8"
-patch --directory="$work/v8" --strip=1 < "$here/lean-isolates.patch"
+patch --directory="$work/v8" --strip=1 --fuzz=0 < "$here/lean-isolates.patch"
 
 cd "$work/v8"
 V8_FROM_SOURCE=1 cargo build --release --target "$target" --features v8_enable_sandbox
@@ -45,4 +45,4 @@ find "$here/src" -name '*.rs' -delete
 sed -i "s/^version = .*/version = \"$v8\"/" "$here/Cargo.toml"
 
 (cd "$here" && sha256sum librusty_v8_* src_binding_* lean-isolates.patch $(find src -name '*.rs' | LC_ALL=C sort) > SHA256SUMS)
-echo "Now: cargo test --workspace, then tests/hot_functions.py for hot-functions.txt."
+echo "Now: cargo test --workspace, then tests/start_functions.py make."
