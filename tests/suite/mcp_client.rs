@@ -29,6 +29,8 @@ pub struct Client {
     /// Questions that reached the person.
     pub asked: Vec<Value>,
     pub notifications: Vec<Value>,
+    /// Answers that came before the one that a test waited for.
+    early: Vec<Value>,
     modern: bool,
 }
 
@@ -102,6 +104,7 @@ impl Client {
             person: |_| json!({"action": "cancel"}),
             asked: Vec::new(),
             notifications: Vec::new(),
+            early: Vec::new(),
             modern: false,
         }
     }
@@ -187,6 +190,9 @@ impl Client {
 
     /// The answer to a request. It answers questions to the person meanwhile.
     pub async fn answer(&mut self, id: u64) -> Value {
+        if let Some(place) = self.early.iter().position(|message| message["id"] == id) {
+            return self.early.remove(place);
+        }
         loop {
             let message = self.message().await;
             match (message.get("method"), message.get("id")) {
@@ -202,7 +208,7 @@ impl Client {
                 }
                 (Some(_), None) => self.notifications.push(message),
                 _ if message["id"] == id => return message,
-                _ => {}
+                _ => self.early.push(message),
             }
         }
     }
