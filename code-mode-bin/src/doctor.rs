@@ -15,7 +15,8 @@ use crate::units::{Bytes, Time};
 /// The options of `code-mode doctor`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Exit status: 0 every layer holds and every probe was refused, 1 not so, 3 no worker can be started.")]
+Exit status: 0 every layer holds and every probe was refused, 1 not so, 2 wrong options, 3 no worker can
+be started.")]
 pub(crate) struct Args {
     /// Print one JSON object
     #[arg(long)]
@@ -36,6 +37,13 @@ struct Probed {
 
 /// Starts real workers and shows what they find.
 pub(crate) fn main(args: Args) -> ExitCode {
+    if args.runtime.no_sandbox {
+        // A probe that succeeds makes another program of the worker.
+        say!(
+            "code-mode doctor: it tries what the sandbox forbids, so it needs one: leave out --no-sandbox"
+        );
+        return ExitCode::from(2);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -558,6 +558,13 @@ fn doctor_ends_with_a_verdict_and_shows_sizes_that_people_read() {
     assert!(said.contains("its heap sandbox"), "{said}");
 }
 
+#[test]
+fn doctor_tries_nothing_forbidden_without_a_sandbox() {
+    let output = code_mode(&["doctor", "--no-sandbox"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("leave out --no-sandbox"));
+}
+
 /// Runs an example with its own tools file.
 fn example(name: &str, more: &[&str]) -> Output {
     let main = format!("examples/{name}/main.js");
