@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use code_mode::{ServeError, WorkerEnvironment};
 use code_mode_protocol::Limits;
 use code_mode_protocol::SandboxLayer;
+use code_mode_protocol::wire::template::WorkerSettings;
 
 use code_mode_sandbox as sandbox;
 use code_mode_system::say;
@@ -49,9 +50,19 @@ pub(crate) struct Args {
     /// machine, and this one's owner decides
     #[arg(long, value_name = "LIMITS", hide = true, value_parser = limits)]
     most: Option<Box<Limits>>,
-    /// This process is a copy of a template, and its first thread the template's
-    #[arg(long, hide = true)]
-    copied: bool,
+}
+
+impl Args {
+    fn settings(&self) -> WorkerSettings {
+        WorkerSettings {
+            require_sandbox: self.require_sandbox,
+            no_sandbox: self.no_sandbox,
+            namespaces: self.namespaces.clone(),
+            jitless: self.jitless,
+            probe: self.probe,
+            most: self.most.as_deref().cloned(),
+        }
+    }
 }
 
 fn limits(json: &str) -> Result<Box<Limits>, serde_json::Error> {
@@ -63,7 +74,35 @@ const CANNOT_SERVE: u8 = 3;
 
 /// Serves one session, then ends the process.
 pub(crate) fn main(args: Args) -> ExitCode {
-    match serve(&args) {
+    let settings = args.settings();
+    end_with(|| {
+        let endpoint = transport::open(&args)?;
+        serve(&settings, endpoint, &lock_in(&settings)?)
+    })
+}
+
+/// Serves one session in this process, a copy of a template, then ends it.
+#[cfg(target_os = "linux")]
+fn main_of_copy(settings: &WorkerSettings) -> ExitCode {
+    crate::telemetry::log_only();
+    end_with(|| {
+        let locked_in = lock_in(settings)?;
+        let serve = || serve(settings, transport::Endpoint, &locked_in);
+        // The C library has the template's number for the first thread of a copy, which waits.
+        std::thread::scope(|scope| {
+            let serving = std::thread::Builder::new().spawn_scoped(scope, serve)?;
+            serving
+                .join()
+                .unwrap_or_else(|_| Err("the worker panicked".into()))
+        })
+    })
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The process's exit status after `work`, whose error it says.
+fn end_with(work: impl FnOnce() -> Result<(), Error>) -> ExitCode {
+    match work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say!("code-mode worker: {error}");
@@ -72,51 +111,44 @@ pub(crate) fn main(args: Args) -> ExitCode {
     }
 }
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+/// A process that has lost everything but its connection.
+struct LockedIn {
+    layers: Vec<SandboxLayer>,
+    time_zone: String,
+}
 
-fn serve(args: &Args) -> Result<(), Error> {
-    let endpoint = transport::open(args)?;
+/// Takes from this process what is outside, while it has one thread.
+fn lock_in(settings: &WorkerSettings) -> Result<LockedIn, Error> {
     #[cfg(unix)]
     transport::leave_terminal()?;
     // What must be read from the file system is read now.
     let time_zone = sandbox::time_zone();
-    let layers = if args.no_sandbox {
-        sandbox::turned_off()
-    } else {
-        sandbox::lock_in(args.namespaces.as_deref(), args.jitless)
+    let layers = match settings.no_sandbox {
+        true => sandbox::turned_off(),
+        false => sandbox::lock_in(settings.namespaces.as_deref(), settings.jitless),
     };
-    let rest = || serve_locked_in(args, endpoint, &time_zone, layers);
-    if !args.copied {
-        return rest();
-    }
-    // The C library has the template's number for the first thread of a copy, which waits.
-    std::thread::scope(|scope| {
-        let rest = std::thread::Builder::new().spawn_scoped(scope, rest)?;
-        rest.join()
-            .unwrap_or_else(|_| Err("the worker panicked".into()))
-    })
+    Ok(LockedIn { layers, time_zone })
 }
 
 /// Starts V8 in a process that has lost everything else, and serves a session with it.
-fn serve_locked_in(
-    args: &Args,
+fn serve(
+    settings: &WorkerSettings,
     endpoint: transport::Endpoint,
-    time_zone: &str,
-    mut layers: Vec<SandboxLayer>,
+    locked_in: &LockedIn,
 ) -> Result<(), Error> {
     #[cfg(unix)]
     let room = match crate::address_space::make_room() {
         Ok(room) => room,
         Err(why) => return refuse(endpoint, &why),
     };
-    if args.jitless {
+    if settings.jitless {
         code_mode::Engine::forbid_machine_code();
     }
     let engine = code_mode::Engine::new();
     // Made on another thread while this one continues; the filter covers that too. It runs no
     // JavaScript that asks for the time zone.
     engine.prewarm();
-    code_mode::Engine::set_time_zone(time_zone);
+    code_mode::Engine::set_time_zone(&locked_in.time_zone);
     #[cfg(unix)]
     room.restore()?;
     // One thread carries all messages; JavaScript runs on others. Made now, and
@@ -126,20 +158,21 @@ fn serve_locked_in(
         .enable_all()
         .build()?;
     let stream = runtime.block_on(transport::into_async(endpoint))?;
-    if !args.no_sandbox {
+    let mut layers = locked_in.layers.clone();
+    if !settings.no_sandbox {
         layers.push(sandbox::filter_system_calls());
     }
     let missing = SandboxLayer::missing(&layers).join("; ");
-    if args.require_sandbox && !missing.is_empty() {
+    if settings.require_sandbox && !missing.is_empty() {
         let _ = runtime.block_on(code_mode::refuse(stream, &missing));
         return Err(missing.into());
     }
-    let locked_in = LockedIn {
+    let environment = Environment {
         layers,
-        probes: args.probe,
-        most: args.most.as_deref().cloned(),
+        probes: settings.probe,
+        most: settings.most.clone(),
     };
-    match runtime.block_on(code_mode::serve(stream, engine, locked_in)) {
+    match runtime.block_on(code_mode::serve(stream, engine, environment)) {
         Ok(()) => {}
         // Its thread runs on: only the end of the process ends it.
         Err(error @ ServeError::DoesNotStop) => {
@@ -156,7 +189,7 @@ fn serve_locked_in(
 }
 
 /// What this process does for the worker in it.
-struct LockedIn {
+struct Environment {
     layers: Vec<SandboxLayer>,
     /// Whether it runs the sandbox's probes on request.
     probes: bool,
@@ -164,7 +197,7 @@ struct LockedIn {
     most: Option<Limits>,
 }
 
-impl WorkerEnvironment for LockedIn {
+impl WorkerEnvironment for Environment {
     fn sandbox(&self) -> Vec<SandboxLayer> {
         self.layers.clone()
     }

@@ -20,11 +20,7 @@ pub(crate) fn at_start(arguments: &[OsString]) -> Option<ExitCode> {
     }
     match serve() {
         Role::Template => Some(ExitCode::SUCCESS),
-        Role::Worker(arguments) => {
-            let own = ["code-mode".to_owned()].into_iter().chain(arguments);
-            let arguments = own.chain(["--copied".to_owned()]).map(Into::into);
-            Some(crate::run_command(arguments.collect()))
-        }
+        Role::Worker(settings) => Some(super::main_of_copy(&settings)),
     }
 }
 

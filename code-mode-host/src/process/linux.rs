@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use code_mode_protocol::wire::template::WorkerSettings;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use tokio::io::Interest;
@@ -27,8 +28,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::cgroup::Group;
-use super::template::Templates;
-use super::{ExitReason, Purpose, SpawnError, Started, arguments, environment, refused};
+use super::template::{Template, Templates};
+use super::{ExitReason, Purpose, SpawnError, Started, arguments, environment, refused, settings};
 use crate::{ProviderOptions, Sandbox};
 
 /// The namespaces of a worker.
@@ -55,17 +56,17 @@ pub(crate) async fn start(
     let mut repeats = 0;
     let (child, ours, stderr) = loop {
         let ends = Ends::new().map_err(error)?;
-        let mut args = arguments(options, purpose);
-        match &missing {
-            _ if options.sandbox == Sandbox::Off => {}
-            None => args.push("--namespaces=held".into()),
-            Some(why) => args.push(format!("--namespaces={why}").into()),
-        }
+        let mut settings = settings(options, purpose);
+        settings.namespaces = match &missing {
+            _ if options.sandbox == Sandbox::Off => None,
+            None => Some("held".to_owned()),
+            Some(why) => Some(format!("{why}")),
+        };
         let spec = Spec {
             program: c_string(program.as_os_str()).map_err(error)?,
             arguments: [OsStr::from_bytes(OWN_NAME.to_bytes()).to_owned()]
                 .iter()
-                .chain(&args)
+                .chain(&arguments(&settings))
                 .map(|argument| c_string(argument))
                 .collect::<Result<_, _>>()
                 .map_err(error)?,
@@ -87,7 +88,7 @@ pub(crate) async fn start(
                 .clone()
                 .map(|group| (group, options.limits.heap_bytes() as u64)),
         };
-        match spawn(spec).await {
+        match spawn(spec, settings).await {
             Ok(child) => break (child, ends.ours, ends.stderr),
             Err(Failure::ConnectionUsed) if repeats < MAX_REPEATS => repeats += 1,
             Err(Failure::ConnectionUsed) => {
@@ -327,16 +328,29 @@ pub fn load_ahead() {
     if let Ok(program) = std::env::current_exe()
         && let Ok(program) = c_string(program.as_os_str())
     {
-        let _ = nursery().send(Task::Load(program));
+        // Workers end with the thread that made them, or their template. The first one ends with this process.
+        let is_first_thread = rustix::thread::gettid() == rustix::process::getpid();
+        let task = match is_first_thread {
+            // It loads while the thread for the others starts.
+            true => Task::Adopt(program.clone(), Template::start(&program)),
+            false => Task::Load(program),
+        };
+        let _ = nursery().send(task);
     }
 }
 
 enum Task {
     /// Workers of this program are expected.
     Load(CString),
+    /// A program's template was started.
+    Adopt(CString, Option<Template>),
     /// Nobody starts workers any more, unless somebody has come since.
     EndTemplates,
-    Spawn(Spec, oneshot::Sender<Result<Process, Failure>>),
+    Spawn(
+        Spec,
+        WorkerSettings,
+        oneshot::Sender<Result<Process, Failure>>,
+    ),
     Reap(Arc<OwnedFd>, Option<Group>),
 }
 
@@ -352,11 +366,12 @@ fn nursery() -> Sender<Task> {
                     let mut templates = Templates::default();
                     for task in tasks {
                         match task {
-                            Task::Spawn(spec, reply) => {
+                            Task::Spawn(spec, settings, reply) => {
                                 // Where nobody waits for it any more, it is dropped here.
-                                let _ = reply.send(make(&mut templates, &spec));
+                                let _ = reply.send(make(&mut templates, &spec, &settings));
                             }
                             Task::Load(program) => templates.load(program),
+                            Task::Adopt(program, template) => templates.adopt(program, template),
                             Task::EndTemplates => {
                                 if STARTERS.load(Ordering::Relaxed) == 0 {
                                     templates = Templates::default();
@@ -380,11 +395,11 @@ fn nursery() -> Sender<Task> {
         .clone()
 }
 
-async fn spawn(spec: Spec) -> Result<Child, Failure> {
+async fn spawn(spec: Spec, settings: WorkerSettings) -> Result<Child, Failure> {
     let (reply, child) = oneshot::channel();
     let gone = || Failure::Process(io::Error::other("no thread to start workers from"));
     nursery()
-        .send(Task::Spawn(spec, reply))
+        .send(Task::Spawn(spec, settings, reply))
         .map_err(|_| gone())?;
     let process = child.await.map_err(|_| gone())??;
     Child::adopt(process).map_err(Failure::Process)
@@ -407,8 +422,12 @@ fn above_standard(descriptor: impl AsFd) -> Result<OwnedFd, Failure> {
 const CHILD_STACK: usize = 64 << 10;
 
 /// Makes a worker, in its own control group where it gets one.
-fn make(templates: &mut Templates, spec: &Spec) -> Result<Process, Failure> {
-    let mut process = match templates.copy(spec)? {
+fn make(
+    templates: &mut Templates,
+    spec: &Spec,
+    settings: &WorkerSettings,
+) -> Result<Process, Failure> {
+    let mut process = match templates.copy(spec, settings)? {
         Some(process) => process,
         None => clone_worker(spec)?,
     };

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use code_mode_protocol::text::line;
+use code_mode_protocol::wire::template::WorkerSettings;
 use futures::StreamExt;
 use tokio::io::AsyncRead;
 use tokio::task::JoinHandle;
@@ -137,25 +138,36 @@ pub(crate) enum Purpose {
     Lend,
 }
 
-/// The arguments of a worker.
-fn arguments(options: &ProviderOptions, purpose: Purpose) -> Vec<OsString> {
+/// How a worker runs, as far as the system does not decide it.
+fn settings(options: &ProviderOptions, purpose: Purpose) -> WorkerSettings {
+    WorkerSettings {
+        require_sandbox: options.sandbox == Sandbox::Required,
+        no_sandbox: options.sandbox == Sandbox::Off,
+        namespaces: None,
+        jitless: options.jitless,
+        probe: purpose == Purpose::Examine,
+        most: (purpose == Purpose::Lend).then(|| options.limits.clone()),
+    }
+}
+
+/// The arguments of a worker with these settings.
+fn arguments(settings: &WorkerSettings) -> Vec<OsString> {
     let mut arguments = vec![OsString::from("worker")];
-    match options.sandbox {
-        Sandbox::BestEffort => {}
-        Sandbox::Required => arguments.push("--require-sandbox".into()),
-        Sandbox::Off => arguments.push("--no-sandbox".into()),
+    for (is_set, option) in [
+        (settings.require_sandbox, "--require-sandbox"),
+        (settings.no_sandbox, "--no-sandbox"),
+        (settings.jitless, "--jitless"),
+        (settings.probe, "--probe"),
+    ] {
+        arguments.extend(is_set.then(|| option.into()));
     }
-    if options.jitless {
-        arguments.push("--jitless".into());
+    if let Some(state) = &settings.namespaces {
+        arguments.push(format!("--namespaces={state}").into());
     }
-    match purpose {
-        Purpose::Serve => {}
-        Purpose::Examine => arguments.push("--probe".into()),
-        Purpose::Lend => {
-            // Numbers and durations: there is nothing in it that JSON cannot say.
-            let limits = serde_json::to_string(&options.limits).unwrap_or_default();
-            arguments.push(format!("--most={limits}").into());
-        }
+    if let Some(limits) = &settings.most {
+        // Numbers and durations: there is nothing in it that JSON cannot say.
+        let limits = serde_json::to_string(limits).unwrap_or_default();
+        arguments.push(format!("--most={limits}").into());
     }
     arguments
 }

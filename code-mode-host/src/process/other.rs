@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use super::{ExitReason, Purpose, SpawnError, Started, arguments, environment, refused};
+use super::{ExitReason, Purpose, SpawnError, Started, arguments, environment, refused, settings};
 use crate::ProviderOptions;
 
 /// Somebody who starts workers.
@@ -34,7 +34,7 @@ pub(crate) async fn start(
     #[cfg(unix)]
     command.arg0("code-mode");
     command
-        .args(arguments(options, purpose))
+        .args(arguments(&settings(options, purpose)))
         .env_clear()
         .envs(environment())
         .stdout(Stdio::null())

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use code_mode_protocol::wire::native;
-use code_mode_protocol::wire::template::{FromTemplate, MAX_PACKET, NewWorker, decode, encode};
+use code_mode_protocol::wire::template::{
+    FromTemplate, MAX_PACKET, NewWorker, WorkerSettings, decode, encode,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -60,12 +62,23 @@ impl Templates {
         kept.running(&program);
     }
 
+    /// Takes a program's template that was started before its first worker.
+    pub(super) fn adopt(&mut self, program: CString, template: Option<Template>) {
+        let kept = self.0.entry(program).or_default();
+        kept.failures += u32::from(template.is_none());
+        kept.running = template;
+    }
+
     /// A worker that is a copy of its program's template; `None` where it must be started from the
     /// program's file.
     ///
     /// # Errors
     /// [`Failure::ConnectionUsed`] where a worker may have been made that nobody knows.
-    pub(super) fn copy(&mut self, spec: &Spec) -> Result<Option<Process>, Failure> {
+    pub(super) fn copy(
+        &mut self,
+        spec: &Spec,
+        settings: &WorkerSettings,
+    ) -> Result<Option<Process>, Failure> {
         let Some(kept) = self.0.get_mut(&spec.program) else {
             self.0.insert(spec.program.clone(), Kept::default());
             return Ok(None);
@@ -73,7 +86,7 @@ impl Templates {
         let Some(template) = kept.running(&spec.program) else {
             return Ok(None);
         };
-        match template.copy(spec) {
+        match template.copy(spec, settings) {
             Ok(process) => {
                 kept.failures = 0;
                 Ok(Some(process))
@@ -115,7 +128,7 @@ enum NoCopy {
 }
 
 /// A running template. Dropping it ends it.
-struct Template {
+pub(super) struct Template {
     socket: OwnedFd,
     _process: Process,
     /// Whether it has said what it is.
@@ -123,7 +136,7 @@ struct Template {
 }
 
 impl Template {
-    fn start(program: &CString) -> Option<Self> {
+    pub(super) fn start(program: &CString) -> Option<Self> {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -152,9 +165,9 @@ impl Template {
         })
     }
 
-    fn copy(&self, spec: &Spec) -> Result<Process, NoCopy> {
+    fn copy(&self, spec: &Spec, settings: &WorkerSettings) -> Result<Process, NoCopy> {
         let request = NewWorker {
-            arguments: text(spec.arguments.get(1..).unwrap_or_default()),
+            settings: settings.clone(),
             log: text(&spec.environment)
                 .iter()
                 .find_map(|pair| Some(pair.strip_prefix("RUST_LOG=")?.to_owned())),

@@ -7,15 +7,34 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::Limits;
+
 /// The longest message, in bytes.
 pub const MAX_PACKET: usize = 64 << 10;
+
+/// How a worker runs. Its host has decided that before it starts.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WorkerSettings {
+    /// It ends where a layer of its sandbox is missing.
+    pub require_sandbox: bool,
+    /// It does not lock itself in.
+    pub no_sandbox: bool,
+    /// `held` where it has separate namespaces, else why not; `None` where no host has started it.
+    pub namespaces: Option<String>,
+    /// It runs JavaScript without compiling it to machine code.
+    pub jitless: bool,
+    /// It tries what its sandbox forbids when its host asks for it.
+    pub probe: bool,
+    /// The most that its session's limits may be.
+    pub most: Option<Limits>,
+}
 
 /// Asks for a worker. Two descriptors come with it: the worker's end of the connection to its host,
 /// and its standard error.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct NewWorker {
-    /// Its arguments, without the name of the program.
-    pub arguments: Vec<String>,
+    /// How it runs.
+    pub settings: WorkerSettings,
     /// What it logs: `RUST_LOG`.
     pub log: Option<String>,
     /// Whether it gets separate namespaces.

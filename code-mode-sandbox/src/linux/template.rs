@@ -2,7 +2,7 @@
 //!
 //! **What it does.** A template is this program right after its start, with one thread and without
 //! V8. For each worker it copies itself (`clone` without an `exec`), into namespaces of the copy's
-//! own; the copy continues as if the program had been started with the worker's arguments. After a
+//! own; the copy continues as a worker that the program was started as. After a
 //! copy with namespaces, the template moves into new network, IPC and UTS namespaces; the next copy stays there.
 //!
 //! **The gain.** A worker has no program to load, and shares the addresses that loading made: 1.3
@@ -25,7 +25,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use code_mode_protocol::wire::native;
-use code_mode_protocol::wire::template::{FromTemplate, MAX_PACKET, NewWorker, decode, encode};
+use code_mode_protocol::wire::template::{
+    FromTemplate, MAX_PACKET, NewWorker, WorkerSettings, decode, encode,
+};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -46,8 +48,8 @@ const MADE_AHEAD: UnshareFlags = UnshareFlags::NEWNET
 pub enum Role {
     /// The template, whose provider has gone.
     Template,
-    /// A copy: the worker with these arguments.
-    Worker(Vec<String>),
+    /// A copy: the worker with these settings.
+    Worker(WorkerSettings),
 }
 
 /// Serves the provider on standard input until it goes; returns in each copy too.
@@ -68,7 +70,7 @@ pub fn serve() -> Role {
             Err(_) => Err(io::ErrorKind::InvalidInput.into()),
         };
         let sent = match made {
-            Ok(Copied::Worker) => return Role::Worker(request.arguments),
+            Ok(Copied::Worker) => return Role::Worker(request.settings),
             Ok(Copied::Made(pid, pidfd)) => {
                 namespaces.were_made |= request.in_namespaces;
                 send(&provider, &FromTemplate::Made { pid }, Some(&pidfd))
