@@ -21,8 +21,10 @@ pub(crate) use otel::{ServeTelemetry, TelemetryArgs};
 
 use code_mode_system::StandardError;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Filter, Layered};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
@@ -44,6 +46,9 @@ pub(crate) struct Wanted {
     pub(crate) reports: bool,
 }
 
+/// What the log is a layer of.
+type Log = Layered<Option<Box<dyn Layer<Registry> + Send + Sync>>, Registry>;
+
 /// Lines of the log that wait for a reader of standard error.
 const UNREAD_LINES: usize = 4096;
 
@@ -62,27 +67,36 @@ fn subscribe(
         }
         false => (BoxMakeWriter::new(|| StandardError), None),
     };
-    let level = match wanted.reports {
-        true => "error",
-        false => "warn",
-    };
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("{level},rmcp=off,opentelemetry=error")));
-    // The library logs the code of a login.
-    let filter = match "rmcp::transport::auth=off".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
     let log = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_filter(filter);
+        .with_filter(filter(wanted));
     tracing_subscriber::registry()
         .with(exporting)
         .with(log)
         .init();
     guard
+}
+
+/// What is logged: what `RUST_LOG` asks for, or else warnings.
+fn filter(wanted: Wanted) -> Box<dyn Filter<Log> + Send + Sync> {
+    // The library logs the code of a login.
+    const LOGINS: &str = "rmcp::transport::auth";
+    if let Ok(asked) = EnvFilter::try_from_default_env() {
+        return match format!("{LOGINS}=off").parse() {
+            Ok(directive) => Box::new(asked.add_directive(directive)),
+            Err(_) => Box::new(asked),
+        };
+    }
+    // Making an EnvFilter is a fortieth of a worker's start.
+    let level = match wanted.reports {
+        true => LevelFilter::ERROR,
+        false => LevelFilter::WARN,
+    };
+    let targets = Targets::new().with_default(level);
+    let targets = targets.with_target("rmcp", LevelFilter::OFF);
+    Box::new(targets.with_target("opentelemetry", LevelFilter::ERROR))
 }
 
 /// Begins to log, for a command that sends nothing.
