@@ -155,16 +155,11 @@ fn command_line() -> Command {
 
 /// Runs the command that the arguments name. Returns its exit status.
 pub fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args_os().collect();
     #[cfg(target_os = "linux")]
-    if let Some(done) = worker::template::at_start(&arguments) {
+    if let Some(done) = worker::template::at_start() {
         return done;
     }
-    run_command(arguments)
-}
-
-/// Runs the command that these arguments name, of which the first is the program.
-fn run_command(mut arguments: Vec<OsString>) -> ExitCode {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
     let started_as_codex_host = arguments
         .first()
         .and_then(|program| Path::new(program).file_stem()?.to_str())

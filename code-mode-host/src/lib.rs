@@ -69,6 +69,8 @@ pub use journal::{
 pub use lend::LentWorker;
 pub use locate::PROGRAM_NAME;
 pub use options::{InMemory, ProviderOptions, Sandbox, TraceFolder, WorkerSource};
+#[cfg(target_os = "linux")]
+pub use process::ahead;
 pub use process::{ExitReason, SpawnError, load_ahead};
 pub use propagation::Propagation;
 pub use provider::Provider;

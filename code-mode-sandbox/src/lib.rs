@@ -10,7 +10,7 @@ use code_mode_protocol::SandboxLayer;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub use linux::{PROBES, filter_system_calls, limit_memory, lock_in, probe, template};
+pub use linux::{PROBES, filter_system_calls, limit_memory, lock_in, probe, split, template};
 
 #[cfg(not(target_os = "linux"))]
 mod none;

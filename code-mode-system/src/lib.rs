@@ -9,6 +9,8 @@ mod environment;
 #[cfg(target_os = "linux")]
 mod guard;
 mod http_clients;
+#[cfg(target_os = "linux")]
+mod initial_strings;
 mod interrupts;
 mod listener;
 mod marks;
@@ -29,6 +31,8 @@ pub use environment::{inherited_environment, inherited_with_network};
 #[cfg(target_os = "linux")]
 pub use guard::{guard, guard_with};
 pub use http_clients::prepare_http_clients;
+#[cfg(target_os = "linux")]
+pub use initial_strings::InitialStrings;
 pub use interrupts::{Interrupt, Interrupts};
 pub use listener::{Connection, Incoming, Listener};
 pub use name_lookup::prepare_name_lookup;

@@ -1,51 +1,139 @@
-//! Templates, of which workers are copies, before anything else of the program runs.
+//! Workers and templates that are copies of this program, before anything else of it runs.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use code_mode_host::ahead::{Ahead, take_over};
+use code_mode_protocol::wire::template::{NewWorker, WorkerSettings};
+use code_mode_sandbox::split::{Split, split};
 use code_mode_sandbox::template::{Role, serve};
+use code_mode_system::InitialStrings;
 
 use crate::CODEX_HOST_NAME;
 
-/// Is a template where this program was started as one, and starts one where workers are expected.
-/// In a template and in its copies this returns what the process ends with.
-pub(crate) fn at_start(arguments: &[OsString]) -> Option<ExitCode> {
-    if !is_template(arguments) {
-        if expects_workers(arguments) {
-            // It loads while the options are read. Where they are wrong, it ends with this process.
-            code_mode_host::load_ahead();
-        }
-        return None;
-    }
-    match serve() {
-        Role::Template => Some(ExitCode::SUCCESS),
-        Role::Worker(settings) => Some(super::main_of_copy(&settings)),
+/// Is a template where this program was started as one. Where workers are expected, it makes the first, or a
+/// template at least. In a template and in workers this returns what the process ends with.
+pub(crate) fn at_start() -> Option<ExitCode> {
+    let Some(strings) = InitialStrings::find() else {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        let arguments: Vec<_> = arguments.iter().map(|own| own.as_bytes()).collect();
+        return match Start::of(&arguments) {
+            Start::Template => Some(end_as(serve())),
+            Start::Worker(_) | Start::ExaminedWorker => load_ahead(),
+            Start::Other => None,
+        };
+    };
+    // Until it has split, nothing may copy an argument: a copy in memory is a copy in a worker's.
+    let start = Start::of(&strings.arguments().collect::<Vec<_>>());
+    match start {
+        Start::Template => Some(end_as(serve())),
+        Start::Worker(settings) if take_over(&settings) => None,
+        Start::Worker(settings) => match split_off(strings, settings) {
+            Ok(role) => Some(end_as(role)),
+            Err(error) => {
+                tracing::debug!(%error, "a first worker is started later");
+                load_ahead()
+            }
+        },
+        Start::ExaminedWorker => load_ahead(),
+        Start::Other => None,
     }
 }
 
-fn is_template(arguments: &[OsString]) -> bool {
-    matches!(arguments, [_, command, option, ..] if command == "worker" && option == "--template")
+/// The template loads while the options are read. Where they are wrong, it ends with this process.
+fn load_ahead() -> Option<ExitCode> {
+    code_mode_host::load_ahead();
+    None
 }
 
-/// Whether the command will have workers of this program, and soon.
-fn expects_workers(arguments: &[OsString]) -> bool {
-    let Some((program, arguments)) = arguments.split_first() else {
-        return false;
+fn end_as(role: Role) -> ExitCode {
+    match role {
+        Role::Template => ExitCode::SUCCESS,
+        Role::Worker(settings) => super::main_of_copy(&settings),
+    }
+}
+
+/// Makes a first worker, and starts the program anew. Returns in the worker, and with an error where
+/// the program continues as it is.
+fn split_off(strings: InitialStrings, settings: WorkerSettings) -> io::Result<Role> {
+    // What others have loaded into this process has read the environment, or has threads.
+    let mut loaders = ["LD_PRELOAD", "LD_AUDIT"].iter();
+    if loaders.any(|name| strings.variable(name).is_some()) || !strings.has_one_thread() {
+        return Err(io::Error::other("this process is not alone"));
+    }
+    let log = strings.variable("RUST_LOG");
+    let worker = NewWorker {
+        log: log.map(|log| String::from_utf8_lossy(log).into_owned()),
+        settings,
+        in_namespaces: true,
     };
-    let has = |start: &str| {
-        let mut options = arguments.iter();
-        options.any(|option| option.as_encoded_bytes().starts_with(start.as_bytes()))
-    };
-    let command = arguments.first().and_then(|command| command.to_str());
-    let has_workers = match command {
-        Some("serve" | "doctor") => true,
-        // Others of `mcp` relay to a gateway.
-        Some("mcp") => has("--gateway") || has("--private") || has("--http"),
-        _ => {
-            let name = Path::new(program).file_stem();
-            name.is_some_and(|name| name == CODEX_HOST_NAME)
+    let ahead = Ahead::new()?;
+    let [connection, stderr] = ahead.ends();
+    let mut strings = Some(strings);
+    let forget = || {
+        if let Some(strings) = strings.take() {
+            strings.forget("code-mode worker");
         }
     };
-    has_workers && !has("--worker-") && !has("-h") && !has("--help")
+    match split(&worker, connection, stderr, forget)? {
+        Split::Worker => Ok(Role::Worker(worker.settings)),
+        Split::Program(id, pidfd) => {
+            let strings = strings.iter().flat_map(InitialStrings::arguments);
+            Err(ahead.start_anew((id, pidfd), strings.map(OsStr::from_bytes)))
+        }
+    }
+}
+
+/// What this program was started for, as far as workers go.
+enum Start {
+    /// It is a template.
+    Template,
+    /// It will have workers, and soon: the first one has these settings.
+    Worker(WorkerSettings),
+    /// It will have one that it examines.
+    ExaminedWorker,
+    /// Perhaps it will have workers.
+    Other,
+}
+
+impl Start {
+    fn of(arguments: &[&[u8]]) -> Self {
+        if matches!(arguments, [_, command, option, ..] if *command == b"worker" && *option == b"--template")
+        {
+            return Self::Template;
+        }
+        let Some((program, arguments)) = arguments.split_first() else {
+            return Self::Other;
+        };
+        let has = |start: &str| {
+            let mut options = arguments.iter();
+            options.any(|option| option.starts_with(start.as_bytes()))
+        };
+        let has_workers = match arguments.first() {
+            Some(command) if *command == b"serve" || *command == b"doctor" => true,
+            // Others of `mcp` relay to a gateway.
+            Some(command) if *command == b"mcp" => {
+                has("--gateway") || has("--private") || has("--http")
+            }
+            _ => {
+                let name = Path::new(OsStr::from_bytes(program)).file_stem();
+                name.is_some_and(|name| name == CODEX_HOST_NAME)
+            }
+        };
+        if !has_workers || has("--worker-") || has("-h") || has("--help") {
+            return Self::Other;
+        }
+        if arguments.first() == Some(&b"doctor".as_slice()) || has("--no-sandbox") {
+            return Self::ExaminedWorker;
+        }
+        Self::Worker(WorkerSettings {
+            require_sandbox: has("--require-sandbox"),
+            jitless: has("--jitless"),
+            namespaces: Some("held".to_owned()),
+            ..WorkerSettings::default()
+        })
+    }
 }

@@ -27,6 +27,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
+use super::ahead;
 use super::cgroup::Group;
 use super::template::{Template, Templates};
 use super::{ExitReason, Purpose, SpawnError, Started, arguments, environment, refused, settings};
@@ -39,6 +40,9 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNET
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS;
+
+/// The state of a worker's namespaces where it has them.
+pub(super) const NAMESPACES_HELD: &str = "held";
 
 /// Room in the connection to a worker, each way.
 const SOCKET_BUFFER: usize = 1 << 20;
@@ -55,13 +59,19 @@ pub(crate) async fn start(
     let mut missing = None;
     let mut repeats = 0;
     let (child, ours, stderr) = loop {
-        let ends = Ends::new().map_err(error)?;
         let mut settings = settings(options, purpose);
         settings.namespaces = match &missing {
             _ if options.sandbox == Sandbox::Off => None,
-            None => Some("held".to_owned()),
+            None => Some(NAMESPACES_HELD.to_owned()),
             Some(why) => Some(format!("{why}")),
         };
+        if options.cgroup.is_none()
+            && let Some((process, ours, stderr)) = ahead::take_worker(program, &settings)
+        {
+            let child = Child::adopt(process).map_err(error)?;
+            break (child, ours.into(), stderr);
+        }
+        let ends = Ends::new().map_err(error)?;
         let spec = Spec {
             program: c_string(program.as_os_str()).map_err(error)?,
             arguments: [OsStr::from_bytes(OWN_NAME.to_bytes()).to_owned()]
@@ -88,7 +98,7 @@ pub(crate) async fn start(
                 .clone()
                 .map(|group| (group, options.limits.heap_bytes() as u64)),
         };
-        match spawn(spec, settings).await {
+        match spawn(spec, Box::new(settings)).await {
             Ok(child) => break (child, ends.ours, ends.stderr),
             Err(Failure::ConnectionUsed) if repeats < MAX_REPEATS => repeats += 1,
             Err(Failure::ConnectionUsed) => {
@@ -125,15 +135,16 @@ const MAX_REPEATS: usize = 3;
 pub(super) const OWN_NAME: &CStr = c"code-mode";
 
 /// The ends of a new worker's streams.
-struct Ends {
-    ours: UnixStream,
-    theirs: UnixStream,
-    stderr: OwnedFd,
-    stderr_in: OwnedFd,
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) ours: UnixStream,
+    pub(super) theirs: UnixStream,
+    pub(super) stderr: OwnedFd,
+    pub(super) stderr_in: OwnedFd,
 }
 
 impl Ends {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         for end in [&ours, &theirs] {
             // As much as an ordinary user may have, so that a large message takes few
@@ -181,6 +192,12 @@ impl Process {
         let mut copy = Self::new(id, pidfd);
         copy.is_copy = true;
         copy
+    }
+
+    /// Whether it has ended; asked without waiting.
+    pub(super) fn has_ended(&self) -> bool {
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        !matches!(waitid(WaitId::PidFd(self.pidfd.as_fd()), look), Ok(None))
     }
 
     fn kill(&self) -> rustix::io::Result<()> {
@@ -242,13 +259,9 @@ impl Child {
 
     /// Whether it has ended; asked without waiting.
     pub(crate) fn has_ended(&mut self) -> bool {
-        self.process.as_ref().is_none_or(|process| {
-            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-            !matches!(
-                waitid(WaitId::PidFd(process.get_ref().pidfd.as_fd()), look),
-                Ok(None)
-            )
-        })
+        self.process
+            .as_ref()
+            .is_none_or(|process| process.get_ref().has_ended())
     }
 
     /// Waits for its end.
@@ -325,9 +338,7 @@ impl Drop for Starter {
 /// first: a program that will start workers calls it when that is certain. Without it the second
 /// worker does so. Elsewhere than on Linux it does nothing.
 pub fn load_ahead() {
-    if let Ok(program) = std::env::current_exe()
-        && let Ok(program) = c_string(program.as_os_str())
-    {
+    if let Some(program) = program_of_this_process() {
         // Workers end with the thread that made them, or their template. The first one ends with this process.
         let is_first_thread = rustix::thread::gettid() == rustix::process::getpid();
         let task = match is_first_thread {
@@ -339,6 +350,12 @@ pub fn load_ahead() {
     }
 }
 
+/// The file that this program was started from.
+fn program_of_this_process() -> Option<CString> {
+    let program = std::env::current_exe().ok()?;
+    c_string(program.as_os_str()).ok()
+}
+
 enum Task {
     /// Workers of this program are expected.
     Load(CString),
@@ -348,7 +365,7 @@ enum Task {
     EndTemplates,
     Spawn(
         Spec,
-        WorkerSettings,
+        Box<WorkerSettings>,
         oneshot::Sender<Result<Process, Failure>>,
     ),
     Reap(Arc<OwnedFd>, Option<Group>),
@@ -375,6 +392,7 @@ fn nursery() -> Sender<Task> {
                             Task::EndTemplates => {
                                 if STARTERS.load(Ordering::Relaxed) == 0 {
                                     templates = Templates::default();
+                                    ahead::end_worker();
                                 }
                             }
                             Task::Reap(pidfd, group) => {
@@ -395,7 +413,7 @@ fn nursery() -> Sender<Task> {
         .clone()
 }
 
-async fn spawn(spec: Spec, settings: WorkerSettings) -> Result<Child, Failure> {
+async fn spawn(spec: Spec, settings: Box<WorkerSettings>) -> Result<Child, Failure> {
     let (reply, child) = oneshot::channel();
     let gone = || Failure::Process(io::Error::other("no thread to start workers from"));
     nursery()

@@ -18,6 +18,8 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use crate::{ProviderOptions, Sandbox};
 
 #[cfg(target_os = "linux")]
+pub mod ahead;
+#[cfg(target_os = "linux")]
 mod cgroup;
 #[cfg(target_os = "linux")]
 mod linux;

@@ -26,6 +26,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
+use super::ahead;
 use super::linux::{Failure, OWN_NAME, Process, Spec, clone_worker};
 
 /// How long a template may take for an answer. It takes a millisecond.
@@ -79,10 +80,11 @@ impl Templates {
         spec: &Spec,
         settings: &WorkerSettings,
     ) -> Result<Option<Process>, Failure> {
-        let Some(kept) = self.0.get_mut(&spec.program) else {
-            self.0.insert(spec.program.clone(), Kept::default());
+        let is_first = !self.0.contains_key(&spec.program) && !ahead::was_made();
+        let kept = self.0.entry(spec.program.clone()).or_default();
+        if is_first {
             return Ok(None);
-        };
+        }
         let Some(template) = kept.running(&spec.program) else {
             return Ok(None);
         };

@@ -13,7 +13,7 @@ use crate::Limits;
 pub const MAX_PACKET: usize = 64 << 10;
 
 /// How a worker runs. Its host has decided that before it starts.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerSettings {
     /// It ends where a layer of its sandbox is missing.
     pub require_sandbox: bool,

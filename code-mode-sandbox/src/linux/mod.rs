@@ -4,6 +4,7 @@ mod files;
 mod probes;
 mod process;
 mod seccomp;
+pub mod split;
 pub mod template;
 
 use code_mode_protocol::SandboxLayer;

@@ -22,7 +22,7 @@
 use std::ffi::CStr;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use code_mode_protocol::wire::native;
 use code_mode_protocol::wire::template::{
@@ -33,6 +33,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::pipe::PipeFlags;
+use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
 
 /// The namespaces that are made with each worker.
@@ -89,7 +90,7 @@ pub fn serve() -> Role {
 
 /// The namespaces of the template, in which the next copy stays.
 #[derive(Default)]
-struct Namespaces {
+pub(super) struct Namespaces {
     /// Whether the template has left its provider's user namespace, and so may make others.
     has_user: bool,
     /// Whether the template is in network, IPC and UTS namespaces that no copy has.
@@ -100,7 +101,7 @@ struct Namespaces {
 
 impl Namespaces {
     /// What a copy has to make for itself. It takes those that are ready, so no other gets them.
-    fn take(&mut self) -> libc::c_int {
+    pub(super) fn take(&mut self) -> libc::c_int {
         match std::mem::take(&mut self.are_ready) {
             true => MADE_WITH_WORKER,
             false => MADE_WITH_WORKER | MADE_AHEAD.bits().cast_signed(),
@@ -202,7 +203,7 @@ fn copy(
     let (says, said) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     // In the template's own user namespace these are 0.
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
-    let mut flags = libc::CLONE_PARENT | libc::CLONE_PIDFD;
+    let mut flags = libc::CLONE_PARENT;
     if request.in_namespaces {
         flags |= namespaces.take();
     } else if namespaces.has_user {
@@ -213,7 +214,8 @@ fn copy(
     match fork(flags)? {
         None => {
             drop(says);
-            if let Err(error) = settle(request, uid.as_raw(), gid.as_raw(), &connection, &stderr) {
+            let (connection, stderr) = (connection.as_fd(), stderr.as_fd());
+            if let Err(error) = settle(request, uid.as_raw(), gid.as_raw(), connection, stderr) {
                 let _ = rustix::io::write(&said, error.to_string().as_bytes());
                 crate::exit_now(127);
             }
@@ -235,7 +237,7 @@ fn copy(
 }
 
 /// Copies this process; `None` in the copy.
-fn fork(flags: libc::c_int) -> io::Result<Option<(u32, OwnedFd)>> {
+pub(super) fn fork(flags: libc::c_int) -> io::Result<Option<(u32, OwnedFd)>> {
     let mut pidfd: RawFd = -1;
     // SAFETY: without `CLONE_VM` and without a stack this is `fork`: the child has a copy of this
     // memory and continues here. This process has one thread, so no lock is held and nothing is
@@ -243,7 +245,7 @@ fn fork(flags: libc::c_int) -> io::Result<Option<(u32, OwnedFd)>> {
     let pid = unsafe {
         libc::syscall(
             libc::SYS_clone,
-            libc::c_long::from(flags),
+            libc::c_long::from(flags | libc::CLONE_PIDFD),
             0_usize,
             &raw mut pidfd,
             0_usize,
@@ -260,12 +262,12 @@ fn fork(flags: libc::c_int) -> io::Result<Option<(u32, OwnedFd)>> {
 }
 
 /// Makes this process, a copy, what the program finds when it is started as a worker.
-fn settle(
+pub(super) fn settle(
     request: &NewWorker,
     uid: u32,
     gid: u32,
-    connection: &OwnedFd,
-    stderr: &OwnedFd,
+    connection: BorrowedFd<'_>,
+    stderr: BorrowedFd<'_>,
 ) -> io::Result<()> {
     if request.in_namespaces {
         map_user(uid, gid).map_err(|error| {
@@ -275,21 +277,15 @@ fn settle(
             )
         })?;
     }
-    // SAFETY: system calls on numbers and on descriptors of this process. The standard streams are
-    // replaced, which nobody has read from or written to but the template. Nothing owns a
-    // descriptor above them that is used later: the copy does not return to where they were made.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        if libc::dup2(connection.as_raw_fd(), 0) < 0
-            || libc::dup2(stderr.as_raw_fd(), 1) < 0
-            || libc::dup2(stderr.as_raw_fd(), 2) < 0
-        {
-            return Err(io::Error::last_os_error());
-        }
-        if let Some(log) = &request.log {
-            // This process has one thread.
-            std::env::set_var("RUST_LOG", log);
-        }
+    // Where its parent has ended already, it finds its connection closed.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Nobody has read from or written to the standard streams but the template.
+    rustix::stdio::dup2_stdin(connection)?;
+    rustix::stdio::dup2_stdout(stderr)?;
+    rustix::stdio::dup2_stderr(stderr)?;
+    if let Some(log) = &request.log {
+        // SAFETY: this process has one thread, so nobody reads the environment meanwhile.
+        unsafe { std::env::set_var("RUST_LOG", log) };
     }
     name(c"code-mode-worker");
     unblock_signals();

@@ -1,0 +1,111 @@
+//! The arguments and the environment of this process, where the kernel has put them.
+//!
+//! **What it does.** It reads both in place, and can overwrite them: a copy of this process that runs what
+//! strangers wrote must not find a token in an environment that it does not need.
+//!
+//! **The risk.** It writes to memory that the C library and the standard library refer to. They only read
+//! it when they are asked for an argument or a variable; whoever overwrites it asks for none.
+//!
+//! **When to remove it.** With `code-mode-sandbox/src/linux/split.rs`, which needs it.
+#![allow(
+    unsafe_code,
+    reason = "the strings are known by their addresses only, and the C library by the environment"
+)]
+
+use std::ffi::CStr;
+use std::ops::Range;
+
+/// The arguments and the environment of this process.
+#[derive(Debug)]
+pub struct InitialStrings {
+    arguments: Range<usize>,
+    environment: Range<usize>,
+    threads: usize,
+}
+
+impl InitialStrings {
+    /// Where they are. `None` where the kernel does not say, as without `/proc`.
+    pub fn find() -> Option<Self> {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        // The second field is a name, which may have any character; the third follows the last bracket.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<usize>().ok();
+        let found = Self {
+            arguments: number(48)?..number(49)?,
+            environment: number(50)?..number(51)?,
+            threads: number(20)?,
+        };
+        let is_in_order = 0 < found.arguments.start
+            && found.arguments.start < found.arguments.end
+            && found.arguments.end <= found.environment.start
+            && found.environment.start <= found.environment.end;
+        is_in_order.then_some(found)
+    }
+
+    /// Whether this process had one thread when they were found.
+    pub fn has_one_thread(&self) -> bool {
+        self.threads == 1
+    }
+
+    /// The arguments, of which the first is the program's name.
+    pub fn arguments(&self) -> impl Iterator<Item = &[u8]> {
+        self.strings(&self.arguments)
+    }
+
+    /// The value of a variable.
+    pub fn variable(&self, name: &str) -> Option<&[u8]> {
+        self.strings(&self.environment)
+            .find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    }
+
+    fn strings(&self, range: &Range<usize>) -> impl Iterator<Item = &[u8]> {
+        // SAFETY: the kernel has mapped this memory for the life of the process, and says where it is. The only
+        // one who writes to it is `forget`, which takes this value and so ends the borrow.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(range.start as *const u8, range.end - range.start)
+        };
+        bytes
+            .split_inclusive(|byte| *byte == 0)
+            .filter_map(|string| Some(CStr::from_bytes_with_nul(string).ok()?.to_bytes()))
+    }
+
+    /// Overwrites both, so that this process has an empty environment and, in lists of processes, this title.
+    /// It must have one thread.
+    pub fn forget(self, title: &str) {
+        let all = self.arguments.start..self.environment.end;
+        // SAFETY: the memory is mapped and may be written, as in `strings`; no borrow of it is left. There is no
+        // other thread that reads the environment, which has no variable any more when its strings go.
+        unsafe {
+            libc::clearenv();
+            let bytes = std::slice::from_raw_parts_mut(all.start as *mut u8, all.end - all.start);
+            bytes.fill(0);
+            // The last byte stays: it ends the title.
+            for (byte, of_title) in bytes[..all.end - all.start - 1]
+                .iter_mut()
+                .zip(title.bytes())
+            {
+                *byte = of_title;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_those_of_the_standard_library() {
+        let strings = InitialStrings::find().expect("Linux with /proc");
+        let arguments: Vec<_> = strings.arguments().map(<[u8]>::to_vec).collect();
+        let expected: Vec<_> = std::env::args_os()
+            .map(|argument| argument.as_encoded_bytes().to_vec())
+            .collect();
+        assert_eq!(arguments, expected);
+        let path = std::env::var_os("PATH").expect("a path");
+        assert_eq!(strings.variable("PATH"), Some(path.as_encoded_bytes()));
+        assert_eq!(strings.variable("PAT"), None);
+        assert!(!strings.has_one_thread(), "a test has its own");
+    }
+}
