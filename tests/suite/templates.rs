@@ -138,14 +138,17 @@ fn the_program_lies_elsewhere_in_memory_than_its_first_worker() {
         let (_client, host, children) = serving(&program(), &["serve"], &[]).await;
         let own = addresses(host);
         assert!(!own.is_empty());
-        let [(name, worker)] = children.as_slice() else {
-            panic!("{children:?}");
-        };
-        assert_eq!(name, "code-mode-worke");
-        let its = addresses(*worker);
-        assert!(!its.is_empty());
-        for address in its {
-            assert!(!own.contains(&address), "{address}");
+        // A spare worker and its template may be there too, and lie elsewhere as well.
+        let workers = children
+            .iter()
+            .filter(|(name, _)| name == "code-mode-worke");
+        let workers: Vec<_> = workers.map(|(_, worker)| addresses(*worker)).collect();
+        assert!(!workers.is_empty(), "{children:?}");
+        for its in workers {
+            assert!(!its.is_empty(), "{children:?}");
+            for address in its {
+                assert!(!own.contains(&address), "{address}");
+            }
         }
     });
 }
@@ -173,7 +176,7 @@ fn a_program_that_has_split_has_its_name_its_arguments_and_its_environment() {
 #[test]
 fn what_another_process_has_handed_over_is_not_taken() {
     run(async {
-        // The process of the first is never this program's; the second is no such text at all.
+        // The first names process 1, and the others do not have the form.
         for handed in ["1 2 3 4 5 name", "\u{1f980}", ""] {
             let (_client, host, children) =
                 serving(&program(), &["serve"], &[("CODE_MODE_MADE_AHEAD", handed)]).await;
