@@ -3,8 +3,8 @@
 //! **What it does.** It reads both in place, and can overwrite them: a copy of this process that runs what
 //! strangers wrote must not find a token in an environment that it does not need.
 //!
-//! **The risk.** It writes to memory that the C library and the standard library refer to. They only read
-//! it when they are asked for an argument or a variable; whoever overwrites it asks for none.
+//! **The risk.** It writes to memory that the C library and the standard library refer to. They read
+//! it only in calls for an argument or a variable, and the process that overwrites it makes no such call.
 //!
 //! **When to remove it.** With `code-mode-sandbox/src/linux/split.rs`, which needs it.
 #![allow(

@@ -23,8 +23,7 @@ use code_mode_system::StandardError;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::layer::{Filter, Layered};
+use tracing_subscriber::layer::{Filter, Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
@@ -79,7 +78,7 @@ fn subscribe(
     guard
 }
 
-/// What is logged: what `RUST_LOG` asks for, or else warnings.
+/// The filter of `RUST_LOG`, or else one for warnings.
 fn filter(wanted: Wanted) -> Box<dyn Filter<Log> + Send + Sync> {
     // The library logs the code of a login.
     const LOGINS: &str = "rmcp::transport::auth";

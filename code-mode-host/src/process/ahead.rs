@@ -25,7 +25,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::linux::{Ends, Process};
 
-/// What is handed over: the number of the program's process, the worker's number, its descriptor, its connection and
+/// The variable has the number of the program's process, the worker's number, its descriptor, its connection and
 /// its standard error, and the program's name for itself.
 const VARIABLE: &str = "CODE_MODE_MADE_AHEAD";
 

@@ -32,7 +32,7 @@ pub enum Split {
 /// calls `forget`. The worker has these ends of its connection and of its standard error. Where it cannot become one, it ends.
 ///
 /// # Errors
-/// Where there are no such namespaces, or the system is short of something.
+/// The kernel refuses the namespaces, or lacks memory or room for a process.
 pub fn split(
     worker: &NewWorker,
     connection: BorrowedFd<'_>,
