@@ -77,18 +77,18 @@ pub(crate) fn main(args: Args) -> ExitCode {
     let settings = args.settings();
     end_with(|| {
         let endpoint = transport::open(&args)?;
-        serve(&settings, endpoint, &lock_in(&settings)?)
+        serve(&settings, endpoint, lock_in(&settings)?)
     })
 }
 
-/// Serves one session in this process, a copy of a template, then ends it.
+/// Serves one session in this process, a copy of a template or of the program, then ends it.
 #[cfg(target_os = "linux")]
 fn main_of_copy(settings: &WorkerSettings) -> ExitCode {
     crate::telemetry::log_only();
     end_with(|| {
         let locked_in = lock_in(settings)?;
-        let serve = || serve(settings, transport::Endpoint, &locked_in);
-        // The C library has the template's number for the first thread of a copy, which waits.
+        let serve = || serve(settings, transport::Endpoint, locked_in);
+        // The C library has the number of another process for the first thread of a copy, which waits.
         std::thread::scope(|scope| {
             let serving = std::thread::Builder::new().spawn_scoped(scope, serve)?;
             serving
@@ -117,7 +117,7 @@ struct LockedIn {
     time_zone: String,
 }
 
-/// Takes from this process what is outside, while it has one thread.
+/// Locks this process in, while it has one thread.
 fn lock_in(settings: &WorkerSettings) -> Result<LockedIn, Error> {
     #[cfg(unix)]
     transport::leave_terminal()?;
@@ -134,7 +134,7 @@ fn lock_in(settings: &WorkerSettings) -> Result<LockedIn, Error> {
 fn serve(
     settings: &WorkerSettings,
     endpoint: transport::Endpoint,
-    locked_in: &LockedIn,
+    locked_in: LockedIn,
 ) -> Result<(), Error> {
     #[cfg(unix)]
     let room = match crate::address_space::make_room() {
@@ -158,7 +158,7 @@ fn serve(
         .enable_all()
         .build()?;
     let stream = runtime.block_on(transport::into_async(endpoint))?;
-    let mut layers = locked_in.layers.clone();
+    let mut layers = locked_in.layers;
     if !settings.no_sandbox {
         layers.push(sandbox::filter_system_calls());
     }

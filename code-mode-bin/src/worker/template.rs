@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use code_mode_host::ahead::{Ahead, take_over};
-use code_mode_protocol::wire::template::{NewWorker, WorkerSettings};
+use code_mode_protocol::wire::template::{NAMESPACES_HELD, NewWorker, WorkerSettings};
 use code_mode_sandbox::split::{Split, split};
 use code_mode_sandbox::template::{Role, serve};
 use code_mode_system::InitialStrings;
@@ -17,34 +17,31 @@ use crate::CODEX_HOST_NAME;
 /// Is a template where this program was started as one. Where workers are expected, it makes the first, or a
 /// template at least. In a template and in workers this returns what the process ends with.
 pub(crate) fn at_start() -> Option<ExitCode> {
-    let Some(strings) = InitialStrings::find() else {
-        let arguments: Vec<OsString> = std::env::args_os().collect();
-        let arguments: Vec<_> = arguments.iter().map(|own| own.as_bytes()).collect();
-        return match Start::of(&arguments) {
-            Start::Template => Some(end_as(serve())),
-            Start::Worker(_) | Start::ExaminedWorker => load_ahead(),
-            Start::Other => None,
-        };
+    // Until the program has split, nothing may copy an argument: a copy in its memory is one in a worker's.
+    let strings = InitialStrings::find();
+    let start = match &strings {
+        Some(strings) => Start::of(&strings.arguments().collect::<Vec<_>>()),
+        None => {
+            let arguments: Vec<OsString> = std::env::args_os().collect();
+            let arguments = arguments.iter().map(|argument| argument.as_bytes());
+            Start::of(&arguments.collect::<Vec<_>>())
+        }
     };
-    // Until it has split, nothing may copy an argument: a copy in memory is a copy in a worker's.
-    let start = Start::of(&strings.arguments().collect::<Vec<_>>());
     match start {
-        Start::Template => Some(end_as(serve())),
-        Start::Worker(settings) if take_over(&settings) => None,
-        Start::Worker(settings) => match split_off(strings, settings) {
-            Ok(role) => Some(end_as(role)),
-            Err(error) => {
-                tracing::debug!(%error, "a first worker is started later");
-                load_ahead()
+        Start::Template => return Some(end_as(serve())),
+        Start::Worker(settings) if take_over(&settings) => return None,
+        Start::Worker(settings) => {
+            if let Some(strings) = strings {
+                match split_off(strings, settings) {
+                    Ok(role) => return Some(end_as(role)),
+                    Err(error) => tracing::debug!(%error, "a first worker is started later"),
+                }
             }
-        },
-        Start::ExaminedWorker => load_ahead(),
-        Start::Other => None,
+        }
+        Start::LaterWorkers => {}
+        Start::Other => return None,
     }
-}
-
-/// The template loads while the options are read. Where they are wrong, it ends with this process.
-fn load_ahead() -> Option<ExitCode> {
+    // The template loads while the options are read. Where they are wrong, it ends with this process.
     code_mode_host::load_ahead();
     None
 }
@@ -93,8 +90,8 @@ enum Start {
     Template,
     /// It will have workers, and soon: the first one has these settings.
     Worker(WorkerSettings),
-    /// It will have one that it examines.
-    ExaminedWorker,
+    /// It will have workers, and soon: none of a kind that is made before the options are read.
+    LaterWorkers,
     /// Perhaps it will have workers.
     Other,
 }
@@ -127,12 +124,12 @@ impl Start {
             return Self::Other;
         }
         if arguments.first() == Some(&b"doctor".as_slice()) || has("--no-sandbox") {
-            return Self::ExaminedWorker;
+            return Self::LaterWorkers;
         }
         Self::Worker(WorkerSettings {
             require_sandbox: has("--require-sandbox"),
             jitless: has("--jitless"),
-            namespaces: Some("held".to_owned()),
+            namespaces: Some(NAMESPACES_HELD.to_owned()),
             ..WorkerSettings::default()
         })
     }

@@ -5,7 +5,7 @@
 //! A worker is made by `clone` with the namespaces' flags, so that it is the
 //! first process of its PID namespace without another in between. Its parent
 //! death signal follows the *thread* that made it, so one thread that lives as
-//! long as this process makes all of them.
+//! long as this process makes all of them, but for one that is made ahead (`ahead.rs`) by the first thread.
 #![allow(unsafe_code, reason = "`clone` with namespaces has no safe form")]
 
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use code_mode_protocol::wire::template::WorkerSettings;
+use code_mode_protocol::wire::template::{NAMESPACES_HELD, WorkerSettings};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use tokio::io::Interest;
@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 
 use super::ahead;
 use super::cgroup::Group;
-use super::template::{Template, Templates};
+use super::template::Templates;
 use super::{ExitReason, Purpose, SpawnError, Started, arguments, environment, refused, settings};
 use crate::{ProviderOptions, Sandbox};
 
@@ -40,9 +40,6 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNET
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS;
-
-/// The state of a worker's namespaces where it has them.
-pub(super) const NAMESPACES_HELD: &str = "held";
 
 /// Room in the connection to a worker, each way.
 const SOCKET_BUFFER: usize = 1 << 20;
@@ -338,29 +335,16 @@ impl Drop for Starter {
 /// first: a program that will start workers calls it when that is certain. Without it the second
 /// worker does so. Elsewhere than on Linux it does nothing.
 pub fn load_ahead() {
-    if let Some(program) = program_of_this_process() {
-        // Workers end with the thread that made them, or their template. The first one ends with this process.
-        let is_first_thread = rustix::thread::gettid() == rustix::process::getpid();
-        let task = match is_first_thread {
-            // It loads while the thread for the others starts.
-            true => Task::Adopt(program.clone(), Template::start(&program)),
-            false => Task::Load(program),
-        };
-        let _ = nursery().send(task);
+    if let Ok(program) = std::env::current_exe()
+        && let Ok(program) = c_string(program.as_os_str())
+    {
+        let _ = nursery().send(Task::Load(program));
     }
-}
-
-/// The file that this program was started from.
-fn program_of_this_process() -> Option<CString> {
-    let program = std::env::current_exe().ok()?;
-    c_string(program.as_os_str()).ok()
 }
 
 enum Task {
     /// Workers of this program are expected.
     Load(CString),
-    /// A program's template was started.
-    Adopt(CString, Option<Template>),
     /// Nobody starts workers any more, unless somebody has come since.
     EndTemplates,
     Spawn(
@@ -388,7 +372,6 @@ fn nursery() -> Sender<Task> {
                                 let _ = reply.send(make(&mut templates, &spec, &settings));
                             }
                             Task::Load(program) => templates.load(program),
-                            Task::Adopt(program, template) => templates.adopt(program, template),
                             Task::EndTemplates => {
                                 if STARTERS.load(Ordering::Relaxed) == 0 {
                                     templates = Templates::default();

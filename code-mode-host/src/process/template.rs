@@ -63,13 +63,6 @@ impl Templates {
         kept.running(&program);
     }
 
-    /// Takes a program's template that was started before its first worker.
-    pub(super) fn adopt(&mut self, program: CString, template: Option<Template>) {
-        let kept = self.0.entry(program).or_default();
-        kept.failures += u32::from(template.is_none());
-        kept.running = template;
-    }
-
     /// A worker that is a copy of its program's template; `None` where it must be started from the
     /// program's file.
     ///
@@ -130,7 +123,7 @@ enum NoCopy {
 }
 
 /// A running template. Dropping it ends it.
-pub(super) struct Template {
+struct Template {
     socket: OwnedFd,
     _process: Process,
     /// Whether it has said what it is.
@@ -138,7 +131,7 @@ pub(super) struct Template {
 }
 
 impl Template {
-    pub(super) fn start(program: &CString) -> Option<Self> {
+    fn start(program: &CString) -> Option<Self> {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,

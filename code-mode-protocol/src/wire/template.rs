@@ -12,6 +12,9 @@ use crate::Limits;
 /// The longest message, in bytes.
 pub const MAX_PACKET: usize = 64 << 10;
 
+/// The state of a worker's namespaces where it has them.
+pub const NAMESPACES_HELD: &str = "held";
+
 /// How a worker runs. Its host has decided that before it starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerSettings {
@@ -19,7 +22,7 @@ pub struct WorkerSettings {
     pub require_sandbox: bool,
     /// It does not lock itself in.
     pub no_sandbox: bool,
-    /// `held` where it has separate namespaces, else why not; `None` where no host has started it.
+    /// [`NAMESPACES_HELD`] where it has separate namespaces, else why not; `None` where no host has started it.
     pub namespaces: Option<String>,
     /// It runs JavaScript without compiling it to machine code.
     pub jitless: bool,

@@ -8,6 +8,7 @@ pub mod split;
 pub mod template;
 
 use code_mode_protocol::SandboxLayer;
+use code_mode_protocol::wire::template::NAMESPACES_HELD;
 
 pub use probes::{PROBES, probe};
 pub use process::limit_memory;
@@ -19,7 +20,7 @@ pub use seccomp::filter_system_calls;
 /// `namespaces` is what the provider said of the namespaces it started this process in.
 /// With `less_surface` the processor guesses less ahead, which costs speed.
 pub fn lock_in(namespaces: Option<&str>, less_surface: bool) -> Vec<SandboxLayer> {
-    let in_namespaces = namespaces == Some("held");
+    let in_namespaces = namespaces == Some(NAMESPACES_HELD);
     if less_surface {
         process::no_speculation();
     }

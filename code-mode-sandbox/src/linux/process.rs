@@ -4,6 +4,7 @@
 use std::io;
 
 use code_mode_protocol::SandboxLayer;
+use code_mode_protocol::wire::template::NAMESPACES_HELD;
 use rlimit::Resource;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -53,7 +54,7 @@ pub(super) fn descriptors() -> SandboxLayer {
 pub(super) fn namespaces(state: Option<&str>) -> SandboxLayer {
     let name = "namespaces";
     match state {
-        Some("held") => holds(
+        Some(NAMESPACES_HELD) => holds(
             name,
             "private user, PID, mount, network, IPC and UTS namespaces",
         ),

@@ -2,7 +2,7 @@
 //!
 //! **What it does.** A template is this program right after its start, with one thread and without
 //! V8. For each worker it copies itself (`clone` without an `exec`), into namespaces of the copy's
-//! own; the copy continues as a worker that the program was started as. After a
+//! own; the copy continues as a worker. After a
 //! copy with namespaces, the template moves into new network, IPC and UTS namespaces; the next copy stays there.
 //!
 //! **The gain.** A worker has no program to load, and shares the addresses that loading made: 1.3
@@ -279,7 +279,7 @@ pub(super) fn settle(
     }
     // Where its parent has ended already, it finds its connection closed.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // Nobody has read from or written to the standard streams but the template.
+    // Nothing but a template has read from or written to the standard streams.
     rustix::stdio::dup2_stdin(connection)?;
     rustix::stdio::dup2_stdout(stderr)?;
     rustix::stdio::dup2_stderr(stderr)?;
