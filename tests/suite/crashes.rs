@@ -11,31 +11,13 @@ use code_mode_protocol::{CellResponse, Limits, WaitRequest};
 use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::processes::descendants;
 use crate::support::{
-    Agent, Session, alone, error_text, exec, open, options, program, request, run, send,
-    session_of, started, texts, try_session,
+    Agent, Session, alone, error_text, exec, open, options, own_processes, program, request, run,
+    send, session_of, started, texts, try_session,
 };
 
 fn kill(process: u32) {
     send(process, Signal::KILL);
-}
-
-/// The workers of this test, which runs in a process with other tests: those
-/// that were not there before.
-struct Workers(Vec<u32>);
-
-impl Workers {
-    fn before() -> Self {
-        Self(descendants(std::process::id()))
-    }
-
-    fn now(&self) -> Vec<u32> {
-        descendants(std::process::id())
-            .into_iter()
-            .filter(|pid| !self.0.contains(pid))
-            .collect()
-    }
 }
 
 fn options_without_spares() -> code_mode_host::ProviderOptions {
@@ -43,12 +25,11 @@ fn options_without_spares() -> code_mode_host::ProviderOptions {
 }
 
 /// A session whose only worker is known.
-async fn session_alone(agent: Arc<Agent>) -> (Provider, Session, Workers) {
-    let workers = Workers::before();
+async fn session_alone(agent: Arc<Agent>) -> (Provider, Session) {
     let provider = Provider::new(options_without_spares()).expect("the program is there");
     let session = session_of(&provider, agent, Limits::default()).await;
-    assert_eq!(workers.now().len(), 1);
-    (provider, session, workers)
+    assert_eq!(own_processes().len(), 1);
+    (provider, session)
 }
 
 const LOST: &str = "was lost: its process was killed by signal 9 (SIGKILL)";
@@ -71,7 +52,7 @@ fn killed_while_a_cell_runs_the_session_answers_and_keeps_its_values() {
     }
     run(async {
         let agent = Arc::new(Agent::default());
-        let (provider, session, workers) = session_alone(agent.clone()).await;
+        let (provider, session) = session_alone(agent.clone()).await;
         exec(&session, "store('kept', {deep: [1]})").await;
         let running = session
             .execute(request("notify('up'); store('kept', 0); while (true) {}"))
@@ -80,7 +61,7 @@ fn killed_while_a_cell_runs_the_session_answers_and_keeps_its_values() {
         agent
             .until(|agent| !agent.notifications.lock().expect("not poisoned").is_empty())
             .await;
-        workers.now().into_iter().for_each(kill);
+        own_processes().into_iter().for_each(kill);
         let response = running.outcome().await.expect("answered");
         let error = error_text(&response).expect("an error");
         assert!(
@@ -106,13 +87,13 @@ fn killed_while_a_cell_waits_for_a_tool_the_call_is_cancelled() {
     }
     run(async {
         let agent = Arc::new(Agent::default());
-        let (provider, session, workers) = session_alone(agent.clone()).await;
+        let (provider, session) = session_alone(agent.clone()).await;
         let waiting = session
             .execute(request("await tools.never()"))
             .await
             .expect("admitted");
         agent.called_once().await;
-        workers.now().into_iter().for_each(kill);
+        own_processes().into_iter().for_each(kill);
         let response = waiting.outcome().await.expect("answered");
         assert!(error_text(&response).expect("an error").contains(LOST));
         assert_eq!(agent.cancelled.load(Ordering::SeqCst), 1);
@@ -127,10 +108,10 @@ fn a_lost_cell_that_nobody_observed_tells_the_next_observer() {
     }
     run(async {
         let agent = Arc::new(Agent::default());
-        let (provider, session, workers) = session_alone(agent.clone()).await;
+        let (provider, session) = session_alone(agent.clone()).await;
         let cell = started(&session, "await tools.never()").await;
         agent.called_once().await;
-        workers.now().into_iter().for_each(kill);
+        own_processes().into_iter().for_each(kill);
         agent
             .until(|agent| agent.cancelled.load(Ordering::SeqCst) == 1)
             .await;
@@ -157,14 +138,14 @@ fn killed_between_cells_the_next_one_runs_in_another_process() {
     }
     run(async {
         let agent = Arc::new(Agent::default());
-        let (provider, session, workers) = session_alone(agent).await;
+        let (provider, session) = session_alone(agent).await;
         exec(&session, "store('k', 1)").await;
         for round in 0..3 {
-            let before = workers.now();
+            let before = own_processes();
             before.iter().copied().for_each(kill);
             let response = exec_past_loss(&session, "text(load('k'))").await;
             assert_eq!(texts(&response), ["1"], "round {round}");
-            assert!(workers.now().iter().all(|pid| !before.contains(pid)));
+            assert!(own_processes().iter().all(|pid| !before.contains(pid)));
         }
         provider.shutdown().await;
     });
@@ -176,13 +157,12 @@ fn killed_while_it_waits_for_a_session_it_is_not_used() {
         return;
     }
     run(async {
-        let workers = Workers::before();
         let provider = Provider::new(options()).expect("the program is there");
         let agent = Arc::new(Agent::default());
         let first = session_of(&provider, agent.clone(), Limits::default()).await;
         exec(&first, "text(1)").await;
         // All of them: the session's, and the spare in whatever phase it is.
-        workers.now().into_iter().for_each(kill);
+        own_processes().into_iter().for_each(kill);
         let second = try_session(&provider, agent, Limits::default()).await;
         // A spare killed while it started is an error of the session it was for;
         // the one after it gets another.
@@ -202,7 +182,7 @@ fn a_crash_loop_is_reported_with_the_pause_before_the_next_start() {
     }
     run(async {
         let agent = Arc::new(Agent::default());
-        let (provider, session, workers) = session_alone(agent.clone()).await;
+        let (provider, session) = session_alone(agent.clone()).await;
         let mut errors = Vec::new();
         for n in 1..=3 {
             let running = session
@@ -212,7 +192,7 @@ fn a_crash_loop_is_reported_with_the_pause_before_the_next_start() {
             agent
                 .until(|agent| agent.notifications.lock().expect("not poisoned").len() == n)
                 .await;
-            workers.now().into_iter().for_each(kill);
+            own_processes().into_iter().for_each(kill);
             let response = running.outcome().await.expect("answered");
             errors.push(error_text(&response).expect("an error").to_owned());
         }
@@ -235,14 +215,13 @@ fn after_shutdown_no_process_is_left() {
         return;
     }
     run(async {
-        let workers = Workers::before();
         let opened = open(Arc::new(Agent::default()), Limits::default()).await;
         exec(&opened.session, "text(1)").await;
-        assert!(!workers.now().is_empty());
+        assert!(!own_processes().is_empty());
         opened.provider.shutdown().await;
         drop(opened);
         // Spares are killed by their destructor and reaped behind it.
-        while !workers.now().is_empty() {
+        while !own_processes().is_empty() {
             tokio::task::yield_now().await;
         }
     });
@@ -272,7 +251,7 @@ fn when_the_parent_is_killed_no_worker_remains() {
             lines.next_line().await.expect("read").as_deref(),
             Some("up")
         );
-        let workers = descendants(parent.id().expect("running"));
+        let workers = crate::processes::descendants(parent.id().expect("running"));
         assert!(!workers.is_empty());
         parent.kill().await.expect("killed");
         while workers.iter().any(|pid| {
@@ -300,13 +279,12 @@ fn a_worker_dies_with_its_provider_even_without_a_sandbox() {
         return;
     }
     run(async {
-        let workers = Workers::before();
         let options = options_without_spares().sandbox(Sandbox::Off);
         let provider = Provider::new(options).expect("the program is there");
         let session = session_of(&provider, Arc::new(Agent::default()), Limits::default()).await;
         exec(&session, "text(1)").await;
         drop((session, provider));
-        while !workers.now().is_empty() {
+        while !own_processes().is_empty() {
             tokio::task::yield_now().await;
         }
     });
@@ -318,13 +296,13 @@ fn the_provider_counts_its_workers_and_what_became_of_them() {
         return;
     }
     run(async {
-        let (provider, session, workers) = session_alone(Arc::default()).await;
+        let (provider, session) = session_alone(Arc::default()).await;
         exec(&session, "text(1)").await;
         let before = provider.workers();
         assert_eq!((before.serving, before.spare, before.started), (1, 0, 1));
         assert_eq!((before.lost, before.restarted), (0, 0));
         assert!(provider.worker_memory() > 1 << 20);
-        for worker in workers.now() {
+        for worker in own_processes() {
             kill(worker);
         }
         exec_past_loss(&session, "text(2)").await;

@@ -110,7 +110,7 @@ fn a_full_journal_ends_its_cells_and_says_why() {
 /// Kills the workers of a test that runs alone in its process.
 #[cfg(target_os = "linux")]
 fn kill_workers() {
-    for worker in crate::processes::descendants(std::process::id()) {
+    for worker in crate::support::own_processes() {
         crate::support::send(worker, rustix::process::Signal::KILL);
     }
 }

@@ -11,8 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::processes::descendants;
-use crate::support::{Agent, alone, options, request, runtime, try_session};
+use crate::support::{Agent, alone, options, own_processes, request, runtime, try_session};
 
 /// Sessions of the ordinary run; `CODE_MODE_FAULT_SESSIONS` sets another number,
 /// and `CODE_MODE_FAULT_SEED` another seed.
@@ -68,7 +67,7 @@ fn sessions_killed_in_random_phases_leave_nothing_and_answer_everything() {
 }
 
 async fn no_processes() {
-    while !descendants(std::process::id()).is_empty() {
+    while !own_processes().is_empty() {
         tokio::task::yield_now().await;
     }
 }
@@ -115,7 +114,7 @@ async fn one_session(provider: &Provider, round: u64, random: &mut StdRng) {
             observations.push((started.id().clone(), tokio::spawn(started.outcome())));
         }
         if random.random_bool(0.4) {
-            for pid in descendants(std::process::id()) {
+            for pid in own_processes() {
                 if random.random_bool(0.7)
                     && let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw)
                 {

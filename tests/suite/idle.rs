@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use code_mode_host::{Limits, Provider, SessionError, WaitRequest, WorkerSource};
 
-use crate::processes::descendants;
-use crate::support::{Agent, alone, exec, options, request, run, session_of, texts};
+use crate::support::{Agent, alone, exec, options, own_processes, request, run, session_of, texts};
 
 async fn no_workers() {
-    while !descendants(std::process::id()).is_empty() {
+    while !own_processes().is_empty() {
         tokio::task::yield_now().await;
     }
 }
@@ -81,7 +80,7 @@ fn sessions_without_cells_have_no_processes() {
         }
         // The first session has the worker by which the provider saw that there are
         // any.
-        assert!(descendants(std::process::id()).len() <= 1);
+        assert!(own_processes().len() <= 1);
         for session in [&sessions[0], &sessions[199]] {
             assert_eq!(texts(&exec(session, "text(1)").await), ["1"]);
         }

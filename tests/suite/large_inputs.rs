@@ -263,7 +263,7 @@ fn megabytes_arrive_from_a_worker_that_was_connected_to() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_worker_keeps_no_text_that_has_arrived() {
-    use crate::processes::{descendants, kib};
+    use crate::processes::kib;
 
     if !crate::support::alone("large_inputs::a_worker_keeps_no_text_that_has_arrived") {
         return;
@@ -274,7 +274,7 @@ fn a_worker_keeps_no_text_that_has_arrived() {
         for _ in 0..48 {
             put_out(&opened.session, "text('y'.repeat(8 << 20))").await;
         }
-        let workers = descendants(std::process::id());
+        let workers = crate::support::own_processes();
         let kib_of_all = workers.into_iter().filter_map(|worker| {
             let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
             kib(&status.ok()?, "VmRSS:")

@@ -124,7 +124,7 @@ fn output_that_does_not_fit_a_frame_of_the_stdio_wire_is_cut_and_said() {
 #[test]
 #[cfg(target_os = "linux")]
 fn what_small_stored_values_count_is_what_they_use() {
-    use crate::processes::{descendants, kib};
+    use crate::processes::kib;
 
     if !crate::support::alone("limits::what_small_stored_values_count_is_what_they_use") {
         return;
@@ -146,7 +146,7 @@ fn what_small_stored_values_count_is_what_they_use() {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
             kib(&status.unwrap_or_default(), "VmHWM:").unwrap_or(0) << 10
         };
-        let workers = descendants(std::process::id());
+        let workers = crate::support::own_processes();
         let worker = workers.into_iter().map(peak).max().expect("a worker");
         let allowed = 2 * limits.max_stored_bytes as u64 + (100 << 20);
         assert!(worker < allowed, "{worker} bytes in the worker");

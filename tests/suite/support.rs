@@ -122,22 +122,36 @@ pub fn run<F: Future<Output = ()>>(test: F) {
     });
 }
 
+/// Set in a process that runs one test.
+#[cfg(target_os = "linux")]
+const ALONE: &str = "CODE_MODE_TEST_ALONE";
+
 /// Whether this process runs nothing but the test; where it does not, the test is
 /// run in one that does, so that its workers and descriptors are known.
 #[cfg(target_os = "linux")]
 pub fn alone(test: &str) -> bool {
-    const MARK: &str = "CODE_MODE_TEST_ALONE";
-    if std::env::var_os(MARK).is_some() {
+    if std::env::var_os(ALONE).is_some() {
         return true;
     }
     let status = std::process::Command::new(std::env::current_exe().expect("a path"))
         .args(["--exact", test, "--nocapture"])
-        .env(MARK, "1")
+        .env(ALONE, "1")
         .stdout(std::process::Stdio::null())
         .status()
         .expect("the test starts");
     assert!(status.success(), "{test} failed in its own process");
     false
+}
+
+/// The processes of a test that is [`alone`]: those of other tests are no less this
+/// process's under `cargo test`, which runs all tests in one.
+#[cfg(target_os = "linux")]
+pub fn own_processes() -> Vec<u32> {
+    assert!(
+        std::env::var_os(ALONE).is_some(),
+        "other tests' processes would be counted too"
+    );
+    crate::processes::descendants(std::process::id())
 }
 
 /// Sends a signal to a process, which may be gone already.

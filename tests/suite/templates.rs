@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::processes::descendants;
 use crate::stdio_client::Client;
-use crate::support::{Agent, exec, options, program, run, session_of, texts};
+use crate::support::{Agent, alone, exec, options, own_processes, program, run, session_of, texts};
 
 /// What the program is started with, and no process of its cells may have.
 const SECRET: &str = "an-unlikely-needle-in-the-memory-of-a-process";
@@ -203,6 +203,9 @@ fn a_program_into_which_others_are_loaded_does_not_split() {
 
 #[test]
 fn each_worker_of_a_template_is_alone_in_its_namespaces() {
+    if !alone("templates::each_worker_of_a_template_is_alone_in_its_namespaces") {
+        return;
+    }
     run(async {
         let (provider, _) = with_template().await;
         let mut sessions = Vec::new();
@@ -212,7 +215,7 @@ fn each_worker_of_a_template_is_alone_in_its_namespaces() {
             exec(&session, "text(1)").await;
             sessions.push(session);
         }
-        let workers = descendants(std::process::id()).into_iter();
+        let workers = own_processes().into_iter();
         let workers: Vec<_> = workers
             .filter(|process| name(*process) == "code-mode-worke")
             .collect();
@@ -237,6 +240,9 @@ fn each_worker_of_a_template_is_alone_in_its_namespaces() {
 
 #[test]
 fn workers_without_a_sandbox_are_copies_too() {
+    if !alone("templates::workers_without_a_sandbox_are_copies_too") {
+        return;
+    }
     run(async {
         let options = options().prewarmed(0).sandbox(Sandbox::Off);
         let provider = Provider::new(options).expect("the program is there");
@@ -247,13 +253,11 @@ fn workers_without_a_sandbox_are_copies_too() {
             exec(&session, "text(1)").await;
             sessions.push(session);
         }
-        let copies = descendants(std::process::id())
-            .into_iter()
-            .filter(|process| {
-                let cmdline = fs::read_to_string(format!("/proc/{process}/cmdline"));
-                cmdline.unwrap_or_default().contains("--template")
-                    && name(*process) == "code-mode-worke"
-            });
+        let copies = own_processes().into_iter().filter(|process| {
+            let cmdline = fs::read_to_string(format!("/proc/{process}/cmdline"));
+            cmdline.unwrap_or_default().contains("--template")
+                && name(*process) == "code-mode-worke"
+        });
         assert_eq!(
             copies.count(),
             3,
@@ -269,7 +273,7 @@ async fn with_template() -> (Provider, u32) {
         let session = session_of(&provider, Arc::new(Agent::default()), Limits::default()).await;
         exec(&session, "text(1)").await;
     }
-    let all = descendants(std::process::id());
+    let all = own_processes();
     let template = all.into_iter().find(|process| {
         let cmdline = fs::read_to_string(format!("/proc/{process}/cmdline"));
         cmdline.unwrap_or_default().contains("--template") && name(*process) == "code-mode-templ"
@@ -284,6 +288,9 @@ async fn works(provider: &Provider) {
 
 #[test]
 fn a_template_that_is_killed_or_stands_still_costs_no_session() {
+    if !alone("templates::a_template_that_is_killed_or_stands_still_costs_no_session") {
+        return;
+    }
     run(async {
         for signal in [Signal::KILL, Signal::STOP] {
             let (provider, template) = with_template().await;
