@@ -20,20 +20,25 @@ use std::ops::Range;
 pub struct InitialStrings {
     arguments: Range<usize>,
     environment: Range<usize>,
+    /// The end of the path by which the program was started, which lies behind both.
+    end: usize,
     threads: usize,
 }
 
 impl InitialStrings {
     /// Where they are. `None` where the kernel does not say, as without `/proc`.
     pub fn find() -> Option<Self> {
-        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-        // The second field is a name, which may have any character; the third follows the last bracket.
-        let (_, fields) = stat.rsplit_once(')')?;
+        let stat = std::fs::read("/proc/self/stat").ok()?;
+        // The second field is a name, which may have any byte; the third follows the last bracket.
+        let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
+        let fields = str::from_utf8(stat.get(after_name..)?).ok()?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<usize>().ok();
+        let environment = number(50)?..number(51)?;
         let found = Self {
             arguments: number(48)?..number(49)?,
-            environment: number(50)?..number(51)?,
+            end: end_of_path(environment.end),
+            environment,
             threads: number(20)?,
         };
         let is_in_order = 0 < found.arguments.start
@@ -49,17 +54,25 @@ impl InitialStrings {
     }
 
     /// The arguments, of which the first is the program's name.
-    pub fn arguments(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn arguments(&self) -> impl Iterator<Item = &CStr> {
         self.strings(&self.arguments)
+    }
+
+    /// The environment: in its order, and also what is no variable with a value.
+    pub fn environment(&self) -> impl Iterator<Item = &CStr> {
+        self.strings(&self.environment)
     }
 
     /// The value of a variable.
     pub fn variable(&self, name: &str) -> Option<&[u8]> {
-        self.strings(&self.environment)
-            .find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        self.environment().find_map(|pair| {
+            pair.to_bytes()
+                .strip_prefix(name.as_bytes())?
+                .strip_prefix(b"=")
+        })
     }
 
-    fn strings(&self, range: &Range<usize>) -> impl Iterator<Item = &[u8]> {
+    fn strings(&self, range: &Range<usize>) -> impl Iterator<Item = &CStr> {
         // SAFETY: the kernel has mapped this memory for the life of the process, and says where it is. The only
         // one who writes to it is `forget`, which takes this value and so ends the borrow.
         let bytes = unsafe {
@@ -67,13 +80,13 @@ impl InitialStrings {
         };
         bytes
             .split_inclusive(|byte| *byte == 0)
-            .filter_map(|string| Some(CStr::from_bytes_with_nul(string).ok()?.to_bytes()))
+            .filter_map(|string| CStr::from_bytes_with_nul(string).ok())
     }
 
-    /// Overwrites both, so that this process has an empty environment and, in lists of processes, this title.
+    /// Overwrites both, and the path by which the program was started, so that this process has an empty environment and, in lists of processes, this title.
     /// It must have one thread.
     pub fn forget(self, title: &str) {
-        let all = self.arguments.start..self.environment.end;
+        let all = self.arguments.start..self.end;
         // SAFETY: the memory is mapped and may be written, as in `strings`; no borrow of it is left. There is no
         // other thread that reads the environment, which has no variable any more when its strings go.
         unsafe {
@@ -91,6 +104,21 @@ impl InitialStrings {
     }
 }
 
+/// The end of the path by which the kernel has started the program. The kernel puts it behind the environment, which
+/// ends here; where it has not, this is the end.
+fn end_of_path(environment: usize) -> usize {
+    // SAFETY: the call reads a list that the kernel has made before the first instruction.
+    let path = unsafe { libc::getauxval(libc::AT_EXECFN) };
+    match usize::try_from(path) {
+        Ok(path) if path == environment => {
+            // SAFETY: a string of the kernel's lies there for the life of the process.
+            let path = unsafe { CStr::from_ptr(path as *const libc::c_char) };
+            environment + path.count_bytes()
+        }
+        _ => environment,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,7 +126,8 @@ mod tests {
     #[test]
     fn they_are_those_of_the_standard_library() {
         let strings = InitialStrings::find().expect("Linux with /proc");
-        let arguments: Vec<_> = strings.arguments().map(<[u8]>::to_vec).collect();
+        let bytes = |string: &CStr| string.to_bytes().to_vec();
+        let arguments: Vec<_> = strings.arguments().map(bytes).collect();
         let expected: Vec<_> = std::env::args_os()
             .map(|argument| argument.as_encoded_bytes().to_vec())
             .collect();

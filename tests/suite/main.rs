@@ -15,6 +15,7 @@ mod durable_corpus;
 mod durable_faults;
 mod environments;
 mod faults;
+mod first_worker;
 mod grpc_client;
 mod grpc_host;
 mod grpc_ops;

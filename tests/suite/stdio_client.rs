@@ -41,16 +41,24 @@ impl Client {
     /// Starts the program with these arguments.
     pub fn start(arguments: &[&str]) -> Self {
         let mut command = Command::new(program());
-        command.args(arguments);
+        command.args(arguments).stderr(Stdio::piped());
         Self::spawn(command)
     }
 
-    /// Starts a command that speaks the wire.
+    /// Starts a command that speaks the wire. Its standard error is the command's.
     pub fn spawn(mut command: Command) -> Self {
+        // Cargo sets it for tests. A program that has it makes its first worker as fewer users' programs do.
+        const OF_CARGO: &str = "LD_LIBRARY_PATH";
+        if !command
+            .as_std()
+            .get_envs()
+            .any(|(name, _)| name == OF_CARGO)
+        {
+            command.env_remove(OF_CARGO);
+        }
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .expect("the program starts");

@@ -713,7 +713,7 @@ fn under_the_name_of_codex_host_the_program_serves() {
         std::os::unix::fs::symlink(program(), &link).expect("linked");
         for arguments in [&[][..], &["--listen", "stdio"], &["--listen", "stdio://"]] {
             let mut command = tokio::process::Command::new(&link);
-            command.args(arguments);
+            command.args(arguments).stderr(Stdio::null());
             let mut client = Client::spawn(command);
             let answer = client.hello(&[], &[]).await;
             assert_eq!(answer["type"], "connection/ready");

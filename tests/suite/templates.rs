@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +24,7 @@ pub(crate) fn name(process: u32) -> String {
 }
 
 /// Whether a process has these bytes anywhere in its memory.
-fn has(process: u32, needle: &[u8]) -> bool {
+pub(crate) fn has(process: u32, needle: &[u8]) -> bool {
     let maps = fs::read_to_string(format!("/proc/{process}/maps")).expect("its maps");
     let mut memory = fs::File::open(format!("/proc/{process}/mem")).expect("its memory");
     maps.lines().any(|line| {
@@ -96,107 +95,6 @@ fn neither_a_template_nor_a_worker_has_what_the_program_was_started_with() {
                     name(process)
                 );
             }
-        }
-    });
-}
-
-/// Where the program's file lies in a process's memory.
-fn addresses(process: u32) -> Vec<String> {
-    let file = fs::read_link(format!("/proc/{process}/exe")).expect("its file");
-    let maps = fs::read_to_string(format!("/proc/{process}/maps")).expect("its maps");
-    let own = maps
-        .lines()
-        .filter(|line| line.ends_with(&*file.to_string_lossy()));
-    own.filter_map(|line| Some(line.split_once('-')?.0.to_owned()))
-        .collect()
-}
-
-/// A client whose host has a worker, the host, and its children with their names.
-async fn serving(
-    program: &Path,
-    arguments: &[&str],
-    environment: &[(&str, &str)],
-) -> (Client, u32, Vec<(String, u32)>) {
-    let mut command = tokio::process::Command::new(program);
-    command
-        .args(arguments)
-        .envs(environment.iter().copied())
-        .stderr(Stdio::null());
-    let mut client = Client::spawn(command);
-    client.hello(&[], &[]).await;
-    client.open("a").await;
-    client.exec("a", "text(1)", &serde_json::json!([])).await;
-    let host = client.process_id();
-    let children = descendants(host);
-    let children = children.into_iter().map(|child| (name(child), child));
-    (client, host, children.collect())
-}
-
-#[test]
-fn the_program_lies_elsewhere_in_memory_than_its_first_worker() {
-    run(async {
-        let (_client, host, children) = serving(&program(), &["serve"], &[]).await;
-        let own = addresses(host);
-        assert!(!own.is_empty());
-        // A spare worker and its template may be there too, and lie elsewhere as well.
-        let workers = children
-            .iter()
-            .filter(|(name, _)| name == "code-mode-worke");
-        let workers: Vec<_> = workers.map(|(_, worker)| addresses(*worker)).collect();
-        assert!(!workers.is_empty(), "{children:?}");
-        for its in workers {
-            assert!(!its.is_empty(), "{children:?}");
-            for address in its {
-                assert!(!own.contains(&address), "{address}");
-            }
-        }
-    });
-}
-
-#[test]
-fn a_program_that_has_split_has_its_name_its_arguments_and_its_environment() {
-    let folder = tempfile::tempdir_in(program().parent().expect("a folder")).expect("a folder");
-    let link = folder.path().join("codex-code-mode-host");
-    fs::hard_link(program(), &link).expect("linked");
-    run(async {
-        let arguments = ["--listen", "stdio"];
-        let (_client, host, children) = serving(&link, &arguments, &[("KEPT", "a value")]).await;
-        assert!(!children.is_empty());
-        assert_eq!(name(host), "codex-code-mode");
-        let read = |file: &str| {
-            let text = fs::read(format!("/proc/{host}/{file}")).expect("its own");
-            String::from_utf8_lossy(&text).into_owned()
-        };
-        let expected = format!("{}\0--listen\0stdio\0", link.display());
-        assert_eq!(read("cmdline"), expected);
-        assert!(read("environ").contains("KEPT=a value\0"));
-    });
-}
-
-#[test]
-fn what_another_process_has_handed_over_is_not_taken() {
-    run(async {
-        // The first names process 1, and the others do not have the form.
-        for handed in ["1 2 3 4 5 name", "\u{1f980}", ""] {
-            let (_client, host, children) =
-                serving(&program(), &["serve"], &[("CODE_MODE_MADE_AHEAD", handed)]).await;
-            assert!(!children.is_empty(), "{handed}");
-            let name = name(host);
-            assert!(program().ends_with(&name), "{handed}: {name}");
-        }
-    });
-}
-
-#[test]
-fn a_program_into_which_others_are_loaded_does_not_split() {
-    run(async {
-        let (_client, _, children) = serving(&program(), &["serve"], &[("LD_PRELOAD", "")]).await;
-        assert!(!children.is_empty());
-        for (name, child) in children {
-            // One that was started from the file has these as separate arguments.
-            let cmdline = fs::read(format!("/proc/{child}/cmdline")).expect("its arguments");
-            let from_file = cmdline.starts_with(b"code-mode\0worker\0--template\0");
-            assert!(from_file, "{name}: {}", String::from_utf8_lossy(&cmdline));
         }
     });
 }

@@ -1,12 +1,12 @@
 //! Workers and templates that are copies of this program, before anything else of it runs.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use code_mode_host::ahead::{Ahead, take_over};
+use code_mode_host::ahead::{Ahead, Started, started};
 use code_mode_protocol::wire::template::{NAMESPACES_HELD, NewWorker, WorkerSettings};
 use code_mode_sandbox::split::{Split, split};
 use code_mode_sandbox::template::{Role, serve};
@@ -18,9 +18,16 @@ use crate::CODEX_HOST_NAME;
 /// template at least. In a template and in workers this returns what the process ends with.
 pub(crate) fn at_start() -> Option<ExitCode> {
     // Until the program has split, nothing may copy an argument: a copy in its memory is one in a worker's.
-    let strings = InitialStrings::find();
+    let started = started();
+    let strings = match started {
+        Started::Anew(_) => None,
+        Started::First => InitialStrings::find(),
+    };
     let start = match &strings {
-        Some(strings) => Start::of(&strings.arguments().collect::<Vec<_>>()),
+        Some(strings) => {
+            let arguments = strings.arguments().map(CStr::to_bytes);
+            Start::of(&arguments.collect::<Vec<_>>())
+        }
         None => {
             let arguments: Vec<OsString> = std::env::args_os().collect();
             let arguments = arguments.iter().map(|argument| argument.as_bytes());
@@ -29,15 +36,17 @@ pub(crate) fn at_start() -> Option<ExitCode> {
     };
     match start {
         Start::Template => return Some(end_as(serve())),
-        Start::Worker(settings) if take_over(&settings) => return None,
-        Start::Worker(settings) => {
-            if let Some(strings) = strings {
-                match split_off(strings, settings) {
-                    Ok(role) => return Some(end_as(role)),
-                    Err(error) => tracing::debug!(%error, "a first worker is started later"),
-                }
+        Start::Worker(settings) => match (started, strings) {
+            (Started::Anew(Some(handed)), _) => {
+                handed.keep(settings);
+                return None;
             }
-        }
+            (Started::First, Some(strings)) => match split_off(strings, settings) {
+                Ok(role) => return Some(end_as(role)),
+                Err(error) => tracing::debug!(%error, "a first worker is started later"),
+            },
+            _ => {}
+        },
         Start::LaterWorkers => {}
         Start::Other => return None,
     }
@@ -56,9 +65,7 @@ fn end_as(role: Role) -> ExitCode {
 /// Makes a first worker, and starts the program anew. Returns in the worker, and with an error where
 /// the program continues as it is.
 fn split_off(strings: InitialStrings, settings: WorkerSettings) -> io::Result<Role> {
-    // What others have loaded into this process has read the environment, or has threads.
-    let mut loaders = ["LD_PRELOAD", "LD_AUDIT"].iter();
-    if loaders.any(|name| strings.variable(name).is_some()) || !strings.has_one_thread() {
+    if !strings.has_one_thread() || has_told_a_loader(&strings) {
         return Err(io::Error::other("this process is not alone"));
     }
     let log = strings.variable("RUST_LOG");
@@ -78,10 +85,22 @@ fn split_off(strings: InitialStrings, settings: WorkerSettings) -> io::Result<Ro
     match split(&worker, connection, stderr, forget)? {
         Split::Worker => Ok(Role::Worker(worker.settings)),
         Split::Program(id, pidfd) => {
-            let strings = strings.iter().flat_map(InitialStrings::arguments);
-            Err(ahead.start_anew((id, pidfd), strings.map(OsStr::from_bytes)))
+            let arguments = strings.iter().flat_map(InitialStrings::arguments);
+            let environment = strings.iter().flat_map(InitialStrings::environment);
+            Err(ahead.start_anew((id, pidfd), arguments, environment))
         }
     }
+}
+
+/// Whether somebody has told the system's loader what to do with this program. What it loads besides may have read the
+/// environment, and it keeps copies of its own variables.
+fn has_told_a_loader(strings: &InitialStrings) -> bool {
+    let is_loaders = |pair: &CStr| {
+        let names: [&[u8]; 2] = [b"LD_", b"GLIBC_TUNABLES="];
+        names.iter().any(|name| pair.to_bytes().starts_with(name))
+    };
+    let of_system = std::fs::metadata("/etc/ld.so.preload");
+    strings.environment().any(is_loaders) || of_system.is_ok_and(|file| file.len() > 0)
 }
 
 /// What this program was started for, as far as workers go.

@@ -10,17 +10,20 @@
     reason = "descriptors are handed over by their numbers, in a variable"
 )]
 
-use std::ffi::{CString, OsStr};
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use code_mode_protocol::wire::template::WorkerSettings;
+use rustix::fs::{FileType, fstat};
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::AddressFamily;
+use rustix::net::sockopt::socket_domain;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::linux::{Ends, Process};
@@ -47,39 +50,69 @@ impl Ahead {
         [self.0.theirs.as_fd(), self.0.stderr_in.as_fd()]
     }
 
-    /// Starts this program anew, with these arguments, and hands the worker over to it. Returns only where that
-    /// fails; then the worker is ended.
+    /// Starts this program anew, with these arguments and this environment, and hands the worker over to it. Returns
+    /// only where that fails; then the worker is ended.
     pub fn start_anew<'a>(
         self,
         (id, pidfd): (u32, OwnedFd),
-        mut arguments: impl Iterator<Item = &'a OsStr>,
+        arguments: impl Iterator<Item = &'a CStr>,
+        environment: impl Iterator<Item = &'a CStr>,
     ) -> io::Error {
         let worker = Process::new_copy(id, Arc::new(pidfd));
+        match self.exec(&worker, arguments, environment) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    fn exec<'a>(
+        &self,
+        worker: &Process,
+        arguments: impl Iterator<Item = &'a CStr>,
+        environment: impl Iterator<Item = &'a CStr>,
+    ) -> io::Result<Infallible> {
         let kept = [
             worker.as_raw_fd(),
             self.0.ours.as_raw_fd(),
             self.0.stderr.as_raw_fd(),
         ];
         for descriptor in kept {
-            // SAFETY: the values above own it for longer than this.
+            // SAFETY: `self` and the worker own it for longer than this.
             let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-            if let Err(error) = fcntl_setfd(descriptor, FdFlags::empty()) {
-                return error.into();
-            }
+            fcntl_setfd(descriptor, FdFlags::empty())?;
         }
-        let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
         let [of_worker, to_worker, stderr] = kept;
-        let own = std::process::id();
-        let handed = format!(
-            "{own} {id} {of_worker} {to_worker} {stderr} {}",
-            name.trim_end()
-        );
-        let mut command = Command::new("/proc/self/exe");
-        if let Some(name) = arguments.next() {
-            command.arg0(name);
+        let (own, id) = (std::process::id(), worker.id());
+        let mut handed =
+            format!("{VARIABLE}={own} {id} {of_worker} {to_worker} {stderr} ").into_bytes();
+        let name = std::fs::read("/proc/self/comm").unwrap_or_default();
+        handed.extend_from_slice(name.strip_suffix(b"\n").unwrap_or(&name));
+        let handed = CString::new(handed)?;
+        let others = environment.filter(|pair| !is_variable(pair));
+        let arguments: Vec<_> = arguments
+            .map(CStr::as_ptr)
+            .chain([std::ptr::null()])
+            .collect();
+        let environment: Vec<_> = others
+            .map(CStr::as_ptr)
+            .chain([handed.as_ptr(), std::ptr::null()])
+            .collect();
+        // The standard library's way would change what SIGPIPE does, also where it fails, and sort the environment.
+        // SAFETY: both lists end with a null pointer, and their strings live until this returns.
+        unsafe {
+            libc::execve(
+                c"/proc/self/exe".as_ptr(),
+                arguments.as_ptr(),
+                environment.as_ptr(),
+            );
         }
-        command.args(arguments).env(VARIABLE, handed).exec()
+        Err(io::Error::last_os_error())
     }
+}
+
+fn is_variable(pair: &CStr) -> bool {
+    let value = pair.to_bytes().strip_prefix(VARIABLE.as_bytes());
+    value.is_some_and(|value| value.starts_with(b"="))
 }
 
 /// The worker that was made ahead, until somebody takes it.
@@ -90,44 +123,66 @@ static WAS_MADE: AtomicBool = AtomicBool::new(false);
 
 struct Worker {
     settings: WorkerSettings,
+    handed: Handed,
+}
+
+/// A worker that this program has handed over to itself.
+#[derive(Debug)]
+pub struct Handed {
     process: Process,
     ours: OwnedFd,
     stderr: OwnedFd,
 }
 
-/// Takes the worker, with these settings, that this program has made before it started itself anew. Whether it
-/// was started so. It must have one thread.
-pub fn take_over(settings: &WorkerSettings) -> bool {
+/// How a process has been started.
+#[derive(Debug)]
+pub enum Started {
+    /// By a user.
+    First,
+    /// By this program, after it had made a worker; the worker, unless it cannot be had.
+    Anew(Option<Handed>),
+}
+
+/// How this process, which must have one thread, has been started. It takes what was handed over, and has its name
+/// after this.
+pub fn started() -> Started {
     let Some(handed) = std::env::var_os(VARIABLE) else {
-        return false;
+        return Started::First;
     };
     // SAFETY: this process has one thread, so nobody else reads the environment.
     unsafe { std::env::remove_var(VARIABLE) };
-    if let Some(worker) = handed.to_str().and_then(|handed| take(handed, settings)) {
-        WAS_MADE.store(true, Ordering::Relaxed);
-        *WORKER.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker);
+    let mut fields = handed.as_bytes().splitn(6, |byte| *byte == b' ');
+    let mut number = || str::from_utf8(fields.next()?).ok()?.parse::<u32>().ok();
+    // A process that has inherited the variable is another.
+    if number() != Some(std::process::id()) {
+        return Started::First;
     }
-    true
+    let numbers = [number(), number(), number(), number()];
+    // A process is called after the file that it was started from, which has another name now.
+    if let Some(name) = fields.next().and_then(|name| CString::new(name).ok()) {
+        let _ = rustix::thread::set_name(&name);
+    }
+    let [Some(id), Some(pidfd), Some(ours), Some(stderr)] = numbers else {
+        return Started::Anew(None);
+    };
+    Started::Anew(take(id, [pidfd, ours, stderr]))
 }
 
-fn take(handed: &str, settings: &WorkerSettings) -> Option<Worker> {
-    let mut fields = handed.splitn(6, ' ');
-    let mut number = || fields.next()?.parse::<u32>().ok();
-    // A process that has inherited the variable is another.
-    if number()? != std::process::id() {
+/// The worker with this number and these descriptors: its own, the connection to it, and its standard error.
+fn take(id: u32, numbers: [u32; 3]) -> Option<Handed> {
+    let [pidfd, ours, stderr] = numbers;
+    if pidfd == ours || ours == stderr || stderr == pidfd {
         return None;
     }
-    let (id, pidfd, ours, stderr) = (number()?, number()?, number()?, number()?);
-    let name = fields.next()?;
     let [pidfd, ours, stderr] = [own(pidfd)?, own(ours)?, own(stderr)?];
+    // They are what the numbers say, whoever has set the variable.
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let is_it = |line: &str| line.strip_prefix("Pid:").map(str::trim) == Some(&id.to_string());
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    if waitid(WaitId::PidFd(pidfd.as_fd()), look).is_err() {
-        return None;
-    }
-    // A process is called after the file that it was started from, which has another name now.
-    let _ = rustix::thread::set_name(&CString::new(name).ok()?);
-    Some(Worker {
-        settings: settings.clone(),
+    let is_child = waitid(WaitId::PidFd(pidfd.as_fd()), look).is_ok();
+    let is_connection = socket_domain(&ours) == Ok(AddressFamily::UNIX);
+    let is_pipe = FileType::from_raw_mode(fstat(&stderr).ok()?.st_mode) == FileType::Fifo;
+    (info.lines().any(is_it) && is_child && is_connection && is_pipe).then(|| Handed {
         process: Process::new_copy(id, Arc::new(pidfd)),
         ours,
         stderr,
@@ -139,9 +194,21 @@ fn own(number: u32) -> Option<OwnedFd> {
     let number = RawFd::try_from(number).ok().filter(|number| *number > 2)?;
     // SAFETY: where nothing is open at this number, the call says so.
     fcntl_setfd(unsafe { BorrowedFd::borrow_raw(number) }, FdFlags::CLOEXEC).ok()?;
-    // SAFETY: it is open, and was opened for this, because the variable has the number of this very process. Nothing
-    // in a process that has just started owns a descriptor above those of the standard streams.
+    // SAFETY: it is open, and nothing in a process that has just started owns a descriptor above those of the
+    // standard streams. `take` asks for no number twice.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+impl Handed {
+    /// Keeps the worker, which has these settings, for the first provider that wants such a worker.
+    pub fn keep(self, settings: WorkerSettings) {
+        WAS_MADE.store(true, Ordering::Relaxed);
+        let worker = Worker {
+            settings,
+            handed: self,
+        };
+        *WORKER.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker);
+    }
 }
 
 /// The worker that was made ahead, if it is what somebody wants: its process, the connection to it, and what it
@@ -155,8 +222,13 @@ pub(super) fn take_worker(
         worker.settings == *settings && std::env::current_exe().is_ok_and(|own| own == program)
     });
     let worker = worker.take_if(|_| is_it)?;
+    let Handed {
+        process,
+        ours,
+        stderr,
+    } = worker.handed;
     // It ends where it could not become a worker; the next one says why.
-    (!worker.process.has_ended()).then_some((worker.process, worker.ours, worker.stderr))
+    (!process.has_ended()).then_some((process, ours, stderr))
 }
 
 /// Whether this program has had a first worker that was made ahead.

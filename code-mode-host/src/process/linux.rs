@@ -164,6 +164,7 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 
 /// A process that was started and has not been waited for. Wherever it is
 /// dropped, on a way that nobody thought of too, it is killed and waited for.
+#[derive(Debug)]
 pub(super) struct Process {
     pidfd: Arc<OwnedFd>,
     /// What this program calls it. It may be another's once this one was waited for, so
@@ -195,6 +196,11 @@ impl Process {
     pub(super) fn has_ended(&self) -> bool {
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         !matches!(waitid(WaitId::PidFd(self.pidfd.as_fd()), look), Ok(None))
+    }
+
+    /// What this program calls it.
+    pub(super) fn id(&self) -> u32 {
+        self.id
     }
 
     fn kill(&self) -> rustix::io::Result<()> {
