@@ -213,7 +213,9 @@ async fn with_children<T>(work: impl Future<Output = T>) -> T {
     done
 }
 
-/// Runs a command with its options.
+/// Runs a command with its options. In one function with the others, it would have a stack for all their
+/// options and tasks, which the kernel must make before the first of them runs.
+#[inline(never)]
 fn start<A: Arguments>(
     command: fn(A) -> ExitCode,
     matches: &ArgMatches,

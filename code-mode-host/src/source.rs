@@ -89,9 +89,10 @@ impl Source {
                     })?;
                 self.greet(stream, None).await?
             }
-            Kind::Remote(host) => match self.borrow(host).await {
+            // Boxed: its state would make that of every start many times as large.
+            Kind::Remote(host) => match Box::pin(self.borrow(host)).await {
                 // A host that dies just now says nothing; a balancer knows another.
-                Err(error) if remote::is_cut(&error) => self.borrow(host).await?,
+                Err(error) if remote::is_cut(&error) => Box::pin(self.borrow(host)).await?,
                 borrowed => borrowed?,
             },
             Kind::InMemory(connect) => self.greet(connect.stream(), None).await?,

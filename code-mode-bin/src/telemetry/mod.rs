@@ -9,6 +9,7 @@ mod off;
 mod otel;
 #[cfg(feature = "otel")]
 mod trace_listen;
+mod unread;
 
 #[cfg(not(feature = "otel"))]
 pub(crate) use code_mode_serve::NoTelemetry as ServeTelemetry;
@@ -20,12 +21,14 @@ pub(crate) use off::{TelemetryArgs, metered, watched};
 pub(crate) use otel::{ServeTelemetry, TelemetryArgs};
 
 use code_mode_system::StandardError;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::{Filter, Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+pub(crate) use unread::LastLines;
+use unread::Unread;
 
 /// What a command wants besides what its user asks for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,23 +51,16 @@ pub(crate) struct Wanted {
 /// What the log is a layer of.
 type Log = Layered<Option<Box<dyn Layer<Registry> + Send + Sync>>, Registry>;
 
-/// Lines of the log that wait for a reader of standard error.
-const UNREAD_LINES: usize = 4096;
-
 /// Logs go to standard error, as many as `RUST_LOG` asks for; by default warnings. Spans
 /// go to `exporting` too. The returned guard sends the last lines when it is dropped.
 fn subscribe(
     exporting: Option<Box<dyn Layer<Registry> + Send + Sync>>,
     wanted: Wanted,
-) -> Option<WorkerGuard> {
-    let (writer, guard) = match wanted.serves {
-        true => {
-            let builder = NonBlockingBuilder::default();
-            let builder = builder.buffered_lines_limit(UNREAD_LINES).lossy(true);
-            let (writer, guard) = builder.finish(StandardError);
-            (BoxMakeWriter::new(writer), Some(guard))
-        }
-        false => (BoxMakeWriter::new(|| StandardError), None),
+) -> Option<LastLines> {
+    let unread = wanted.serves.then(Unread::default);
+    let writer = match &unread {
+        Some(unread) => BoxMakeWriter::new(unread.clone()),
+        None => BoxMakeWriter::new(|| StandardError),
     };
     let log = tracing_subscriber::fmt::layer()
         .with_writer(writer)
@@ -75,7 +71,7 @@ fn subscribe(
         .with(exporting)
         .with(log)
         .init();
-    guard
+    unread.map(LastLines)
 }
 
 /// The filter of `RUST_LOG`, or else one for warnings.

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use code_mode_host::{CodeModeSessionDelegate, Provider};
 
-use tracing_appender::non_blocking::WorkerGuard;
-
-use super::{Wanted, subscribe};
+use super::{LastLines, Wanted, subscribe};
 
 /// No options.
 #[derive(clap::Args, Clone, Debug)]
@@ -15,7 +13,7 @@ pub(crate) struct TelemetryArgs {}
 
 impl TelemetryArgs {
     /// Begins to log.
-    pub(crate) fn begin(&self, wanted: Wanted) -> Result<Option<WorkerGuard>, Infallible> {
+    pub(crate) fn begin(&self, wanted: Wanted) -> Result<Option<LastLines>, Infallible> {
         Ok(subscribe(None, wanted))
     }
 }

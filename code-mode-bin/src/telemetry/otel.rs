@@ -19,13 +19,12 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use prometheus::TextEncoder;
-use tracing_appender::non_blocking::WorkerGuard;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterFn, filter_fn};
 
 use super::trace_listen::{self, ListenError, Telling};
-use super::{Wanted, meters, subscribe};
+use super::{LastLines, Wanted, meters, subscribe};
 
 /// How long the last export may take at the end.
 const LAST_EXPORT: Duration = Duration::from_secs(3);
@@ -72,7 +71,7 @@ pub(crate) struct Telemetry {
     telling: Option<Telling>,
     metrics: Option<SdkMeterProvider>,
     /// Dropped after the others, whose last words are logged.
-    _log: Option<WorkerGuard>,
+    _log: Option<LastLines>,
 }
 
 impl Drop for Telemetry {
