@@ -25,8 +25,9 @@ from stdio_client import Host, tool
 
 LIST = Path(__file__).resolve().parent.parent / "code-mode-bin" / "start-functions.txt"
 HASH = re.compile(r"17h[0-9a-f]{16}E(\.llvm\.\d+)?$")
-# A worker locks itself in by these crates. Under valgrind it runs with `--no-sandbox`, so they are listed by name.
-LOCK_IN = re.compile(r"17code_mode_sandbox|8landlock|11seccompiler|6rlimit")
+# By these a worker locks itself in, and the first one is split off. Under valgrind a worker runs with `--no-sandbox` and
+# none is split off, so they are listed by name.
+LOCK_IN = re.compile(r"17code_mode_sandbox|8landlock|11seccompiler|6rlimit|7process5ahead|15initial_strings|6worker8template")
 # A pattern may match so many times the bytes that ran, and in any case so many bytes.
 MAX_RATIO, ALWAYS_ALLOWED = 4, 8192
 # A program that has fewer of the list's names than this share is another than the list was made for.
