@@ -3,11 +3,11 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status, Streaming};
@@ -620,6 +620,34 @@ fn a_standard_error_that_nobody_reads_holds_nothing_up() {
         let session = host.open(OpenSessionRequest::default()).await;
         let ran = tokio::time::timeout(Duration::from_secs(30), session.exec("e", "text(1)"));
         assert_eq!(texts(&ran.await.expect("not held up")), ["1"]);
+    });
+    drop(reader);
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_adds_nothing_to_standard_output() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    run(async {
+        let mut command = tokio::process::Command::new(program());
+        command.args(["serve", "--listen", "grpc://127.0.0.1:0"]);
+        command.env("RUST_LOG", "trace").stderr(writer);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().expect("it starts");
+        let mut output = tokio::io::BufReader::new(child.stdout.take().expect("piped"));
+        let mut address = String::new();
+        output.read_line(&mut address).await.expect("text");
+        let endpoint = Endpoint::from_shared(address.trim().to_owned()).expect("a URL");
+        let mut host = Host::new(child, endpoint.connect().await.expect("connected"), None);
+        let session = host.open(OpenSessionRequest::default()).await;
+        // Libraries write dozens of lines about each; 4,096 wait for a reader.
+        for number in 0..200 {
+            session.exec(&format!("e{number}"), "text(1)").await;
+        }
+        send(host.child.id().expect("it runs"), Signal::TERM);
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).await.expect("text");
+        assert_eq!(rest, "");
+        assert!(host.child.wait().await.expect("it ends").success());
     });
     drop(reader);
 }
