@@ -7,15 +7,20 @@ Each is a command as one string. Without THEIRS the reference host is fetched fr
 npm (160 MB) into target/reference, once. For example:
 
     tests/compare_hosts.py "target/x86_64-unknown-linux-gnu/dist/code-mode serve"
+
+OURS is copied first, as an installer does: the kernel maps a file that a linker has written in
+smaller pieces, which costs a start 5 %.
 """
 import asyncio
 import os
 import shlex
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 
-from reference_host import reference_host
+from reference_host import FOLDER, reference_host
 from stdio_client import Host, tool
 
 
@@ -138,12 +143,20 @@ CALLS = "await Promise.all(Array.from({{length: {}}}, (_, i) => tools.echo({{i}}
 PAYLOAD = f"await tools.echo({{s: 'x'.repeat({8 << 20})}}); text('y'.repeat({8 << 20}))"
 
 
-async def main():
+def main():
     commands = [shlex.split(argument) for argument in sys.argv[1:3]]
     if not commands:
         sys.exit(__doc__)
     if len(commands) == 1:
         commands.append([reference_host()])
+    # Beside the reference, for the same file system.
+    os.makedirs(FOLDER, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        commands[0][0] = shutil.copy(shutil.which(commands[0][0]), folder)
+        asyncio.run(compare(commands))
+
+
+async def compare(commands):
     print("| work over the stdio wire | ours | reference | ratio |\n| --- | ---: | ---: | ---: |")
 
     def row(name, values, scale, unit):
@@ -175,4 +188,4 @@ async def main():
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
