@@ -58,7 +58,7 @@ impl InitialStrings {
         self.strings(&self.arguments)
     }
 
-    /// The environment: in its order, and also what is no variable with a value.
+    /// The environment, as it lies there: in its order, and also strings without `=`.
     pub fn environment(&self) -> impl Iterator<Item = &CStr> {
         self.strings(&self.environment)
     }

@@ -133,8 +133,8 @@ fn what_another_process_has_handed_over_is_not_taken() {
 #[test]
 fn what_is_handed_over_by_this_processs_number_but_is_no_worker_costs_nothing() {
     run(async {
-        // A shell has the number of the program that takes its place. In turn: nothing is open, one descriptor three times,
-        // and three that are none of a worker, its connection and its standard error.
+        // A shell has the number of the program that takes its place. In turn: descriptors that are closed, one three
+        // times, three of another kind, the standard streams, and numbers that are too large.
         for numbers in [
             "1 91 92 93",
             "1 5 5 5",

@@ -143,8 +143,8 @@ pub fn alone(test: &str) -> bool {
     false
 }
 
-/// The processes of a test that is [`alone`]: those of other tests are no less this
-/// process's under `cargo test`, which runs all tests in one.
+/// The processes of a test that is [`alone`]. `cargo test` runs all tests in one process, so
+/// a test that is not alone would count the workers of others.
 #[cfg(target_os = "linux")]
 pub fn own_processes() -> Vec<u32> {
     assert!(

@@ -92,8 +92,8 @@ fn split_off(strings: InitialStrings, settings: WorkerSettings) -> io::Result<Ro
     }
 }
 
-/// Whether somebody has told the system's loader what to do with this program. What it loads besides may have read the
-/// environment, and it keeps copies of its own variables.
+/// Whether somebody has told the system's loader what to do with this program. A library that it loads besides may have
+/// read the environment, and the loader keeps copies of the variables that are for it.
 fn has_told_a_loader(strings: &InitialStrings) -> bool {
     let is_loaders = |pair: &CStr| {
         let names: [&[u8]; 2] = [b"LD_", b"GLIBC_TUNABLES="];

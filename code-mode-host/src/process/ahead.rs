@@ -143,8 +143,8 @@ pub enum Started {
     Anew(Option<Handed>),
 }
 
-/// How this process, which must have one thread, has been started. It takes what was handed over, and has its name
-/// after this.
+/// How this process, which must have one thread, has been started. After this it has its name again, and owns the
+/// descriptors that were handed over.
 pub fn started() -> Started {
     let Some(handed) = std::env::var_os(VARIABLE) else {
         return Started::First;
@@ -175,7 +175,7 @@ fn take(id: u32, numbers: [u32; 3]) -> Option<Handed> {
         return None;
     }
     let [pidfd, ours, stderr] = [own(pidfd)?, own(ours)?, own(stderr)?];
-    // They are what the numbers say, whoever has set the variable.
+    // Another program may have set the variable, so each is looked at.
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
     let is_it = |line: &str| line.strip_prefix("Pid:").map(str::trim) == Some(&id.to_string());
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
