@@ -164,7 +164,7 @@ async def compare(commands):
         print(f"| {name} | {ours:.2f} {unit} | {theirs:.2f} {unit} | {ours / theirs:.2f} |", flush=True)
 
     starts = [[], []]
-    for _ in range(31):
+    for _ in range(101):
         for command, seen in zip(commands, starts):
             seen.append(await start_to_first(command))
     row("process start to first result", map(statistics.median, starts), 1e3, "ms")

@@ -77,8 +77,18 @@ impl Source {
         let (connection, child) = match &self.kind {
             Kind::Program(program) => {
                 let started = process::start(program, &self.options, self.purpose).await?;
-                self.greet(started.socket, Some((started.child, started.said)))
-                    .await?
+                let was_ahead = started.was_ahead;
+                let process = Some((started.child, started.said));
+                match self.greet(started.socket, process).await {
+                    // It may have failed to become a worker after it was taken. The next one says why, or does better.
+                    Err(error) if was_ahead => {
+                        tracing::debug!(%error, "the worker that was made ahead does not answer");
+                        let started = process::start(program, &self.options, self.purpose).await?;
+                        let process = Some((started.child, started.said));
+                        self.greet(started.socket, process).await?
+                    }
+                    greeted => greeted?,
+                }
             }
             Kind::Socket(path) => {
                 let stream = connect(path)

@@ -3,8 +3,8 @@
 //! **What it does.** It reads both in place, and can overwrite them: a copy of this process that runs what
 //! strangers wrote must not find a token in an environment that it does not need.
 //!
-//! **The risk.** It writes to memory that the C library and the standard library refer to. They read
-//! it only in calls for an argument or a variable, and the process that overwrites it makes no such call.
+//! **The risk.** It writes to memory that the C library and the standard library refer to. `clearenv` removes what
+//! refers to the environment first. The arguments are still referred to: nothing may ask for them after this.
 //!
 //! **When to remove it.** With `code-mode-sandbox/src/linux/split.rs`, which needs it.
 #![allow(
@@ -73,8 +73,8 @@ impl InitialStrings {
     }
 
     fn strings(&self, range: &Range<usize>) -> impl Iterator<Item = &CStr> {
-        // SAFETY: the kernel has mapped this memory for the life of the process, and says where it is. The only
-        // one who writes to it is `forget`, which takes this value and so ends the borrow.
+        // SAFETY: the kernel has mapped this memory for the life of the process, and says where it is. Nothing
+        // writes to it but `forget`, whose caller promises that nothing has borrowed it.
         let bytes = unsafe {
             std::slice::from_raw_parts(range.start as *const u8, range.end - range.start)
         };
@@ -84,8 +84,11 @@ impl InitialStrings {
     }
 
     /// Overwrites both, and the path by which the program was started, so that this process has an empty environment and, in lists of processes, this title.
-    /// It must have one thread.
-    pub fn forget(self, title: &str) {
+    ///
+    /// # Safety
+    /// The process has one thread, no other value of this type has borrowed these strings, and nothing calls
+    /// `std::env::args` after this.
+    pub unsafe fn forget(self, title: &str) {
         let all = self.arguments.start..self.end;
         // SAFETY: the memory is mapped and may be written, as in `strings`; no borrow of it is left. There is no
         // other thread that reads the environment, which has no variable any more when its strings go.
@@ -134,7 +137,7 @@ mod tests {
         assert_eq!(arguments, expected);
         let path = std::env::var_os("PATH").expect("a path");
         assert_eq!(strings.variable("PATH"), Some(path.as_encoded_bytes()));
-        assert_eq!(strings.variable("PAT"), None);
+        assert_eq!(strings.variable("PATH_OF_NOTHING"), None);
         assert!(!strings.has_one_thread(), "a test has its own");
     }
 }

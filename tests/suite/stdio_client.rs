@@ -47,14 +47,13 @@ impl Client {
 
     /// Starts a command that speaks the wire. Its standard error is the command's.
     pub fn spawn(mut command: Command) -> Self {
-        // Cargo sets it for tests. A program that has it makes its first worker as fewer users' programs do.
-        const OF_CARGO: &str = "LD_LIBRARY_PATH";
-        if !command
-            .as_std()
-            .get_envs()
-            .any(|(name, _)| name == OF_CARGO)
-        {
-            command.env_remove(OF_CARGO);
+        // Cargo sets one for tests, and a developer may have others. With them a program makes its first
+        // worker as few users' programs do.
+        for (name, _) in std::env::vars_os() {
+            let is_loaders = name.to_string_lossy().starts_with("LD_") || name == "GLIBC_TUNABLES";
+            if is_loaders && !command.as_std().get_envs().any(|(set, _)| set == name) {
+                command.env_remove(name);
+            }
         }
         let mut child = command
             .stdin(Stdio::piped())

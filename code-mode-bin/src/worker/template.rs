@@ -1,4 +1,8 @@
 //! Workers and templates that are copies of this program, before anything else of it runs.
+#![allow(
+    unsafe_code,
+    reason = "what a program does first is safe only because it is the first"
+)]
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::io;
@@ -6,9 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use code_mode_host::ahead::{Ahead, Started, started};
+use code_mode_host::ahead::{Ahead, Origin, origin};
 use code_mode_protocol::wire::template::{NAMESPACES_HELD, NewWorker, WorkerSettings};
-use code_mode_sandbox::split::{Split, split};
+use code_mode_sandbox::split::{Split, close_inherited, split};
 use code_mode_sandbox::template::{Role, serve};
 use code_mode_system::InitialStrings;
 
@@ -18,10 +22,11 @@ use crate::CODEX_HOST_NAME;
 /// template at least. In a template and in workers this returns what the process ends with.
 pub(crate) fn at_start() -> Option<ExitCode> {
     // Until the program has split, nothing may copy an argument: a copy in its memory is one in a worker's.
-    let started = started();
-    let strings = match started {
-        Started::Anew(_) => None,
-        Started::First => InitialStrings::find(),
+    // SAFETY: this is the first that the program does.
+    let origin = unsafe { origin() };
+    let strings = match origin {
+        Origin::Itself(_) => None,
+        Origin::User => InitialStrings::find(),
     };
     let start = match &strings {
         Some(strings) => {
@@ -36,15 +41,17 @@ pub(crate) fn at_start() -> Option<ExitCode> {
     };
     match start {
         Start::Template => return Some(end_as(serve())),
-        Start::Worker(settings) => match (started, strings) {
-            (Started::Anew(Some(handed)), _) => {
+        Start::Worker(settings) => match (origin, strings) {
+            (Origin::Itself(Some(handed)), _) => {
                 handed.keep(settings);
                 return None;
             }
-            (Started::First, Some(strings)) => match split_off(strings, settings) {
-                Ok(role) => return Some(end_as(role)),
-                Err(error) => tracing::debug!(%error, "a first worker is started later"),
-            },
+            (Origin::User, Some(strings)) => {
+                // Otherwise the first worker is started later.
+                if let Ok(role) = split_off(strings, settings) {
+                    return Some(end_as(role));
+                }
+            }
             _ => {}
         },
         Start::LaterWorkers => {}
@@ -79,11 +86,16 @@ fn split_off(strings: InitialStrings, settings: WorkerSettings) -> io::Result<Ro
     let mut strings = Some(strings);
     let forget = || {
         if let Some(strings) = strings.take() {
-            strings.forget("code-mode worker");
+            // SAFETY: the copy has one thread, and nothing else has these strings.
+            unsafe { strings.forget("code-mode worker") };
         }
     };
     match split(&worker, connection, stderr, forget)? {
-        Split::Worker => Ok(Role::Worker(worker.settings)),
+        Split::Worker => {
+            drop(ahead);
+            close_inherited();
+            Ok(Role::Worker(worker.settings))
+        }
         Split::Program(id, pidfd) => {
             let arguments = strings.iter().flat_map(InitialStrings::arguments);
             let environment = strings.iter().flat_map(InitialStrings::environment);

@@ -1,8 +1,8 @@
 //! A program's first worker, made before the program started itself anew.
 //!
-//! `split.rs` of `code-mode-sandbox` makes it, with the gain and the risk. Here the program makes the connection to
-//! it, hands that over to itself, and takes it again: the process stays its child, and the
-//! descriptors stay open. A variable has their numbers.
+//! `split.rs` of `code-mode-sandbox` makes the worker; its comment has the gain and the risk. This module makes the
+//! connection, starts the program anew, and takes the worker over in the new program. The worker stays a child of this
+//! process, whose number an exec keeps, and the descriptors stay open. An environment variable has their numbers.
 //!
 //! This module is the programs' own: it promises nothing to an agent core.
 #![allow(
@@ -28,8 +28,8 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::linux::{Ends, Process};
 
-/// The variable has the number of the program's process, the worker's number, its descriptor, its connection and
-/// its standard error, and the program's name for itself.
+/// Its value, separated by spaces: the number of the program's process; the worker's; the descriptors of the worker, of
+/// the connection to it and of its standard error; the program's name.
 const VARIABLE: &str = "CODE_MODE_MADE_AHEAD";
 
 /// The connection to a first worker that is not there yet.
@@ -71,17 +71,11 @@ impl Ahead {
         arguments: impl Iterator<Item = &'a CStr>,
         environment: impl Iterator<Item = &'a CStr>,
     ) -> io::Result<Infallible> {
-        let kept = [
-            worker.as_raw_fd(),
-            self.0.ours.as_raw_fd(),
-            self.0.stderr.as_raw_fd(),
-        ];
+        let kept = [worker.as_fd(), self.0.ours.as_fd(), self.0.stderr.as_fd()];
         for descriptor in kept {
-            // SAFETY: `self` and the worker own it for longer than this.
-            let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
             fcntl_setfd(descriptor, FdFlags::empty())?;
         }
-        let [of_worker, to_worker, stderr] = kept;
+        let [of_worker, to_worker, stderr] = kept.map(|descriptor| descriptor.as_raw_fd());
         let (own, id) = (std::process::id(), worker.id());
         let mut handed =
             format!("{VARIABLE}={own} {id} {of_worker} {to_worker} {stderr} ").into_bytes();
@@ -136,18 +130,20 @@ pub struct Handed {
 
 /// How a process has been started.
 #[derive(Debug)]
-pub enum Started {
+pub enum Origin {
     /// By a user.
-    First,
+    User,
     /// By this program, after it had made a worker; the worker, unless it cannot be had.
-    Anew(Option<Handed>),
+    Itself(Option<Handed>),
 }
 
-/// How this process, which must have one thread, has been started. After this it has its name again, and owns the
-/// descriptors that were handed over.
-pub fn started() -> Started {
+/// How this process has been started. After this it has its name again, and owns the descriptors that were handed over.
+///
+/// # Safety
+/// The process has one thread, and nothing owns a descriptor above the standard streams.
+pub unsafe fn origin() -> Origin {
     let Some(handed) = std::env::var_os(VARIABLE) else {
-        return Started::First;
+        return Origin::User;
     };
     // SAFETY: this process has one thread, so nobody else reads the environment.
     unsafe { std::env::remove_var(VARIABLE) };
@@ -155,17 +151,17 @@ pub fn started() -> Started {
     let mut number = || str::from_utf8(fields.next()?).ok()?.parse::<u32>().ok();
     // A process that has inherited the variable is another.
     if number() != Some(std::process::id()) {
-        return Started::First;
+        return Origin::User;
     }
     let numbers = [number(), number(), number(), number()];
-    // A process is called after the file that it was started from, which has another name now.
+    // The kernel calls a process after the file that it was started from, which was `exe`.
     if let Some(name) = fields.next().and_then(|name| CString::new(name).ok()) {
         let _ = rustix::thread::set_name(&name);
     }
     let [Some(id), Some(pidfd), Some(ours), Some(stderr)] = numbers else {
-        return Started::Anew(None);
+        return Origin::Itself(None);
     };
-    Started::Anew(take(id, [pidfd, ours, stderr]))
+    Origin::Itself(take(id, [pidfd, ours, stderr]))
 }
 
 /// The worker with this number and these descriptors: its own, the connection to it, and its standard error.
@@ -192,10 +188,12 @@ fn take(id: u32, numbers: [u32; 3]) -> Option<Handed> {
 /// The descriptor with this number, which no program that is started from here gets.
 fn own(number: u32) -> Option<OwnedFd> {
     let number = RawFd::try_from(number).ok().filter(|number| *number > 2)?;
-    // SAFETY: where nothing is open at this number, the call says so.
-    fcntl_setfd(unsafe { BorrowedFd::borrow_raw(number) }, FdFlags::CLOEXEC).ok()?;
+    // SAFETY: the call changes a flag of a descriptor of this process, and fails where none is open.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return None;
+    }
     // SAFETY: it is open, and nothing in a process that has just started owns a descriptor above those of the
-    // standard streams. `take` asks for no number twice.
+    // standard streams, which Rust's runtime opens before `main`. `take` asks for no number twice.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

@@ -5,14 +5,15 @@
 //! A worker is made by `clone` with the namespaces' flags, so that it is the
 //! first process of its PID namespace without another in between. Its parent
 //! death signal follows the *thread* that made it, so one thread that lives as
-//! long as this process makes all of them, but for one that is made ahead (`ahead.rs`) by the first thread.
+//! long as this process makes all of them, but for one that is made ahead (`ahead.rs`) by the first thread, which lives as
+//! long too, also when the program starts itself anew.
 #![allow(unsafe_code, reason = "`clone` with namespaces has no safe form")]
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ pub(crate) async fn start(
     let mut namespaces = options.sandbox != Sandbox::Off;
     let mut missing = None;
     let mut repeats = 0;
-    let (child, ours, stderr) = loop {
+    let (child, ours, stderr, was_ahead) = loop {
         let mut settings = settings(options, purpose);
         settings.namespaces = match &missing {
             _ if options.sandbox == Sandbox::Off => None,
@@ -66,7 +67,7 @@ pub(crate) async fn start(
             && let Some((process, ours, stderr)) = ahead::take_worker(program, &settings)
         {
             let child = Child::adopt(process).map_err(error)?;
-            break (child, ours.into(), stderr);
+            break (child, ours.into(), stderr, true);
         }
         let ends = Ends::new().map_err(error)?;
         let spec = Spec {
@@ -96,7 +97,7 @@ pub(crate) async fn start(
                 .map(|group| (group, options.limits.heap_bytes() as u64)),
         };
         match spawn(spec, Box::new(settings)).await {
-            Ok(child) => break (child, ends.ours, ends.stderr),
+            Ok(child) => break (child, ends.ours, ends.stderr, false),
             Err(Failure::ConnectionUsed) if repeats < MAX_REPEATS => repeats += 1,
             Err(Failure::ConnectionUsed) => {
                 return Err(error(io::Error::other(
@@ -121,6 +122,7 @@ pub(crate) async fn start(
         child,
         socket: socket.into(),
         said,
+        was_ahead,
     })
 }
 
@@ -205,6 +207,12 @@ impl Process {
 
     fn kill(&self) -> rustix::io::Result<()> {
         rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL)
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Started {
     pub(crate) child: Child,
     pub(crate) socket: interprocess::local_socket::tokio::Stream,
     pub(crate) said: Said,
+    /// Whether it is the one that was made before the program started itself anew.
+    pub(crate) was_ahead: bool,
 }
 
 /// What a worker has said on its standard error, as far as it is kept.

@@ -33,10 +33,19 @@ pub(super) fn not_dumpable() -> SandboxLayer {
 /// prints.
 pub(super) fn descriptors() -> SandboxLayer {
     let name = "descriptors";
-    // SAFETY: both calls change descriptors of this process only, and nothing in
-    // it owns one above 2 yet: it has one thread, which has opened none to keep.
+    // SAFETY: the call changes a descriptor of this process only, which nothing owns.
+    unsafe { libc::dup2(2, 1) };
+    match close_others() {
+        Ok(()) => holds(name, "none but the connection and standard error"),
+        Err(error) => missing(name, error.to_string()),
+    }
+}
+
+/// Closes every descriptor above the standard streams. Nothing may own one.
+pub(super) fn close_others() -> io::Result<()> {
+    // SAFETY: the call closes descriptors of this process only. A process calls this at its start, while it has
+    // one thread, which has opened none to keep.
     let closed = unsafe {
-        libc::dup2(2, 1);
         libc::syscall(
             libc::SYS_close_range,
             3 as libc::c_uint,
@@ -44,10 +53,9 @@ pub(super) fn descriptors() -> SandboxLayer {
             0 as libc::c_uint,
         )
     };
-    if closed == 0 {
-        holds(name, "none but the connection and standard error")
-    } else {
-        missing(name, io::Error::last_os_error().to_string())
+    match closed {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -4,11 +4,11 @@
 //! worker. Then it starts itself anew from its file, while the worker gets ready.
 //!
 //! **The gain.** The program is loaded for its worker and for itself at the same time instead of one
-//! after the other: a tenth of the time to a first result (`docs/PERFORMANCE.md`).
+//! after the other (`docs/PERFORMANCE.md` has the gain).
 //!
-//! **The risk.** A copy has all that the program had: it overwrites the arguments and the environment and closes what
-//! is open, so it must be made before anything has read them. Of the program itself it knows nothing after
-//! that: no address, because the program is loaded anew elsewhere, and no secret of its stack.
+//! **The risk.** A copy has all that the program has. So the copy overwrites the arguments and the environment, and closes
+//! every descriptor; and it must be made before the program copies any of them elsewhere. The program then
+//! loads at another address, with another guard value of its stack, so the copy knows neither.
 //!
 //! **When to remove it.** Programs that load in no time: with [`template`](super::template).
 
@@ -17,6 +17,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use code_mode_protocol::wire::template::NewWorker;
 
+use super::process::close_others;
 use super::template::{Namespaces, fork, settle};
 
 /// What this process is after [`split`].
@@ -41,7 +42,7 @@ pub fn split(
 ) -> io::Result<Split> {
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     let flags = libc::SIGCHLD | Namespaces::default().take();
-    // Nobody waits for the worker here: that would wake the program on the worker's processor.
+    // The program does not wait for the worker here: waking up again would take the worker's processor.
     if let Some((pid, pidfd)) = fork(flags)? {
         return Ok(Split::Program(pid, pidfd));
     }
@@ -50,4 +51,12 @@ pub fn split(
         crate::exit_now(127);
     }
     Ok(Split::Worker)
+}
+
+/// In the worker, closes what the program had open. The worker's own must be dropped. Where the kernel refuses, the worker
+/// ends: with the program's end of the connection open, it would never see that the program has gone.
+pub fn close_inherited() {
+    if close_others().is_err() {
+        crate::exit_now(127);
+    }
 }
