@@ -75,21 +75,7 @@ impl Source {
     /// A connection to a new worker that has answered the greeting.
     pub(crate) async fn connect(&self) -> Result<(Connection, Option<Child>), ProviderError> {
         let (connection, child) = match &self.kind {
-            Kind::Program(program) => {
-                let started = process::start(program, &self.options, self.purpose).await?;
-                let was_ahead = started.was_ahead;
-                let process = Some((started.child, started.said));
-                match self.greet(started.socket, process).await {
-                    // It may have failed to become a worker after it was taken. The next one says why, or does better.
-                    Err(error) if was_ahead => {
-                        tracing::debug!(%error, "the worker that was made ahead does not answer");
-                        let started = process::start(program, &self.options, self.purpose).await?;
-                        let process = Some((started.child, started.said));
-                        self.greet(started.socket, process).await?
-                    }
-                    greeted => greeted?,
-                }
-            }
+            Kind::Program(program) => self.start_process(program).await?,
             Kind::Socket(path) => {
                 let stream = connect(path)
                     .await
@@ -109,6 +95,25 @@ impl Source {
         };
         self.check_sandbox(&connection.info)?;
         Ok((connection, child))
+    }
+
+    /// A connection to a new process of this program that has answered the greeting.
+    async fn start_process(
+        &self,
+        program: &Path,
+    ) -> Result<(Connection, Option<Child>), ProviderError> {
+        loop {
+            let started = process::start(program, &self.options, self.purpose).await?;
+            let process = Some((started.child, started.said));
+            match self.greet(started.socket, process).await {
+                // It may have failed to become a worker after it was taken. There is one at most, and the next
+                // process says why, or does better.
+                Err(error) if started.was_ahead => {
+                    tracing::debug!(%error, "the worker that was made ahead does not answer");
+                }
+                greeted => return greeted,
+            }
+        }
     }
 
     /// A connection to a new worker of another machine that has answered the greeting.

@@ -34,9 +34,13 @@ async fn serving(command: Command) -> (Client, u32, Vec<(String, u32)>) {
     client.open("a").await;
     client.exec("a", "text(1)", &json!([])).await;
     let host = client.process_id();
-    let children = descendants(host);
-    let children = children.into_iter().map(|child| (name(child), child));
-    (client, host, children.collect())
+    (client, host, children_of(host))
+}
+
+/// The children of a process, with their names.
+fn children_of(process: u32) -> Vec<(String, u32)> {
+    let children = descendants(process).into_iter();
+    children.map(|child| (name(child), child)).collect()
 }
 
 /// The program as a host, with a variable.
@@ -82,9 +86,7 @@ fn a_first_worker_that_ends_before_a_session_has_it_costs_none() {
         let mut client = Client::spawn(host_with("A", "1"));
         let host = client.process_id();
         let worker = loop {
-            let children = descendants(host).into_iter();
-            let children: Vec<_> = children.map(|child| (name(child), child)).collect();
-            match split_off(&children) {
+            match split_off(&children_of(host)) {
                 Some(worker) => break worker,
                 None => tokio::task::yield_now().await,
             }

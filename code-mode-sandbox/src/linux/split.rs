@@ -4,7 +4,7 @@
 //! worker. Then it starts itself anew from its file, while the worker gets ready.
 //!
 //! **The gain.** The program is loaded for its worker and for itself at the same time instead of one
-//! after the other (`docs/PERFORMANCE.md` has the gain).
+//! after the other. `docs/PERFORMANCE.md` says how much that is.
 //!
 //! **The risk.** A copy has all that the program has. So the copy overwrites the arguments and the environment, and closes
 //! every descriptor; and it must be made before the program copies any of them elsewhere. The program then
